@@ -1,0 +1,1 @@
+"""The AFD-Module and the classifiers it is attached to, in plain PyTorch."""

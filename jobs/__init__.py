@@ -1,0 +1,1 @@
+"""The commands: one file a job, each parses, builds and calls."""

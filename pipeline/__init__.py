@@ -1,0 +1,1 @@
+"""Bytes to tensors to rows. Knows no Ray and no network architecture."""
