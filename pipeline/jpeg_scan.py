@@ -1,47 +1,37 @@
-"""What a JPEG's markers say, without decoding it: size, sampling, quantization tables, damage.
+"""What a JPEG's markers say, without decoding it: size, sampling, quality; why a file is none.
 
-Source of every number here: ITU-T T.81 (the JPEG standard); clauses are cited where they matter.
-`scan_jpeg` reads only the header (about 5 µs); `check_integrity` looks at the entropy-coded data.
+Source: ITU-T T.81 (the JPEG standard); clauses are cited where they matter. `scan_jpeg` reads only
+the header (about 15 µs). The damage checks of `pipeline.jpeg_integrity` are part of this interface.
 """
 
 import functools
 import re
 import struct
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
-import turbojpeg
+from pipeline.jpeg_integrity import check_integrity, find_zero_hole, strict_decode_error
+from pipeline.jpeg_quality import fit_quality
 
-IntegrityLevel = Literal["off", "fast", "full"]
+__all__ = [
+    "JpegFormatError",
+    "JpegHeader",
+    "check_integrity",
+    "find_zero_hole",
+    "fit_quality",
+    "scan_jpeg",
+    "sniff_format",
+    "strict_decode_error",
+]
 
-# Consecutive IJG luma tables of quality 40-99 differ by 1.1 on average, so a residual below 1
-# is right to about one step (and covers encoders that round differently); the best-fitting
-# Photoshop and ImageMagick tables worth calling non-standard leave 1.1 to 18.
-MAX_STANDARD_TABLE_ERROR = 1.0
 # An ICC profile and an extended XMP packet take at most a few hundred segments. The limit keeps
 # a file made of empty segments from costing seconds.
 MAX_SEGMENTS = 10_000
-# A strict decode allocates 3 bytes a pixel, whatever the file's size is.
-MAX_PIXELS_FOR_STRICT_DECODE = 100_000_000
-ZERO_HOLE_BYTES = 48
-
 _EOI_BYTES = b"\xff\xd9"
-_DHT, _EOI, _SOS, _DQT, _DNL, _DRI, _COM = 0xC4, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE
+_DHT, _DAC, _EOI, _SOS, _DQT, _DNL, _DRI, _COM = 0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE
 _SKIP, _TABLES, _FRAME, _SCAN, _STANDALONE, _REFUSED = range(6)
-# Any marker, and any that is not a restart marker, which belongs inside the scan data (B.1.1.3).
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-_SCAN_ENDER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _FRAME_HEADER = struct.Struct(">BHHB")  # P, Y, X, Nf of B.2.2
 
-# T.81 table K.1 in zigzag order, as a DQT segment carries it.
-_IJG_LUMA_ZIGZAG = (
-    *(16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40),
-    *(26, 24, 22, 22, 24, 49, 35, 37, 29, 40, 58, 51, 61, 60, 57, 51),
-    *(56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87),
-    *(95, 98, 103, 104, 103, 62, 77, 113, 121, 112, 100, 120, 92, 101, 103, 99),
-)
 _MAGIC = (
     (b"\xff\xd8", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -102,7 +92,7 @@ class JpegHeader:
             sampling factors of every component as "2x2,1x2,1x1" where no such name fits.
         quality: 1 to 100, the IJG quality whose luma table is nearest to the file's in the
             least-squares sense; None without a table or when the fit is worse than
-            `MAX_STANDARD_TABLE_ERROR`.
+            `jpeg_quality.MAX_STANDARD_TABLE_ERROR`.
         quality_error: mean absolute difference of the two tables, 0 for an exact IJG table; None
             only when the file has no table (lossless).
         scan_offset: byte offset of the first entropy-coded byte.
@@ -135,31 +125,31 @@ def scan_jpeg(data: bytes) -> JpegHeader:
     """
     if not data.startswith(b"\xff\xd8"):
         raise JpegFormatError(_foreign_message(data))
-    size = len(data)
+    last = len(data) - 4  # a marker and its length take 4 bytes
     pos = 2
     tables: dict[int, bytes] = {}
-    frame: bytes | None = None
+    frame = b""
     sof_marker = 0
     for _ in range(MAX_SEGMENTS):
-        code = data[pos + 1] if pos + 4 <= size and data[pos] == 0xFF else 0
+        code = data[pos + 1] if pos <= last and data[pos] == 0xFF else 0
         if code == 0 or code == 0xFF:
-            pos = _next_marker(data, pos, in_frame=frame is not None)
+            pos = _next_marker(data, pos, in_frame=bool(frame))
             code = data[pos + 1]
         kind = _KINDS[code]
-        if kind == _STANDALONE:
-            pos += 2
+        if kind >= _STANDALONE:
+            pos = _after_standalone(code, pos)
             continue
-        if kind == _REFUSED:
-            raise JpegFormatError(_refused_message(code, pos))
-        end = _segment_end(data, pos)
+        end = pos + 2 + (data[pos + 2] << 8 | data[pos + 3])
+        if end < pos + 4 or end > last + 4:
+            raise JpegFormatError(_bad_length_message(data, pos))
         if kind == _TABLES:
             _read_quantization_tables(data, pos + 4, end, tables)
         elif kind == _FRAME:
-            if frame is not None:
+            if frame:
                 raise JpegFormatError("JPEG header has two frame (SOF) markers")
             frame, sof_marker = data[pos + 4 : end], code
         elif kind == _SCAN:
-            if frame is None:
+            if not frame:
                 raise JpegFormatError("JPEG scan (SOS) marker comes before any frame (SOF) marker")
             _check_scan_header(data, pos, end)
             return _header(data, frame, sof_marker, tables, data[pos + 4], end)
@@ -193,123 +183,21 @@ def sniff_format(data: bytes) -> str | None:
     return None
 
 
-def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
-    """Offset of the first `ZERO_HOLE_BYTES` zero bytes between the first scan and its EOI, or None.
-
-    A suspicion only: flat pictures with optimised Huffman tables and progressive scans of flat
-    planes hold such runs too. About 6 µs for 100 KB.
-    """
-    hole = data.find(bytes(ZERO_HOLE_BYTES), header.scan_offset)
-    if hole < 0 or data.find(_EOI_BYTES, header.scan_offset, hole) >= 0:
-        return None
-    return hole
-
-
-def strict_decode_error(data: bytes) -> str | None:
-    """What libjpeg-turbo says when its warnings count as errors; None when it is content.
-
-    Decodes the whole picture (1.5 ms for 500x375) and allocates width x height x 3 bytes: check
-    the size first, or call `check_integrity`, which does.
-    """
-    try:
-        turbojpeg.decompress(data, raise_on_warnings=True)
-    except Exception as error:  # the package documents no exception types
-        return " ".join(str(error).split()) or type(error).__name__
-    return None
-
-
-def check_integrity(
-    data: bytes,
-    header: JpegHeader,
-    level: IntegrityLevel,
-    *,
-    max_pixels: int = MAX_PIXELS_FOR_STRICT_DECODE,
-) -> str | None:
-    """Say in one line why the stream is damaged, or None.
-
-    Args:
-        data: the whole file.
-        header: `scan_jpeg(data)`.
-        level: "off" checks nothing. "fast" (under 0.2 ms) finds a missing end, a broken marker
-            structure, and zero-filled holes; a hole counts only when a strict decode complains
-            too. "full" strictly decodes every image, which also finds most bit flips and scans
-            that were cut and closed again.
-        max_pixels: larger images, and sample depths other than 8 bits, are not strictly decoded.
-
-    Raises:
-        ValueError: an unknown level.
-    """
-    if level == "off":
-        return None
-    if level not in ("fast", "full"):
-        raise ValueError(f'integrity level must be "off", "fast" or "full", got {level!r}')
-    if not header.complete:
-        kept = len(data) - header.scan_offset
-        return f"truncated: no end-of-image marker after {kept} bytes of scan data"
-    structure = _structure_error(data, header)
-    if structure is not None:
-        return structure
-    hole = find_zero_hole(data, header)
-    if level == "fast" and hole is None:
-        return None
-    if header.precision_bits != 8 or header.width * header.height > max_pixels:
-        return None
-    error = strict_decode_error(data)
-    if error is None:
-        return None
-    return error if hole is None else f"zero-filled hole at byte {hole}: {error}"
-
-
-@functools.lru_cache(maxsize=4096)
-def fit_quality(table: bytes) -> tuple[int | None, float]:
-    """Least-squares fit of a luma quantization table to the 100 IJG tables.
-
-    Args:
-        table: 64 bytes, or 128 of a 16-bit table (big-endian), in zigzag order, as in a DQT.
-
-    Returns:
-        (quality 1 to 100, or None above `MAX_STANDARD_TABLE_ERROR`; mean absolute residual).
-
-    Raises:
-        ValueError: a table of another length.
-    """
-    if len(table) not in (64, 128):
-        raise ValueError(f"quantization table must have 64 or 128 bytes, got {len(table)}")
-    is_16_bit = len(table) == 128
-    entries = np.frombuffer(table, dtype=">u2" if is_16_bit else "u1").astype(np.float64)  # (64,)
-    # libjpeg clamps to 255 only when it writes baseline (8-bit) tables.
-    residuals = entries - ijg_luma_tables(32767 if is_16_bit else 255)  # (100, 64)
-    best = int(np.argmin(np.square(residuals).sum(axis=1)))
-    error = float(np.abs(residuals[best]).mean())
-    return (best + 1 if error <= MAX_STANDARD_TABLE_ERROR else None), error
-
-
-@functools.cache
-def ijg_luma_tables(max_entry: int = 255) -> np.ndarray:
-    """libjpeg's luma tables of quality 1 to 100: (100, 64) int64, zigzag order (`jcparam.c`)."""
-    base = np.array(_IJG_LUMA_ZIGZAG, dtype=np.int64)
-    quality = np.arange(1, 101)
-    scale_percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    tables = np.clip((base * scale_percent[:, None] + 50) // 100, 1, max_entry)
-    tables.setflags(write=False)
-    return tables
-
-
 def _header(
     data: bytes, frame: bytes, sof_marker: int, tables: dict[int, bytes], in_scan: int, offset: int
 ) -> JpegHeader:
     precision, height, width, components = _check_frame(frame, sof_marker)
-    subsampling, table_ids = _sampling(frame[6:])
+    subsampling, luma_table_id, table_ids = _sampling(frame[6:])
     process = sof_marker & 3
     quality: int | None = None
     quality_error: float | None = None
     if process != 3:
         # A scan of some of the components may be followed by the tables of the others.
-        missing = [n for n in table_ids if n not in tables] if in_scan == components else []
-        if missing:
-            raise JpegFormatError(f"JPEG uses quantization table {missing[0]} but never defines it")
-        if table_ids[0] in tables:
-            quality, quality_error = fit_quality(tables[table_ids[0]])
+        if in_scan == components and not tables.keys() >= table_ids:
+            missing = min(table_ids - tables.keys())
+            raise JpegFormatError(f"JPEG uses quantization table {missing} but never defines it")
+        if luma_table_id in tables:
+            quality, quality_error = fit_quality(tables[luma_table_id])
     return JpegHeader(
         width=width,
         height=height,
@@ -353,26 +241,31 @@ def _check_frame(frame: bytes, sof_marker: int) -> tuple[int, int, int, int]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _sampling(components: bytes) -> tuple[str, tuple[int, ...]]:
-    """(name of the subsampling, quantization table ids) of the 3 bytes a component of a SOF."""
+def _sampling(components: bytes) -> tuple[str, int, frozenset[int]]:
+    """(name of the subsampling, component 0's quantization table, all tables used).
+
+    `components` are the 3 bytes a component of a SOF segment (B.2.2).
+    """
     factors = [(b >> 4, b & 15) for b in components[1::3]]
     for h, v in factors:
         if not (1 <= h <= 4 and 1 <= v <= 4):
             raise JpegFormatError(f"SOF declares sampling factors {h}x{v}, only 1 to 4 are allowed")
-    table_ids = tuple(components[2::3])
+    table_ids = frozenset(components[2::3])
     if max(table_ids) > 3:
         raise JpegFormatError(f"SOF names quantization table {max(table_ids)}, there are 0 to 3")
+    return _subsampling_name(factors), components[2], table_ids
+
+
+def _subsampling_name(factors: list[tuple[int, int]]) -> str:
     if len(factors) == 1:
-        return "gray", table_ids
+        return "gray"
     explicit = ",".join(f"{h}x{v}" for h, v in factors)
     (h0, v0), (h1, v1) = factors[:2]
     # The fourth component (K of CMYK and YCCK) is as large as the first in every named kind.
-    regular = (
-        len(factors) in (3, 4) and factors[2] == factors[1] and factors[3:] in ([], [(h0, v0)])
-    )
-    if not regular or h0 % h1 or v0 % v1:
-        return explicit, table_ids
-    return _SUBSAMPLING_NAMES.get((h0 // h1, v0 // v1), explicit), table_ids
+    same_chroma = len(factors) > 2 and factors[2] == factors[1]
+    if not same_chroma or factors[3:] not in ([], factors[:1]) or h0 % h1 or v0 % v1:
+        return explicit
+    return _SUBSAMPLING_NAMES.get((h0 // h1, v0 // v1), explicit)
 
 
 def _read_quantization_tables(data: bytes, pos: int, end: int, tables: dict[int, bytes]) -> None:
@@ -397,19 +290,18 @@ def _next_marker(data: bytes, pos: int, *, in_frame: bool) -> int:
     return match.start()
 
 
-def _segment_end(data: bytes, pos: int) -> int:
+def _after_standalone(code: int, pos: int) -> int:
+    if _KINDS[code] == _STANDALONE:
+        return pos + 2
+    raise JpegFormatError(_refused_message(code, pos))
+
+
+def _bad_length_message(data: bytes, pos: int) -> str:
     length = data[pos + 2] << 8 | data[pos + 3]
+    segment = f"segment 0xFF{data[pos + 1]:02X} at byte {pos}"
     if length < 2:
-        raise JpegFormatError(
-            f"JPEG segment 0xFF{data[pos + 1]:02X} at byte {pos} declares {length} bytes, less than 2"
-        )
-    end = pos + 2 + length
-    if end > len(data):
-        raise JpegFormatError(
-            f"JPEG header ends inside its segment 0xFF{data[pos + 1]:02X}, which needs {length} "
-            f"bytes from byte {pos + 2}, {len(data) - pos - 2} are there"
-        )
-    return end
+        return f"JPEG {segment} declares {length} bytes, less than 2"
+    return f"JPEG ends inside {segment}: {len(data) - pos - 2} of {length} bytes are there"
 
 
 def _check_scan_header(data: bytes, pos: int, end: int) -> None:
@@ -440,56 +332,16 @@ def _foreign_message(data: bytes) -> str:
     return f"not a JPEG{name}: starts with {data[:16].decode('latin-1')!a}"
 
 
-def _structure_error(data: bytes, header: JpegHeader) -> str | None:
-    """Why the markers after the first SOS cannot belong to one sound image, or None (B.1.1.4)."""
-    if header.sof_marker & 7 > 3:
-        return None  # hierarchical: more frames may follow
-    scan_start, pos = header.scan_offset, header.scan_offset
-    for _ in range(MAX_SEGMENTS):
-        match = _SCAN_ENDER.search(data, pos)
-        if match is None:
-            return "truncated: no end-of-image marker after the last scan"
-        at, code = match.start(), data[match.start() + 1]
-        if scan_start == pos:
-            restarts = _restart_error(data, scan_start, at)
-            if restarts is not None:
-                return restarts
-        if code == _EOI:
-            return None
-        if not (code in (_DHT, 0xCC, _SOS, _DQT, _DNL, _DRI, _COM) or 0xE0 <= code <= 0xEF):
-            return f"marker 0xFF{code:02X} inside the scan data at byte {at}"
-        try:
-            pos = _segment_end(data, at) if at + 4 <= len(data) else len(data)
-        except JpegFormatError as error:
-            return str(error)
-        if code == _SOS:
-            scan_start = pos
-        elif data[pos : pos + 1] not in (b"\xff", b""):
-            return f"no marker follows the segment 0xFF{code:02X} at byte {at}"
-    return f"more than {MAX_SEGMENTS} segments after the first scan"
-
-
-def _restart_error(data: bytes, start: int, end: int) -> str | None:
-    """Restart markers count 0 to 7 cyclically within one scan (F.1.1.5.1)."""
-    if b"\xff\xdd" not in data[:start]:
-        return None
-    for count, match in enumerate(_RESTART.finditer(data, start, end)):
-        found = match[1][0] & 7
-        if found != count & 7:
-            return f"restart marker {found} at byte {match.start()}, expected {count & 7}"
-    return None
-
-
 def _kind_of_marker(code: int) -> int:
     if code == _DQT:
         return _TABLES
     if code == _SOS:
         return _SCAN
-    if 0xC0 <= code <= 0xCF and code not in (_DHT, 0xC8, 0xCC):
+    if 0xC0 <= code <= 0xCF and code not in (_DHT, 0xC8, _DAC):
         return _FRAME
     if 0xD0 <= code <= 0xD7 or code == 0x01:
         return _STANDALONE
-    if code in (_DHT, 0xCC, _DNL, _DRI, _COM) or 0xE0 <= code <= 0xEF:
+    if code in (_DHT, _DAC, _DNL, _DRI, _COM) or 0xE0 <= code <= 0xEF:
         return _SKIP
     return _REFUSED
 
