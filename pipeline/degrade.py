@@ -1,0 +1,191 @@
+"""JPEG compression at a stated quality: once or several times, with and without a moved 8x8 grid.
+
+The coder is libjpeg-turbo through the `turbojpeg` package: islow DCT, fancy upsampling, standard
+Huffman tables. Pillow drives the same library with the same defaults, so that
+`compress(rgb, q, s)` equals `Image.save(..., "JPEG", quality=q, subsampling=s)` byte for byte when
+the two bundle the same version, and in quantization tables always.
+
+Everything here works on one uint8 (H, W, 3) RGB picture and on the CPU, for files, evaluation and
+reference; compression inside the DALI graph is compared with it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import turbojpeg
+
+RgbImage = npt.NDArray[np.uint8]  # (H, W, 3)
+
+# Luma sampling factors (horizontal, vertical), and with them the size of an MCU in 8x8 blocks.
+_SAMPLING_FACTORS = {
+    "4:4:4": (1, 1),
+    "4:2:2": (2, 1),
+    "4:2:0": (2, 2),
+    "4:4:0": (1, 2),
+    "4:1:1": (4, 1),
+}
+SUBSAMPLINGS = tuple(_SAMPLING_FACTORS)
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How evaluation degrades a picture at a quality factor, and at which point of the data path.
+
+    Attributes:
+        name: what reports call it.
+        applies_to: "full_image", before any resize; or "model_input", after resize and crop.
+        later_qualities: further compressions that follow the one at the stated quality.
+        subsampling: of every compression.
+    """
+
+    name: str
+    applies_to: Literal["full_image", "model_input"]
+    later_qualities: tuple[int, ...] = ()
+    subsampling: str = "4:2:0"
+
+    def apply(self, rgb: RgbImage, quality: int) -> RgbImage:
+        """Degrade `rgb`, uint8 (H, W, 3) at the protocol's point of the path; the same shape."""
+        return degrade(rgb, (quality, *self.later_qualities), subsampling=self.subsampling)
+
+
+FULL_IMAGE = Protocol("full-image", applies_to="full_image")
+# ImageNet-C stores its 224x224 pictures, JPEG corruption included, as JPEG of quality 85
+# (Hendrycks and Dietterich, ICLR 2019, `make_imagenet_c.py`).
+IMAGENET_C = Protocol("imagenet-c", applies_to="model_input", later_qualities=(85,))
+PROTOCOLS = {protocol.name: protocol for protocol in (FULL_IMAGE, IMAGENET_C)}
+
+
+def compress(
+    rgb: RgbImage,
+    quality: int,
+    subsampling: str = "4:2:0",
+    *,
+    progressive: bool = False,
+    optimize: bool = False,
+) -> bytes:
+    """Encode uint8 (H, W, 3) RGB as a baseline (or progressive) JPEG.
+
+    Args:
+        rgb: at most 65535 pixels a side.
+        quality: IJG quality, 1 to 100.
+        subsampling: one of `SUBSAMPLINGS`.
+        progressive: several scans of growing precision.
+        optimize: Huffman tables made for this picture; the decoded pixels stay the same.
+
+    Raises:
+        ValueError: an array of another shape or type, a quality or subsampling that does not exist.
+    """
+    _check_rgb(rgb)
+    # libjpeg clamps a quality outside 1 to 100 in silence.
+    if isinstance(quality, bool) or not 1 <= quality <= 100 or quality != int(quality):
+        raise ValueError(f"JPEG quality must be an integer from 1 to 100, got {quality!r}")
+    # The package reads a strided view's memory as if it were contiguous.
+    encoded: bytes = turbojpeg.compress(
+        np.ascontiguousarray(rgb),
+        int(quality),
+        _sampling(subsampling),
+        progressive=progressive,
+        optimize=optimize,
+    )
+    return encoded
+
+
+def decompress(jpeg: bytes) -> RgbImage:
+    """Decode a JPEG to uint8 (H, W, 3) RGB, gray ones included, without turning by EXIF.
+
+    Raises:
+        ValueError: libjpeg-turbo cannot decode it to RGB (CMYK, 12 bits, damaged beyond reading).
+    """
+    try:
+        return np.asarray(turbojpeg.decompress(jpeg, pixelformat=turbojpeg.PF.RGB))
+    except RuntimeError as error:
+        raise ValueError(f"cannot decode the JPEG: {error}") from error
+
+
+def degrade(
+    rgb: RgbImage,
+    qualities: Sequence[int],
+    *,
+    subsampling: str = "4:2:0",
+    grid_shift: tuple[int, int] = (0, 0),
+) -> RgbImage:
+    """Compress and decode `rgb` once for every quality, in order.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        qualities: IJG qualities; none leaves the picture as it is.
+        subsampling: of every compression, one of `SUBSAMPLINGS`.
+        grid_shift: (down, right) pixels by which the block grid moves against the picture between
+            one compression and the next, as when a picture is cropped before it is saved again.
+            (0, 0), or multiples of the MCU, keep the grids aligned. The first compression has its
+            grid at the picture's corner.
+
+    Returns:
+        uint8 (H, W, 3), a new array.
+
+    Raises:
+        ValueError: as `compress`; a negative shift.
+    """
+    _check_rgb(rgb)
+    if len(grid_shift) != 2 or min(grid_shift) < 0:
+        raise ValueError(f"grid_shift must be (down, right) in pixels, 0 or more, got {grid_shift}")
+    horizontal, vertical = _sampling_factors(subsampling)
+    mcu_height, mcu_width = 8 * vertical, 8 * horizontal
+    height, width = rgb.shape[:2]
+    degraded = rgb.copy()
+    for step, quality in enumerate(qualities):
+        # A grid that starts above and left of the picture: the blocks that overhang repeat its
+        # border, which is how an encoder fills incomplete blocks on the other two sides.
+        top = -step * grid_shift[0] % mcu_height
+        left = -step * grid_shift[1] % mcu_width
+        padded = np.pad(degraded, ((top, 0), (left, 0), (0, 0)), mode="edge")
+        decoded = decompress(compress(padded, quality, subsampling))
+        degraded = decoded[top : top + height, left : left + width].copy()
+    return degraded
+
+
+def random_qualities(
+    rng: np.random.Generator, times: int, *, lowest: int = 5, highest: int = 95
+) -> tuple[int, ...]:
+    """Draw `times` IJG qualities, uniform over lowest to highest, both included.
+
+    Raises:
+        ValueError: a negative count, or a range outside 1 to 100.
+    """
+    if times < 0:
+        raise ValueError(f"number of compressions must be 0 or more, got {times}")
+    if not 1 <= lowest <= highest <= 100:
+        raise ValueError(
+            f"qualities must satisfy 1 <= lowest <= highest <= 100, got {lowest} and {highest}"
+        )
+    return tuple(int(q) for q in rng.integers(lowest, highest, size=times, endpoint=True))
+
+
+def random_grid_shift(rng: np.random.Generator) -> tuple[int, int]:
+    """Draw (down, right) from 0 to 7 pixels, never (0, 0): the 63 ways to miss an 8x8 grid."""
+    offset = int(rng.integers(1, 64))
+    return offset // 8, offset % 8
+
+
+def _check_rgb(rgb: RgbImage) -> None:
+    shape = getattr(rgb, "shape", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or rgb.dtype != np.uint8:
+        got = type(rgb).__name__ if shape is None else f"{rgb.dtype} {tuple(shape)}"
+        raise ValueError(f"picture must be uint8 (height, width, 3), got {got}")
+    if max(shape[:2]) > 65535:
+        raise ValueError(f"JPEG sides are at most 65535 pixels, got {shape[1]}x{shape[0]}")
+
+
+def _sampling_factors(subsampling: str) -> tuple[int, int]:
+    if subsampling not in _SAMPLING_FACTORS:
+        known = ", ".join(SUBSAMPLINGS)
+        raise ValueError(f"subsampling must be one of {known}, got {subsampling!r}")
+    return _SAMPLING_FACTORS[subsampling]
+
+
+def _sampling(subsampling: str) -> Any:
+    _sampling_factors(subsampling)
+    return getattr(turbojpeg.SAMP, "Y" + subsampling.replace(":", ""))
