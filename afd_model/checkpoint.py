@@ -1,0 +1,228 @@
+"""AFD checkpoints: one safetensors file that holds the weights and the facts they belong to.
+
+The facts are JSON in the file's metadata, so weights and facts cannot be parted. Nothing in the
+file is executed.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from afd_model.afd_module import (
+    AFDConfig,
+    AFDModule,
+    AFDSize,
+    config_for,
+    config_from_dict,
+    config_to_dict,
+)
+from afd_model.backbones import Backbone
+from afd_model.drift import FlipModel
+
+FORMAT = 1
+METADATA_KEY = "afd_checkpoint"
+SHIPPED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What the weights belong to and where they come from.
+
+    Attributes:
+        config: of the AFD-Module.
+        backbone: the name `load_backbone` was given.
+        backbone_sha256: `Backbone.weights_sha256`.
+        stem_layer: where it was attached in training.
+        training: what the training job wants kept: command, data, settings, scores. JSON types.
+        flip_model: None where none was fitted.
+        path: the file it was read from; None before it is saved.
+        sha256: that file's digest.
+    """
+
+    config: AFDConfig
+    backbone: str
+    backbone_sha256: str | None
+    stem_layer: str
+    training: dict[str, Any] = field(default_factory=dict)
+    flip_model: FlipModel | None = None
+    path: str | None = None
+    sha256: str | None = None
+
+
+def save_checkpoint(
+    path: str | Path,
+    module: AFDModule,
+    backbone: Backbone,
+    *,
+    training: dict[str, Any] | None = None,
+    flip_model: FlipModel | None = None,
+) -> CheckpointFacts:
+    """Writes a checkpoint, whole or not at all.
+
+    Args:
+        path: the file; it is replaced.
+        module: not fused: a fused module has lost its branches and cannot be trained on.
+        backbone: the one it was trained on.
+        training, flip_model: see `CheckpointFacts`.
+
+    Raises:
+        ValueError: the module is fused.
+    """
+    if module.fde_net.fused:
+        raise ValueError(f"cannot save {path}: the AFD-Module is fused; save it before fuse()")
+    facts = CheckpointFacts(
+        config=module.config,
+        backbone=backbone.name,
+        backbone_sha256=backbone.weights_sha256,
+        stem_layer=backbone.stem_layer,
+        training=training or {},
+        flip_model=flip_model,
+    )
+    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    safetensors.torch.save_file(tensors, temporary, {METADATA_KEY: _to_json(facts)})
+    temporary.replace(path)
+    return replace(facts, path=str(path), sha256=_file_sha256(path))
+
+
+def load_checkpoint(path: str | Path, backbone: Backbone) -> tuple[AFDModule, CheckpointFacts]:
+    """Reads a checkpoint for a backbone, strictly.
+
+    Returns:
+        The module in eval mode, not fused, and its facts.
+
+    Raises:
+        ValueError: no such file; truncated, or not an AFD checkpoint; made for another backbone,
+            other weights or another stem layer; tensors that are not the configuration's. One line.
+    """
+    facts, tensors = _read(path)
+    _check_backbone(facts, backbone)
+    module = AFDModule(facts.config)
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            raise ValueError(
+                f"AFD checkpoint {path}: tensor {key} is {found.get(key, 'missing')}, "
+                f"its configuration says {expected.get(key, 'there is none')}"
+            )
+    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
+        raise ValueError(f"AFD checkpoint {path}: tensor {broken[0]} holds NaN or infinity")
+    module.load_state_dict(tensors)
+    return module.eval(), facts
+
+
+def resolve_afd(
+    spec: str, backbone: Backbone, size: AFDSize = "light"
+) -> tuple[AFDModule | None, CheckpointFacts | None]:
+    """The AFD-Module that a user asked for.
+
+    Args:
+        spec: "none"; "default": the checkpoint shipped for this backbone and these weights, or an
+            untrained module (the identity) where none ships; or a checkpoint file.
+        size: of the untrained module.
+
+    Returns:
+        The module, or None for "none"; its facts, or None where it is untrained.
+
+    Raises:
+        ValueError: see `load_checkpoint`.
+    """
+    if spec == "none":
+        return None, None
+    if spec != "default":
+        return load_checkpoint(spec, backbone)
+    shipped = shipped_checkpoint(backbone)
+    if shipped is not None:
+        return load_checkpoint(shipped, backbone)
+    return AFDModule(config_for(backbone, size)).eval(), None
+
+
+def shipped_checkpoint(backbone: Backbone) -> Path | None:
+    """The checkpoint in this package for the backbone, its weights and its stem; None: none is."""
+    path = SHIPPED / f"{backbone.name.replace(':', '-')}.safetensors"
+    if not path.is_file():
+        return None
+    facts, _ = _read(path)
+    asked = (backbone.weights_sha256, backbone.stem_layer)
+    return path if (facts.backbone_sha256, facts.stem_layer) == asked else None
+
+
+def _read(path: str | Path) -> tuple[CheckpointFacts, dict[str, Tensor]]:
+    if not Path(path).is_file():
+        raise ValueError(
+            f"AFD checkpoint not found: {path} (default, none, or a .safetensors file)"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot read AFD checkpoint {path}: truncated, or not safetensors ({error})"
+        ) from error
+    if METADATA_KEY not in metadata:
+        raise ValueError(f"{path} is a safetensors file, but not an AFD checkpoint")
+    try:
+        facts = _from_json(metadata[METADATA_KEY])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"AFD checkpoint {path}: its facts do not read ({error})") from error
+    return replace(facts, path=str(path), sha256=_file_sha256(path)), tensors
+
+
+def _check_backbone(facts: CheckpointFacts, backbone: Backbone) -> None:
+    pairs = (
+        ("backbone", facts.backbone, backbone.name),
+        ("stem layer", facts.stem_layer, backbone.stem_layer),
+        ("backbone's weights (SHA-256)", facts.backbone_sha256, backbone.weights_sha256),
+    )
+    for what, trained, given in pairs:
+        if trained != given:
+            raise ValueError(
+                f"AFD checkpoint {facts.path} was trained for another {what}: "
+                f"{trained}, not {given}"
+            )
+
+
+def _to_json(facts: CheckpointFacts) -> str:
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "config": config_to_dict(facts.config),
+            "backbone": facts.backbone,
+            "backbone_sha256": facts.backbone_sha256,
+            "stem_layer": facts.stem_layer,
+            "training": facts.training,
+            "flip_model": None if facts.flip_model is None else asdict(facts.flip_model),
+        }
+    )
+
+
+def _from_json(text: str) -> CheckpointFacts:
+    fields = json.loads(text)
+    if fields["format"] != FORMAT:
+        raise ValueError(f"format {fields['format']}, this version reads {FORMAT}")
+    flip = fields["flip_model"]
+    if flip is not None:
+        lists = {key: tuple(flip[key]) for key in ("coefficients", "means", "scales")}
+        flip = FlipModel(intercept=flip["intercept"], **lists)
+    return CheckpointFacts(
+        config=config_from_dict(fields["config"]),
+        backbone=fields["backbone"],
+        backbone_sha256=fields["backbone_sha256"],
+        stem_layer=fields["stem_layer"],
+        training=fields["training"],
+        flip_model=flip,
+    )
+
+
+def _file_sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

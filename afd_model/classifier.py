@@ -1,0 +1,157 @@
+"""A frozen classifier with the AFD-Module at its stem: pixels and DCT -> logits and drift."""
+
+import copy
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from afd_model.afd_module import AFDModule
+from afd_model.backbones import Backbone
+from afd_model.drift import drift
+
+
+class ClassifierOutput(NamedTuple):
+    """One batch's result.
+
+    Attributes:
+        logits: (B, K) in the model's dtype.
+        drift_angle_deg, drift_energy: (B,) float32; 0 without an AFD-Module.
+    """
+
+    logits: Tensor
+    drift_angle_deg: Tensor
+    drift_energy: Tensor
+
+
+class ClassifierFeatures(NamedTuple):
+    """What training and the figures look at.
+
+    Attributes:
+        logits: (B, K).
+        before, after: (B, C, H, W), the stem's features as they are and enhanced.
+        fdm: see `AFDModule.forward`; None without an AFD-Module.
+    """
+
+    logits: Tensor
+    before: Tensor
+    after: Tensor
+    fdm: Tensor | None
+
+
+class AFDClassifier(nn.Module):
+    """Backbone + AFD-Module.
+
+    The backbone stays frozen and in eval mode whatever `train` is told; its parameters are shared
+    with `backbone.module`, which itself is left as it was. One instance serves one thread at a
+    time: the stem's features pass from inside the backbone through the instance.
+
+    Args:
+        backbone: from `load_backbone`.
+        afd: made for that backbone's stem; None: the bare backbone.
+
+    Raises:
+        ValueError: the module was made for another number of channels.
+    """
+
+    def __init__(self, backbone: Backbone, afd: AFDModule | None) -> None:
+        super().__init__()
+        if afd is not None and afd.config.stem_channels != backbone.stem_channels:
+            raise ValueError(
+                f"the AFD-Module is for {afd.config.stem_channels} stem channels; "
+                f"{backbone.name} has {backbone.stem_channels}"
+            )
+        self.afd = afd
+        self.stem_layer = backbone.stem_layer
+        self._exchange = _Exchange(afd)
+        self.backbone = _sharing_copy(backbone.module)
+        parent, _, leaf = backbone.stem_layer.rpartition(".")
+        owner = self.backbone.get_submodule(parent)
+        setattr(owner, leaf, _EnhancedStem(getattr(owner, leaf), self._exchange))
+        self.backbone.eval().requires_grad_(requires_grad=False)
+
+    def forward(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
+        """Labels a batch.
+
+        Args:
+            pixels: (B, 3, H, W) normalised, in the model's dtype.
+            dct: (B, 192, H/8, W/8) as `block_dct` gives it, in the model's dtype.
+        """
+        logits, before, after, _ = self.features(pixels, dct)
+        if self.afd is None:
+            zero = torch.zeros(logits.shape[0], dtype=torch.float32, device=logits.device)
+            return ClassifierOutput(logits, zero, zero)
+        scores = drift(before, after)
+        return ClassifierOutput(logits, scores.angle_deg, scores.energy)
+
+    def features(self, pixels: Tensor, dct: Tensor) -> ClassifierFeatures:
+        """As `forward`, with the stem's features and without the drift; differentiable."""
+        exchange = self._exchange
+        exchange.dct = dct
+        try:
+            logits = self.backbone(pixels)
+            before, after, fdm = exchange.before, exchange.after, exchange.fdm
+        finally:
+            exchange.clear()
+        assert before is not None
+        assert after is not None
+        return ClassifierFeatures(logits, before, after, fdm)
+
+    def bare(self, pixels: Tensor) -> ClassifierFeatures:
+        """The backbone alone: `after` is `before`, and there is no FDM."""
+        exchange = self._exchange
+        try:
+            logits = self.backbone(pixels)
+            before = exchange.before
+        finally:
+            exchange.clear()
+        assert before is not None
+        return ClassifierFeatures(logits, before, before, None)
+
+    def train(self, mode: bool = True) -> "AFDClassifier":
+        """Sets the AFD-Module's mode; the backbone's statistics are never updated."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+
+class _Exchange:
+    """Carries the DCT into the backbone, and the stem's features out of it."""
+
+    def __init__(self, afd: AFDModule | None) -> None:
+        self.afd = afd
+        self.clear()
+
+    def clear(self) -> None:
+        self.dct: Tensor | None = None
+        self.before: Tensor | None = None
+        self.after: Tensor | None = None
+        self.fdm: Tensor | None = None
+
+
+class _EnhancedStem(nn.Module):
+    """The backbone's stem layer followed by the AFD-Module.
+
+    The AFD-Module is not registered here: it is the classifier's, and would be saved twice.
+    """
+
+    def __init__(self, stem: nn.Module, exchange: _Exchange) -> None:
+        super().__init__()
+        self.stem = stem
+        self._exchange = exchange
+
+    def forward(self, x: Tensor) -> Tensor:
+        exchange = self._exchange
+        before = self.stem(x)
+        after = before
+        if exchange.afd is not None and exchange.dct is not None:
+            after, exchange.fdm = exchange.afd(before, exchange.dct)
+        exchange.before, exchange.after = before, after
+        return after
+
+
+def _sharing_copy(module: nn.Module) -> nn.Module:
+    """A copy of the module tree whose parameters and buffers are the original's."""
+    tensors = chain(module.parameters(), module.buffers())
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

@@ -1,0 +1,142 @@
+"""Drift scores: how far compression has moved a classifier's features, without the original.
+
+DESIGN.md, "Drift"; the angle is the Feature Response Angle of Peng et al. 2024, Fig. 4, between
+the features as they are and the enhanced features.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Drift(NamedTuple):
+    """Both scores of a batch; (B,) float32 each."""
+
+    angle_deg: Tensor
+    energy: Tensor
+
+
+def drift(features: Tensor, enhanced: Tensor) -> Drift:
+    """Angle and energy in one go, sharing their passes over the features.
+
+    Args:
+        features: (B, C, H, W), f: the features of the picture as it is; any floating dtype.
+        enhanced: (B, C, H, W), f^: the enhanced features (or the clean original's, for truth).
+
+    Returns:
+        angle_deg: sum_p w_p acos(<f, f^> / (|f| |f^|)) / sum_p w_p over positions p with
+            w_p = |f^(p)|, in degrees, in [0, 180]; a position where f is zero has no direction
+            and counts as an angle of 0. energy: |f^ - f| / |f|, 0 where f is all zero.
+        Both are exactly 0 for identical inputs. Sums are float32 (float64 for float64 input).
+    """
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    difference = (enhanced - features).to(dtype)
+    square = features.to(dtype).square().sum(1)  # (B, H, W): |f|^2
+    moved = difference.square().sum(1)  # |d|^2
+    along = (difference * features).sum(1)  # <d, f>
+    # acos is ill-conditioned near 1, where nearly every position lies. With d = f^ - f split
+    # along and across f the angle is atan2(|d_across|, |f| + |d_along|) without cancellation.
+    tiny = torch.finfo(dtype).tiny
+    norm = square.clamp(min=tiny).sqrt()
+    shift = along / norm
+    across = (moved - shift.square()).clamp(min=0).sqrt()
+    angle = torch.atan2(across, norm + shift) * (square > 0)
+    weight = (square + 2 * along + moved).clamp(min=0).sqrt()  # |f^|
+    total = weight.sum((1, 2))
+    mean = (angle * weight).sum((1, 2)) / total.clamp(min=tiny)
+    energy_square = moved.sum((1, 2)) / square.sum((1, 2)).clamp(min=tiny)
+    present = square.sum((1, 2)) > 0
+    energy = torch.where(present, energy_square, 0).sqrt()
+    return Drift(torch.rad2deg(mean), energy)
+
+
+def drift_angle_deg(features: Tensor, enhanced: Tensor) -> Tensor:
+    """(B, C, H, W) twice -> (B,) degrees; see `drift`."""
+    return drift(features, enhanced).angle_deg
+
+
+def drift_energy(features: Tensor, enhanced: Tensor) -> Tensor:
+    """(B, C, H, W) twice -> (B,); see `drift`."""
+    return drift(features, enhanced).energy
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Shannon entropy in nats over log(K), so in [0, 1]: (B, K) -> (B,)."""
+    classes = probabilities.shape[1]
+    return torch.special.entr(probabilities).sum(1) / math.log(max(classes, 2))
+
+
+FLIP_FEATURES: tuple[str, ...] = (
+    "drift_angle_deg",
+    "margin",
+    "entropy",
+    "luma_low",
+    "luma_mid",
+    "luma_high",
+    "chroma",
+    "quality",
+    "quality_missing",
+)
+
+
+@dataclass(frozen=True)
+class FlipModel:
+    """A logistic regression on `FLIP_FEATURES`; stored in the AFD checkpoint.
+
+    Attributes:
+        intercept: of the logit.
+        coefficients: one per feature, of the standardised feature.
+        means, scales: the fitting data's; a missing quality counts as its mean.
+    """
+
+    intercept: float
+    coefficients: tuple[float, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("coefficients", "means", "scales"):
+            if len(getattr(self, name)) != len(FLIP_FEATURES):
+                raise ValueError(
+                    f"flip model: {len(getattr(self, name))} {name}, not {len(FLIP_FEATURES)}"
+                )
+
+
+def flip_features(
+    angle_deg: Tensor, probabilities: Tensor, dct: Tensor, jpeg_quality: Tensor | None = None
+) -> Tensor:
+    """What tells whether compression changed the label.
+
+    Args:
+        angle_deg: (B,), see `drift`.
+        probabilities: (B, K) softmax, K >= 2.
+        dct: (B, 192, h, w) as `block_dct` gives it.
+        jpeg_quality: (B,) 1..100, NaN where the header has none; None: for none of them.
+
+    Returns:
+        (B, 9) float32 in the order of `FLIP_FEATURES`: the angle; p1 - p2; entropy over log K;
+        log(1 + mean |c|) of the luma AC coefficients in zigzag bands 1-5, 6-20 and 21-63 and of
+        all chroma AC; quality (NaN where missing); 1 where quality is missing.
+    """
+    best = probabilities.topk(2, dim=1).values
+    size = dct.abs().mean((2, 3), dtype=torch.float32)  # (B, 192)
+    chroma = torch.cat([size[:, 65:128], size[:, 129:192]], dim=1)
+    bands = [size[:, 1:6], size[:, 6:21], size[:, 21:64], chroma]
+    if jpeg_quality is None:
+        jpeg_quality = torch.full_like(angle_deg, math.nan)
+    quality = jpeg_quality.to(torch.float32)
+    columns = [angle_deg.float(), best[:, 0] - best[:, 1], entropy(probabilities)]
+    columns += [torch.log1p(band.mean(1)) for band in bands]
+    columns += [quality, quality.isnan().float()]
+    return torch.stack(columns, dim=1)
+
+
+def flip_probability(model: FlipModel, features: Tensor) -> Tensor:
+    """(B, 9) from `flip_features` -> (B,) float32 in [0, 1]."""
+    means = features.new_tensor(model.means)
+    scales = features.new_tensor(model.scales)
+    standard = torch.nan_to_num((features - means) / scales)
+    return torch.sigmoid(standard @ features.new_tensor(model.coefficients) + model.intercept)

@@ -1,0 +1,100 @@
+"""FDE-Net: DCT coefficients -> Feature Drifting Map (FDM), in (0, 1).
+
+Peng et al. 2024, section III-B: quantization acts on DCT coefficients, so they say where and in
+which channels the features drift.
+"""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from afd_model.dct import DCT_CHANNELS, ZIGZAG
+
+FDMKind = Literal["channel", "spatial", "both", "full"]
+FDM_KINDS: tuple[str, ...] = get_args(FDMKind)
+
+
+def dct_scale() -> Tensor:
+    """The typical size of each DCT coefficient in photographs at a classifier's input size.
+
+    A power law in the spatial frequency, which is how photographs fall off; the DC terms'
+    spread is set apart. It only has to be right within a factor of about two: it conditions the
+    first layer's input, which is otherwise spread over three decades.
+
+    Returns:
+        (192,) float32, on the scale of JPEG's quantization tables.
+    """
+    place = torch.tensor(ZIGZAG)
+    radius = torch.hypot((place // 8).float(), (place % 8).float())
+    luma = torch.where(radius == 0, 490.0, 95.0 / radius.clamp(min=1) ** 1.2)
+    chroma = torch.where(radius == 0, 130.0, 22.0 / radius.clamp(min=1) ** 1.2)
+    return torch.cat([luma, chroma, chroma])
+
+
+class FDENet(nn.Module):
+    """Two 1x1 convolutions on the standardised DCT, then the map.
+
+    Args:
+        channels: how many channels the map gates.
+        hidden: the width between the two convolutions (the paper: 128).
+        kind: "channel": one gate a channel, averaged over the image (the authors' released code);
+            "spatial": one gate a position (the paper's text); "both": the sigmoid of their sum;
+            "full": its own gate for every channel and position.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+
+    inverse_scale: Tensor
+
+    def __init__(self, channels: int, hidden: int = 128, kind: FDMKind = "both") -> None:
+        super().__init__()
+        if kind not in FDM_KINDS:
+            raise ValueError(f"unknown FDM kind {kind!r}: one of {', '.join(FDM_KINDS)}")
+        self.kind = kind
+        self.channels = channels
+        outputs = {"channel": channels, "spatial": 1, "both": channels + 1, "full": channels}
+        self.hidden = nn.Conv2d(DCT_CHANNELS, hidden, 1)
+        self.maps = nn.Conv2d(hidden, outputs[kind], 1)
+        self.register_buffer("inverse_scale", 1 / dct_scale(), persistent=False)
+        self.fused = False
+
+    def forward(self, dct: Tensor, size: tuple[int, int]) -> Tensor:
+        """The map for features on a grid of `size`.
+
+        Args:
+            dct: (B, 192, H/8, W/8) as `block_dct` gives it, in the module's dtype.
+            size: rows and columns of the features it gates.
+
+        Returns:
+            In (0, 1), broadcastable against (B, channels, *size): (B, channels, 1, 1) for
+            "channel", (B, 1, *size) for "spatial", the full shape otherwise.
+        """
+        weight = self.hidden.weight
+        if not self.fused:
+            # Scaling the weight and not the input saves a pass over the coefficients.
+            weight = weight * self.inverse_scale[:, None, None]
+        hidden = F.relu(F.conv2d(dct, weight, self.hidden.bias))
+        if self.kind == "channel":
+            # The mean of a linear map is the map of the mean: pool first, it is 784 times less.
+            return torch.sigmoid(self.maps(hidden.mean((2, 3), keepdim=True)))
+        maps = self.maps(hidden)
+        if self.kind != "both":
+            return torch.sigmoid(_resized(maps, size))
+        gate = maps[:, : self.channels].mean((2, 3), keepdim=True)
+        return torch.sigmoid(gate + _resized(maps[:, self.channels :], size))
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Folds the standardisation into the first convolution, in place."""
+        if not self.fused:
+            self.hidden.weight.mul_(self.inverse_scale[:, None, None])
+            self.fused = True
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

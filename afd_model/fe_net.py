@@ -1,0 +1,97 @@
+"""FE-Net: stem features -> the correction that the FDM gates.
+
+Peng et al. 2024, section III-C: a U-Net of RepConv blocks. Two ends of one design are built here:
+at the stem's own resolution (the paper's), and at a coarser grid reached by one strided
+convolution and left by one transposed convolution, which costs a tenth and keeps every phase of
+the 8x8 block apart.
+"""
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from afd_model.rep_conv import RepConv
+
+
+class RepBlock(nn.Module):
+    """A RepConv and a PReLU: (B, in, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = RepConv(in_channels, out_channels)
+        self.act = nn.PReLU(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        return self.act(self.conv(x))
+
+
+class FENet(nn.Module):
+    """C -> width -> 2 width -> 4 width -> 2 width -> width -> C, with skips.
+
+    Args:
+        channels: C, the stem's channels.
+        width: channels of the first level.
+        reduction: 1: RepConv blocks at the stem's resolution. r > 1: the grid is r times coarser,
+            entered by an r x r convolution of stride r.
+        depth: residual RepConv blocks at the first level, before the U-Net.
+        levels: how often the U-Net halves the grid (2: the paper's; 0: no U-Net).
+    """
+
+    def __init__(
+        self, channels: int, width: int = 16, reduction: int = 1, depth: int = 0, levels: int = 2
+    ) -> None:
+        super().__init__()
+        self.reduction = reduction
+        self.entry: nn.Module = RepBlock(channels, width)
+        if reduction > 1:
+            self.entry = nn.Sequential(
+                nn.Conv2d(channels, width, reduction, stride=reduction), nn.PReLU(width)
+            )
+        self.body = nn.ModuleList(RepBlock(width, width) for _ in range(depth))
+        widths = [width << level for level in range(levels + 1)]
+        pairs = list(pairwise(widths))
+        self.down = nn.ModuleList(RepBlock(narrow, wide) for narrow, wide in pairs)
+        self.up = nn.ModuleList(RepBlock(wide, narrow) for narrow, wide in reversed(pairs))
+        # Zero weights make an untrained module the identity. No bias where the FDM gates the
+        # input: a bias would be a correction that no FDM can switch off.
+        self.exit: nn.Module = RepConv(width, channels, zero_init=True)
+        if reduction > 1:
+            self.exit = nn.ConvTranspose2d(width, channels, reduction, stride=reduction, bias=False)
+            nn.init.zeros_(self.exit.weight)
+
+    def encode(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, width, ceil(H / reduction), ceil(W / reduction))."""
+        rows, columns = features.shape[2:]
+        bottom, right = -rows % self.reduction, -columns % self.reduction
+        if bottom or right:
+            features = F.pad(features, (0, right, 0, bottom))
+        x = self.entry(features)
+        for block in self.body:
+            x = x + block(x)
+        return self._unet(x)
+
+    def decode(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, width, h, w) -> the correction (B, C, *size)."""
+        correction = self.exit(x)
+        if correction.shape[2:] == size:
+            return correction
+        return correction[:, :, : size[0], : size[1]]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The ungated correction: (B, C, H, W) -> (B, C, H, W)."""
+        rows, columns = features.shape[2:]
+        return self.decode(self.encode(features), (rows, columns))
+
+    def _unet(self, x: Tensor) -> Tensor:
+        skips = []
+        for block in self.down:
+            skips.append(x)
+            x = block(F.avg_pool2d(x, 2, ceil_mode=True))
+        # Convolving before the upsampling gives the same reach for a quarter of the work.
+        for block in self.up:
+            skip = skips.pop()
+            x = F.interpolate(block(x), size=skip.shape[2:], mode="bilinear", align_corners=False)
+            x = x + skip
+        return x

@@ -1,0 +1,115 @@
+"""Folding batch norms into the convolutions before them, where that is exact."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+# Folding reorders float32 arithmetic; anything larger means the pairing was wrong.
+RELATIVE_TOLERANCE = 1e-4
+
+
+@torch.no_grad()
+def fold_batch_norms(model: nn.Module, side: int = 64) -> int:
+    """Folds every batch norm that directly follows a convolution, in place.
+
+    Pairs are found by running the model: a batch norm whose input is a convolution's very output
+    tensor, both called once. Whether anything else also reads that convolution's output cannot be
+    seen this way, so the folded model is compared with the model on a random image, and put back
+    where they differ.
+
+    Args:
+        model: in eval mode, float32.
+        side: pixels of the square image it is run on.
+
+    Returns:
+        How many were folded.
+    """
+    generator = torch.Generator().manual_seed(0)
+    parameter = next(model.parameters())
+    image = torch.randn(2, 3, side, side, generator=generator).to(parameter)
+    try:
+        expected, pairs = _run(model, image)
+    except (RuntimeError, AssertionError, ValueError):
+        return 0  # Models of one fixed input size: nothing is wrong, nothing is folded.
+    undo = [_fold(model, conv, norm) for conv, norm in pairs]
+    found = model(image)
+    if (found - expected).abs().max() <= RELATIVE_TOLERANCE * expected.abs().max():
+        return len(pairs)
+    for (conv_path, norm_path), (conv, norm) in zip(pairs, undo, strict=True):
+        _replace(model, conv_path, conv)
+        _replace(model, norm_path, norm)
+    return 0
+
+
+def _run(model: nn.Module, image: Tensor) -> tuple[Tensor, list[tuple[str, str]]]:
+    calls: dict[str, int] = {}
+    made_by: dict[int, tuple[str, Tensor]] = {}
+    pairs: list[tuple[str, str]] = []
+
+    def hook(name: str) -> Any:
+        def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            if isinstance(module, nn.Conv2d):
+                # Keeping the tensor keeps its id from being given to another.
+                made_by[id(output)] = (name, output)
+            elif id(inputs[0]) in made_by:
+                pairs.append((made_by[id(inputs[0])][0], name))
+
+        return record
+
+    handles = [
+        child.register_forward_hook(hook(name))
+        for name, child in model.named_modules()
+        if _is_convolution(child) or _is_batch_norm(child)
+    ]
+    try:
+        output = model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]
+    return output, once
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    """torch's own, or timm's with TensorFlow's padding; others may compute their weight."""
+    return type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    """torch's own, or timm's with the activation inside."""
+    if type(module) is nn.BatchNorm2d:
+        return module.running_mean is not None
+    return type(module).__name__ == "BatchNormAct2d" and isinstance(module, nn.BatchNorm2d)
+
+
+def _fold(model: nn.Module, conv_path: str, norm_path: str) -> tuple[nn.Module, nn.Module]:
+    """Replaces both modules; returns the ones that stood there."""
+    conv, norm = model.get_submodule(conv_path), model.get_submodule(norm_path)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    folded = copy.deepcopy(conv)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    folded.weight, folded.bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    folded.requires_grad_(requires_grad=False)
+    _replace(model, conv_path, folded)
+    activation = getattr(norm, "act", None)
+    _replace(model, norm_path, activation if activation is not None else nn.Identity())
+    return conv, norm
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

