@@ -51,28 +51,23 @@ T = TypeVar("T")
 # A 48x32 crop of the astronaut, samples x 16, quality 30, 4:2:0, written by libjpeg-turbo 3.1's
 # tj3Compress12; decodes with tj3Decompress12. The `turbojpeg` package cannot write 12 bits.
 _TWELVE_BIT_JPEG_BASE85 = """
-|JeWF01!$>Nk#wx0RR9200961|JwjV02>k%7Zed27Zw*D92+1gLMtdGB`8rkJupIGRb^yfRb5+Zc$tA}agcLcU4^
-xVke;Kft*d8%yve$z$C;?Br2pFhLjfEf9w;LyPAe-
-;q;6eqq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@@4B01*rTAOJ7}0U`hb5d
-i}c0sq7R8vp<T0s{d60000000000000OH2MPiM1qT1b04)#z0Rsa91q1>C1poj5000010s{mE1`!7#00<HjF$okR
-Q8GamGhuOo!T-
-bn76AbP0RR910000000000000FB1pmYUC=mbx0RsUB2LS*800000000330{{dO1rie>F>#?3B0*u1vBB~G+5ij#0
-RRFK0}%i}05>%wQ0lfOn_U-
-7D2_{$MWw$rnBWz66oljq4aohFJb}XFZn<*n_3K!(?#JEKDK{NE`4oC{ag31}h|U6qDU_)nAikV7Ho{KF$!3?0iq
-4|g)%!+Fm!TrNOp#AASQ&AS^J+(NKV>CBSpDN12OgbVl4`z>Yqp^=t5tR&RTl}mUAJ__Ey+a4q2A)033Ol_2J)8^
-@%lK=5c<?N8A6B2$n~n-HDh)ljz5*cu%+HsmA_JI^tG!r+G&n*{XUB=gt&k=JtzPHjmmeyC;f>0-s@$o-
-Fn@jX<c>`RhW{5ih`v;0a27fiC0Po%_;!nsXa+PatYzu&bqF>Gtw%g73!<^I@2aQYq*_^$^>@S??cW8+X0|_{v)S
-tvyK(FtR{g>kD@bgyO!po+*b+<4$*4xD5;G#*1ga@D^p~JfZ1$y4b}1|VgQ^=G}{2TZ+^7h#06Ba1W`Tc^{kKT7M
-EYzcX8Dc^VW4$sq}<*JC4PsO-j_3l&qYDJkz-
-P3m@Pe7bEeTircA^fZ6IxicjVJjyM6mCi!8%G;>I9OWy6JN}*P7r(%kII(~iJYEwunM|rgXT3fEV;`$EZ32&$ZNC
-!HhO(VBClC-B_2>$?_Ti6K}(H2f%e>+sXsyBp+5&7cv7}5?!%{q;8!JT(slba7jw&_F%I&*+sQTzcU53}H8>>$oa
-eON0T@$*EzEV#4+pKH>oRB82P6i;?Uw-VBtZN^s8k~6Z&AYlAR{qR58T1jkkXD<8IdM|3Lu8+`T(5-
-b=WGAyuklKnIs31C^lJc2SU1X@^GJ1gu0ZCId8?#&aE#?H=mfce2)2&LQ&3-!NFAYn<QqbyFg@TnKN(2-
-wBphxw2ZgVr@en)_jAU><>l`yRy})+#t8HranL(*&w8b|38IV`j^lHqxOsK(VemkiL`e2Zdd|(U`4t(D&_N}F=H_
-~q!eLXe1PRW4P8k}lF+<S_Ol9v}Kf;vG+8(?EA7y}$uy5#jh<~rb(C*86vtD<X)DpabKs};9Yykn_GIBTf>{y^`>
-o?5+5d8X1XVVu;9YV2~Pi7mF>Qq)TU6xxJFytbI>_@!YbL@a#1$>19;8bzICn;R?l@lD?Ai!58T1QS;Qb{lV@$DP
-k`D3V8<`N`u3-iC;(dB(!Au_uVrlU`*s@0-
-mFqw1BO@o5uTK&Vp|tgaK}WTgG1kgOj$N`c)ci9Y70Axi0jp3(sr`FTDE4zwk+L~lZ3zyH|
+|JeWF01!$>Nk#wx0RR9200961|JwjV02>k%7Zed27Zw*D92+1gLMtdGB`8rkJupIGRb^yfRb5+Zc$tA}agcLcU4^xVke;Kft*d
+8%yve$z$C;?Br2pFhLjfEf9w;LyPAe-;q;6eqq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq@<*zq
+@@4B01*rTAOJ7}0U`hb5di}c0sq7R8vp<T0s{d60000000000000OH2MPiM1qT1b04)#z0Rsa91q1>C1poj5000010s{mE1`!7
+#00<HjF$okRQ8GamGhuOo!T-bn76AbP0RR910000000000000FB1pmYUC=mbx0RsUB2LS*800000000330{{dO1rie>F>#?3B0
+*u1vBB~G+5ij#0RRFK0}%i}05>%wQ0lfOn_U-7D2_{$MWw$rnBWz66oljq4aohFJb}XFZn<*n_3K!(?#JEKDK{NE`4oC{ag31}
+h|U6qDU_)nAikV7Ho{KF$!3?0iq4|g)%!+Fm!TrNOp#AASQ&AS^J+(NKV>CBSpDN12OgbVl4`z>Yqp^=t5tR&RTl}mUAJ__Ey+
+a4q2A)033Ol_2J)8^@%lK=5c<?N8A6B2$n~n-HDh)ljz5*cu%+HsmA_JI^tG!r+G&n*{XUB=gt&k=JtzPHjmmeyC;f>0-s@$o-
+Fn@jX<c>`RhW{5ih`v;0a27fiC0Po%_;!nsXa+PatYzu&bqF>Gtw%g73!<^I@2aQYq*_^$^>@S??cW8+X0|_{v)StvyK(FtR{g
+>kD@bgyO!po+*b+<4$*4xD5;G#*1ga@D^p~JfZ1$y4b}1|VgQ^=G}{2TZ+^7h#06Ba1W`Tc^{kKT7MEYzcX8Dc^VW4$sq}<*JC
+4PsO-j_3l&qYDJkz-P3m@Pe7bEeTircA^fZ6IxicjVJjyM6mCi!8%G;>I9OWy6JN}*P7r(%kII(~iJYEwunM|rgXT3fEV;`$EZ
+32&$ZNC!HhO(VBClC-B_2>$?_Ti6K}(H2f%e>+sXsyBp+5&7cv7}5?!%{q;8!JT(slba7jw&_F%I&*+sQTzcU53}H8>>$oaeON
+0T@$*EzEV#4+pKH>oRB82P6i;?Uw-VBtZN^s8k~6Z&AYlAR{qR58T1jkkXD<8IdM|3Lu8+`T(5-b=WGAyuklKnIs31C^lJc2SU
+1X@^GJ1gu0ZCId8?#&aE#?H=mfce2)2&LQ&3-!NFAYn<QqbyFg@TnKN(2-wBphxw2ZgVr@en)_jAU><>l`yRy})+#t8HranL(*
+&w8b|38IV`j^lHqxOsK(VemkiL`e2Zdd|(U`4t(D&_N}F=H_~q!eLXe1PRW4P8k}lF+<S_Ol9v}Kf;vG+8(?EA7y}$uy5#jh<~
+rb(C*86vtD<X)DpabKs};9Yykn_GIBTf>{y^`>o?5+5d8X1XVVu;9YV2~Pi7mF>Qq)TU6xxJFytbI>_@!YbL@a#1$>19;8bzIC
+n;R?l@lD?Ai!58T1QS;Qb{lV@$DPk`D3V8<`N`u3-iC;(dB(!Au_uVrlU`*s@0-mFqw1BO@o5uTK&Vp|tgaK}WTgG1kgOj$N`c
+)ci9Y70Axi0jp3(sr`FTDE4zwk+L~lZ3zyH|
 """
 
 

@@ -128,12 +128,12 @@ def scan_jpeg(data: bytes) -> JpegHeader:
     last = len(data) - 4  # a marker and its length take 4 bytes
     pos = 2
     tables: dict[int, bytes] = {}
-    frame = b""
+    frame: bytes | None = None
     sof_marker = 0
     for _ in range(MAX_SEGMENTS):
         code = data[pos + 1] if pos <= last and data[pos] == 0xFF else 0
         if code == 0 or code == 0xFF:
-            pos = _next_marker(data, pos, in_frame=bool(frame))
+            pos = _next_marker(data, pos, in_frame=frame is not None)
             code = data[pos + 1]
         kind = _KINDS[code]
         if kind >= _STANDALONE:
@@ -145,11 +145,11 @@ def scan_jpeg(data: bytes) -> JpegHeader:
         if kind == _TABLES:
             _read_quantization_tables(data, pos + 4, end, tables)
         elif kind == _FRAME:
-            if frame:
+            if frame is not None:
                 raise JpegFormatError("JPEG header has two frame (SOF) markers")
             frame, sof_marker = data[pos + 4 : end], code
         elif kind == _SCAN:
-            if not frame:
+            if frame is None:
                 raise JpegFormatError("JPEG scan (SOS) marker comes before any frame (SOF) marker")
             _check_scan_header(data, pos, end)
             return _header(data, frame, sof_marker, tables, data[pos + 4], end)

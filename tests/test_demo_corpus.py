@@ -1,0 +1,151 @@
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jpegs import encode, photo
+from PIL import Image
+
+from jobs.demo_corpus import DemoCorpus, broken_files, build_demo_corpus, random_crop
+from pipeline.jpeg_scan import (
+    JpegFormatError,
+    JpegHeader,
+    check_integrity,
+    scan_jpeg,
+    sniff_format,
+    strict_decode_error,
+)
+
+NUM_PHOTOS = 60
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> DemoCorpus:
+    folder = tmp_path_factory.mktemp("demo")
+    return build_demo_corpus(folder, num_photos=NUM_PHOTOS, seed=3)
+
+
+def headers(corpus: DemoCorpus) -> dict[Path, JpegHeader]:
+    paths = sorted(p for p in corpus.folder.rglob("*.jpg") if p.parent.name != "broken")
+    return {path: scan_jpeg(path.read_bytes()) for path in paths}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_counts_are_what_is_on_disk(corpus: DemoCorpus) -> None:
+    photos = headers(corpus)
+    broken = list((corpus.folder / "broken").iterdir())
+    assert (corpus.num_photos, corpus.num_broken) == (len(photos), len(broken)) == (NUM_PHOTOS, 17)
+    assert sum(corpus.files_by_kind.values()) == NUM_PHOTOS + 17
+    for kind in ("baseline", "progressive", "grayscale", "cmyk", "exif_rotated"):
+        named = [path for path in photos if path.stem.endswith(kind)]
+        assert len(named) == corpus.files_by_kind[kind] >= 1
+
+
+def test_every_photograph_is_sound_and_as_its_name_says(corpus: DemoCorpus) -> None:
+    components = {"grayscale": 1, "cmyk": 4}
+    for path, header in headers(corpus).items():
+        data = path.read_bytes()
+        _, quality, kind = path.stem.split("_", 2)
+        assert check_integrity(data, header, "full") is None
+        assert header.quality == int(quality[1:])
+        assert header.components == components.get(kind, 3)
+        assert header.progressive == (kind == "progressive")
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.getexif().get(0x0112, 1) == (6 if kind == "exif_rotated" else 1)
+
+
+def test_photographs_vary_as_a_crawl_does(corpus: DemoCorpus) -> None:
+    found = list(headers(corpus).values())
+    qualities = [header.quality or 0 for header in found]
+    assert min(qualities) < 20
+    assert max(qualities) > 80
+    assert len({header.subsampling for header in found}) >= 4
+    assert {header.width > header.height for header in found} == {True, False}
+    assert len({path.parent.name for path in headers(corpus)}) >= 5
+    areas = [header.width * header.height for header in found]
+    assert np.median(areas) == pytest.approx(500 * 375, rel=0.2)
+
+
+def test_same_seed_same_files(corpus: DemoCorpus, tmp_path: Path) -> None:
+    again = build_demo_corpus(tmp_path / "again", num_photos=NUM_PHOTOS, seed=3)
+    assert digests(again.folder) == digests(corpus.folder)
+    other = build_demo_corpus(tmp_path / "other", num_photos=NUM_PHOTOS // 6, seed=4)
+    photographs = [
+        {digest for name, digest in digests(made.folder).items() if not name.startswith("broken")}
+        for made in (other, corpus)
+    ]
+    assert photographs[0].isdisjoint(photographs[1])
+
+
+def test_no_photos_is_allowed_and_fewer_is_not(tmp_path: Path) -> None:
+    assert build_demo_corpus(tmp_path, num_photos=0).num_photos == 0
+    with pytest.raises(ValueError, match="got -1"):
+        build_demo_corpus(tmp_path, num_photos=-1)
+
+
+def test_crops_have_the_shape_asked_for_and_natural_content() -> None:
+    rng = np.random.default_rng(0)
+    for height, width in ((375, 500), (500, 333), (20, 300), (900, 700)):
+        name, rgb = random_crop(rng, height, width)
+        assert name
+        assert (rgb.shape, rgb.dtype) == ((height, width, 3), np.uint8)
+        assert rgb.std() > 10
+
+
+@pytest.fixture(scope="module")
+def broken() -> dict[str, bytes]:
+    return broken_files(encode(photo(375, 500)), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("half_a_header.jpg", "ends"),
+        ("zero_bytes.jpg", "empty"),
+        ("zeros.jpg", "zeros"),
+        ("html_named.jpg", "html"),
+        ("png_named.jpg", "png"),
+        ("webp_named.jpg", "webp"),
+        ("gif_named.jpg", "gif"),
+    ],
+)
+def test_no_jpeg(broken: dict[str, bytes], name: str, reason: str) -> None:
+    with pytest.raises(JpegFormatError, match=reason):
+        scan_jpeg(broken[name])
+
+
+def test_damaged_streams(broken: dict[str, bytes]) -> None:
+    for name in ("truncated_at_10_percent", "truncated_at_50_percent", "truncated_at_99_percent"):
+        assert not scan_jpeg(broken[f"{name}.jpg"]).complete
+    assert not scan_jpeg(broken["header_only.jpg"]).complete
+    for name in ("bit_flipped.jpg", "zero_hole.jpg", "cut_and_closed.jpg"):
+        assert scan_jpeg(broken[name]).complete
+        assert strict_decode_error(broken[name])
+
+
+def test_odd_but_genuine_jpegs(broken: dict[str, bytes]) -> None:
+    twelve = broken["twelve_bit.jpg"]
+    assert scan_jpeg(twelve).precision_bits == 12
+    assert "precision: 12" in (strict_decode_error(twelve) or "")
+    arithmetic = broken["arithmetic.jpg"]
+    assert scan_jpeg(arithmetic).arithmetic
+    assert strict_decode_error(arithmetic) is None
+    huge = broken["huge_65500x65500.jpg"]
+    assert (scan_jpeg(huge).width, scan_jpeg(huge).height) == (65500, 65500)
+    assert len(huge) < 1500
+
+
+def test_false_names_hold_real_pictures(broken: dict[str, bytes]) -> None:
+    for name in ("png", "webp", "gif"):
+        data = broken[f"{name}_named.jpg"]
+        assert sniff_format(data) == name
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.convert("RGB").size == (500, 375)
