@@ -1,0 +1,28 @@
+"""`afd JOB ...`: hands the rest of the command line to the job."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from jobs.command_line import EXIT_USAGE, nearest
+
+JOBS = {
+    "label": "label every image of a collection",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The `afd` command. Returns the job's exit code; 2 for an unknown job."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: afd JOB [--help] ...\n")
+        print("\n".join(f"  {name:<10}{text}" for name, text in JOBS.items()))
+        return 0 if arguments else EXIT_USAGE
+    name = arguments[0]
+    if name not in JOBS:
+        print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
+        return EXIT_USAGE
+    code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
+    return code

@@ -1,0 +1,125 @@
+"""Ray, and nothing but Ray: started, silenced and given shards here and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+import ray.exceptions
+
+_LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
+
+
+class ClusterError(RuntimeError):
+    """The cluster could not be reached, or gave up on the job; one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """num_workers processes, each with num_cpus cores and num_gpus GPUs (0 or 1)."""
+
+    num_workers: int
+    num_cpus: int
+    num_gpus: int
+
+
+@contextmanager
+def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
+    """A connection to Ray for the length of the block.
+
+    address: "local" starts a private cluster that ends with the block; anything else joins one.
+    num_cpus: for "local", the CPUs to offer; None: all of the machine's.
+    Raises ClusterError when there is no cluster at the address.
+    """
+    # Notices of Ray's own affairs (a coming change to CUDA_VISIBLE_DEVICES, where it keeps an
+    # actor's arguments) would break up the progress line.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address == "local":
+            ray.init(
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+        else:
+            ray.init(address=address, **quiet)
+    except ConnectionError as error:
+        raise ClusterError(
+            f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"
+            " --address local"
+        ) from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def make_pool(
+    *, use_gpus: bool, workers: int | None, cpus_per_worker: int | None, num_shards: int
+) -> Pool:
+    """The workers for a job on the connected cluster; None chooses.
+
+    On CPUs one core a worker does most: the model's threads wait for each other, processes do not.
+    Raises ClusterError when a worker fits nowhere.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    num_gpus = 1 if use_gpus and gpus else 0
+    num_cpus = cpus_per_worker or (max(1, cpus // gpus) if num_gpus else 1)
+    most = gpus if num_gpus else cpus // num_cpus
+    if most < 1:
+        raise ClusterError(f"--cpus-per-worker {num_cpus}: the cluster has {cpus} CPUs; use fewer")
+    if workers is not None and workers > most:
+        raise ClusterError(
+            f"--workers {workers} with {num_cpus} CPUs and {num_gpus} GPUs each do not fit on"
+            f" {cpus} CPUs and {gpus} GPUs: use at most {most}"
+        )
+    return Pool(min(workers or most, max(1, num_shards)), num_cpus, num_gpus)
+
+
+def run_shards(
+    shards: Sequence[int], worker: type, arguments: dict[str, Any], pool: Pool
+) -> Iterator[dict[str, Any]]:
+    """Hand each shard number to one of the pool's workers; yields their records as they end.
+
+    worker: called with {"shard": (1,) array}, returns {"record": [JSON]}.
+    One shard is one block, so one retry costs one shard: Ray runs it again on another worker when
+    a process or a node dies. Raises ClusterError when the job cannot go on.
+    """
+    records = ray.data.from_items(
+        [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
+    ).map_batches(
+        worker,
+        fn_constructor_kwargs=arguments,
+        batch_size=1,
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+        compute=ray.data.ActorPoolStrategy(size=pool.num_workers),
+    )
+    try:
+        for row in records.iter_rows():
+            yield json.loads(row["record"])
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        raise ClusterError(_root_cause(error)) from error
+
+
+def _root_cause(error: BaseException) -> str:
+    """The last line of a remote traceback: the error itself, without Ray's path to it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

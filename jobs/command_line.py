@@ -1,0 +1,121 @@
+"""A settings class -> its command line: flags, a YAML file under them, and errors of one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+EXIT_USAGE = 2
+
+_Settings = TypeVar("_Settings")
+
+_UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
+_UNKNOWN_KEY = re.compile(r"(?:Option|Key) [\"']([\w.]+)[\"'] is not (?:accepted|expected)")
+_BAD_VALUE = re.compile(r"Parser key \"(\w+)\":.*?(?:Got|Given) value: (.*)", re.DOTALL)
+_MISSING = re.compile(r"(?:Key|option) [\"'](\w+)[\"'] is required", re.IGNORECASE)
+
+
+class _Parser(ArgumentParser):
+    """Reports a user's mistake in one line that names the value and the way out; exits with 2."""
+
+    settings_class: type
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {self._one_line(message)}\n")
+        raise SystemExit(EXIT_USAGE)
+
+    def _one_line(self, message: str) -> str:
+        fields = {field.name: field for field in dataclasses.fields(self.settings_class)}
+        if match := _UNKNOWN_FLAG.search(message):
+            flag = match[1].partition("=")[0]
+            flags = [_flag(name) for name in fields] + ["--config", "--print-config", "--help"]
+            return f"unknown argument {flag}{nearest(flag, flags)}; --help lists them"
+        if match := _UNKNOWN_KEY.search(message):
+            return f"unknown setting {match[1]!r} in the file{nearest(match[1], list(fields))}"
+        if (match := _BAD_VALUE.search(message)) and match[1] in fields:
+            hint = typing.get_type_hints(self.settings_class)[match[1]]
+            given = match[2].strip().splitlines()[0]
+            near = nearest(given, _choices(hint))
+            return f"{_flag(match[1])} {given!r} is not {_described(hint)}{near}"
+        if match := _MISSING.search(message):
+            return f"{match[1].upper()} is missing: {self.usage_hint(match[1])}"
+        return " ".join(message.split())
+
+    def usage_hint(self, name: str) -> str:
+        field = next(f for f in dataclasses.fields(self.settings_class) if f.name == name)
+        return f"give {_flag(name)}, the {field.metadata['help'].partition(';')[0]}"
+
+
+def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> ArgumentParser:
+    """A parser for a dataclass: `positional` fields by place, the others as --flags.
+
+    The keys of the YAML file are the field names.
+    """
+    parser = _Parser(prog=prog, description=settings_class.__doc__)
+    parser.settings_class = settings_class
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="YAML file of settings; flags override it"
+    )
+    hints = typing.get_type_hints(settings_class)
+    for field in dataclasses.fields(settings_class):
+        required = field.default is dataclasses.MISSING
+        name = field.name if field.name in positional else _flag(field.name)
+        extra: dict[str, Any] = {} if required else {"default": field.default}
+        if required and field.name not in positional:
+            extra["required"] = True
+        text = field.metadata["help"].replace("%", "%%")
+        parser.add_argument(name, type=hints[field.name], help=text, **extra)
+    return parser
+
+
+def parse(
+    settings_class: type[_Settings],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    positional: Sequence[str] = (),
+) -> _Settings:
+    """The settings from a command line. A mistake ends the process: one line, exit code 2."""
+    parser = make_parser(settings_class, prog, positional)
+    # The library's flag is spelt with an underscore, this command line's are not.
+    spelt = [re.sub(r"^--print-config\b", "--print_config", a) for a in arguments]
+    values = parser.parse_args(spelt)
+    known = {field.name for field in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
+    try:
+        return settings_class(**{k: v for k, v in vars(values).items() if k in known})
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def nearest(value: str, known: Sequence[str]) -> str:
+    """ " (did you mean X?)", or nothing when no known word is near."""
+    near = difflib.get_close_matches(value, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words that a type allows."""
+    if typing.get_origin(hint) is typing.Literal:
+        return [str(choice) for choice in typing.get_args(hint)]
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return [choice for part in typing.get_args(hint) for choice in _choices(part)]
+    return []
+
+
+def _described(hint: Any) -> str:
+    numbers = {int: "a whole number", float: "a number"}
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    parts = [numbers[kind] for kind in kinds if kind in numbers] + _choices(hint)
+    return "one of: " + ", ".join(parts) if len(parts) > 1 else "".join(parts) or "valid"

@@ -1,0 +1,121 @@
+"""The label job: plan, schedule, audit. `label(LabelSettings(...))` is what `afd label` runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jobs.cluster import ClusterError, cluster, make_pool, run_shards
+from jobs.command_line import parse
+from jobs.progress import Progress
+from jobs.run_record import open_run, require_same_model, start_run
+from jobs.settings import LabelSettings
+from jobs.shard_labeler import CommitRecord, ShardLabeler
+from jobs.summary import COMPLETE, Summary, committed_shards, finished_summary, write_summary
+from pipeline.output import OutputFolder
+from pipeline.shards import Plan, write_plan
+from pipeline.sources import list_images
+
+EXIT_COMPLETE, EXIT_FAILED = 0, 1
+
+
+def label(settings: LabelSettings) -> Summary:
+    """Label a collection, or go on where an earlier run with the same settings ended.
+
+    Raises ValueError, worded for the user, when the run cannot start. What goes wrong later is in
+    the summary; committed shards stay.
+    """
+    began = time.time()
+    output = OutputFolder(settings.output)
+    record = open_run(output, settings)
+    if record is not None and (summary := finished_summary(output)):
+        _say(f"{output.path} is complete ({summary.images} images): nothing to do")
+        return summary
+    record = _prepare(output, settings, record)
+    sizes = Plan(output).size.images_per_shard
+    done = committed_shards(output, len(sizes))
+    if done:
+        _say(f"continuing: {len(done)} of {len(sizes)} shards are labelled already")
+    todo = [shard for shard in range(len(sizes)) if shard not in done]
+    records: list[CommitRecord] = []
+    exit_reason = COMPLETE
+    try:
+        with Progress(sum(sizes), sum(sizes[shard] for shard in done), settings.progress) as bar:
+            for commit in _run(settings, record["run_id"], todo):
+                records.append(commit)
+                bar.add(sizes[commit.shard], commit)
+    except KeyboardInterrupt:
+        exit_reason = "interrupted"
+    except ClusterError as error:
+        exit_reason = str(error)
+    return write_summary(output, record["run_id"], records, began=began, exit_reason=exit_reason)
+
+
+def _prepare(
+    output: OutputFolder, settings: LabelSettings, record: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Find a user's mistakes while nothing is scheduled, and freeze a new run's plan."""
+    # PyTorch takes seconds to import: a mistake in the settings is reported before that.
+    from jobs.model import check_model, versions
+
+    output.create()
+    model = check_model(settings)
+    if model["afd"] == "untrained":
+        _say(f"no trained AFD-Module for {settings.backbone}: labels are its own, drift is null")
+    output.clean()
+    if record is not None:
+        require_same_model(output, record, model)
+        return record
+    write_plan(output, list_images(settings.input), settings.images_per_shard)
+    return start_run(output, settings, model, versions())
+
+
+def _run(settings: LabelSettings, run_id: str, todo: Sequence[int]) -> Iterator[CommitRecord]:
+    """Label the shards that are left; yields a record as each ends."""
+    if not todo:
+        return
+    with cluster(settings.address):
+        pool = make_pool(
+            use_gpus=settings.device != "cpu",
+            workers=_chosen(settings.workers),
+            cpus_per_worker=_chosen(settings.cpus_per_worker),
+            num_shards=len(todo),
+        )
+        arguments = {"settings": settings, "run_id": run_id, "num_threads": pool.num_cpus}
+        for record in run_shards(todo, ShardLabeler, arguments, pool):
+            yield CommitRecord(**record)
+
+
+def _chosen(value: int | str) -> int | None:
+    return None if isinstance(value, str) else value
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`afd label`: exit code 0 when every shard is committed, 1 when not, 2 for bad usage."""
+    settings = parse(LabelSettings, arguments, prog="afd label", positional=["input"])
+    try:
+        summary = label(settings)
+    except (ValueError, ClusterError) as error:
+        _say(f"afd label: {error}")
+        return EXIT_FAILED
+    bad = {status: count for status, count in summary.counts.items() if count and status != "ok"}
+    _say(
+        f"{summary.images} of {summary.planned_images} images in {summary.output}"
+        + "".join(f", {count} {status}" for status, count in bad.items())
+        + f"; {summary.images_per_s} images/s"
+    )
+    for name, reason in summary.failed.items():
+        _say(f"afd label: {name}: {reason}")
+    if not summary.complete:
+        _say(f"afd label: {summary.exit_reason}; the same command continues the run")
+    return EXIT_COMPLETE if summary.complete else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""Settings -> a decoder and a classifier ready to run, and the facts about them for the record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from afd_model.afd_module import AFDModule
+from afd_model.backbones import Backbone, Preprocessing, load_backbone
+from afd_model.checkpoint import CheckpointFacts, resolve_afd
+from afd_model.classifier import AFDClassifier
+from afd_model.predictor import Predictor, resolve_device, resolve_precision
+from jobs.settings import LabelSettings
+from pipeline.decode import DecodeOptions, Decoder
+from pipeline.geometry import Geometry
+
+_RECORDED_PACKAGES = ("afd-label", "torch", "nvidia-dali-cuda130", "ray", "pyarrow")
+_BATCH_SIZE = {"cuda": 256, "cpu": 32}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a worker holds: see `pipeline.label_shard`. `facts` go into each part's metadata."""
+
+    decoder: Decoder
+    predictor: Predictor
+    class_names: tuple[str, ...] | None
+    facts: dict[str, Any]
+
+
+def check_model(settings: LabelSettings) -> dict[str, Any]:
+    """Load what the settings name, to find a mistake before anything is scheduled.
+
+    Returns the facts that must not change between a run and its continuation.
+    Raises ValueError, worded for the user.
+    """
+    backbone, _, checkpoint = _load(settings)
+    _geometry(settings, backbone.preprocessing)
+    if settings.address == "local":
+        resolve_precision(settings.precision, resolve_device(settings.device))
+    return _facts(backbone, checkpoint, settings)
+
+
+def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
+    """The decoder and the classifier on this process's device.
+
+    num_threads: of the model and of the decoder, each.
+    Raises ValueError, worded for the user.
+    """
+    torch.set_num_threads(num_threads)
+    backbone, afd, checkpoint = _load(settings)
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    predictor = Predictor(
+        AFDClassifier(backbone, afd),
+        device=device,
+        precision=precision,
+        top_k=settings.top_k,
+        flip_model=checkpoint.flip_model if checkpoint else None,
+    )
+    options = DecodeOptions(
+        device="cuda" if device.type == "cuda" else "cpu",
+        device_id=device.index or 0,
+        batch_size=_BATCH_SIZE[device.type]
+        if settings.batch_size == "auto"
+        else settings.batch_size,
+        num_threads=num_threads,
+        prefetch_batches=settings.prefetch_batches,
+        half=precision == torch.float16,
+        hw_decoder_load=settings.hw_decoder_load,
+    )
+    facts = {
+        **_facts(backbone, checkpoint, settings),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": str(precision).removeprefix("torch."),
+        "versions": versions(),
+    }
+    decoder = Decoder(_geometry(settings, backbone.preprocessing), options)
+    return Model(decoder, predictor, backbone.class_names, facts)
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what the labels depend on."""
+    return {package: version(package) for package in _RECORDED_PACKAGES}
+
+
+def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, CheckpointFacts | None]:
+    layer = None if settings.stem_layer == "auto" else settings.stem_layer
+    backbone = load_backbone(settings.backbone, settings.weights, layer)
+    afd, checkpoint = resolve_afd(settings.afd, backbone)
+    return backbone, afd, checkpoint
+
+
+def _geometry(settings: LabelSettings, preset: Preprocessing) -> Geometry:
+    values = asdict(preset)
+    if settings.resize != "auto":
+        values["resize"] = None if settings.resize == "none" else settings.resize
+    if settings.crop != "auto":
+        values["crop"] = settings.crop
+    return Geometry(**values)
+
+
+def _facts(
+    backbone: Backbone, checkpoint: CheckpointFacts | None, settings: LabelSettings
+) -> dict[str, Any]:
+    untrained = "none" if settings.afd == "none" else "untrained"
+    return {
+        "backbone": backbone.name,
+        "weights": backbone.weights,
+        "weights_sha256": backbone.weights_sha256,
+        "stem_layer": backbone.stem_layer,
+        "afd": checkpoint.path if checkpoint else untrained,
+        "afd_sha256": checkpoint.sha256 if checkpoint else None,
+    }

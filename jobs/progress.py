@@ -1,0 +1,91 @@
+"""How far a run is, for people: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from types import TracebackType
+from typing import Literal, Self
+
+import rich.progress
+from rich.console import Console
+
+from jobs.shard_labeler import CommitRecord
+
+_PLAIN_INTERVAL_S = 10.0
+
+Style = Literal["auto", "bar", "plain", "off"]
+
+
+class Progress:
+    """Counts images as shards are committed. Use as a context manager.
+
+    total: images of the run. done: of those, the ones labelled by an earlier run.
+    """
+
+    def __init__(self, total: int, done: int, style: Style) -> None:
+        if style == "auto":
+            style = "bar" if sys.stderr.isatty() else "plain"
+        self._style = style
+        self._total, self._done, self._bad = total, done, 0
+        self._started_done = done
+        self._started = math.inf
+        self._printed = time.time()
+        self._bar: rich.progress.Progress | None = None
+
+    def __enter__(self) -> Self:
+        if self._style == "bar":
+            self._bar = rich.progress.Progress(
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("images {task.fields[text]}"),
+                rich.progress.TimeElapsedColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=self._total, completed=self._done, text="")
+            self._bar.start()
+        elif self._style == "plain":
+            self._say(f"{self._total - self._done} images to label")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def add(self, images: int, record: CommitRecord) -> None:
+        """Count a shard that ended; one that failed leaves its images undone."""
+        if record.error is None:
+            self._done += images
+            self._bad += images - record.counts["ok"]
+        # The speed counts from the first shard's start: what came before was start-up.
+        self._started = min(self._started, record.started_at)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, text=self._pace())
+        now = time.time()
+        finished = self._done == self._total
+        if self._style == "plain" and (finished or now - self._printed > _PLAIN_INTERVAL_S):
+            self._printed = now
+            self._say(f"{self._done}/{self._total} images, {self._pace()}")
+
+    def _pace(self) -> str:
+        elapsed = max(time.time() - self._started, 1e-9)
+        rate = (self._done - self._started_done) / elapsed
+        left = (self._total - self._done) / rate if rate else 0.0
+        return f"{rate:.1f} images/s, {_duration(left)} left, {self._bad} bad"
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,138 @@
+"""What every job can be told: frozen dataclasses, one field a setting.
+
+A field's help is what `--help` prints and what stands beside it in conf/*.yaml; units are in the
+names. `jobs.command_line` turns a class into a parser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, dataclass, field
+from typing import Any, Literal
+
+REQUIRED = MISSING
+
+
+def setting(default: Any, description: str) -> Any:
+    """A dataclass field with the help a user sees."""
+    if default is REQUIRED:
+        return field(metadata={"help": description})
+    return field(default=default, metadata={"help": description})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """Label every image of a collection and write one Parquet row for each."""
+
+    input: str = setting(
+        REQUIRED, "folder (recursive), glob, tar, manifest (text or Parquet of paths) or one image"
+    )
+    output: str = setting(REQUIRED, "output folder; the same command again continues the run in it")
+
+    backbone: str = setting(
+        "resnet50",
+        "classifier: a torchvision name, or timm:NAME such as timm:tf_efficientnet_lite0",
+    )
+    weights: str = setting(
+        "default", "default, a torchvision weights name, a local file, or none (random)"
+    )
+    stem_layer: str = setting(
+        "auto", "layer whose output the AFD-Module enhances (dotted path); auto: known by family"
+    )
+    afd: str = setting(
+        "default",
+        "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
+    )
+    top_k: int = setting(5, "most probable classes kept for each image")
+
+    resize: int | Literal["auto", "none"] = setting(
+        "auto",
+        "shorter side after resizing, pixels; auto: the backbone's preset; none: no resizing, for"
+        " images that are already at the model's scale",
+    )
+    crop: int | Literal["auto"] = setting(
+        "auto", "side of the centre crop, pixels, a multiple of 8; auto: the backbone's preset"
+    )
+
+    images_per_shard: int = setting(
+        2000, "images in a shard, the unit of work, of retry and of commit"
+    )
+    attempts_per_shard: int = setting(
+        3, "times a shard is tried before it is set aside and reported; the rest goes on"
+    )
+
+    max_pixels: int = setting(
+        100_000_000, "images with more pixels (width x height) are rejected before any allocation"
+    )
+    integrity: Literal["off", "fast", "full"] = setting(
+        "fast",
+        "search for silent corruption: fast finds truncation, holes and broken markers; full"
+        " decodes every JPEG a second time, strictly, and finds most flipped bits too",
+    )
+
+    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
+        "auto", "of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+    )
+    batch_size: int | Literal["auto"] = setting(
+        "auto", "images in a batch of the model; auto: 256 on CUDA, 32 on a CPU"
+    )
+    workers: int | Literal["auto"] = setting(
+        "auto", "worker processes; auto: one for each GPU, or as many as the CPUs allow"
+    )
+    cpus_per_worker: int | Literal["auto"] = setting(
+        "auto",
+        "CPU cores (threads of the model and of the decoder) a worker; auto: 1 without GPUs, else"
+        " the machine's cores shared by its GPUs",
+    )
+    read_threads: int = setting(4, "threads that read and screen files ahead, in each worker")
+    prefetch_batches: int = setting(2, "batches decoded ahead of the model, in each worker")
+    hw_decoder_load: float = setting(
+        0.65, "share of the JPEGs given to the GPU's hardware decoder, 0 to 1; CUDA only"
+    )
+
+    address: str = setting(
+        "local", "Ray cluster: local starts one here, auto finds the running one"
+    )
+    progress: Literal["auto", "bar", "plain", "off"] = setting(
+        "auto", "auto: a live bar on a terminal, plain lines elsewhere"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "images_per_shard", "attempts_per_shard", "max_pixels"):
+            _require_positive(self, name)
+        for name in ("batch_size", "workers", "cpus_per_worker", "resize", "crop"):
+            if isinstance(getattr(self, name), int):
+                _require_positive(self, name)
+        for name in ("read_threads", "prefetch_batches"):
+            _require_positive(self, name)
+        if not 0.0 <= self.hw_decoder_load <= 1.0:
+            raise ValueError(f"--hw-decoder-load {self.hw_decoder_load} is not between 0 and 1")
+
+    @property
+    def row_settings(self) -> dict[str, Any]:
+        """The settings that decide what the rows are; a run is continued only with the same."""
+        return {name: value for name, value in asdict(self).items() if name in _ROW_SETTINGS}
+
+
+# How fast and where a run goes may change between a run and its continuation; these may not.
+_ROW_SETTINGS = (
+    "input",
+    "backbone",
+    "weights",
+    "stem_layer",
+    "afd",
+    "top_k",
+    "resize",
+    "crop",
+    "images_per_shard",
+    "max_pixels",
+    "integrity",
+    "precision",
+)
+
+
+def _require_positive(settings: Any, name: str) -> None:
+    value = getattr(settings, name)
+    if value < 1:
+        flag = name.replace("_", "-")
+        raise ValueError(f"--{flag} {value} is not positive: use at least 1")

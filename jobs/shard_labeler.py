@@ -1,0 +1,92 @@
+"""The worker: holds a loaded model, labels the shards it is handed, commits each as it ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jobs.model import load_model
+from jobs.settings import LabelSettings
+from pipeline.label_shard import label_shard
+from pipeline.output import OutputFolder
+from pipeline.screen import Limits
+from pipeline.shards import Plan, part_name, part_path
+from pipeline.sink import read_facts, write_part
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """What a worker tells the driver about a shard. `error` is None when its part is committed.
+
+    started_at: seconds since the epoch. seconds: see `LabelledShard`, and `write`.
+    """
+
+    shard: int
+    started_at: float
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+class ShardLabeler:
+    """Built once in each worker process; called by Ray Data with one shard descriptor at a time."""
+
+    def __init__(self, settings: LabelSettings, run_id: str, num_threads: int) -> None:
+        self._settings = settings
+        self._output = OutputFolder(settings.output)
+        self._plan = Plan(self._output)
+        self._limits = Limits(settings.max_pixels, settings.integrity)
+        self._model = load_model(settings, num_threads=num_threads)
+        self._facts = {"run_id": run_id, "settings": asdict(settings), **self._model.facts}
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """{"shard": (1,)} -> {"record": [JSON of a `CommitRecord`]}. Never raises for a shard."""
+        record = self._label(int(batch["shard"][0]))
+        return {"record": [json.dumps(asdict(record))]}
+
+    def _label(self, shard: int) -> CommitRecord:
+        """Try until the part is committed or the attempts are used up.
+
+        The attempts are counted on storage: those in which the whole process died count too.
+        """
+        started_at = time.time()
+        name, allowed = part_name(shard), self._settings.attempts_per_shard
+        error = "the worker process died each time"
+        try:
+            while self._output.begin_attempt(name) <= allowed:
+                try:
+                    record = self._commit(shard, started_at)
+                except Exception as failure:
+                    error = _one_line(failure)
+                else:
+                    self._output.end_attempts(name)
+                    return record
+        except OSError as failure:
+            error = _one_line(failure)
+        return CommitRecord(shard, started_at, error=error)
+
+    def _commit(self, shard: int, started_at: float) -> CommitRecord:
+        path = part_path(self._output, shard)
+        if path.exists():  # committed by a worker that died before it could say so
+            return CommitRecord(shard, started_at, read_facts(path)["counts"])
+        labelled = label_shard(
+            self._plan.shard(shard),
+            decoder=self._model.decoder,
+            classifier=self._model.predictor,
+            class_names=self._model.class_names,
+            limits=self._limits,
+            read_threads=self._settings.read_threads,
+        )
+        began = time.perf_counter()
+        facts = {**self._facts, "counts": labelled.counts, "seconds": labelled.seconds}
+        write_part(path, labelled.table, facts)
+        seconds = {**labelled.seconds, "write": time.perf_counter() - began}
+        return CommitRecord(shard, started_at, labelled.counts, seconds)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

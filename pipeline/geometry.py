@@ -1,0 +1,83 @@
+"""Which part of an image the model sees: torchvision's `Resize -> CenterCrop`, as one window.
+
+Resizing the whole image and then cropping is the same as resampling only the window of the source
+that the crop maps to; the decoder asks for that window and never makes the full resized image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+DCT_BLOCK = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Size, crop and normalisation of the model's input.
+
+    resize: length of the shorter side in pixels after resizing; None takes the centre crop as is.
+    crop: side of the square crop in pixels, a multiple of 8 (the DCT's blocks).
+    mean, std: per RGB channel, on the 0..1 scale.
+    """
+
+    resize: int | None
+    crop: int
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.crop < DCT_BLOCK or self.crop % DCT_BLOCK:
+            raise ValueError(
+                f"crop {self.crop} is not a positive multiple of {DCT_BLOCK}, the DCT's block size:"
+                f" use {max(1, round(self.crop / DCT_BLOCK)) * DCT_BLOCK}"
+            )
+        if self.resize is not None and self.resize < self.crop:
+            raise ValueError(
+                f"resize {self.resize} is smaller than crop {self.crop}:"
+                f" give a resize of at least {self.crop}, or a smaller crop"
+            )
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(
+                f"interpolation {self.interpolation!r} is not supported: use bilinear or bicubic"
+            )
+
+
+def _centre(length: int, crop: int) -> int:
+    # torchvision's CenterCrop: int(round(x / 2.0)), and Python rounds halves to even.
+    return round((length - crop) / 2.0)
+
+
+def crop_window(size: tuple[int, int], geometry: Geometry) -> np.ndarray:
+    """The window of the source that becomes the model's input.
+
+    size: (height, width) of the source in pixels.
+    Returns (top, left, bottom, right) in source pixels, float32 (4,). Without a resize it may
+    reach outside the image (torchvision pads such a crop with black).
+    """
+    height, width = size
+    crop = geometry.crop
+    if geometry.resize is None:
+        top, left = _centre_or_pad(height, crop), _centre_or_pad(width, crop)
+        return np.array([top, left, top + crop, left + crop], np.float32)
+    short = min(height, width)
+    # torchvision truncates the long side, so the two axes are scaled by slightly unlike factors.
+    new_height = geometry.resize * height // short
+    new_width = geometry.resize * width // short
+    top, left = _centre(new_height, crop), _centre(new_width, crop)
+    scale_y, scale_x = height / new_height, width / new_width
+    return np.array(
+        [top * scale_y, left * scale_x, (top + crop) * scale_y, (left + crop) * scale_x],
+        np.float32,
+    )
+
+
+def _centre_or_pad(length: int, crop: int) -> int:
+    if length < crop:
+        return -((crop - length) // 2)  # torchvision pads the smaller half first
+    return _centre(length, crop)

@@ -1,0 +1,66 @@
+"""Every step for one shard, in order. The cluster, a test and the benchmark all call this."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+
+from pipeline.decode import Decoder
+from pipeline.read_ahead import ReadAhead
+from pipeline.records import Classifier, EncodedImage, Shard
+from pipeline.screen import Limits
+from pipeline.sink import ShardRows
+from pipeline.stage_clock import StageClock
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledShard:
+    """table: one row an image, `records.SCHEMA`. counts: rows per status.
+
+    seconds: where the shard's time went. `read`, `decode` (waiting for either), `dct`, `model` and
+    `rows` add up to the shard's wall time; `read_busy` and `screen_busy` are the reading threads'.
+    """
+
+    table: pa.Table
+    counts: dict[str, int]
+    seconds: dict[str, float]
+
+
+def label_shard(
+    shard: Shard,
+    *,
+    decoder: Decoder,
+    classifier: Classifier,
+    class_names: tuple[str, ...] | None,
+    limits: Limits,
+    read_threads: int = 4,
+) -> LabelledShard:
+    """Label the images of a shard; whatever is wrong with an image ends in its row."""
+    clock = StageClock()
+    rows = ShardRows(shard, class_names)
+    reading = ReadAhead(
+        shard.refs, limits, num_threads=read_threads, max_images=4 * decoder.batch_size
+    )
+    encoded = map(rows.add_image, clock.iterate("read", reading))
+    for batch in clock.iterate("decode", decoder.decode(encoded, clock)):
+        with clock.stage("model"):
+            predictions = classifier(batch.pixels, batch.dct, _qualities(batch.images))
+        with clock.stage("rows"):
+            rows.add_predictions(batch.images, predictions)
+    with clock.stage("rows"):
+        table = rows.to_table()
+    busy = {"read_busy": reading.read_s, "screen_busy": reading.screen_s}
+    return LabelledShard(table, rows.counts, {**clock.seconds, **busy})
+
+
+def _qualities(images: list[EncodedImage]) -> torch.Tensor:
+    """(B,) float32: the headers' JPEG qualities, NaN where there is none."""
+    return torch.tensor(
+        [
+            math.nan if i.header is None or i.header.quality is None else i.header.quality
+            for i in images
+        ]
+    )

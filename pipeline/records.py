@@ -1,0 +1,162 @@
+"""The records that pass between the steps, and the schema of the rows they end in.
+
+An image's way: `ImageRef` (planned) -> `EncodedImage` (bytes and what its header says) ->
+`DecodedBatch` (tensors) -> `Predictions` (arrays) -> one row of `SCHEMA`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.jpeg_scan import JpegHeader
+
+SCHEMA_VERSION = 1
+
+
+class Status(StrEnum):
+    """What became of an image; every planned image gets exactly one row with one of these."""
+
+    OK = "ok"
+    DAMAGED = "damaged"  # decoded and labelled, but the stream is truncated or corrupt
+    REJECTED = "rejected"  # not a decodable image, or over a stated limit
+    UNREADABLE = "unreadable"  # the bytes could not be fetched
+
+
+STATUSES = tuple(status.value for status in Status)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where one image's encoded bytes are.
+
+    `source` is the archive (tar) that holds the bytes at `offset`, or None when `uri` is the file
+    itself. `num_bytes` is the size known at planning time, or None.
+    """
+
+    uri: str
+    source: str | None = None
+    offset: int | None = None
+    num_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The unit of work, of retry and of commit: a run of images in the plan's order."""
+
+    index: int
+    refs: tuple[ImageRef, ...]
+
+
+@dataclass(slots=True)
+class EncodedImage:
+    """One image's bytes and what is known about it before it is decoded.
+
+    `row` is its position in the shard. `size` is (height, width) in pixels as stored (EXIF
+    orientation is not applied). An image whose `status` is rejected or unreadable is not decoded;
+    `data` is dropped then.
+    """
+
+    row: int
+    data: bytes | None = None
+    num_bytes: int | None = None
+    size: tuple[int, int] | None = None
+    header: JpegHeader | None = None
+    status: Status = Status.OK
+    error: str | None = None
+
+    @property
+    def decodable(self) -> bool:
+        return self.status in (Status.OK, Status.DAMAGED)
+
+    def fail(self, status: Status, error: str) -> None:
+        """Give the image up: its row carries `error`, its bytes are freed."""
+        self.status, self.error, self.data = status, error, None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedBatch:
+    """Model input for the images that decoded; valid until the next batch is asked for.
+
+    pixels: (B, 3, crop, crop), normalised, channels_last, float32 or float16.
+    dct: (B, 192, crop/8, crop/8) float32, on the scale of JPEG's quantization tables.
+    """
+
+    images: list[EncodedImage]
+    pixels: torch.Tensor
+    dct: torch.Tensor
+
+
+class Predictions(Protocol):
+    """What a classifier says about a batch: numpy arrays on the host.
+
+    A drift array is None when no trained AFD-Module is attached.
+    """
+
+    @property
+    def labels(self) -> np.ndarray: ...  # (B,) int32
+    @property
+    def confidences(self) -> np.ndarray: ...  # (B,) float32
+    @property
+    def top_labels(self) -> np.ndarray: ...  # (B, k) int32
+    @property
+    def top_confidences(self) -> np.ndarray: ...  # (B, k) float32
+    @property
+    def drift_angle_deg(self) -> np.ndarray | None: ...  # (B,) float32
+    @property
+    def drift_energy(self) -> np.ndarray | None: ...  # (B,) float32
+    @property
+    def flip_probability(self) -> np.ndarray | None: ...  # (B,) float32
+
+
+class Classifier(Protocol):
+    """A loaded model: tensors of a `DecodedBatch` in, `Predictions` out.
+
+    jpeg_quality: (B,) float32, the header's quality, NaN where it has none.
+    """
+
+    def __call__(
+        self, pixels: torch.Tensor, dct: torch.Tensor, jpeg_quality: torch.Tensor
+    ) -> Predictions: ...
+
+
+_DICTIONARY_STRING = pa.dictionary(pa.int32(), pa.string())
+
+
+def _column(name: str, kind: pa.DataType, description: str, *, nullable: bool = True) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"description": description})
+
+
+SCHEMA = pa.schema(
+    [
+        _column("uri", pa.string(), "the image's file path or URI", nullable=False),
+        _column("shard", pa.int32(), "the shard the image was labelled in", nullable=False),
+        _column(
+            "status", _DICTIONARY_STRING, "ok, damaged, rejected or unreadable", nullable=False
+        ),
+        _column("error", pa.string(), "what is wrong, one line; null when ok"),
+        _column("num_bytes", pa.int64(), "encoded size, bytes"),
+        _column("width", pa.int32(), "stored width, pixels"),
+        _column("height", pa.int32(), "stored height, pixels"),
+        _column("jpeg_quality", pa.int8(), "nearest IJG quality of the luma table, 1-100"),
+        _column("jpeg_quality_error", pa.float32(), "mean absolute residual of that fit; 0: exact"),
+        _column("jpeg_subsampling", pa.string(), "chroma subsampling, such as 4:2:0"),
+        _column("jpeg_progressive", pa.bool_(), "progressive rather than sequential coding"),
+        _column("jpeg_components", pa.int8(), "colour components in the frame"),
+        _column("label", pa.int32(), "top-1 class index; null unless labelled"),
+        _column("label_name", _DICTIONARY_STRING, "top-1 class name"),
+        _column("confidence", pa.float32(), "softmax probability of the top-1 class"),
+        _column("top_labels", pa.list_(pa.int32()), "class indices, most probable first"),
+        _column("top_confidences", pa.list_(pa.float32()), "their softmax probabilities"),
+        _column("drift_angle_deg", pa.float32(), "feature response angle, degrees"),
+        _column("drift_energy", pa.float32(), "relative L2 change of the stem features"),
+        _column("flip_probability", pa.float32(), "probability that compression changed the label"),
+    ]
+)

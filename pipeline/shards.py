@@ -1,0 +1,101 @@
+"""References -> deterministic shards, the frozen plan, and the name of a shard's part.
+
+The plan is one Parquet file with a row group for every shard, so that a worker reads only its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.output import OutputError, OutputFolder, written_whole
+from pipeline.records import ImageRef, Shard
+
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("source", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("offset", pa.int64()),
+        pa.field("num_bytes", pa.int64()),
+    ]
+)
+
+
+class PlanSize(NamedTuple):
+    num_images: int
+    num_shards: int
+    images_per_shard: tuple[int, ...]  # of each shard, in order
+
+
+def part_path(output: OutputFolder, shard: int) -> Path:
+    """Where the rows of a shard stand once it is committed."""
+    return output.labels / part_name(shard)
+
+
+def part_name(shard: int) -> str:
+    return f"part-{shard:05d}.parquet"
+
+
+def cut(refs: Iterable[ImageRef], images_per_shard: int) -> Iterator[list[ImageRef]]:
+    """Runs of at most `images_per_shard` references; an archive never shares a shard.
+
+    The concatenation of the runs is the input, in its order.
+    """
+    if images_per_shard < 1:
+        raise ValueError(f"images_per_shard {images_per_shard} is not positive: use at least 1")
+    run: list[ImageRef] = []
+    for ref in refs:
+        if run and (len(run) == images_per_shard or ref.source != run[-1].source):
+            yield run
+            run = []
+        run.append(ref)
+    if run:
+        yield run
+
+
+def write_plan(output: OutputFolder, refs: Iterable[ImageRef], images_per_shard: int) -> PlanSize:
+    """Freeze the shards of a collection; holds one shard in memory at a time."""
+    with (
+        written_whole(output.plan) as temporary,
+        pq.ParquetWriter(
+            temporary, PLAN_SCHEMA, compression="zstd", write_statistics=False
+        ) as plan,
+    ):
+        for run in cut(refs, images_per_shard):
+            columns = {
+                "uri": [ref.uri for ref in run],
+                "source": [ref.source for ref in run],
+                "offset": [ref.offset for ref in run],
+                "num_bytes": [ref.num_bytes for ref in run],
+            }
+            table = pa.table(columns, schema=PLAN_SCHEMA)
+            plan.write_table(table, row_group_size=len(run))
+    return Plan(output).size
+
+
+class Plan:
+    """An open plan. Raises OutputError when the file is damaged."""
+
+    def __init__(self, output: OutputFolder) -> None:
+        try:
+            self._file = pq.ParquetFile(output.plan)
+        except (pa.ArrowException, OSError) as error:
+            raise OutputError(
+                f"the plan {str(output.plan)!r} cannot be read ({error}): remove the output folder"
+                " or choose another one"
+            ) from error
+
+    @property
+    def size(self) -> PlanSize:
+        metadata = self._file.metadata
+        counts = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        return PlanSize(metadata.num_rows, metadata.num_row_groups, counts)
+
+    def shard(self, index: int) -> Shard:
+        table = self._file.read_row_group(index)
+        columns = (table.column(name).to_pylist() for name in PLAN_SCHEMA.names)
+        return Shard(index, tuple(ImageRef(*values) for values in zip(*columns, strict=True)))

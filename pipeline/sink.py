@@ -1,0 +1,149 @@
+"""One shard's rows -> one Parquet part, written whole or not at all.
+
+The part is its own commit marker: it appears under its name after everything in it is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.output import written_whole
+from pipeline.records import SCHEMA, STATUSES, EncodedImage, Predictions, Shard
+
+FACTS_KEY = b"afd"  # the key of a part's own facts, JSON, in its Parquet metadata
+_PREDICTED = ("labels", "confidences", "drift_angle_deg", "drift_energy", "flip_probability")
+
+
+class ShardRows:
+    """Collects what is known about each image of a shard, one row each."""
+
+    def __init__(self, shard: Shard, class_names: tuple[str, ...] | None) -> None:
+        self._shard = shard
+        self._class_names = class_names
+        self._images: list[EncodedImage | None] = [None] * len(shard.refs)
+        self._labelled: list[np.ndarray] = []
+        self._predictions: list[Predictions] = []
+
+    def add_image(self, image: EncodedImage) -> EncodedImage:
+        """Take an image in before it is decoded; later changes to it are seen here."""
+        self._images[image.row] = image
+        return image
+
+    def add_predictions(self, images: list[EncodedImage], predictions: Predictions) -> None:
+        self._labelled.append(np.array([image.row for image in images], np.int64))
+        self._predictions.append(predictions)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows per status, every status named."""
+        found = Counter(image.status.value for image in self._known_images())
+        return {status: found[status] for status in STATUSES}
+
+    def to_table(self) -> pa.Table:
+        """The rows in the plan's order, as `SCHEMA`. Raises RuntimeError if one is missing."""
+        images = self._known_images()
+        columns = {**self._image_columns(images), **self._label_columns()}
+        return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+    def _known_images(self) -> list[EncodedImage]:
+        images = [image for image in self._images if image is not None]
+        if len(images) != len(self._images):
+            missing = len(self._images) - len(images)
+            raise RuntimeError(f"shard {self._shard.index}: {missing} images never arrived")
+        return images
+
+    def _image_columns(self, images: list[EncodedImage]) -> dict[str, pa.Array]:
+        def column(name: str, values: list[Any]) -> pa.Array:
+            return pa.array(values, SCHEMA.field(name).type)
+
+        headers = [image.header for image in images]
+        sizes = [image.size or (None, None) for image in images]
+        codes = pa.array([STATUSES.index(image.status) for image in images], pa.int32())
+        return {
+            "uri": column("uri", [ref.uri for ref in self._shard.refs]),
+            "shard": column("shard", [self._shard.index] * len(images)),
+            "status": pa.DictionaryArray.from_arrays(codes, list(STATUSES)),
+            "error": column("error", [image.error for image in images]),
+            "num_bytes": column("num_bytes", [image.num_bytes for image in images]),
+            "width": column("width", [width for _, width in sizes]),
+            "height": column("height", [height for height, _ in sizes]),
+            "jpeg_quality": column("jpeg_quality", [h and h.quality for h in headers]),
+            "jpeg_quality_error": column(
+                "jpeg_quality_error", [h and h.quality_error for h in headers]
+            ),
+            "jpeg_subsampling": column("jpeg_subsampling", [h and h.subsampling for h in headers]),
+            "jpeg_progressive": column("jpeg_progressive", [h and h.progressive for h in headers]),
+            "jpeg_components": column("jpeg_components", [h and h.components for h in headers]),
+        }
+
+    def _label_columns(self) -> dict[str, pa.Array]:
+        values = {name: self._scatter(name) for name in _PREDICTED}
+        return {
+            "label": values["labels"],
+            "label_name": self._label_names(values["labels"]),
+            "confidence": values["confidences"],
+            "top_labels": self._scatter("top_labels"),
+            "top_confidences": self._scatter("top_confidences"),
+            "drift_angle_deg": values["drift_angle_deg"],
+            "drift_energy": values["drift_energy"],
+            "flip_probability": values["flip_probability"],
+        }
+
+    def _scatter(self, name: str) -> pa.Array:
+        """One predicted column in row order, null in the rows that were not labelled."""
+        batches = [getattr(prediction, name) for prediction in self._predictions]
+        field_type = _PREDICTED_TYPES[name]
+        if not batches or batches[0] is None:
+            return pa.nulls(len(self._images), field_type)
+        rows = np.concatenate(self._labelled)
+        found = np.concatenate(batches)
+        place = np.full(len(self._images), -1, np.int64)
+        place[rows] = np.arange(len(rows))
+        if found.ndim == 2:
+            offsets = pa.array(np.arange(len(found) + 1, dtype=np.int32) * found.shape[1])
+            array = pa.ListArray.from_arrays(offsets, pa.array(found.ravel()), type=field_type)
+        else:
+            array = pa.array(found, field_type)
+        return array.take(pa.array(place, mask=place < 0))
+
+    def _label_names(self, labels: pa.Array) -> pa.Array:
+        if self._class_names is None:
+            return pa.nulls(len(self._images), SCHEMA.field("label_name").type)
+        return pa.DictionaryArray.from_arrays(labels, pa.array(self._class_names))
+
+
+_PREDICTED_TYPES = {
+    "labels": pa.int32(),
+    "confidences": pa.float32(),
+    "top_labels": pa.list_(pa.int32()),
+    "top_confidences": pa.list_(pa.float32()),
+    "drift_angle_deg": pa.float32(),
+    "drift_energy": pa.float32(),
+    "flip_probability": pa.float32(),
+}
+
+
+def write_part(path: Path, table: pa.Table, facts: dict[str, Any]) -> None:
+    """Commit a shard: the file exists under `path` only when all of it is written."""
+    metadata = {**(table.schema.metadata or {}), FACTS_KEY: json.dumps(facts).encode()}
+    with written_whole(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts a part was written with. Raises ValueError or OSError when it is not whole."""
+    metadata = pq.read_metadata(path)
+    stored = (metadata.metadata or {}).get(FACTS_KEY)
+    if stored is None:
+        raise ValueError(
+            f"{path} is not a part of a labels data set: it has no {FACTS_KEY!r} facts"
+        )
+    facts: dict[str, Any] = json.loads(stored)
+    return {**facts, "num_rows": metadata.num_rows}
