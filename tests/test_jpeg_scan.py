@@ -80,6 +80,7 @@ def with_sampling(factors: bytes) -> bytes:
         (b"\x22\x21\x21", "4:4:0"),
         (b"\x22\x12\x11", "2x2,1x2,1x1"),
         (b"\x11\x22\x22", "1x1,2x2,2x2"),
+        (b"\x31\x21\x21", "3x1,2x1,2x1"),
     ],
 )
 def test_unusual_sampling_factors(factors: bytes, name: str) -> None:
@@ -117,8 +118,13 @@ def test_16_bit_tables_are_fitted_without_the_clamp_at_255() -> None:
 def test_component_0_names_the_table_that_is_fitted() -> None:
     luma, chroma = (bytes(ijg_luma_tables()[q - 1].astype(np.uint8)) for q in (33, 90))
     jpeg = without_segment(KINDS["baseline"], 0xDB)
-    jpeg = insert_segment(jpeg, 0xDB, b"\x01" + chroma + b"\x00" + luma)
-    assert scan_jpeg(jpeg).quality == 33
+    jpeg = bytearray(
+        insert_segment(jpeg, 0xDB, b"\x00" + chroma + b"\x03" + luma + b"\x01" + chroma)
+    )
+    assert scan_jpeg(bytes(jpeg)).quality == 90
+    start = next(start for marker, start, _ in segments(jpeg) if marker == 0xC0)
+    jpeg[start + 12] = 3
+    assert scan_jpeg(bytes(jpeg)).quality == 33
 
 
 def test_fit_is_the_least_squares_one_and_refuses_foreign_tables() -> None:

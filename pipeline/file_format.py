@@ -1,0 +1,59 @@
+"""What kind of file some bytes are, by their content: for messages about what is no JPEG."""
+
+_MAGIC = (
+    (b"\xff\xd8", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"\0\0\0\x0cjP  ", "jpeg2000"),
+    (b"\xff\x4f\xff\x51", "jpeg2000"),
+    (b"\xff\x0a", "jpeg-xl"),
+    (b"\0\0\0\x0cJXL ", "jpeg-xl"),
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "zip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"PAR1", "parquet"),
+    (b"%PDF", "pdf"),
+    (b"8BPS", "psd"),
+    (b"\0\0\1\0", "ico"),
+)
+_TEXT_MAGIC = (
+    (b"<!doctype html", "html"),
+    (b"<html", "html"),
+    (b"<head", "html"),
+    (b"<svg", "svg"),
+    (b"<?xml", "xml"),
+    (b"{", "json"),
+    (b"version https://git-lfs", "git-lfs pointer"),
+)
+
+
+def sniff_format(data: bytes) -> str | None:
+    """Name a file's format by its first bytes: "jpeg", "png", "html", …, "empty"; None if unknown.
+
+    Made for messages ("a PNG named .jpg"); it does not prove that the rest of the file is sound.
+    """
+    if not data:
+        return "empty"
+    for prefix, name in _MAGIC:
+        if data.startswith(prefix):
+            return name
+    if data[:4] == b"RIFF":
+        return {b"WEBP": "webp", b"AVI ": "avi", b"WAVE": "wav"}.get(data[8:12])
+    if data[4:8] == b"ftyp":
+        brand = data[8:12]
+        return "avif" if brand in (b"avif", b"avis") else "heif" if brand[:2] == b"he" else "mp4"
+    if data[257:262] == b"ustar":
+        return "tar"
+    if not data[:64].strip(b"\0"):
+        return "zeros"
+    text = data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for prefix, name in _TEXT_MAGIC:
+        if text.startswith(prefix):
+            return name
+    return None
