@@ -106,13 +106,14 @@ class AFDModule(nn.Module):
             narrow = self.fe_net.encode(features)
             fdm = self.fde_net(dct, (narrow.shape[2], narrow.shape[3]))
             correction = self.fe_net.decode(narrow * fdm, (rows, columns))
-        enhanced = features + correction
+        # In place, because a pass over the stem's features costs as much as the convolutions.
+        enhanced = correction.add_(features)
         # The paper applies the stem's activation once more. That keeps an untrained module the
         # identity for ReLU only; projecting on the activation's range does for SiLU and
         # hard-swish too, and is the same thing for ReLU.
         low, high = self.config.output_min, self.config.output_max
         if low is not None or high is not None:
-            enhanced = torch.clamp(enhanced, low, high)
+            enhanced = enhanced.clamp_(low, high)
         return enhanced, fdm
 
     def fuse(self) -> "AFDModule":

@@ -234,7 +234,10 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
         return get_model_builder(name)(weights=chosen), chosen.name
     except (OSError, RuntimeError) as error:
         # Both hubs wrap a dead network in many types; all of them are one of these two.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        root: BaseException = error
+        while (cause := root.__cause__ or root.__context__) is not None:
+            root = cause
+        reason = (str(root).strip().splitlines() or [type(root).__name__])[0][:160]
         raise ValueError(
             f"cannot get the weights of {name} ({weights}) from the model hub: {reason}; "
             "give a local file with --weights FILE, or --weights none for random ones"

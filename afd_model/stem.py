@@ -5,7 +5,7 @@ lowers the resolution, after its normalisation and activation, before any poolin
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -45,10 +45,11 @@ VALUE_RANGES: dict[str, tuple[float | None, float | None]] = {
     "Swish": (-0.28, None),
     "GELU": (-0.172, None),
     "Sigmoid": (0.0, 1.0),
+    "BasicConv2d": (0.0, None),  # GoogLeNet's and Inception's: the ReLU is a function
 }
 NO_RANGE: tuple[None, None] = (None, None)
 STRIDES = (1, 2, 4, 8)
-LEAF_STRIDES = (2, 4)
+COARSER = (2, 4)
 
 
 class Stem(NamedTuple):
@@ -72,8 +73,9 @@ def find_stem(
     Args:
         module: the classifier, in eval mode.
         crop: pixels of its square input.
-        layer: dotted path to use; None: `STEM_LAYERS` for the family, else the first layer at
-            stride 2 or 4 in order of execution, with the norm and activation that follow it.
+        layer: dotted path to use; None: `STEM_LAYERS` for the family, else a child named "stem"
+            at stride 2 or 4, else the first layer at such a stride in order of execution, with
+            the norm and activation that follow it.
         family: (library, class name).
 
     Raises:
@@ -85,7 +87,7 @@ def find_stem(
     if layer is None or layer not in dict(module.named_modules()):
         if given:
             raise ValueError(f"stem_layer: no layer {given!r}; the model has {_top_level(module)}")
-        layer = _first_strided(module, crop)
+        layer = _fallback(module, crop)
     shape = _output_shape(module, layer, crop)
     stride = round(crop / shape[2]) if len(shape) == 4 and shape[2] else 0
     if len(shape) != 4 or shape[2] != shape[3] or stride not in STRIDES:
@@ -101,18 +103,18 @@ def _top_level(module: nn.Module) -> str:
 
 
 def _value_range(stem: nn.Module) -> tuple[float | None, float | None]:
+    own = VALUE_RANGES.get(type(stem).__name__)
     last = list(stem.modules())[-1]
-    return VALUE_RANGES.get(type(last).__name__, NO_RANGE)
+    return own or VALUE_RANGES.get(type(last).__name__, NO_RANGE)
 
 
 @contextmanager
-def _hooked(modules: list[nn.Module], hook: Callable[..., None]) -> Iterator[None]:
-    handles = [m.register_forward_hook(hook) for m in modules]
+def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
 
 
 def _blank_run(module: nn.Module, crop: int) -> None:
@@ -129,7 +131,7 @@ def _output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
         shapes.append(output.shape if isinstance(output, Tensor) else torch.Size())
         raise _StopForward
 
-    with _hooked([module.get_submodule(layer)], stop):
+    with _hooked(module.get_submodule(layer), stop):
         try:
             _blank_run(module, crop)
         except _StopForward:
@@ -137,26 +139,41 @@ def _output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
     raise ValueError(f"stem_layer {layer!r} is not used in the model's forward pass")
 
 
+def _fallback(module: nn.Module, crop: int) -> str:
+    """The layer of a family that is not in the table."""
+    if isinstance(getattr(module, "stem", None), nn.Module):
+        shape = _output_shape(module, "stem", crop)
+        if len(shape) == 4 and shape[2] == shape[3] and round(crop / shape[2]) in COARSER:
+            return "stem"
+    return _first_strided(module, crop)
+
+
 def _first_strided(module: nn.Module, crop: int) -> str:
-    """The path of the last leaf in the first chain of leaves at a stride of 2 or 4."""
-    names = {id(child): name for name, child in module.named_modules()}
+    """The path of the last unit in the first chain of units at a stride of 2 or 4.
+
+    A unit is a convolution, or the largest module that holds none (timm's norms hold their
+    activation). A chain is units that each take the very tensor that the one before gave.
+    """
     chain: list[str] = []
     tail: list[Tensor] = []
 
-    def follow(child: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            return
-        if chain and not (inputs and inputs[0] is tail[0] and output.shape == tail[0].shape):
-            raise _StopForward
-        if chain and isinstance(child, nn.Conv2d):
-            raise _StopForward
-        strides = [round(crop / side) if side else 0 for side in output.shape[2:]]
-        if chain or (strides[0] == strides[1] and strides[0] in LEAF_STRIDES):
-            chain.append(names[id(child)])
-            tail[:] = [output]
+    def follow(name: str) -> Callable[..., None]:
+        def hook(child: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if not isinstance(output, Tensor) or output.ndim != 4:
+                return
+            follows = chain and inputs and inputs[0] is tail[0] and output.shape == tail[0].shape
+            if chain and (isinstance(child, nn.Conv2d) or not follows):
+                raise _StopForward
+            strides = [round(crop / side) if side else 0 for side in output.shape[2:]]
+            if chain or (strides[0] == strides[1] and strides[0] in COARSER):
+                chain.append(name)
+                tail[:] = [output]
 
-    leaves = [child for child in module.modules() if not any(True for _ in child.children())]
-    with _hooked(leaves, follow):
+        return hook
+
+    with ExitStack() as stack:
+        for name, unit in _units(module):
+            stack.enter_context(_hooked(unit, follow(name)))
         with suppress(_StopForward):
             _blank_run(module, crop)
     if not chain:
@@ -164,3 +181,12 @@ def _first_strided(module: nn.Module, crop: int) -> str:
             f"{type(module).__name__} has no layer at a stride of 2 or 4: name one with stem_layer"
         )
     return chain[-1]
+
+
+def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        holds_convolution = any(isinstance(m, nn.Conv2d) for m in child.modules())
+        if holds_convolution and not isinstance(child, nn.Conv2d):
+            yield from _units(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child

@@ -33,9 +33,9 @@ def read_weights(path: str) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load alone raises six unrelated types for a damaged file, each many lines long.
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(
-            f"cannot read weights from {path}: truncated, or not a weights file ({reason[0][:120]})"
+            f"cannot read weights from {path}: truncated, or not a weights file ({reason})"
         ) from error
     for key in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
