@@ -195,8 +195,6 @@ def _sampling(components: bytes) -> tuple[str, int, frozenset[int]]:
         if not (1 <= h <= 4 and 1 <= v <= 4):
             raise JpegFormatError(f"SOF declares sampling factors {h}x{v}, only 1 to 4 are allowed")
     table_ids = frozenset(components[2::3])
-    if max(table_ids) > 3:
-        raise JpegFormatError(f"SOF names quantization table {max(table_ids)}, there are 0 to 3")
     return _subsampling_name(factors), components[2], table_ids
 
 

@@ -199,7 +199,7 @@ def edited(at: int, new: bytes) -> bytes:
         (edited(SOF + 9, b"\x04"), "need 18"),
         (edited(SOF + 4, b"\x09"), "9-bit"),
         (edited(SOF + 11, b"\x50"), "sampling factors 5x0"),
-        (edited(SOF + 12, b"\x07"), "table 7"),
+        (edited(SOF + 12, b"\x07"), "table 7 but never defines"),
         (edited(SOF + 12, b"\x03"), "table 3 but never defines"),
         (with_declared_size(KINDS["baseline"], 0, 20), "height of 0.*DNL"),
         (with_declared_size(KINDS["baseline"], 20, 0), "width of 0"),
@@ -271,6 +271,30 @@ def test_mutated_headers_raise_nothing_else_and_never_hang() -> None:
         slowest_s = max(slowest_s, time.perf_counter() - start)
     assert read > 1000 < refused
     assert slowest_s < 1.0
+
+
+def test_nothing_that_libjpeg_decodes_without_complaint_is_refused() -> None:
+    rng = np.random.default_rng(11)
+    originals = list(every_kind(photo(24, 33)).values())
+    refused = same_size = 0
+    for index in range(4000):
+        jpeg = originals[index % len(originals)]
+        data = mutate(jpeg, scan_jpeg(jpeg).scan_offset, rng)
+        try:
+            size = turbojpeg.decompress_header(data)
+            libjpeg_error = strict_decode_error(data)
+        except RuntimeError as error:
+            libjpeg_error = str(error)
+        try:
+            header = scan_jpeg(data)
+        except JpegFormatError:
+            refused += 1
+            assert libjpeg_error is not None
+            continue
+        if libjpeg_error is None:
+            assert (header.width, header.height) == (size["width"], size["height"])
+            same_size += 1
+    assert refused > 500 < same_size
 
 
 @pytest.mark.parametrize(
