@@ -257,7 +257,7 @@ def test_mutated_headers_raise_nothing_else_and_never_hang() -> None:
     for index in range(12_000):
         which = index % len(originals)
         data = mutate(originals[which], spans[which], rng)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             header = scan_jpeg(data)
             read += 1
@@ -268,7 +268,7 @@ def test_mutated_headers_raise_nothing_else_and_never_hang() -> None:
             assert 1 <= header.components <= 4
             assert header.width > 0 < header.height
             assert header.scan_offset <= len(data)
-        slowest_s = max(slowest_s, time.perf_counter() - start)
+        slowest_s = max(slowest_s, time.process_time() - start)
     assert read > 1000 < refused
     assert slowest_s < 1.0
 
@@ -317,7 +317,7 @@ def test_time_is_linear_in_hostile_bytes(filler: bytes) -> None:
         KINDS["baseline"][:2],
         KINDS["baseline"][: scan_jpeg(KINDS["baseline"]).scan_offset],
     )
-    begin = time.perf_counter()
+    begin = time.process_time()
     for head in (start, scan):
         data = head + filler * (2_000_000 // len(filler))
         try:
@@ -326,7 +326,7 @@ def test_time_is_linear_in_hostile_bytes(filler: bytes) -> None:
             check_integrity(data, header, "fast", max_pixels=0)
         except JpegFormatError:
             pass
-    assert time.perf_counter() - begin < 2.0
+    assert time.process_time() - begin < 2.0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -430,7 +430,7 @@ def test_scan_costs_microseconds() -> None:
 
 
 def _seconds_of_100_scans(jpeg: bytes) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(100):
         scan_jpeg(jpeg)
-    return time.perf_counter() - start
+    return time.process_time() - start
