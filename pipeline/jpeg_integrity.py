@@ -33,7 +33,7 @@ def find_zero_hole(data: bytes, header: "JpegHeader") -> int | None:
     """Offset of the first `ZERO_HOLE_BYTES` zero bytes between the first scan and its EOI, or None.
 
     A suspicion only: flat pictures with optimised Huffman tables and progressive scans of flat
-    planes hold such runs too. About 6 µs for 100 KB.
+    planes hold such runs too. About 12 µs for 100 KB.
     """
     hole = data.find(bytes(ZERO_HOLE_BYTES), header.scan_offset)
     if hole < 0 or data.find(b"\xff\xd9", header.scan_offset, hole) >= 0:
@@ -66,7 +66,7 @@ def check_integrity(
     Args:
         data: the whole file.
         header: `scan_jpeg(data)`.
-        level: "off" checks nothing. "fast" (under 0.2 ms) finds a missing end, a broken marker
+        level: "off" checks nothing. "fast" (80 µs for 100 KB) finds a missing end, a broken marker
             structure, and zero-filled holes; a hole counts only when a strict decode complains
             too. "full" strictly decodes every image, which also finds most bit flips and scans
             that were cut and closed again.
