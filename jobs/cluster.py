@@ -69,7 +69,7 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
 
 
 def make_pool(
-    *, use_gpus: bool, workers: int | None, cpus_per_worker: int | None, num_shards: int
+    *, device: str, workers: int | None, cpus_per_worker: int | None, num_shards: int
 ) -> Pool:
     """The workers for a job on the connected cluster; None chooses.
 
@@ -78,7 +78,9 @@ def make_pool(
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    num_gpus = 1 if use_gpus and gpus else 0
+    if device == "cuda" and not gpus:
+        raise ClusterError("--device cuda: the cluster has no GPU; use --device cpu")
+    num_gpus = 1 if device != "cpu" and gpus else 0
     num_cpus = cpus_per_worker or (max(1, cpus // gpus) if num_gpus else 1)
     most = gpus if num_gpus else cpus // num_cpus
     if most < 1:

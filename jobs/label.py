@@ -10,7 +10,7 @@ from typing import Any
 from jobs.cluster import ClusterError, cluster, make_pool, run_shards
 from jobs.command_line import parse
 from jobs.progress import Progress
-from jobs.run_record import open_run, require_same_model, start_run
+from jobs.run_record import open_run, record_model, start_run
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
 from jobs.summary import COMPLETE, Summary, committed_shards, finished_summary, write_summary
@@ -28,12 +28,15 @@ def label(settings: LabelSettings) -> Summary:
     the summary; committed shards stay.
     """
     began = time.time()
+    settings = settings.located()
     output = OutputFolder(settings.output)
     record = open_run(output, settings)
     if record is not None and (summary := finished_summary(output)):
         _say(f"{output.path} is complete ({summary.images} images): nothing to do")
         return summary
-    record = _prepare(output, settings, record)
+    if record is None:
+        record = _prepare(output, settings)
+    output.clean()
     sizes = Plan(output).size.images_per_shard
     done = committed_shards(output, len(sizes))
     if done:
@@ -43,8 +46,10 @@ def label(settings: LabelSettings) -> Summary:
     exit_reason = COMPLETE
     try:
         with Progress(sum(sizes), sum(sizes[shard] for shard in done), settings.progress) as bar:
-            for commit in _run(settings, record["run_id"], todo):
+            for commit in _run(settings, record, todo):
                 records.append(commit)
+                if record_model(output, record, commit.model):
+                    _warn_of_untrained(commit.model)
                 bar.add(sizes[commit.shard], commit)
     except KeyboardInterrupt:
         exit_reason = "interrupted"
@@ -53,39 +58,42 @@ def label(settings: LabelSettings) -> Summary:
     return write_summary(output, record["run_id"], records, began=began, exit_reason=exit_reason)
 
 
-def _prepare(
-    output: OutputFolder, settings: LabelSettings, record: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Find a user's mistakes while nothing is scheduled, and freeze a new run's plan."""
-    # PyTorch takes seconds to import: a mistake in the settings is reported before that.
-    from jobs.model import check_model, versions
-
+def _prepare(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
+    """Freeze a new run's plan and write its record."""
     output.create()
-    model = check_model(settings)
-    if model["afd"] == "untrained":
-        _say(f"no trained AFD-Module for {settings.backbone}: labels are its own, drift is null")
-    output.clean()
-    if record is not None:
-        require_same_model(output, record, model)
-        return record
     write_plan(output, list_images(settings.input), settings.images_per_shard)
-    return start_run(output, settings, model, versions())
+    return start_run(output, settings)
 
 
-def _run(settings: LabelSettings, run_id: str, todo: Sequence[int]) -> Iterator[CommitRecord]:
+def _run(
+    settings: LabelSettings, run: dict[str, Any], todo: Sequence[int]
+) -> Iterator[CommitRecord]:
     """Label the shards that are left; yields a record as each ends."""
     if not todo:
         return
     with cluster(settings.address):
         pool = make_pool(
-            use_gpus=settings.device != "cpu",
+            device=settings.device,
             workers=_chosen(settings.workers),
             cpus_per_worker=_chosen(settings.cpus_per_worker),
             num_shards=len(todo),
         )
-        arguments = {"settings": settings, "run_id": run_id, "num_threads": pool.num_cpus}
+        arguments = {
+            "settings": settings,
+            "run_id": run["run_id"],
+            "expected_model": run["model"],
+            "num_threads": pool.num_cpus,
+        }
         for record in run_shards(todo, ShardLabeler, arguments, pool):
             yield CommitRecord(**record)
+
+
+def _warn_of_untrained(model: dict[str, Any]) -> None:
+    if model["afd"] == "untrained":
+        _say(
+            f"no trained AFD-Module ships for {model['backbone']}: the labels are the backbone's"
+            " own, the drift columns are null"
+        )
 
 
 def _chosen(value: int | str) -> int | None:

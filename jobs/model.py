@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -17,31 +16,22 @@ from jobs.settings import LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry
 
-_RECORDED_PACKAGES = ("afd-label", "torch", "nvidia-dali-cuda130", "ray", "pyarrow")
 _BATCH_SIZE = {"cuda": 256, "cpu": 32}
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a worker holds: see `pipeline.label_shard`. `facts` go into each part's metadata."""
+    """What a worker holds: see `pipeline.label_shard`.
+
+    facts: the weights' names and digests: these must not change between a run and its continuation.
+    host: the device and the precision that this worker chose.
+    """
 
     decoder: Decoder
     predictor: Predictor
     class_names: tuple[str, ...] | None
     facts: dict[str, Any]
-
-
-def check_model(settings: LabelSettings) -> dict[str, Any]:
-    """Load what the settings name, to find a mistake before anything is scheduled.
-
-    Returns the facts that must not change between a run and its continuation.
-    Raises ValueError, worded for the user.
-    """
-    backbone, _, checkpoint = _load(settings)
-    _geometry(settings, backbone.preprocessing)
-    if settings.address == "local":
-        resolve_precision(settings.precision, resolve_device(settings.device))
-    return _facts(backbone, checkpoint, settings)
+    host: dict[str, str]
 
 
 def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
@@ -72,19 +62,13 @@ def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
         half=precision == torch.float16,
         hw_decoder_load=settings.hw_decoder_load,
     )
-    facts = {
-        **_facts(backbone, checkpoint, settings),
+    host = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(precision).removeprefix("torch."),
-        "versions": versions(),
     }
+    facts = _facts(backbone, checkpoint, settings)
     decoder = Decoder(_geometry(settings, backbone.preprocessing), options)
-    return Model(decoder, predictor, backbone.class_names, facts)
-
-
-def versions() -> dict[str, str]:
-    """The installed versions of what the labels depend on."""
-    return {package: version(package) for package in _RECORDED_PACKAGES}
+    return Model(decoder, predictor, backbone.class_names, facts, host)
 
 
 def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, CheckpointFacts | None]:

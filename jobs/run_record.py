@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs.settings import LabelSettings
 from pipeline.output import RUN, OutputError, OutputFolder
 from pipeline.records import SCHEMA_VERSION
 
+_RECORDED_PACKAGES = ("afd-label", "nvidia-dali-cuda130", "pyarrow", "ray", "timm", "torch")
+
 
 def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | None:
     """The record of the run in the output folder, or None when there is none.
 
-    Raises OutputError when the folder holds another run, or something else altogether.
+    Raises OutputError when the folder holds a run with other settings, or labels of no known run.
     """
     record = output.read_json(RUN)
     if record is None:
@@ -22,40 +26,54 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
                 f"{str(output.path)!r} holds labels but no {RUN}: choose another --output"
             )
         return None
-    _require_same(output, "settings", record.get("settings", {}), settings.row_settings)
+    if changed := differences(record.get("settings", {}), settings.row_settings):
+        raise OutputError(
+            f"{str(output.path)!r} holds a run with other settings: {changed}."
+            " Use the same, or another --output"
+        )
     return record
 
 
-def start_run(
-    output: OutputFolder, settings: LabelSettings, model: dict[str, Any], versions: dict[str, str]
-) -> dict[str, Any]:
-    """Record a new run; it is written after the plan, so a run that has a record has a plan."""
+def start_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
+    """Record a new run; called after its plan is written, so a run with a record has a plan."""
     record = {
         "run_id": uuid.uuid4().hex,
         "schema_version": SCHEMA_VERSION,
         "settings": settings.row_settings,
-        "model": model,
-        "versions": versions,
+        "model": None,
+        "versions": versions(),
     }
     output.write_json(RUN, record)
     return record
 
 
-def require_same_model(output: OutputFolder, record: dict[str, Any], model: dict[str, Any]) -> None:
-    """Refuse to continue with weights that have changed under the same name."""
-    _require_same(output, "model", record.get("model", {}), model)
+def record_model(output: OutputFolder, record: dict[str, Any], model: dict[str, Any]) -> bool:
+    """Add what the first worker found the model to be; a continuation must find the same.
+
+    Returns whether it was not known before.
+    """
+    if record["model"] is not None or not model:
+        return False
+    record["model"] = model
+    output.write_json(RUN, record)
+    return True
 
 
-def _require_same(
-    output: OutputFolder, what: str, before: dict[str, Any], now: dict[str, Any]
-) -> None:
-    differences = [
+def versions() -> dict[str, str]:
+    """The versions of what the labels depend on, as far as installed here; imports none of it."""
+    found = {}
+    for package in _RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a driver may do without the workers' packages
+            continue
+    return found
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two records, in words; empty when nothing does."""
+    return "; ".join(
         f"{name.replace('_', '-')} was {before.get(name)!r}, is now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
-    ]
-    if differences:
-        raise OutputError(
-            f"{str(output.path)!r} holds a run with another {what}: {'; '.join(differences)}."
-            " Use the same, or another --output"
-        )
+    )

@@ -6,7 +6,8 @@ names. `jobs.command_line` turns a class into a parser.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, field
+import os
+from dataclasses import MISSING, asdict, dataclass, field, replace
 from typing import Any, Literal
 
 REQUIRED = MISSING
@@ -107,6 +108,21 @@ class LabelSettings:
             _require_positive(self, name)
         if not 0.0 <= self.hw_decoder_load <= 1.0:
             raise ValueError(f"--hw-decoder-load {self.hw_decoder_load} is not between 0 and 1")
+
+    def located(self) -> LabelSettings:
+        """The same with absolute paths: a worker may run in another folder.
+
+        Raises ValueError when the file of weights is missing.
+        """
+        paths = {"input": self.input, "output": self.output}
+        for name in ("weights", "afd"):
+            value = getattr(self, name)
+            if os.path.isfile(value):
+                paths[name] = value
+            elif os.sep in value:
+                raise ValueError(f"--{name} {value!r}: no such file")
+        absolute = {n: v if "://" in v else os.path.abspath(v) for n, v in paths.items()}
+        return replace(self, **absolute)
 
     @property
     def row_settings(self) -> dict[str, Any]:

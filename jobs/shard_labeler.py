@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from jobs.model import load_model
+from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
-from pipeline.label_shard import label_shard
 from pipeline.output import OutputFolder
-from pipeline.screen import Limits
 from pipeline.shards import Plan, part_name, part_path
 from pipeline.sink import read_facts, write_part
 
@@ -23,25 +22,52 @@ class CommitRecord:
     """What a worker tells the driver about a shard. `error` is None when its part is committed.
 
     started_at: seconds since the epoch. seconds: see `LabelledShard`, and `write`.
+    model: the facts of the model that the worker holds.
     """
 
     shard: int
     started_at: float
     counts: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
 
 class ShardLabeler:
     """Built once in each worker process; called by Ray Data with one shard descriptor at a time."""
 
-    def __init__(self, settings: LabelSettings, run_id: str, num_threads: int) -> None:
+    def __init__(
+        self,
+        settings: LabelSettings,
+        run_id: str,
+        expected_model: Mapping[str, Any] | None,
+        num_threads: int,
+    ) -> None:
+        """expected_model: the facts of the model that the run was begun with, if it is known.
+
+        Raises ValueError, worded for the user, when the model cannot be built or is another one.
+        """
+        # Imported here: the driver imports this module too, and does without PyTorch and DALI,
+        # which take longer to import than everything else takes to start.
+        from jobs.model import load_model
+        from pipeline.label_shard import label_shard
+        from pipeline.screen import Limits
+
+        self._label_shard = label_shard
         self._settings = settings
         self._output = OutputFolder(settings.output)
         self._plan = Plan(self._output)
         self._limits = Limits(settings.max_pixels, settings.integrity)
         self._model = load_model(settings, num_threads=num_threads)
-        self._facts = {"run_id": run_id, "settings": asdict(settings), **self._model.facts}
+        if expected_model and (changed := differences(expected_model, self._model.facts)):
+            raise ValueError(f"the model is not the one the run was begun with: {changed}")
+        self._facts = {
+            "run_id": run_id,
+            "settings": asdict(settings),
+            **self._model.facts,
+            **self._model.host,
+            "versions": versions(),
+        }
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """{"shard": (1,)} -> {"record": [JSON of a `CommitRecord`]}. Never raises for a shard."""
@@ -73,7 +99,7 @@ class ShardLabeler:
         path = part_path(self._output, shard)
         if path.exists():  # committed by a worker that died before it could say so
             return CommitRecord(shard, started_at, read_facts(path)["counts"])
-        labelled = label_shard(
+        labelled = self._label_shard(
             self._plan.shard(shard),
             decoder=self._model.decoder,
             classifier=self._model.predictor,
@@ -85,7 +111,7 @@ class ShardLabeler:
         facts = {**self._facts, "counts": labelled.counts, "seconds": labelled.seconds}
         write_part(path, labelled.table, facts)
         seconds = {**labelled.seconds, "write": time.perf_counter() - began}
-        return CommitRecord(shard, started_at, labelled.counts, seconds)
+        return CommitRecord(shard, started_at, labelled.counts, seconds, self._model.facts)
 
 
 def _one_line(error: BaseException) -> str:

@@ -123,7 +123,7 @@ def _list_tar(path: str) -> Iterator[ImageRef]:
         # Opened without decompression: a member's bytes are then a plain range of the file.
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                archive.members = []  # tarfile keeps every header otherwise
+                archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
                 if member.isfile():
                     yield ImageRef(
                         uri=f"{uri}#{_printable(member.name)}",

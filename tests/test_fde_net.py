@@ -1,0 +1,65 @@
+"""FDE-Net: the map's shape, range and meaning."""
+
+import pytest
+import torch
+
+from afd_model.fde_net import FDM_KINDS, FDENet
+
+SHAPES = {
+    "channel": (2, 6, 1, 1),
+    "spatial": (2, 1, 9, 12),
+    "both": (2, 6, 9, 12),
+    "full": (2, 6, 9, 12),
+}
+
+
+def random_dct(scale: float = 30.0) -> torch.Tensor:
+    return torch.randn(2, 192, 4, 6, generator=torch.Generator().manual_seed(0)) * scale
+
+
+@pytest.mark.parametrize("kind", FDM_KINDS)
+def test_shape_and_range(kind: str) -> None:
+    fdm = FDENet(6, hidden=8, kind=kind)(random_dct(), (9, 12))
+    assert fdm.shape == SHAPES[kind]
+    assert fdm.min() > 0
+    assert fdm.max() < 1
+
+
+@pytest.mark.parametrize("kind", FDM_KINDS)
+def test_fused_is_the_same_map(kind: str) -> None:
+    net = FDENet(6, hidden=8, kind=kind).double()
+    dct = random_dct().double()
+    expected = net(dct, (9, 12))
+    net.fuse()
+    net.fuse()
+    torch.testing.assert_close(net(dct, (9, 12)), expected)
+
+
+def test_the_channel_gate_ignores_where_and_the_spatial_map_does_not() -> None:
+    dct = random_dct()
+    moved = dct.flip(3)
+    channel = FDENet(6, hidden=8, kind="channel")
+    torch.testing.assert_close(channel(moved, (4, 6)), channel(dct, (4, 6)))
+    spatial = FDENet(6, hidden=8, kind="spatial")
+    torch.testing.assert_close(spatial(moved, (4, 6)), spatial(dct, (4, 6)).flip(3))
+    assert not torch.allclose(spatial(moved, (4, 6)), spatial(dct, (4, 6)))
+
+
+def test_the_input_of_a_photograph_is_standardised() -> None:
+    data = pytest.importorskip("skimage.data")
+    from afd_model.dct import block_dct
+
+    photos = [data.astronaut(), data.chelsea()[:296, :448], data.coffee()]
+    spreads = []
+    for photo in photos:
+        dct = block_dct(torch.from_numpy(photo).permute(2, 0, 1)[None].float())
+        spreads.append((dct[0] * FDENet(4).inverse_scale[:, None, None]).std((1, 2)))
+    spread = torch.stack(spreads).mean(0)
+    # Raw, the same figure runs over three decades.
+    assert spread.max() / spread.min() < 30
+    assert 0.1 < spread.median() < 10
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown FDM kind 'depth'"):
+        FDENet(4, kind="depth")  # type: ignore[arg-type]
