@@ -31,6 +31,19 @@ class Pool:
 
 
 @contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """Drop what native code prints to standard error; Python's exceptions still say what is wrong."""
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+@contextmanager
 def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
     """A connection to Ray for the length of the block.
 
@@ -42,17 +55,16 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
     # actor's arguments) would break up the progress line.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"address": address}
+    if address == "local":
+        options |= {
+            "num_cpus": num_cpus,
+            "include_dashboard": False,
+            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
+        }
     try:
-        if address == "local":
-            ray.init(
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
-                **quiet,
-            )
-        else:
-            ray.init(address=address, **quiet)
+        with _silenced_stderr():  # the log level's own notice
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise ClusterError(
             f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"

@@ -20,13 +20,14 @@ _Settings = TypeVar("_Settings")
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 _UNKNOWN_KEY = re.compile(r"(?:Option|Key) [\"']([\w.]+)[\"'] is not (?:accepted|expected)")
 _BAD_VALUE = re.compile(r"Parser key \"(\w+)\":.*?(?:Got|Given) value: (.*)", re.DOTALL)
-_MISSING = re.compile(r"(?:Key|option) [\"'](\w+)[\"'] is required", re.IGNORECASE)
+_MISSING = re.compile(r"arguments are required: (.*)", re.IGNORECASE)
 
 
 class _Parser(ArgumentParser):
     """Reports a user's mistake in one line that names the value and the way out; exits with 2."""
 
     settings_class: type
+    positional: Sequence[str]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         sys.stderr.write(f"{self.prog}: {self._one_line(message)}\n")
@@ -46,12 +47,10 @@ class _Parser(ArgumentParser):
             near = nearest(given, _choices(hint))
             return f"{_flag(match[1])} {given!r} is not {_described(hint)}{near}"
         if match := _MISSING.search(message):
-            return f"{match[1].upper()} is missing: {self.usage_hint(match[1])}"
+            names = [name.lstrip("-") for name in match[1].split(", ")]
+            missing = [n.upper() if n in self.positional else _flag(n) for n in names]
+            return f"missing {' and '.join(missing)}; --help explains them"
         return " ".join(message.split())
-
-    def usage_hint(self, name: str) -> str:
-        field = next(f for f in dataclasses.fields(self.settings_class) if f.name == name)
-        return f"give {_flag(name)}, the {field.metadata['help'].partition(';')[0]}"
 
 
 def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> ArgumentParser:
@@ -60,7 +59,7 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
     The keys of the YAML file are the field names.
     """
     parser = _Parser(prog=prog, description=settings_class.__doc__)
-    parser.settings_class = settings_class
+    parser.settings_class, parser.positional = settings_class, positional
     parser.add_argument(
         "--config", action=ActionConfigFile, help="YAML file of settings; flags override it"
     )
@@ -105,17 +104,21 @@ def nearest(value: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
+
+
 def _choices(hint: Any) -> list[str]:
     """The words that a type allows."""
     if typing.get_origin(hint) is typing.Literal:
         return [str(choice) for choice in typing.get_args(hint)]
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if _is_union(hint):
         return [choice for part in typing.get_args(hint) for choice in _choices(part)]
     return []
 
 
 def _described(hint: Any) -> str:
     numbers = {int: "a whole number", float: "a number"}
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
     parts = [numbers[kind] for kind in kinds if kind in numbers] + _choices(hint)
     return "one of: " + ", ".join(parts) if len(parts) > 1 else "".join(parts) or "valid"

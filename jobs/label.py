@@ -54,6 +54,8 @@ def label(settings: LabelSettings) -> Summary:
     except KeyboardInterrupt:
         exit_reason = "interrupted"
     except ClusterError as error:
+        if not records:  # nothing is labelled: the run did not start
+            raise
         exit_reason = str(error)
     return write_summary(output, record["run_id"], records, began=began, exit_reason=exit_reason)
 
@@ -85,7 +87,10 @@ def _run(
             "num_threads": pool.num_cpus,
         }
         for record in run_shards(todo, ShardLabeler, arguments, pool):
-            yield CommitRecord(**record)
+            commit = CommitRecord(**record)
+            if commit.fatal is not None:
+                raise ClusterError(commit.fatal)
+            yield commit
 
 
 def _warn_of_untrained(model: dict[str, Any]) -> None:

@@ -17,15 +17,16 @@ _RECORDED_PACKAGES = ("afd-label", "nvidia-dali-cuda130", "pyarrow", "ray", "tim
 def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | None:
     """The record of the run in the output folder, or None when there is none.
 
+    A run that has committed nothing may begin anew with other settings.
     Raises OutputError when the folder holds a run with other settings, or labels of no known run.
     """
     record = output.read_json(RUN)
+    if not any(output.labels.glob("part-*.parquet")):
+        return record if record and record.get("settings") == settings.row_settings else None
     if record is None:
-        if any(output.labels.glob("part-*.parquet")):
-            raise OutputError(
-                f"{str(output.path)!r} holds labels but no {RUN}: choose another --output"
-            )
-        return None
+        raise OutputError(
+            f"{str(output.path)!r} holds labels but no {RUN}: choose another --output"
+        )
     if changed := differences(record.get("settings", {}), settings.row_settings):
         raise OutputError(
             f"{str(output.path)!r} holds a run with other settings: {changed}."

@@ -121,7 +121,9 @@ class LabelSettings:
                 paths[name] = value
             elif os.sep in value:
                 raise ValueError(f"--{name} {value!r}: no such file")
-        absolute = {n: v if "://" in v else os.path.abspath(v) for n, v in paths.items()}
+        absolute: dict[str, Any] = {
+            name: path if "://" in path else os.path.abspath(path) for name, path in paths.items()
+        }
         return replace(self, **absolute)
 
     @property

@@ -22,7 +22,7 @@ class CommitRecord:
     """What a worker tells the driver about a shard. `error` is None when its part is committed.
 
     started_at: seconds since the epoch. seconds: see `LabelledShard`, and `write`.
-    model: the facts of the model that the worker holds.
+    model: the facts of the model that the worker holds. fatal: why no shard can be labelled.
     """
 
     shard: int
@@ -31,10 +31,15 @@ class CommitRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    fatal: str | None = None
 
 
 class ShardLabeler:
-    """Built once in each worker process; called by Ray Data with one shard descriptor at a time."""
+    """Built once in each worker process; called by Ray Data with one shard descriptor at a time.
+
+    It never raises: Ray would retry, and print its own traceback. A model that cannot be built is
+    reported by the first record instead, as `fatal`.
+    """
 
     def __init__(
         self,
@@ -43,18 +48,25 @@ class ShardLabeler:
         expected_model: Mapping[str, Any] | None,
         num_threads: int,
     ) -> None:
-        """expected_model: the facts of the model that the run was begun with, if it is known.
+        """expected_model: the facts of the model that the run was begun with, if it is known."""
+        self._settings = settings
+        self._fatal: str | None = None
+        try:
+            self._load(run_id, expected_model, num_threads)
+        except Exception as error:
+            self._fatal = str(error) if isinstance(error, ValueError) else _one_line(error)
 
-        Raises ValueError, worded for the user, when the model cannot be built or is another one.
-        """
+    def _load(
+        self, run_id: str, expected_model: Mapping[str, Any] | None, num_threads: int
+    ) -> None:
         # Imported here: the driver imports this module too, and does without PyTorch and DALI,
         # which take longer to import than everything else takes to start.
         from jobs.model import load_model
         from pipeline.label_shard import label_shard
         from pipeline.screen import Limits
 
+        settings = self._settings
         self._label_shard = label_shard
-        self._settings = settings
         self._output = OutputFolder(settings.output)
         self._plan = Plan(self._output)
         self._limits = Limits(settings.max_pixels, settings.integrity)
@@ -71,7 +83,11 @@ class ShardLabeler:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """{"shard": (1,)} -> {"record": [JSON of a `CommitRecord`]}. Never raises for a shard."""
-        record = self._label(int(batch["shard"][0]))
+        shard = int(batch["shard"][0])
+        if self._fatal is not None:
+            record = CommitRecord(shard, time.time(), fatal=self._fatal)
+        else:
+            record = self._label(shard)
         return {"record": [json.dumps(asdict(record))]}
 
     def _label(self, shard: int) -> CommitRecord:
