@@ -157,7 +157,9 @@ def test_a_fine_tuned_file_brings_its_own_classes(
         torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, path)
     backbone = load_backbone("squeezenet1_1", path)
     assert backbone.module(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
-    assert torch.equal(backbone.module.state_dict()["classifier.1.bias"], state["classifier.1.bias"])
+    assert torch.equal(
+        backbone.module.state_dict()["classifier.1.bias"], state["classifier.1.bias"]
+    )
     assert backbone.class_names is None
     assert backbone.weights_sha256 is not None
 
@@ -201,6 +203,6 @@ def test_a_failed_download_names_the_way_out(monkeypatch: pytest.MonkeyPatch) ->
         raise OSError("<urlopen error Name or service not known>\nmore")
 
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", refuse)
-    with pytest.raises(ValueError, match="urlopen error.*--weights FILE") as caught:
+    with pytest.raises(ValueError, match=r"urlopen error.*--weights FILE") as caught:
         load_backbone("squeezenet1_1")
     assert "\n" not in str(caught.value)

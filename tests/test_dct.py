@@ -1,5 +1,7 @@
 """The DCT reference against scipy and Pillow."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.fft
@@ -45,7 +47,7 @@ def test_the_basis_is_orthonormal() -> None:
 def test_zigzag_walks_the_anti_diagonals() -> None:
     assert sorted(ZIGZAG) == list(range(64))
     places = [divmod(index, 8) for index in ZIGZAG]
-    for (v, h), (next_v, next_h) in zip(places, places[1:], strict=False):
+    for (v, h), (next_v, next_h) in pairwise(places):
         same = v + h == next_v + next_h
         assert abs(v - next_v) <= 1
         assert abs(h - next_h) <= 1

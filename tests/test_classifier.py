@@ -1,0 +1,108 @@
+"""The classifier around the AFD-Module: where it sits, what it leaves alone, what compiles."""
+
+import warnings
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from afd_model.afd_module import AFDConfig, AFDModule, config_for
+from afd_model.backbones import Backbone, load_backbone
+from afd_model.classifier import AFDClassifier
+from afd_model.drift import drift
+
+
+@cache
+def backbone(name: str = "resnet18") -> Backbone:
+    return load_backbone(name, "none")
+
+
+def trained(model: Backbone, **changes: object) -> AFDModule:
+    torch.manual_seed(0)
+    module = AFDModule(replace(config_for(model, "paper"), width=4, fde_hidden=8, **changes))
+    for parameter in module.fe_net.exit.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return module
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(2, 3, 64, 64, generator=generator)
+    return pixels, torch.randn(2, 192, 8, 8, generator=generator) * 20
+
+
+def test_without_a_module_it_is_the_backbone() -> None:
+    classifier = AFDClassifier(backbone(), None)
+    output = classifier(*inputs())
+    assert torch.equal(output.logits, backbone().module(inputs()[0]))
+    assert torch.equal(output.drift_angle_deg, torch.zeros(2))
+
+
+def test_the_enhanced_features_are_what_the_rest_of_the_backbone_sees() -> None:
+    model = backbone()
+    afd = trained(model)
+    pixels, dct = inputs()
+    found = AFDClassifier(model, afd).features(pixels, dct)
+    net = model.module
+    stem = net.relu(net.bn1(net.conv1(pixels)))
+    torch.testing.assert_close(found.before, stem)
+    torch.testing.assert_close(found.after, afd(stem, dct)[0])
+    x = net.layer4(net.layer3(net.layer2(net.layer1(net.maxpool(found.after)))))
+    torch.testing.assert_close(found.logits, net.fc(net.avgpool(x).flatten(1)))
+    assert not torch.allclose(found.logits, net(pixels), rtol=1e-3)
+
+
+def test_drift_is_between_the_stems_features_before_and_after() -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone()))
+    output, seen = classifier(*inputs()), classifier.features(*inputs())
+    expected = drift(seen.before, seen.after)
+    torch.testing.assert_close(output.drift_angle_deg, expected.angle_deg)
+    torch.testing.assert_close(output.drift_energy, expected.energy)
+    assert output.drift_angle_deg.min() > 0
+
+
+def test_the_bare_backbone_stays_at_hand_and_the_given_one_untouched() -> None:
+    model = backbone()
+    keys = list(model.module.state_dict())
+    classifier = AFDClassifier(model, trained(model))
+    pixels, dct = inputs()
+    classifier(pixels, dct)
+    bare = classifier.bare(pixels)
+    assert torch.equal(bare.logits, model.module(pixels))
+    assert bare.before is bare.after
+    assert list(model.module.state_dict()) == keys
+    shared = {p.data_ptr() for p in model.module.parameters()}
+    assert {p.data_ptr() for p in classifier.backbone.parameters()} == shared
+
+
+def test_training_mode_leaves_the_backbones_statistics_alone() -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone())).train()
+    assert classifier.afd is not None
+    assert classifier.afd.training
+    assert not any(module.training for module in classifier.backbone.modules())
+
+
+def test_the_module_is_saved_once() -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone()))
+    assert not [key for key in classifier.state_dict() if "afd" in key and key[:4] != "afd."]
+
+
+def test_a_module_for_other_features_is_refused() -> None:
+    with pytest.raises(ValueError, match="for 7 stem channels; resnet18 has 64"):
+        AFDClassifier(backbone(), AFDModule(AFDConfig(stem_channels=7, stem_stride=2)))
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_exports_and_compiles_without_graph_breaks(*, light: bool) -> None:
+    shape = {"reduction": 4, "levels": 0, "fdm_on": "bottleneck"} if light else {}
+    classifier = AFDClassifier(backbone(), trained(backbone(), **shape)).eval()
+    pixels, dct = inputs()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = classifier(pixels, dct)
+        exported = torch.export.export(classifier, (pixels, dct)).module()(pixels, dct)
+        compiled = torch.compile(classifier, fullgraph=True, backend="eager")(pixels, dct)
+    for found in (exported, compiled):
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b)

@@ -1,0 +1,149 @@
+"""The drift scores against their definitions."""
+
+import math
+
+import pytest
+import torch
+
+from afd_model.drift import (
+    FLIP_FEATURES,
+    FlipModel,
+    drift,
+    drift_angle_deg,
+    drift_energy,
+    entropy,
+    flip_features,
+    flip_probability,
+)
+
+
+def by_definition(f: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """DESIGN.md's formulas, in float64, with acos."""
+    f, g = f.double(), g.double()
+    cosine = (f * g).sum(1) / (f.norm(dim=1) * g.norm(dim=1))
+    weight = g.norm(dim=1)
+    angle = (weight * torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))).sum((1, 2))
+    energy = (g - f).flatten(1).norm(dim=1) / f.flatten(1).norm(dim=1)
+    return angle / weight.sum((1, 2)), energy
+
+
+def features(seed: int = 0, shape: tuple[int, ...] = (3, 16, 9, 7)) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("step", [3.0, 0.3, 1e-2, 1e-3])
+def test_equals_the_definition(step: float) -> None:
+    f = features()
+    g = f + step * features(1)
+    angle, energy = by_definition(f, g)
+    found = drift(f, g)
+    torch.testing.assert_close(found.angle_deg.double(), angle, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.energy.double(), energy, rtol=1e-4, atol=1e-6)
+    assert torch.equal(drift_angle_deg(f, g), found.angle_deg)
+    assert torch.equal(drift_energy(f, g), found.energy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_identical_features_have_not_drifted_at_all(dtype: torch.dtype) -> None:
+    f = (features() * 10).to(dtype)
+    found = drift(f, f.clone())
+    assert torch.equal(found.angle_deg, torch.zeros(3))
+    assert torch.equal(found.energy, torch.zeros(3))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_half_precision_features_are_scored_in_float32(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    f = (features() * 100).to(dtype)
+    g = (f.float() + 5 * features(1)).to(dtype)
+    angle, energy = by_definition(f, g)
+    found = drift(f, g)
+    assert found.angle_deg.dtype == found.energy.dtype == torch.float32
+    torch.testing.assert_close(found.angle_deg.double(), angle, rtol=tolerance, atol=0)
+    torch.testing.assert_close(found.energy.double(), energy, rtol=tolerance, atol=0)
+
+
+def test_known_angles() -> None:
+    f = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
+    for degrees in (0.0, 1e-2, 1.0, 60.0, 90.0, 179.0):
+        turn = math.radians(degrees)
+        g = 2 * torch.tensor([math.cos(turn), math.sin(turn)]).reshape(1, 2, 1, 1)
+        assert drift_angle_deg(f, g).item() == pytest.approx(degrees, rel=1e-3, abs=0.05)
+    torch.testing.assert_close(drift_energy(f, 3 * f), torch.tensor([2.0]))
+
+
+def test_the_angle_does_not_see_scale_and_weighs_by_the_enhanced_norm() -> None:
+    f, g = features(), features(1)
+    torch.testing.assert_close(
+        drift_angle_deg(f * 7, g * 3), drift_angle_deg(f, g), rtol=1e-4, atol=0
+    )
+    f = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).reshape(1, 2, 1, 2)
+    g = torch.tensor([[3.0, 0.0], [0.0, 1.0]]).reshape(1, 2, 1, 2)  # 0 deg weighs 3, 90 deg 1.
+    assert drift_angle_deg(f, g).item() == pytest.approx(22.5, abs=1e-3)
+
+
+def test_zero_features_give_numbers() -> None:
+    zero, f = torch.zeros(1, 4, 2, 2), features(shape=(1, 4, 2, 2))
+    for before, after in ((zero, zero), (zero, f), (f, zero)):
+        found = drift(before, after)
+        assert found.angle_deg.item() == 0
+        assert found.energy.isfinite().all()
+    assert drift_energy(f, zero).item() == pytest.approx(1)
+
+
+def test_images_do_not_mix() -> None:
+    f, g = features(), features(1)
+    whole = drift(f, g)
+    for k in range(3):
+        alone = drift(f[k : k + 1], g[k : k + 1])
+        torch.testing.assert_close(alone.angle_deg, whole.angle_deg[k : k + 1])
+
+
+def test_entropy_runs_from_zero_to_one() -> None:
+    torch.testing.assert_close(entropy(torch.full((1, 10), 0.1)), torch.ones(1))
+    torch.testing.assert_close(entropy(torch.eye(4)[:1]), torch.zeros(1))
+
+
+def flip_model(**coefficients: float) -> FlipModel:
+    count = len(FLIP_FEATURES)
+    values = tuple(coefficients.get(name, 0.0) for name in FLIP_FEATURES)
+    return FlipModel(-0.5, values, means=(1.0,) * count, scales=(2.0,) * count)
+
+
+def flip_inputs(quality: torch.Tensor | None = None) -> torch.Tensor:
+    probabilities = torch.softmax(features(2, (4, 10)), dim=1)
+    dct = features(3, (4, 192, 2, 2)) * 20
+    return flip_features(torch.tensor([0.0, 1.0, 5.0, 30.0]), probabilities, dct, quality)
+
+
+def test_flip_features_are_what_their_names_say() -> None:
+    quality = torch.tensor([7.0, math.nan, 95.0, 50.0])
+    found = flip_inputs(quality)
+    assert found.shape == (4, len(FLIP_FEATURES))
+    column = dict(zip(FLIP_FEATURES, found.T, strict=True))
+    best = torch.softmax(features(2, (4, 10)), dim=1).sort(dim=1, descending=True).values
+    torch.testing.assert_close(column["margin"], best[:, 0] - best[:, 1])
+    luma = (features(3, (4, 192, 2, 2)) * 20)[:, 21:64].abs().mean((1, 2, 3))
+    torch.testing.assert_close(column["luma_high"], torch.log1p(luma))
+    assert column["quality_missing"].tolist() == [0, 1, 0, 0]
+
+
+def test_flip_probability_is_the_logistic_of_standardised_features() -> None:
+    model = flip_model(drift_angle_deg=0.8)
+    found = flip_probability(model, flip_inputs())
+    logits = [-0.5 + 0.8 * (angle - 1) / 2 for angle in (0, 1, 5, 30)]
+    expected = torch.tensor([1 / (1 + math.exp(-x)) for x in logits])
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_missing_quality_counts_as_the_mean_one() -> None:
+    model = flip_model(quality=0.8)
+    missing = flip_probability(model, flip_inputs())
+    mean = flip_probability(model, flip_inputs(torch.ones(4)))
+    torch.testing.assert_close(missing, mean)
+
+
+def test_a_flip_model_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="flip model: 1 coefficients, not 9"):
+        FlipModel(0.0, (1.0,), (0.0,) * 9, (1.0,) * 9)

