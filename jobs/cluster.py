@@ -32,7 +32,7 @@ class Pool:
 
 @contextmanager
 def _silenced_stderr() -> Iterator[None]:
-    """Drop what native code prints to standard error; Python's exceptions still say what is wrong."""
+    """Drop what native code prints to standard error; exceptions still say what is wrong."""
     saved = os.dup(2)
     with open(os.devnull, "wb") as null:
         os.dup2(null.fileno(), 2)

@@ -17,6 +17,7 @@ EXIT_USAGE = 2
 
 _Settings = TypeVar("_Settings")
 
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 _UNKNOWN_KEY = re.compile(r"(?:Option|Key) [\"']([\w.]+)[\"'] is not (?:accepted|expected)")
 _BAD_VALUE = re.compile(r"Parser key \"(\w+)\":.*?(?:Got|Given) value: (.*)", re.DOTALL)
@@ -63,11 +64,14 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
     parser.add_argument(
         "--config", action=ActionConfigFile, help="YAML file of settings; flags override it"
     )
+    _respell_print_config(parser)
     hints = typing.get_type_hints(settings_class)
     for field in dataclasses.fields(settings_class):
         required = field.default is dataclasses.MISSING
         name = field.name if field.name in positional else _flag(field.name)
         extra: dict[str, Any] = {} if required else {"default": field.default}
+        if field.name not in positional and not _is_choice(hints[field.name]):
+            extra["metavar"] = _METAVARS.get(hints[field.name], "VALUE")
         if required and field.name not in positional:
             extra["required"] = True
         text = field.metadata["help"].replace("%", "%%")
@@ -84,14 +88,17 @@ def parse(
 ) -> _Settings:
     """The settings from a command line. A mistake ends the process: one line, exit code 2."""
     parser = make_parser(settings_class, prog, positional)
-    # The library's flag is spelt with an underscore, this command line's are not.
-    spelt = [re.sub(r"^--print-config\b", "--print_config", a) for a in arguments]
-    values = parser.parse_args(spelt)
+    values = parser.parse_args([re.sub("^--print-config", "--print_config", a) for a in arguments])
     known = {field.name for field in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
     try:
         return settings_class(**{k: v for k, v in vars(values).items() if k in known})
     except ValueError as error:
         parser.error(str(error))
+
+
+def _respell_print_config(parser: ArgumentParser) -> None:
+    """Show the library's own flag as this command line spells flags; `parse` respells it back."""
+    parser._option_string_actions["--print_config"].option_strings = ["--print-config"]
 
 
 def _flag(name: str) -> str:
@@ -104,13 +111,17 @@ def nearest(value: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def _is_choice(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Literal
+
+
 def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (types.UnionType, typing.Union)
 
 
 def _choices(hint: Any) -> list[str]:
     """The words that a type allows."""
-    if typing.get_origin(hint) is typing.Literal:
+    if _is_choice(hint):
         return [str(choice) for choice in typing.get_args(hint)]
     if _is_union(hint):
         return [choice for part in typing.get_args(hint) for choice in _choices(part)]

@@ -1,0 +1,122 @@
+"""The compress job: a collection -> the paper's test sets as JPEG files, with a manifest."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.command_line import parse
+from jobs.compress_settings import CompressSettings
+from jobs.run_record import differences
+from pipeline.compressed_sets import MANIFEST_SCHEMA, STAGING, plan_images, write_files
+from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder, written_whole
+from pipeline.records import ImageRef
+from pipeline.sources import list_images
+
+MANIFEST = "manifest.parquet"
+EXIT_COMPLETE, EXIT_FAILED = 0, 1
+_SAY_EVERY_S = 10.0
+_CHUNK_IMAGES = 256  # an interrupt waits for no more than these
+
+
+def compress_collection(settings: CompressSettings) -> dict[str, Any]:
+    """Write what is missing of the sets; returns the summary, which also stands in the output.
+
+    A bad image is left out of every set and named in the manifest. Raises ValueError, worded for
+    the user, when the job cannot start, and OSError when a file cannot be written.
+    """
+    began = time.time()
+    output = OutputFolder(settings.output)
+    refs = list(list_images(settings.input))
+    _open(output, settings)
+    rows = list(_rows(refs, output, settings))
+    with written_whole(output.path / MANIFEST) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), temporary, compression="zstd")
+    good = [row for row in rows if "path" in row]
+    summary = {
+        "output": str(output.path),
+        "images": len(refs),
+        "bad": dict(sorted(Counter(row["status"] for row in rows if "path" not in row).items())),
+        "sets": dict(sorted(Counter(row["set"] for row in good).items())),
+        "num_bytes": sum(row["num_bytes"] for row in good),
+        "wall_s": round(time.time() - began, 3),
+    }
+    output.write_json(SUMMARY, summary)
+    return summary
+
+
+def _open(output: OutputFolder, settings: CompressSettings) -> None:
+    """Begin or continue an output. Raises OutputError when it was made with other settings."""
+    now = replace(settings, input=os.path.abspath(settings.input)).file_settings
+    record = output.read_json(RUN)
+    if record is not None and (changed := differences(record.get("settings", {}), now)):
+        raise OutputError(
+            f"{str(output.path)!r} holds sets made with other settings: {changed}."
+            " Use the same, or another --output"
+        )
+    try:
+        staging = output.path / STAGING
+        staging.mkdir(parents=True, exist_ok=True)
+        for leftover in staging.iterdir():
+            leftover.unlink(missing_ok=True)
+        output.write_json(RUN, {"settings": now})
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"cannot write to the output folder {str(output.path)!r}: {reason}"
+        ) from error
+
+
+def _rows(
+    refs: Sequence[ImageRef], output: OutputFolder, settings: CompressSettings
+) -> Iterator[dict[str, Any]]:
+    """The manifest's rows in the collection's order, each after its file is written."""
+    recipe = settings.recipe()
+    images = plan_images(refs, recipe)
+    done, said = 0, time.time()
+    with ThreadPoolExecutor(settings.workers) as pool:
+        while chunk := list(islice(images, _CHUNK_IMAGES)):
+            for rows in pool.map(lambda image: write_files(image, output.path, recipe), chunk):
+                yield from rows
+            done += len(chunk)
+            if time.time() - said > _SAY_EVERY_S:
+                said = time.time()
+                _say(f"{done}/{len(refs)} images")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`afd compress`: exit code 0 when every good image is in every set, 1 when not, 2 for usage."""
+    settings = parse(CompressSettings, arguments, prog="afd compress", positional=["input"])
+    try:
+        summary = compress_collection(settings)
+    except KeyboardInterrupt:
+        _say("afd compress: interrupted; the same command continues")
+        return EXIT_FAILED
+    except (ValueError, OSError) as error:
+        _say(f"afd compress: {error}")
+        return EXIT_FAILED
+    bad = "".join(f", {count} {status}" for status, count in summary["bad"].items())
+    _say(
+        f"{summary['images']} images{bad}; {len(summary['sets'])} sets,"
+        f" {summary['num_bytes'] / 1e6:.1f} MB in {summary['output']}"
+    )
+    return EXIT_COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

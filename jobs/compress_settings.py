@@ -1,0 +1,78 @@
+"""What `afd compress` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from jobs.settings import REQUIRED, setting
+from pipeline.compressed_sets import SetRecipe
+from pipeline.degrade import PROTOCOLS
+from pipeline.geometry import Geometry
+from pipeline.screen import Limits
+
+MAX_TIMES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressSettings:
+    """Write the paper's test sets: a collection compressed at stated qualities, as JPEG files."""
+
+    input: str = setting(
+        REQUIRED, "folder (recursive), glob, tar, manifest (text or Parquet of paths) or one image"
+    )
+    output: str = setting(
+        REQUIRED, "folder for the sets (q07/, q10/, ...); the same command again continues them"
+    )
+    quality: tuple[int, ...] = setting(
+        (7, 10, 15, 18, 25), "IJG qualities, 1 to 100, one set for each; class folders are kept"
+    )
+    times: int = setting(
+        0, "also write times1/ to timesN/: 1 to N compressions of random quality, 5 to 95"
+    )
+    subsampling: Literal["4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1"] = setting(
+        "4:2:0", "chroma subsampling of every compression"
+    )
+    protocol: Literal["full-image", "imagenet-c"] = setting(
+        "full-image",
+        "full-image compresses the picture at its size; imagenet-c resizes and crops it to the"
+        " model's input first, and saves at quality 85 after the stated one",
+    )
+    resize: int = setting(256, "imagenet-c: shorter side after resizing, pixels")
+    crop: int = setting(224, "imagenet-c: side of the centre crop, pixels, a multiple of 8")
+    interpolation: Literal["bilinear", "bicubic"] = setting("bilinear", "imagenet-c: resize filter")
+    seed: int = setting(0, "of the random qualities")
+    max_pixels: int = setting(
+        100_000_000, "images with more pixels (width x height) are left out, and named"
+    )
+    workers: int = setting(2, "threads that read, compress and write")
+
+    def __post_init__(self) -> None:
+        if not self.quality and not self.times:
+            raise ValueError("nothing to write: give --quality or --times")
+        for value in self.quality:
+            if not 1 <= value <= 100:
+                raise ValueError(f"--quality {value} is not between 1 and 100")
+        if not 0 <= self.times <= MAX_TIMES:
+            raise ValueError(f"--times {self.times} is not between 0 and {MAX_TIMES}")
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers} is not positive: use at least 1")
+        self.recipe()  # its parts refuse a crop, a resize or a limit that cannot be
+
+    def recipe(self) -> SetRecipe:
+        unused = (0.0, 0.0, 0.0)  # the normalisation does not matter to files
+        return SetRecipe(
+            quality=self.quality,
+            times=self.times,
+            seed=self.seed,
+            subsampling=self.subsampling,
+            protocol=PROTOCOLS[self.protocol],
+            geometry=Geometry(self.resize, self.crop, self.interpolation, unused, unused),
+            limits=Limits(self.max_pixels),
+        )
+
+    @property
+    def file_settings(self) -> dict[str, Any]:
+        """What decides a file's content; an output is continued only with the same."""
+        free = {"output", "quality", "times", "max_pixels", "workers"}
+        return {name: value for name, value in asdict(self).items() if name not in free}

@@ -1,0 +1,107 @@
+"""The demo: a small corpus of real photographs and broken files, labelled, and what was found.
+
+`make demo` runs it. It needs the `demo` extra and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from jobs.command_line import parse
+from jobs.demo_corpus import build_demo_corpus
+from jobs.label import EXIT_COMPLETE, EXIT_FAILED, label
+from jobs.settings import LabelSettings, setting
+from pipeline.output import LABELS, OutputFolder
+
+_BACKBONE = "timm:tf_efficientnet_lite0"  # its ImageNet weights are in a package of the demo extra
+_IMAGES_PER_SHARD = 50
+_MARKER = ".afd-demo"
+
+FIRST_ROWS = """
+    SELECT parse_filename(uri) AS file, status, jpeg_quality AS quality, label_name,
+           round(confidence, 2) AS confidence
+    FROM labels ORDER BY uri LIMIT 8
+"""
+BY_QUALITY = """
+    SELECT (jpeg_quality // 20) * 20 AS quality_from, count(*) AS images,
+           round(avg(confidence), 3) AS mean_confidence,
+           count(*) FILTER (confidence < 0.5) AS below_one_half
+    FROM labels WHERE jpeg_quality IS NOT NULL AND label IS NOT NULL
+    GROUP BY ALL ORDER BY ALL
+"""
+NOT_OK = """
+    SELECT parse_filename(uri) AS file, status, error
+    FROM labels WHERE status <> 'ok' ORDER BY uri
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Label a small corpus of real photographs and show what was found."""
+
+    output: str = setting(
+        "demo-output", "folder for the corpus and the labels; made anew each time"
+    )
+    num_photos: int = setting(300, "photographs' crops in the corpus")
+
+
+def demo(settings: DemoSettings) -> int:
+    """Build the corpus, label it, print what was found. Returns an exit code.
+
+    Raises ValueError when the output folder holds something else.
+    """
+    folder = Path(settings.output)
+    _make_anew(folder)
+    corpus = build_demo_corpus(folder / "corpus", num_photos=settings.num_photos)
+    print(f"corpus: {corpus.num_photos} photographs and {corpus.num_broken} broken files")
+    summary = label(
+        LabelSettings(
+            input=str(corpus.folder),
+            output=str(folder / "run"),
+            backbone=_BACKBONE,
+            images_per_shard=_IMAGES_PER_SHARD,
+        )
+    )
+    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
+    print(f"\n{summary.images} rows: {counts}")
+    print(f"{summary.images_per_s} images/s after {summary.start_up_s:.1f} s of start-up")
+    parts = OutputFolder(summary.output).path / LABELS
+    print(f"labels: {parts}")
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE VIEW labels AS FROM '{parts}/*.parquet'")
+        for title, query in (
+            ("The first rows", FIRST_ROWS),
+            ("Confidence by JPEG quality", BY_QUALITY),
+            ("What is not ok, and why", NOT_OK),
+        ):
+            print(f"\n{title}:")
+            connection.sql(query).show(max_width=120, max_rows=40)
+    return EXIT_COMPLETE if summary.complete else EXIT_FAILED
+
+
+def _make_anew(folder: Path) -> None:
+    """Empty the demo's own folder; never anybody else's."""
+    marker = folder / _MARKER
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise ValueError(f"{str(folder)!r} holds something else: give another --output")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    marker.touch()
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        return demo(parse(DemoSettings, arguments, prog="afd demo"))
+    except (ValueError, RuntimeError) as error:
+        print(f"afd demo: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
