@@ -20,7 +20,9 @@ _Settings = TypeVar("_Settings")
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 _UNKNOWN_KEY = re.compile(r"(?:Option|Key) [\"']([\w.]+)[\"'] is not (?:accepted|expected)")
-_BAD_VALUE = re.compile(r"Parser key \"(\w+)\":.*?(?:Got|Given) value: (.*)", re.DOTALL)
+_BAD_VALUE = re.compile(
+    r"Parser key \"(\w+)\"(?: element \d+)?:.*?(?:Got|Given) value: (.*)", re.DOTALL
+)
 _MISSING = re.compile(r"arguments are required: (.*)", re.IGNORECASE)
 
 
@@ -70,12 +72,15 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
         required = field.default is dataclasses.MISSING
         name = field.name if field.name in positional else _flag(field.name)
         extra: dict[str, Any] = {} if required else {"default": field.default}
+        hint = hints[field.name]
+        if typing.get_origin(hint) is tuple:  # Several values: --quality 7 10 15
+            hint = typing.get_args(hint)[0]
+            extra |= {"nargs": "+", "default": list(extra["default"])}
         if field.name not in positional and not _is_choice(hints[field.name]):
             extra["metavar"] = _METAVARS.get(hints[field.name], "VALUE")
         if required and field.name not in positional:
             extra["required"] = True
-        text = field.metadata["help"].replace("%", "%%")
-        parser.add_argument(name, type=hints[field.name], help=text, **extra)
+        parser.add_argument(name, type=hint, help=field.metadata["help"], **extra)
     return parser
 
 
@@ -91,7 +96,13 @@ def parse(
     values = parser.parse_args([re.sub("^--print-config", "--print_config", a) for a in arguments])
     known = {field.name for field in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
     try:
-        return settings_class(**{k: v for k, v in vars(values).items() if k in known})
+        return settings_class(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in vars(values).items()
+                if name in known
+            }
+        )
     except ValueError as error:
         parser.error(str(error))
 
@@ -130,6 +141,8 @@ def _choices(hint: Any) -> list[str]:
 
 def _described(hint: Any) -> str:
     numbers = {int: "a whole number", float: "a number"}
+    if typing.get_origin(hint) is tuple:
+        hint = typing.get_args(hint)[0]
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
     parts = [numbers[kind] for kind in kinds if kind in numbers] + _choices(hint)
     return "one of: " + ", ".join(parts) if len(parts) > 1 else "".join(parts) or "valid"

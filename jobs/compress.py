@@ -6,8 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -100,7 +99,7 @@ def _say(line: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`afd compress`: exit code 0 when every good image is in every set, 1 when not, 2 for usage."""
+    """`afd compress`: exit code 0 when every good image is in every set, 1 when not, 2 usage."""
     settings = parse(CompressSettings, arguments, prog="afd compress", positional=["input"])
     try:
         summary = compress_collection(settings)

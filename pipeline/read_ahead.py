@@ -18,7 +18,8 @@ _IMAGES_PER_TASK = 16  # a task costs the pool some 50 µs, a small image less
 class ReadAhead:
     """Reads and screens the images of a shard in `num_threads` threads.
 
-    At most `max_images` are held beyond the one in use. `read_s` and `screen_s` are the seconds
+    Images are read 16 at a time: up to `max_images`, or 16 if that is more, are read beyond the 16
+    in use. `read_s` and `screen_s` are the seconds
     that the threads have spent, added up.
     """
 
@@ -60,6 +61,13 @@ class ReadAhead:
         for image in images:
             screen(image, self._limits)
         return images, read - began, time.perf_counter() - read
+
+
+def read_and_screen(row: int, ref: ImageRef, limits: Limits) -> EncodedImage:
+    """One image's bytes and what they say; one that cannot be read or decoded says why."""
+    image = _read(row, ref)
+    screen(image, limits)
+    return image
 
 
 def _read(row: int, ref: ImageRef) -> EncodedImage:

@@ -1,0 +1,136 @@
+"""One image -> its files in the compressed test sets, each written whole, and its manifest rows."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.degrade import Protocol
+from pipeline.geometry import Geometry
+from pipeline.read_ahead import read_and_screen
+from pipeline.recompress import (
+    common_root,
+    compressed_file,
+    drawn_qualities,
+    open_rgb,
+    relative_name,
+)
+from pipeline.records import EncodedImage, ImageRef, Status
+from pipeline.screen import Limits
+
+STAGING = ".staging"
+
+# `path` is relative to the manifest, which makes it a collection that `afd label` reads.
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string()),  # null for an image that is in no set
+        pa.field("set", pa.string()),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("qualities", pa.list_(pa.int16())),  # of its compressions, in order
+        pa.field("num_bytes", pa.int64()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SetRecipe:
+    """How the sets are made.
+
+    quality: a set q07, q10, ... for each. times: sets times1 to timesN of random compressions.
+    """
+
+    quality: tuple[int, ...]
+    times: int
+    seed: int
+    subsampling: str
+    protocol: Protocol
+    geometry: Geometry
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """ref: the original. files: its path in each set -> the qualities asked for."""
+
+    ref: ImageRef
+    files: dict[Path, tuple[int, ...]]
+
+
+def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe) -> Iterator[PlannedImage]:
+    """Every image's files, named as in the collection."""
+    root = common_root(refs)
+    for ref in refs:
+        name = relative_name(ref, root)
+        drawn = drawn_qualities(name, recipe.seed, recipe.times)
+        sets: dict[str, tuple[int, ...]] = {
+            f"q{quality:02d}": (quality,) for quality in recipe.quality
+        }
+        sets |= {f"times{n}": drawn[:n] for n in range(1, recipe.times + 1)}
+        # A PNG that becomes a JPEG keeps its name in front, so that no two files fall together.
+        suffix = "" if name.lower().endswith((".jpg", ".jpeg")) else ".jpg"
+        yield PlannedImage(ref, {Path(s, name + suffix): q for s, q in sets.items()})
+
+
+def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[dict[str, Any]]:
+    """Write the image's missing files under `folder`, which has the folder `STAGING`.
+
+    Returns rows of `MANIFEST_SCHEMA`, one a file; or one that says why the image has none: damaged
+    ones have none either, for what they show is not what the original showed.
+    """
+    missing = {p: q for p, q in image.files.items() if not (folder / p).is_file()}
+    if missing:
+        encoded = read_and_screen(0, image.ref, recipe.limits)
+        if (error := _write_missing(encoded, missing, folder, recipe)) is not None:
+            return [{"uri": image.ref.uri, "status": encoded.status.value, "error": error}]
+    later = recipe.protocol.later_qualities
+    return [
+        {
+            "path": str(path),
+            "set": path.parts[0],
+            "uri": image.ref.uri,
+            "qualities": [*qualities, *later],
+            "num_bytes": (folder / path).stat().st_size,
+            "status": Status.OK.value,
+        }
+        for path, qualities in image.files.items()
+    ]
+
+
+def _write_missing(
+    image: EncodedImage,
+    files: dict[Path, tuple[int, ...]],
+    folder: Path,
+    recipe: SetRecipe,
+) -> str | None:
+    """The error of an image that has no files, else None."""
+    if image.status is not Status.OK:
+        return image.error
+    try:
+        rgb = open_rgb(image.data or b"")
+    except ValueError as error:
+        image.fail(Status.REJECTED, str(error))
+        return image.error
+    for path, qualities in files.items():
+        data = compressed_file(
+            rgb,
+            qualities,
+            protocol=recipe.protocol,
+            geometry=recipe.geometry,
+            subsampling=recipe.subsampling,
+        )
+        _write_whole(folder, path, data)
+    return None
+
+
+def _write_whole(folder: Path, path: Path, data: bytes) -> None:
+    temporary = folder / STAGING / uuid.uuid4().hex
+    temporary.write_bytes(data)
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    temporary.replace(folder / path)

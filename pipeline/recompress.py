@@ -1,0 +1,101 @@
+"""The paper's test images: what a picture becomes under a protocol, as the bytes of a JPEG file.
+
+`afd compress` writes these bytes to disk and `afd evaluate` hands them to the decoder, so the two
+see the same images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from pipeline.degrade import Protocol, RgbImage, compress, degrade, random_qualities
+from pipeline.geometry import Geometry, crop_window
+from pipeline.records import ImageRef
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def open_rgb(data: bytes) -> RgbImage:
+    """The pixels of an encoded image of any kind Pillow reads, as uint8 (H, W, 3) RGB.
+
+    As the decoder: not turned by EXIF.
+    Raises ValueError, one line, when it cannot be decoded whole.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot be decoded: {' '.join(str(error).split())}") from error
+
+
+def model_window(rgb: RgbImage, geometry: Geometry) -> RgbImage:
+    """What the model sees of a picture, uint8 (crop, crop, 3): resized and cropped by Pillow."""
+    top, left, bottom, right = (float(value) for value in crop_window(rgb.shape[:2], geometry))
+    picture = Image.fromarray(rgb)
+    if geometry.resize is None:
+        return np.asarray(picture.crop((round(left), round(top), round(right), round(bottom))))
+    side = (geometry.crop, geometry.crop)
+    box = (left, top, right, bottom)
+    return np.asarray(picture.resize(side, _RESAMPLING[geometry.interpolation], box=box))
+
+
+def compressed_file(
+    rgb: RgbImage,
+    qualities: Sequence[int],
+    *,
+    protocol: Protocol,
+    geometry: Geometry,
+    subsampling: str = "4:2:0",
+) -> bytes:
+    """A JPEG that holds `rgb` as the protocol degrades it.
+
+    rgb: uint8 (H, W, 3), the whole picture. qualities: at least one, in order; the protocol's own
+    later ones follow. geometry: of the model; only a protocol on the model's input uses it.
+    Raises ValueError for a quality outside 1 to 100 or an unknown subsampling.
+    """
+    if protocol.applies_to == "model_input":
+        rgb = model_window(rgb, geometry)
+    *earlier, last = (*qualities, *protocol.later_qualities)
+    return compress(degrade(rgb, earlier, subsampling=subsampling), last, subsampling)
+
+
+def drawn_qualities(name: str, seed: int, times: int) -> tuple[int, ...]:
+    """The qualities of an image's `times` random compressions (Table VI), uniform from 5 to 95.
+
+    A draw depends on the image's name and the seed alone, and fewer compressions are the first of
+    more: every run and every job gives an image the same.
+    """
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    rng = np.random.default_rng((seed, int.from_bytes(digest, "big")))
+    return random_qualities(rng, times)
+
+
+def relative_name(ref: ImageRef, root: str) -> str:
+    """Where an image stands in its collection, with / between the parts.
+
+    A tar's member has its own name; a file its path below `root`, see `common_root`.
+    Parts that would lead out of a folder are left out.
+    """
+    if ref.source is not None:
+        name = ref.uri.removeprefix(f"{ref.source}#")
+    else:
+        name = os.path.relpath(ref.uri, root) if root else ref.uri
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
+    return "/".join(parts)
+
+
+def common_root(refs: Sequence[ImageRef]) -> str:
+    """The deepest folder that holds every file among the references; "" when there is none."""
+    folders = {os.path.dirname(ref.uri) for ref in refs if ref.source is None}
+    try:
+        return os.path.commonpath(folders) if folders else ""
+    except ValueError:  # file:// URIs among paths
+        return ""

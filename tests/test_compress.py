@@ -1,0 +1,177 @@
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from jpegs import encode, photo, save
+
+from jobs.compress import MANIFEST, compress_collection, main
+from jobs.compress_settings import CompressSettings
+from pipeline.degrade import IMAGENET_C, compress, decompress, degrade
+from pipeline.geometry import Geometry
+from pipeline.jpeg_scan import scan_jpeg
+from pipeline.recompress import compressed_file, drawn_qualities, model_window, open_rgb
+from pipeline.sources import list_images
+
+GEOMETRY = Geometry(256, 224, "bilinear", (0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    files = {
+        "cat/a.jpg": encode(photo(90, 120)),
+        "cat/b.JPEG": encode(photo(100, 80, 1), quality=95),
+        "dog/a.jpg": encode(photo(64, 64, 2), mode="L"),
+        "dog/a.png": save(photo(50, 70, 3), "PNG"),
+        "dog/cut.jpg": encode(photo(90, 120))[:1500],
+        "dog/page.jpg": b"<html>",
+    }
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def run(collection: Path, output: Path, *flags: str) -> int:
+    return main([str(collection), "--output", str(output), *flags])
+
+
+def manifest(output: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(output / MANIFEST).to_pylist()
+    return rows
+
+
+def files(output: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in sorted(output.glob("*/**/*"))
+        if path.is_file()
+    }
+
+
+def test_sets_are_the_originals_compressed_under_their_own_names(
+    collection: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    assert run(collection, output, "--quality", "7", "25") == 0
+    found = files(output)
+    names = ["cat/a.jpg", "cat/b.JPEG", "dog/a.jpg", "dog/a.png.jpg"]
+    assert sorted(found) == sorted(f"q{q}/{name}" for q in ("07", "25") for name in names)
+    original = open_rgb((collection / "cat/a.jpg").read_bytes())
+    assert found["q07/cat/a.jpg"] == compress(original, 7)
+    assert scan_jpeg(found["q25/cat/b.JPEG"]).quality == 25
+    assert not list((output / ".staging").iterdir())
+
+
+def test_bad_images_are_named_and_cost_nothing_else(collection: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert run(collection, output, "--quality", "10") == 0
+    bad = {Path(str(r["uri"])).name: r for r in manifest(output) if r["path"] is None}
+    assert {name: row["status"] for name, row in bad.items()} == {
+        "cut.jpg": "damaged",
+        "page.jpg": "rejected",
+    }
+    assert "the content is html" in str(bad["page.jpg"]["error"])
+    # The manifest is itself a collection: of the good files.
+    listed = [ref.uri for ref in list_images(str(output / MANIFEST))]
+    assert sorted(listed) == sorted(str(path) for path in (output / "q10").rglob("*.*"))
+
+
+def test_the_same_command_writes_only_what_is_missing(collection: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(collection, output, "--quality", "10", "15")
+    before, rows = files(output), manifest(output)
+    kept, lost = output / "q10/cat/a.jpg", output / "q15/dog/a.jpg"
+    stamp = kept.stat().st_mtime_ns
+    lost.unlink()
+    (output / ".staging/leftover").write_bytes(b"half a file")
+    assert run(collection, output, "--quality", "10", "15") == 0
+    assert files(output) == before
+    assert manifest(output) == rows
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_other_settings_are_refused(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    run(collection, output, "--quality", "10")
+    assert run(collection, output, "--quality", "10", "--subsampling", "4:4:4") == 1
+    assert "subsampling was '4:2:0', is now '4:4:4'" in capsys.readouterr().err
+    assert run(collection, output, "--quality", "20") == 0  # one more set is no other setting
+    assert run(tmp_path / "nowhere", output) == 1
+
+
+def test_a_tar_gives_the_same_sets_as_its_folder(collection: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "in.tar"
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(collection.rglob("*.*")):
+            tar.add(path, path.relative_to(collection))
+        escape = tarfile.TarInfo("../../outside.jpg")
+        escape.size = len(data := encode(photo(16, 16)))
+        tar.addfile(escape, io.BytesIO(data))
+    run(collection, tmp_path / "a", "--quality", "10")
+    run(archive, tmp_path / "b", "--quality", "10")
+    found = files(tmp_path / "b")
+    assert found.pop("q10/outside.jpg")
+    assert found == files(tmp_path / "a")
+
+
+def test_random_compressions_are_drawn_by_name(collection: Path, tmp_path: Path) -> None:
+    settings = CompressSettings(
+        input=str(collection), output=str(tmp_path / "out"), quality=(), times=3
+    )
+    summary = compress_collection(settings)
+    assert summary["sets"] == {"times1": 4, "times2": 4, "times3": 4}
+    drawn = drawn_qualities("cat/a.jpg", 0, 3)
+    assert drawn[:2] == drawn_qualities("cat/a.jpg", 0, 2)
+    assert drawn != drawn_qualities("cat/b.jpg", 0, 3)
+    rgb = open_rgb((collection / "cat/a.jpg").read_bytes())
+    written = (tmp_path / "out/times3/cat/a.jpg").read_bytes()
+    np.testing.assert_array_equal(decompress(written), degrade(rgb, drawn))
+
+
+def test_imagenet_c_is_the_models_window_saved_twice() -> None:
+    rgb = photo(300, 400)
+    data = compressed_file(rgb, (10,), protocol=IMAGENET_C, geometry=GEOMETRY)
+    expected = degrade(model_window(rgb, GEOMETRY), (10, 85))
+    np.testing.assert_array_equal(decompress(data), expected)
+    assert expected.shape == (224, 224, 3)
+
+
+def test_model_window_is_torchvisions_resize_and_crop() -> None:
+    transforms = pytest.importorskip("torchvision.transforms.v2")
+    from PIL import Image
+
+    reference = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    for height, width in ((300, 401), (500, 333), (90, 91)):
+        rgb = photo(height, width)
+        difference = model_window(rgb, GEOMETRY).astype(int) - np.asarray(
+            reference(Image.fromarray(rgb))
+        )
+        assert np.abs(difference).mean() < 0.3
+        assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--quality", "0"], "--quality 0 is not between 1 and 100"),
+        (["--quality", "high"], "--quality 'high' is not a whole number"),
+        (["--crop", "100", "--protocol", "imagenet-c"], "crop 100 is not a positive multiple of 8"),
+        (["--subsampling", "4:2:1"], "4:2:1"),
+        (["--workers", "0"], "--workers 0"),
+    ],
+)
+def test_mistakes_are_one_line(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["x", "--output", "y", *flags])
+    error = capsys.readouterr().err.strip()
+    assert end.value.code == 2
+    assert message in error
+    assert "\n" not in error
