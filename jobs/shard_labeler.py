@@ -97,7 +97,7 @@ class ShardLabeler:
         """
         started_at = time.time()
         name, allowed = part_name(shard), self._settings.attempts_per_shard
-        error = "the worker process died each time"
+        error = f"the worker process died in each of {allowed} attempts"
         try:
             while self._output.begin_attempt(name) <= allowed:
                 try:

@@ -1,0 +1,25 @@
+"""`afd JOB`: finds the job, or says which one was meant."""
+
+import pytest
+
+from jobs.cli import JOBS, main
+
+
+def test_without_a_job_the_jobs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in JOBS)
+    assert main(["--help"]) == 0
+
+
+def test_an_unknown_job_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lable"]) == 2
+    assert "unknown job 'lable' (did you mean label?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_job_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main([name, "--help"])
+    assert exit_info.value.code == 0
+    assert f"usage: afd {name}" in capsys.readouterr().out

@@ -1,0 +1,149 @@
+"""Flags, files and mistakes: every mistake is one line that names the way out, exit code 2."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from jobs.command_line import EXIT_USAGE, parse
+from jobs.settings import REQUIRED, LabelSettings, setting
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings to parse."""
+
+    source: str = setting(REQUIRED, "where from")
+    target: str = setting(REQUIRED, "where to")
+    images_per_shard: int = setting(10, "images in 100 % of a shard")
+    load: float = setting(0.5, "share")
+    mode: Literal["fast", "slow"] = setting("fast", "which")
+    size: int | Literal["auto", "none"] = setting("auto", "pixels")
+
+    def __post_init__(self) -> None:
+        if self.images_per_shard < 1:
+            raise ValueError(f"--images-per-shard {self.images_per_shard} is not positive")
+
+
+def parsed(*arguments: str) -> Settings:
+    return parse(Settings, arguments, prog="afd test", positional=["source"])
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a bad command line ends in."""
+    with pytest.raises(SystemExit) as exit_info:
+        parsed(*arguments)
+    assert exit_info.value.code == EXIT_USAGE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("afd test: ")
+    return lines[0]
+
+
+def test_defaults_are_the_dataclass_defaults() -> None:
+    assert parsed("a", "--target", "b") == Settings(source="a", target="b")
+
+
+def test_every_setting_has_a_flag() -> None:
+    arguments = ["--images-per-shard", "3", "--load", "0.25", "--mode", "slow", "--size", "none"]
+    assert parsed("a", "--target", "b", *arguments) == Settings(
+        source="a", target="b", images_per_shard=3, load=0.25, mode="slow", size="none"
+    )
+
+
+def test_a_flag_overrides_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("images_per_shard: 4\nload: 0.125\n")
+    settings = parsed("a", "--target", "b", "--config", str(file), "--load", "0.75")
+    assert (settings.images_per_shard, settings.load) == (4, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--images-per-shrd", "3"], "--images-per-shrd (did you mean --images-per-shard?)"),
+        (["--mode", "slwo"], "--mode 'slwo' is not one of: fast, slow (did you mean slow?)"),
+        (["--images-per-shard", "many"], "--images-per-shard 'many' is not a whole number"),
+        (["--load", "half"], "--load 'half' is not a number"),
+        (["--size", "nnoe"], "is not one of: a whole number, auto, none (did you mean none?)"),
+        (["--images-per-shard", "0"], "--images-per-shard 0 is not positive"),
+    ],
+)
+def test_a_bad_flag_is_named_with_the_nearest_good_one(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    assert expected in mistake(capsys, "a", "--target", "b", *arguments)
+
+
+def test_missing_arguments_are_named_as_they_are_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "missing SOURCE and --target" in mistake(capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("images_per_shrd: 3", "'images_per_shrd' in the file (did you mean images_per_shard?)"),
+        ("mode: medium", "--mode 'medium' is not one of: fast, slow"),
+    ],
+)
+def test_a_bad_file_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, expected: str
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    assert expected in mistake(capsys, "a", "--target", "b", "--config", str(file))
+
+
+def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "nowhere.yaml" in mistake(
+        capsys, "a", "--target", "b", "--config", str(tmp_path / "nowhere.yaml")
+    )
+
+
+def test_print_config_shows_what_would_run_and_is_a_config_itself(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        parsed("a", "--target", "b", "--load", "0.75", "--print-config")
+    assert exit_info.value.code == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["load"] == 0.75
+    file = tmp_path / "printed.yaml"
+    file.write_text(printed)
+    assert parsed("a", "--target", "b", "--config", str(file)).load == 0.75
+
+
+def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    printed = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(Settings):
+        assert field.metadata["help"] in printed
+    assert "_" not in "".join(word for word in printed.split() if word.startswith("--"))
+
+
+def test_the_yaml_of_the_label_job_holds_every_setting_with_its_default() -> None:
+    stored = yaml.safe_load((CONF / "label.yaml").read_text())
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(LabelSettings)
+        if field.default is not dataclasses.MISSING
+    }
+    assert stored == defaults
+
+
+def test_the_yaml_of_the_label_job_is_accepted() -> None:
+    settings = parse(
+        LabelSettings,
+        ["in", "--output", "out", "--config", str(CONF / "label.yaml")],
+        prog="afd label",
+        positional=["input"],
+    )
+    assert settings == LabelSettings(input="in", output="out")

@@ -1,0 +1,251 @@
+"""The label job through its real parts: Ray, DALI, PyTorch, Parquet read back by other readers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import psutil
+import pyarrow.dataset
+import pytest
+import ray
+from jpegs import encode, photo
+
+import jobs.label
+from jobs.demo_corpus import broken_files
+from jobs.label import label, main
+from jobs.settings import LabelSettings
+from jobs.shard_labeler import ShardLabeler
+from pipeline.records import SCHEMA, STATUSES
+
+# Small and random: these tests are about rows, not about what the labels are.
+MODEL = {
+    "backbone": "mobilenet_v3_small",
+    "weights": "none",
+    "resize": 64,
+    "crop": 64,
+    "batch_size": 8,
+    "device": "cpu",
+}
+MODEL_FLAGS = [
+    word for name, value in MODEL.items() for word in (f"--{name.replace('_', '-')}", str(value))
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty small photographs in two folders and one broken file of each kind."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for index in range(60):
+        rgb = photo(80 + index % 7, 90 + index % 5, seed=index)
+        path = folder / f"class{index % 2}" / f"{index:03d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode(rgb, quality=10 + index))
+    (folder / "broken").mkdir()
+    for name, data in broken_files(encode(photo(80, 90)), np.random.default_rng(0)).items():
+        (folder / "broken" / name).write_bytes(data)
+    return folder
+
+
+def planned(corpus: Path) -> list[str]:
+    return sorted(str(path) for path in corpus.rglob("*") if path.is_file())
+
+
+def rows_of(output: Path) -> pl.DataFrame:
+    """The data set as Polars reads it."""
+    return pl.read_parquet(output / "labels" / "*.parquet").sort("uri")
+
+
+@pytest.fixture(scope="module")
+def labelled(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one undisturbed run."""
+    output = tmp_path_factory.mktemp("labelled") / "out"
+    summary = label(
+        LabelSettings(input=str(corpus), output=str(output), images_per_shard=20, **MODEL)
+    )
+    assert summary.complete
+    return output
+
+
+def test_every_planned_image_has_exactly_one_row(corpus: Path, labelled: Path) -> None:
+    assert rows_of(labelled)["uri"].to_list() == planned(corpus)
+
+
+def test_any_reader_opens_the_labels_as_one_data_set(labelled: Path) -> None:
+    arrow = pyarrow.dataset.dataset(labelled / "labels").to_table()
+    assert arrow.schema.names == SCHEMA.names
+    assert arrow.schema.types == SCHEMA.types
+    found = duckdb.sql(
+        f"SELECT count(*), count(DISTINCT uri), count(label) FROM '{labelled}/labels/*.parquet'"
+    ).fetchall()
+    rows = rows_of(labelled)
+    assert found == [(len(rows), len(rows), rows["label"].count())]
+
+
+def test_labelled_rows_are_labelled_and_the_others_say_why_not(labelled: Path) -> None:
+    rows = rows_of(labelled)
+    good = rows.filter(pl.col("status").is_in(["ok", "damaged"]))
+    bad = rows.filter(~pl.col("status").is_in(["ok", "damaged"]))
+    assert good["label"].null_count() == 0
+    assert good["confidence"].is_between(0, 1).all()
+    assert (good["top_labels"].list.len() == 5).all()
+    assert (good["top_labels"].list.first() == good["label"]).all()
+    assert bad["label"].null_count() == len(bad) > 0
+    assert (
+        rows.filter(pl.col("status") == "ok")["error"].null_count()
+        == (rows["status"] == "ok").sum()
+    )
+    assert rows.filter(pl.col("status") != "ok")["error"].null_count() == 0
+    # Without a trained AFD-Module nothing can be said about drift.
+    assert rows["drift_angle_deg"].null_count() == len(rows)
+
+
+def test_the_summary_is_what_the_rows_say(labelled: Path) -> None:
+    summary = json.loads((labelled / "summary.json").read_text())
+    rows = rows_of(labelled)
+    assert summary["exit_reason"] == "complete"
+    assert summary["images"] == summary["planned_images"] == len(rows)
+    assert summary["counts"] == {status: (rows["status"] == status).sum() for status in STATUSES}
+    assert summary["shards"] == summary["planned_shards"] == len(list(labelled.glob("labels/*")))
+    assert 0 < summary["start_up_s"] < summary["wall_s"]
+    assert {"read", "decode", "dct", "model", "rows", "write"} <= summary["seconds"].keys()
+
+
+def test_the_parts_carry_how_they_were_made(labelled: Path) -> None:
+    run = json.loads((labelled / "run.json").read_text())
+    for part in labelled.glob("labels/*.parquet"):
+        metadata = pyarrow.parquet.read_metadata(part)
+        facts = json.loads(metadata.metadata[b"afd"])
+        assert facts["run_id"] == run["run_id"]
+        assert facts["settings"]["crop"] == 64
+        assert facts["backbone"] == "mobilenet_v3_small"
+        assert facts["precision"] in ("float32", "bfloat16")
+        assert sum(facts["counts"].values()) == metadata.num_rows
+        assert facts["versions"]["torch"]
+
+
+def test_a_finished_output_is_left_alone(
+    corpus: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat() for path in labelled.rglob("*") if path.is_file()}
+    arguments = [str(corpus), "--output", str(labelled), "--images-per-shard", "20", *MODEL_FLAGS]
+    assert main(arguments) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert {path: path.stat() for path in labelled.rglob("*") if path.is_file()} == before
+
+
+def test_other_settings_on_the_same_output_are_refused_with_the_difference(
+    corpus: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(corpus), "--output", str(labelled), "--images-per-shard", "30", *MODEL_FLAGS]
+    assert main(arguments) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "images-per-shard was 20, is now 30" in line
+
+
+def test_workers_and_the_driver_may_die_at_any_time(
+    corpus: Path, labelled: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    arguments = [str(corpus), "--output", str(output), "--images-per-shard", "2", *MODEL_FLAGS]
+    command = [sys.executable, "-m", "jobs.label", *arguments]
+    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_parts(output, 3, driver)
+        workers = [p for p in descendants(driver) if "ShardLabeler" in " ".join(p.cmdline())]
+        assert workers
+        workers[0].kill()
+        wait_for_parts(output, 10, driver)
+    finally:
+        family = descendants(driver)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    # Ray's processes end with their driver; a worker that writes after that would be a third hand.
+    psutil.wait_procs(family, timeout=30)
+    kept = {path: path.stat().st_mtime_ns for path in output.glob("labels/*.parquet")}
+    assert 0 < len(kept) < len(planned(corpus)) // 2, "killed too early or too late to say anything"
+    assert not (output / "summary.json").exists()
+
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert f"continuing: {len(kept)} of" in finished.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert not list((output / ".staging").iterdir())
+    columns = [name for name in SCHEMA.names if name not in ("shard", "confidence")]
+    flat = [name for name in columns if not name.startswith("top_")]
+    # The same rows as the undisturbed run, whose batches were others: only the last bits of the
+    # probabilities may differ.
+    assert rows_of(output).select(flat).equals(rows_of(labelled).select(flat))
+    np.testing.assert_allclose(
+        rows_of(output)["confidence"].drop_nulls().to_numpy(),
+        rows_of(labelled)["confidence"].drop_nulls().to_numpy(),
+        atol=1e-4,
+    )
+
+
+class PoisonedLabeler(ShardLabeler):
+    """Dies, as a crash in native code would, at its second shard."""
+
+    def _commit(self, shard: int, started_at: float):  # type: ignore[no-untyped-def]
+        if shard == 1:
+            os._exit(1)
+        return super()._commit(shard, started_at)
+
+
+def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(jobs.label, "ShardLabeler", PoisonedLabeler)
+    output = tmp_path / "out"
+    arguments = [str(corpus), "--output", str(output), "--images-per-shard", "20", *MODEL_FLAGS]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "part-00001.parquet: the worker process died in each of 3 attempts" in error
+    shards = -(-len(planned(corpus)) // 20)
+    assert len(list(output.glob("labels/*.parquet"))) == shards - 1
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["exit_reason"] == "failed shards"
+    assert list(summary["failed"]) == ["part-00001.parquet"]
+
+
+def test_a_model_that_cannot_be_built_is_one_line_and_may_be_corrected(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    base = [str(corpus), "--output", str(output), "--progress", "off"]
+    assert main([*base, "--backbone", "mobilenet_v3_smal"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?" in line
+    assert not list(output.glob("labels/*"))
+    assert main([*base, *MODEL_FLAGS]) == 0
+
+
+def test_an_input_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "nothing")
+    assert main([missing, "--output", str(tmp_path / "out")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert missing in line
+
+
+def descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def wait_for_parts(output: Path, count: int, driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 200
+    while len(list(output.glob("labels/*.parquet"))) < count:
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.02)

@@ -1,0 +1,48 @@
+"""The progress line, on and off a terminal."""
+
+import time
+
+import pytest
+
+from jobs.progress import Progress
+from jobs.shard_labeler import CommitRecord
+
+
+def record(*, started_s_ago: float, ok: int = 9) -> CommitRecord:
+    return CommitRecord(0, time.time() - started_s_ago, {"ok": ok})
+
+
+def test_plain_lines_count_from_the_first_shards_start(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(30, 10, "plain") as progress:
+        progress.add(10, record(started_s_ago=2.0))
+        progress.add(10, record(started_s_ago=1.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "20 images to label"
+    assert lines[-1].startswith("30/30 images, 10.0 images/s, 0 s left, 2 bad")
+
+
+def test_a_failed_shard_does_not_count_as_done(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(20, 0, "plain") as progress:
+        progress.add(10, CommitRecord(0, time.time(), error="no"))
+        progress.add(10, record(started_s_ago=1.0))
+    assert "20/20" not in capsys.readouterr().err
+
+
+def test_off_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(10, 0, "off") as progress:
+        progress.add(10, record(started_s_ago=1.0))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_shows_images_speed_and_bad_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(10, 0, "bar") as progress:
+        progress.add(10, record(started_s_ago=1.0))
+    shown = capsys.readouterr().err
+    assert "10/10" in shown
+    assert "1 bad" in shown
+
+
+def test_away_from_a_terminal_auto_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(10, 0, "auto"):
+        pass
+    assert capsys.readouterr().err == "10 images to label\n"

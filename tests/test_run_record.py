@@ -1,0 +1,103 @@
+"""The record of a run: continued with the same settings, refused with others."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.run_record import differences, open_run, record_model, start_run, versions
+from jobs.settings import LabelSettings
+from pipeline.output import OutputError, OutputFolder
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> LabelSettings:
+    return LabelSettings(input=str(tmp_path / "in"), output=str(tmp_path / "out"))
+
+
+@pytest.fixture
+def output(settings: LabelSettings) -> OutputFolder:
+    folder = OutputFolder(settings.output)
+    folder.create()
+    return folder
+
+
+def commit_something(output: OutputFolder) -> None:
+    (output.labels / "part-00000.parquet").touch()
+
+
+def test_a_new_folder_has_no_run(output: OutputFolder, settings: LabelSettings) -> None:
+    assert open_run(output, settings) is None
+
+
+def test_the_same_settings_continue_the_run(output: OutputFolder, settings: LabelSettings) -> None:
+    record = start_run(output, settings)
+    commit_something(output)
+    assert open_run(output, settings) == record
+
+
+@pytest.mark.parametrize("change", [{"workers": 3}, {"batch_size": 7}, {"progress": "off"}])
+def test_how_fast_a_run_goes_may_change(
+    output: OutputFolder, settings: LabelSettings, change: dict[str, object]
+) -> None:
+    start_run(output, settings)
+    commit_something(output)
+    assert open_run(output, dataclasses.replace(settings, **change)) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"backbone": "resnet18"}, "backbone was 'resnet50', is now 'resnet18'"),
+        ({"images_per_shard": 7}, "images-per-shard was 2000, is now 7"),
+        ({"resize": "none"}, "resize was 'auto', is now 'none'"),
+    ],
+)
+def test_what_the_rows_are_may_not_change(
+    output: OutputFolder, settings: LabelSettings, change: dict[str, object], named: str
+) -> None:
+    start_run(output, settings)
+    commit_something(output)
+    with pytest.raises(OutputError, match=named):
+        open_run(output, dataclasses.replace(settings, **change))
+
+
+def test_a_run_that_committed_nothing_may_begin_anew(
+    output: OutputFolder, settings: LabelSettings
+) -> None:
+    start_run(output, settings)
+    assert open_run(output, dataclasses.replace(settings, backbone="resnet18")) is None
+
+
+def test_labels_without_a_record_are_refused(output: OutputFolder, settings: LabelSettings) -> None:
+    commit_something(output)
+    with pytest.raises(OutputError, match=r"holds labels but no run\.json"):
+        open_run(output, settings)
+
+
+def test_a_damaged_record_is_refused(output: OutputFolder, settings: LabelSettings) -> None:
+    start_run(output, settings)
+    commit_something(output)
+    (output.path / "run.json").write_text('{"run_id": ')
+    with pytest.raises(OutputError, match="damaged"):
+        open_run(output, settings)
+
+
+def test_the_first_model_is_recorded_and_stays(
+    output: OutputFolder, settings: LabelSettings
+) -> None:
+    record = start_run(output, settings)
+    assert record_model(output, record, {"weights_sha256": "a"})
+    assert not record_model(output, record, {"weights_sha256": "b"})
+    stored = json.loads((output.path / "run.json").read_text())
+    assert stored["model"] == {"weights_sha256": "a"}
+
+
+def test_differences_name_both_sides() -> None:
+    assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3}) == "b was 2, is now 3"
+    assert differences({"a": 1}, {"a": 1}) == ""
+
+
+def test_versions_name_what_the_labels_depend_on() -> None:
+    assert {"torch", "nvidia-dali-cuda130", "ray"} <= versions().keys()

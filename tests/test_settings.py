@@ -1,0 +1,43 @@
+"""Settings: what cannot work is refused before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.settings import LabelSettings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"top_k": 0},
+        {"images_per_shard": -1},
+        {"batch_size": 0},
+        {"workers": 0},
+        {"crop": 0},
+        {"read_threads": 0},
+        {"hw_decoder_load": 1.5},
+    ],
+)
+def test_a_value_that_cannot_work_is_named(change: dict[str, float]) -> None:
+    [(name, value)] = change.items()
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value} "):
+        LabelSettings(input="in", output="out", **change)
+
+
+def test_paths_become_absolute_where_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").touch()
+    settings = LabelSettings(input="in", output="out", weights="weights.pth").located()
+    assert settings.input == str(tmp_path / "in")
+    assert settings.output == str(tmp_path / "out")
+    assert settings.weights == str(tmp_path / "weights.pth")
+    assert settings.afd == "default"
+
+
+def test_a_missing_weights_file_is_found_before_anything_starts() -> None:
+    settings = LabelSettings(input="in", output="out", weights="nowhere/weights.pth")
+    with pytest.raises(ValueError, match=r"--weights 'nowhere/weights\.pth': no such file"):
+        settings.located()

@@ -1,0 +1,101 @@
+"""The summary is an audit: it believes the parts on storage, not what was said about them."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from jobs.shard_labeler import CommitRecord
+from jobs.summary import committed_shards, finished_summary, write_summary
+from pipeline.output import OutputFolder
+from pipeline.records import ImageRef
+from pipeline.shards import part_path, write_plan
+from pipeline.sink import write_part
+
+COUNTS = {"ok": 2, "damaged": 0, "rejected": 1, "unreadable": 0}
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> OutputFolder:
+    """A plan of two full shards and one of a single image; nothing labelled."""
+    folder = OutputFolder(str(tmp_path))
+    folder.create()
+    write_plan(folder, (ImageRef(f"/{index}.jpg") for index in range(7)), 3)
+    return folder
+
+
+def commit(output: OutputFolder, shard: int, *, num_rows: int = 3) -> CommitRecord:
+    counts = COUNTS if num_rows == 3 else {**COUNTS, "ok": num_rows, "rejected": 0}
+    facts: dict[str, Any] = {"counts": counts}
+    write_part(part_path(output, shard), pa.table({"uri": ["x"] * num_rows}), facts)
+    return CommitRecord(shard, time.time(), counts, {"model": 1.5})
+
+
+def summarise(output: OutputFolder, *records: CommitRecord, exit_reason: str = "complete") -> Any:
+    return write_summary(output, "run", records, began=time.time() - 10, exit_reason=exit_reason)
+
+
+def test_a_whole_run_is_complete(output: OutputFolder) -> None:
+    records = [commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1)]
+    summary = summarise(output, *records)
+    assert summary.complete
+    assert summary.counts == {"ok": 5, "damaged": 0, "rejected": 2, "unreadable": 0}
+    assert (summary.images, summary.planned_images, summary.shards) == (7, 7, 3)
+    assert summary.seconds == {"model": 4.5}
+    assert summary.start_up_s == pytest.approx(10, abs=1)
+    assert finished_summary(output) == summary
+
+
+def test_shards_of_an_earlier_run_count_in_the_rows_but_not_in_the_speed(
+    output: OutputFolder,
+) -> None:
+    commit(output, 0)
+    records = [commit(output, 1), commit(output, 2, num_rows=1)]
+    summary = summarise(output, *records)
+    assert summary.complete
+    assert (summary.images, summary.images_this_run) == (7, 4)
+
+
+def test_a_part_that_was_reported_but_is_not_there_fails_the_run(output: OutputFolder) -> None:
+    records = [commit(output, 0), commit(output, 1), CommitRecord(2, time.time(), COUNTS)]
+    summary = summarise(output, *records)
+    assert not summary.complete
+    assert summary.failed == {"part-00002.parquet": "not labelled yet"}
+
+
+def test_a_truncated_part_fails_the_run(output: OutputFolder) -> None:
+    records = [commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1)]
+    path = part_path(output, 1)
+    path.write_bytes(path.read_bytes()[:-20])
+    summary = summarise(output, *records)
+    assert summary.exit_reason == "failed shards"
+    assert "damaged" in summary.failed["part-00001.parquet"]
+
+
+def test_a_part_with_too_few_rows_fails_the_run(output: OutputFolder) -> None:
+    records = [commit(output, 0), commit(output, 1, num_rows=2), commit(output, 2, num_rows=1)]
+    failed = summarise(output, *records).failed
+    assert failed == {"part-00001.parquet": "damaged: 2 rows for 3 planned images"}
+
+
+def test_a_failed_shard_keeps_its_reason(output: OutputFolder) -> None:
+    records = [commit(output, 0), commit(output, 1), CommitRecord(2, 0.0, error="OSError: full")]
+    assert summarise(output, *records).failed == {"part-00002.parquet": "OSError: full"}
+
+
+def test_an_interrupted_run_is_not_finished(output: OutputFolder) -> None:
+    summary = summarise(output, commit(output, 0), exit_reason="interrupted")
+    assert not summary.complete
+    assert json.loads((output.path / "summary.json").read_text())["exit_reason"] == "interrupted"
+    assert finished_summary(output) is None
+
+
+def test_a_run_that_lost_a_part_is_not_finished(output: OutputFolder) -> None:
+    summarise(output, commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1))
+    assert finished_summary(output) is not None
+    part_path(output, 1).unlink()
+    assert committed_shards(output, 3) == {0, 2}
+    assert finished_summary(output) is None
