@@ -1,0 +1,153 @@
+"""The DALI graph of training: one JPEG -> the same window of it clean and compressed.
+
+Beside `pipeline.decode` the only file that imports nvidia.dali. The compression is DALI's own
+operator, so on CUDA nothing leaves the device. On a CPU its result is libjpeg-turbo's at 4:2:0 to
+the last bit (`tests/test_training_data.py` holds it to that); on CUDA it is DALI's own
+implementation of the same steps, without the entropy coding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def, types
+
+from pipeline.decode import DecodeOptions
+from pipeline.geometry import Geometry
+from pipeline.pair_plan import PairPlan
+from pipeline.records import EncodedImage
+from pipeline.rescue import give_up, is_refusal, split_refused
+
+_INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
+
+
+def _window(rgb: Any, window: Any, mirrored: Any, geometry: Geometry) -> Any:
+    crop = fn.resize(
+        rgb,
+        size=[geometry.crop, geometry.crop],
+        roi_start=window[0:2],
+        roi_end=window[2:4],
+        interp_type=_INTERPOLATION[geometry.interpolation],
+        antialias=True,
+        dtype=types.UINT8,
+    )
+    return fn.flip(crop, horizontal=mirrored)
+
+
+@pipeline_def(exec_dynamic=True, prefetch_queue_depth=1, enable_conditionals=True)
+def _graph(geometry: Geometry, options: DecodeOptions, most: int) -> tuple[Any, Any]:
+    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+    window = fn.external_source(name="window", dtype=types.FLOAT, ndim=1)
+    mirrored = fn.external_source(name="mirrored", dtype=types.INT32, ndim=0)
+    # `most` qualities a sample, 0 for no compression: first the ones that there are.
+    on_full = fn.external_source(name="full_qualities", dtype=types.INT32, ndim=1)
+    on_crop = fn.external_source(name="crop_qualities", dtype=types.INT32, ndim=1)
+    on_gpu: dict[str, Any] = (
+        {"hw_decoder_load": options.hw_decoder_load} if options.device == "cuda" else {}
+    )
+    rgb = fn.decoders.image(
+        encoded,
+        device="mixed" if options.device == "cuda" else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+        **on_gpu,
+    )
+    clean = _window(rgb, window, mirrored, geometry)
+    if on_full[0] > 0:
+        full = fn.jpeg_compression_distortion(rgb, quality=on_full[0])
+        for k in range(1, most):
+            if on_full[k] > 0:
+                full = fn.jpeg_compression_distortion(full, quality=on_full[k])
+        degraded = _window(full, window, mirrored, geometry)
+    else:
+        degraded = clean
+    for k in range(most):
+        if on_crop[k] > 0:
+            degraded = fn.jpeg_compression_distortion(degraded, quality=on_crop[k])
+    return clean, degraded
+
+
+class PairDecoder:
+    """A running DALI pipeline. Not thread-safe.
+
+    geometry: crop and interpolation are used; `PairPlan.window` says which window.
+    most_compressions: of the whole picture, and of the window, that a plan may ask for.
+    """
+
+    def __init__(
+        self, geometry: Geometry, options: DecodeOptions, *, most_compressions: int
+    ) -> None:
+        self.batch_size = options.batch_size
+        self._most = most_compressions
+        self._side = geometry.crop
+        cuda = options.device == "cuda"
+        self._pipeline = _graph(
+            geometry,
+            options,
+            most_compressions,
+            batch_size=options.batch_size,
+            num_threads=options.num_threads,
+            device_id=options.device_id if cuda else None,
+        )
+        self._pipeline.build()
+
+    def decode(
+        self, images: Sequence[EncodedImage], plans: Sequence[PairPlan]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """Decode at most `batch_size` images and carry out their plans.
+
+        Returns clean and degraded windows, (B, crop, crop, 3) uint8 each on the options' device
+        and the caller's own, and which of the images they are. An image that the decoder refuses
+        is marked rejected and left out.
+        """
+        clean, degraded, kept = [], [], []
+        groups = [list(range(len(images)))] if images else []
+        while groups:
+            group = groups.pop(0)
+            try:
+                pair = self._run([images[k] for k in group], [plans[k] for k in group])
+            except RuntimeError as error:
+                message = str(error)
+                if not is_refusal(message):
+                    raise
+                if len(group) == 1:
+                    give_up(images[group[0]], message)
+                else:
+                    groups = split_refused(group, message) + groups
+                continue
+            clean.append(pair[0])
+            degraded.append(pair[1])
+            kept += group
+        if not kept:
+            nothing = torch.empty(0, self._side, self._side, 3, dtype=torch.uint8)
+            return nothing, nothing, kept
+        return torch.cat(clean), torch.cat(degraded), kept
+
+    def _run(
+        self, images: list[EncodedImage], plans: list[PairPlan]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        feed = self._pipeline.feed_input
+        feed("encoded", [np.frombuffer(image.data or b"", np.uint8) for image in images])
+        feed("window", [plan.window for plan in plans])
+        feed("mirrored", [np.array(plan.mirrored, np.int32) for plan in plans])
+        feed("full_qualities", [self._padded(plan.full_qualities) for plan in plans])
+        feed("crop_qualities", [self._padded(plan.crop_qualities) for plan in plans])
+        self._pipeline.schedule_run()
+        outputs = self._pipeline.share_outputs()
+        # Copied: DALI writes the next batch to the same memory.
+        clean, degraded = (torch.from_dlpack(o.as_tensor()).clone() for o in outputs)
+        if clean.is_cuda:
+            torch.cuda.current_stream(clean.device).synchronize()
+        self._pipeline.release_outputs()
+        return clean, degraded
+
+    def _padded(self, qualities: tuple[int, ...]) -> np.ndarray:
+        if len(qualities) > self._most:
+            raise ValueError(f"{len(qualities)} compressions planned, built for {self._most}")
+        padded = np.zeros(self._most, np.int32)
+        padded[: len(qualities)] = qualities
+        return padded
