@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import polars as pl
 import psutil
+import pyarrow as pa
 import pyarrow.dataset
 import pytest
 import ray
@@ -21,8 +23,10 @@ import jobs.label
 from jobs.demo_corpus import broken_files
 from jobs.label import label, main
 from jobs.settings import LabelSettings
-from jobs.shard_labeler import ShardLabeler
+from jobs.shard_labeler import CommitRecord, ShardLabeler
 from pipeline.records import SCHEMA, STATUSES
+from pipeline.shards import part_path
+from pipeline.sink import write_part
 
 # Small and random: these tests are about rows, not about what the labels are.
 MODEL = {
@@ -190,12 +194,21 @@ def test_workers_and_the_driver_may_die_at_any_time(
 
 
 class PoisonedLabeler(ShardLabeler):
-    """Dies, as a crash in native code would, at its second shard."""
+    """Dies, as a crash in native code would, at the second shard; commits the others unlabelled.
 
-    def _commit(self, shard: int, started_at: float):  # type: ignore[no-untyped-def]
+    Without a model it starts quickly, and it has to start four times.
+    """
+
+    def _load(self, *_: Any) -> None:
+        pass
+
+    def _commit(self, shard: int, started_at: float) -> CommitRecord:
         if shard == 1:
             os._exit(1)
-        return super()._commit(shard, started_at)
+        uris = [ref.uri for ref in self._plan.shard(shard).refs]
+        counts = {"ok": len(uris)}
+        write_part(part_path(self._output, shard), pa.table({"uri": uris}), {"counts": counts})
+        return CommitRecord(shard, started_at, counts)
 
 
 def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(

@@ -1,0 +1,49 @@
+"""Settings become a decoder and a classifier that fit each other."""
+
+import pytest
+
+from jobs.model import load_model
+from jobs.settings import LabelSettings
+
+
+def settings(**changes: object) -> LabelSettings:
+    values = {
+        "input": "in",
+        "output": "out",
+        "backbone": "mobilenet_v3_small",
+        "weights": "none",
+        "device": "cpu",
+        "precision": "fp32",
+        **changes,
+    }
+    return LabelSettings(**values)  # type: ignore[arg-type]
+
+
+def test_the_facts_say_what_decides_the_labels() -> None:
+    model = load_model(settings(), num_threads=1)
+    assert model.facts == {
+        "backbone": "mobilenet_v3_small",
+        "weights": "none",
+        "weights_sha256": None,
+        "stem_layer": "features.0",
+        "afd": "untrained",
+        "afd_sha256": None,
+    }
+    assert model.host == {"device": "cpu", "precision": "float32"}
+    assert load_model(settings(afd="none"), num_threads=1).facts["afd"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 100}, "crop 100 is not a positive multiple of 8"),
+        ({"resize": 128}, "resize 128 is smaller than crop 224"),
+        ({"precision": "fp16"}, "'fp16' needs a CUDA device"),
+        ({"stem_layer": "features.99"}, r"features\.99"),
+    ],
+)
+def test_settings_that_do_not_fit_the_backbone_are_refused(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_model(settings(**changes), num_threads=1)
