@@ -1,0 +1,121 @@
+"""The loss terms against their formulas."""
+
+import math
+
+import pytest
+import torch
+
+from afd_model.backbones import load_backbone
+from afd_model.classifier import AFDClassifier
+from afd_model.losses import (
+    LossWeights,
+    Watched,
+    feature_distance,
+    kl_to_clean,
+    stem_l1,
+    training_loss,
+)
+from afd_model.stages import StageTaps, find_stages
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def watched(seed: int, *, requires_grad: bool = False) -> Watched:
+    tensors = [random(4, 10, seed=seed), random(4, 6, 8, 8, seed=seed), random(4, 5, 4, 4)]
+    for tensor in tensors:
+        tensor.requires_grad_(requires_grad)
+    return Watched(tensors[0], tensors[1], [tensors[2] + seed])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_kl_is_the_divergence_from_the_clean_prediction(temperature: float) -> None:
+    logits, clean = random(5, 7) * 3, random(5, 7, seed=1) * 3
+    p, q = (torch.softmax(x.double() / temperature, 1) for x in (clean, logits))
+    expected = (p * (p / q).log()).sum(1) * temperature**2
+    found = kl_to_clean(logits, clean, temperature).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert kl_to_clean(clean, clean).abs().max() < 1e-6
+    half = kl_to_clean(logits.half(), clean.half())
+    assert half.dtype == torch.float32
+
+
+def test_a_hot_softmax_compares_logits_by_their_difference() -> None:
+    """Hinton et al. 2015, equation 4: for T -> infinity the gradient is (z - v) / K, centred."""
+    logits, clean = random(1, 10).requires_grad_(), random(1, 10, seed=1)
+    kl_to_clean(logits, clean, 1000.0).sum().backward()
+    difference = (logits - logits.mean() - clean + clean.mean()).detach() / 10
+    torch.testing.assert_close(logits.grad, difference, rtol=0.01, atol=1e-3)
+
+
+def test_feature_distance_is_relative_to_the_clean_features() -> None:
+    g = random(3, 4, 5, 6)
+    torch.testing.assert_close(feature_distance(g * 1.1, g), torch.full((3,), 0.01))
+    torch.testing.assert_close(feature_distance(g * 11, g * 10), torch.full((3,), 0.01))
+    assert feature_distance(g, g).tolist() == [0, 0, 0]
+    zero = torch.zeros_like(g)
+    torch.testing.assert_close(feature_distance(g, zero), g.square().sum((1, 2, 3)))
+
+
+def test_distances_have_finite_gradients_where_they_are_zero() -> None:
+    g = random(2, 3, 4, 4)
+    f = g.clone().requires_grad_()
+    (feature_distance(f, g) + stem_l1(f, g)).sum().backward()
+    assert f.grad is not None
+    assert f.grad.isfinite().all()
+
+
+def test_stem_l1_is_the_mean_absolute_difference() -> None:
+    f, g = random(3, 4, 5, 6), random(3, 4, 5, 6, seed=1)
+    expected = torch.stack([(a - b).abs().mean() for a, b in zip(f, g, strict=True)])
+    torch.testing.assert_close(stem_l1(f, g), expected)
+
+
+def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
+    found, clean = watched(1, requires_grad=True), watched(2)
+    total, terms = training_loss(found, clean, LossWeights(kl=2, features=3, stem_l1=0.5))
+    assert set(terms) == {"kl", "features", "stem_l1"}
+    by_hand = 2 * terms["kl"] + 3 * terms["features"] + 0.5 * terms["stem_l1"]
+    torch.testing.assert_close(total.detach(), by_hand)
+    stages = [feature_distance(found.stem, clean.stem).mean()]
+    stages += [feature_distance(found.stages[0], clean.stages[0]).mean()]
+    torch.testing.assert_close(terms["features"], torch.stack(stages).mean().detach())
+    assert total.requires_grad
+    assert not any(term.requires_grad for term in terms.values())
+    _, alone = training_loss(found, clean, LossWeights(kl=0, features=0, stem_l1=1))
+    assert set(alone) == {"stem_l1"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"kl": -1.0}, "loss weight kl -1.0 is negative"),
+        ({"features": math.nan}, "loss weight features nan"),
+        ({"kl": 0, "features": 0}, "nothing to train on"),
+        ({"temperature": 0}, "temperature 0"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LossWeights(**weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", ("layer1.1", "layer2.1", "layer3.1")),
+        ("mobilenet_v2", ("features.3", "features.6", "features.13")),
+        ("timm:tf_efficientnet_lite0", ("blocks.1", "blocks.2", "blocks.4")),
+    ],
+)
+def test_stages_end_where_the_resolution_drops(name: str, expected: tuple[str, ...]) -> None:
+    classifier = AFDClassifier(load_backbone(name, "none"), None)
+    stages = find_stages(classifier, 96, 3)
+    assert stages == expected
+    taps = StageTaps(classifier, stages)
+    with torch.no_grad():
+        stem = classifier.bare(torch.zeros(2, 3, 96, 96)).before
+    sides = [features.shape[2] for features in taps.take()]
+    assert sides == [24, 12, 6]
+    assert stem.shape[2] == 48
