@@ -1,0 +1,297 @@
+"""The training loop. It knows no Ray and no files of images: batches of pairs come in.
+
+The backbone is frozen; only the AFD-Module's parameters move. Several processes may run it side by
+side under torch.distributed, each on its share of every batch: they stay equal because they apply
+the same averaged gradients.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from afd_model.afd_module import AFDModule
+from afd_model.backbones import Backbone
+from afd_model.classifier import AFDClassifier
+from afd_model.distributed import any_worker, average_gradients, is_first, num_workers, summed
+from afd_model.losses import LossWeights, Watched, kl_to_clean, training_loss
+from afd_model.pairs import PairBatch
+from afd_model.stages import StageTaps, find_stages
+from afd_model.training_state import Best, ExponentialAverage, load_state, save_state
+
+Log = Callable[[dict[str, Any]], None]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; one line for the user."""
+
+
+class Pairs(Protocol):
+    """Where pairs come from; see `pipeline.training_data.PairLoader`."""
+
+    def training(self, first_step: int) -> Iterator[PairBatch]: ...
+    def held_out(self) -> Iterable[PairBatch]: ...
+    def random_pass(self, number: int) -> Iterable[PairBatch]: ...
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes:
+        max_steps: of the optimizer; the cosine ends there.
+        max_time_s: end earlier after so many seconds of this run; None: do not.
+        learning_rate: after `warmup_steps`; it falls to 0 along a cosine.
+        weight_decay: AdamW's, of weights (not of biases and slopes).
+        ema_decay: of the averaged weights, which are what is validated and exported.
+        clip_norm: greatest norm of the gradient.
+        precision: of the arithmetic (autocast); parameters and sums stay float32.
+        num_stages: stages behind the stem that the feature term looks at.
+    """
+
+    max_steps: int = 5000
+    max_time_s: float | None = None
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.998
+    clip_norm: float = 1.0
+    precision: torch.dtype = torch.float32
+    num_stages: int = 3
+    log_every_steps: int = 10
+    save_every_steps: int = 100
+    validate_every_steps: int = 250
+    losses: LossWeights = field(default_factory=LossWeights)
+
+
+def learning_rate(step: int, options: TrainingOptions) -> float:
+    """Of step `step`, counted from 0: a linear rise, then half a cosine to 0."""
+    warmup = min(options.warmup_steps, options.max_steps // 2)
+    if step < warmup:
+        return options.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, options.max_steps - warmup)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class Trainer:
+    """A module in training: one step at a time, saved to and resumed from `folder`.
+
+    Args:
+        afd: trained in place; made for the backbone.
+        device: of the backbone and the module, which are moved there.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        afd: AFDModule,
+        options: TrainingOptions,
+        *,
+        device: torch.device,
+        folder: Path,
+    ) -> None:
+        self.options, self.device = options, device
+        self.step = 0
+        self.best: Best | None = None
+        self.folder = folder
+        self._state_path = folder / "state.pt"
+        backbone.module.to(device).to(memory_format=torch.channels_last)
+        self.afd = afd.to(device)
+        self.average = ExponentialAverage(self.afd, options.ema_decay)
+        self.classifier = AFDClassifier(backbone, self.afd).train()
+        self.averaged_classifier = AFDClassifier(backbone, self._average_module()).eval()
+        crop = backbone.preprocessing.crop
+        stages = find_stages(self.classifier, crop, options.num_stages)
+        self._taps = StageTaps(self.classifier, stages if options.losses.features else ())
+        decayed = [p for p in self.afd.parameters() if p.ndim >= 2]
+        plain = [p for p in self.afd.parameters() if p.ndim < 2]
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": options.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=options.learning_rate,
+        )
+
+    def train_step(self, batch: PairBatch) -> dict[str, Tensor]:
+        """One step of the optimizer; returns the loss's terms and the gradient's norm, scalars.
+
+        batch: this worker's share.
+        """
+        batch = batch.to(self.device)
+        with self._autocast():
+            with torch.no_grad():
+                clean = self._watch(self.classifier.bare(batch.clean))
+            found = self._watch(self.classifier.features(batch.degraded, batch.dct))
+            loss, terms = training_loss(found, clean, self.options.losses)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = list(self.afd.parameters())
+        average_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.options)
+        self._optimizer.step()
+        self.step += 1
+        self.average.follow(self.afd, self.step)
+        return {"loss": loss.detach(), **terms, "grad_norm": norm}
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[PairBatch]) -> dict[str, float]:
+        """The averaged module on held-out pairs; keeps its weights when they are the best so far.
+
+        Returns shares of images, over all workers: `agreement` of the label with the backbone's
+        for the clean picture, over all pairs; `compressed_agreement` over the compressed ones, and
+        `direct_agreement`, which is the bare backbone's on the same; `clean_agreement` over the
+        clean ones. And `kl`, the mean divergence from the clean prediction, nats.
+        """
+        sums = torch.zeros(6, dtype=torch.float64, device=self.device)
+        for raw in batches:
+            batch = raw.to(self.device)
+            with self._autocast():
+                clean = self.averaged_classifier.bare(batch.clean).logits
+                direct = self.averaged_classifier.bare(batch.degraded).logits
+                found = self.averaged_classifier.features(batch.degraded, batch.dct).logits
+            compressed = batch.condition != 0
+            agrees = found.argmax(1) == clean.argmax(1)
+            direct_agrees = direct.argmax(1) == clean.argmax(1)
+            sums[0] += len(agrees)
+            sums[1] += compressed.sum()
+            sums[2] += (agrees & compressed).sum()
+            sums[3] += (direct_agrees & compressed).sum()
+            sums[4] += (agrees & ~compressed).sum()
+            sums[5] += kl_to_clean(found, clean).sum()
+        images, compressed, agree, direct, clean, kl = summed(sums).tolist()
+        if not images:
+            raise TrainingError("none of the held-out images can be decoded: hold out others")
+        score = {
+            "agreement": (agree + clean) / images,
+            "compressed_agreement": agree / max(1, compressed),
+            "direct_agreement": direct / max(1, compressed),
+            "clean_agreement": clean / max(1, images - compressed),
+            "kl": kl / images,
+        }
+        if self.best is None or _is_better(score, self.best.score):
+            weights = {k: v.cpu().clone() for k, v in self.average.module.state_dict().items()}
+            self.best = Best(score, self.step, weights)
+        return score
+
+    def save(self) -> None:
+        """Write what the next step depends on; the first worker's duty."""
+        if not is_first():
+            return
+        state = {
+            "step": self.step,
+            "afd": self.afd.state_dict(),
+            "average": self.average.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "best": None if self.best is None else asdict(self.best),
+        }
+        save_state(self._state_path, state)
+
+    def resume(self) -> bool:
+        """Go on from the saved state; False where there is none. Raises ValueError if damaged."""
+        state = load_state(self._state_path)
+        if state is None:
+            return False
+        self.step = state["step"]
+        self.afd.load_state_dict(state["afd"])
+        self.average.module.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        self.best = None if state["best"] is None else Best(**state["best"])
+        return True
+
+    def _watch(self, features: Any) -> Watched:
+        return Watched(features.logits, features.after, self._taps.take())
+
+    def _average_module(self) -> AFDModule:
+        module = self.average.module
+        assert isinstance(module, AFDModule)
+        return module
+
+    def _autocast(self) -> torch.autocast:
+        half = self.options.precision != torch.float32
+        return torch.autocast(self.device.type, self.options.precision, enabled=half)
+
+
+def _is_better(score: dict[str, float], best: dict[str, float]) -> bool:
+    """Agreement counts; between equals, the divergence, which is finer."""
+    return (score["agreement"], -score["kl"]) > (best["agreement"], -best["kl"])
+
+
+def train(
+    trainer: Trainer,
+    training: Pairs,
+    held_out: Pairs,
+    *,
+    log: Log,
+    on_best: Callable[[], None] = lambda: None,
+) -> str:
+    """Train from where the trainer stands to the end; returns why it ended, in two words.
+
+    log: called with each record: {"kind": "step" or "validation", "step": ..., numbers}, on every
+    worker. on_best: called, on every worker, after a validation that was the best so far.
+    Raises TrainingError when the loss is no longer a number.
+    """
+    options = trainer.options
+    started, meter = time.monotonic(), _Meter()
+    out_of_time = False
+    batches = training.training(trainer.step)
+    while trainer.step < options.max_steps and not out_of_time:
+        batch = next(batches)
+        meter.add(trainer.train_step(batch), len(batch.quality) * num_workers())
+        step = trainer.step
+        if options.max_time_s is not None:
+            spent = time.monotonic() - started > options.max_time_s
+            out_of_time = any_worker(spent, trainer.device)
+        last = out_of_time or step == options.max_steps
+        if step % options.log_every_steps == 0 or last:
+            log({"kind": "step", "step": step, **meter.take(step, options)})
+        if step % options.validate_every_steps == 0 or last:
+            score = trainer.validate(held_out.held_out())
+            log({"kind": "validation", "step": step, **score})
+            if trainer.best is not None and trainer.best.step == step:
+                on_best()
+            meter.restart()
+        if step % options.save_every_steps == 0 or last:
+            trainer.save()
+    return "out of time" if out_of_time else "all steps"
+
+
+class _Meter:
+    """Means of the steps' numbers between two log records; one transfer from the device each."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps = self._images = 0
+        self._since = time.monotonic()
+
+    def add(self, numbers: dict[str, Tensor], images: int) -> None:
+        for name, value in numbers.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._steps += 1
+        self._images += images
+
+    def take(self, step: int, options: TrainingOptions) -> dict[str, float]:
+        means = {name: float(total) / self._steps for name, total in self._sums.items()}
+        if not math.isfinite(means["loss"]) or not math.isfinite(means["grad_norm"]):
+            raise TrainingError(
+                f"the loss is no longer a number by step {step}: use a smaller learning rate"
+            )
+        rate = self._images / max(1e-9, time.monotonic() - self._since)
+        self.restart()
+        return {
+            **means,
+            "learning_rate": learning_rate(step - 1, options),
+            "images_per_s": rate,
+        }

@@ -1,0 +1,289 @@
+"""The training loop on a tiny backbone and random pictures: what moves, what does not, resuming."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from afd_model.afd_module import AFDModule, config_for
+from afd_model.backbones import Backbone, load_backbone
+from afd_model.checkpoint import load_checkpoint
+from afd_model.dct import block_dct
+from afd_model.drift import FLIP_FEATURES, FlipModel, flip_probability
+from afd_model.export import CARD, CHECKPOINT, export, fit_flips
+from afd_model.flip_fit import fit_flip_model
+from afd_model.losses import LossWeights
+from afd_model.pairs import PairBatch
+from afd_model.training import Trainer, TrainingError, TrainingOptions, learning_rate, train
+from afd_model.training_state import ExponentialAverage
+
+SIDE, BATCH = 32, 4
+CPU = torch.device("cpu")
+OPTIONS = TrainingOptions(
+    max_steps=8,
+    learning_rate=3e-3,
+    warmup_steps=2,
+    ema_decay=0.9,
+    validate_every_steps=4,
+    save_every_steps=2,
+    log_every_steps=2,
+    losses=LossWeights(kl=1, features=1, stem_l1=0.5),
+)
+
+
+class RandomPairs:
+    """Smooth random pictures and their coarsened twins; the same for the same step."""
+
+    def training(self, first_step: int) -> Iterator[PairBatch]:
+        step = first_step
+        while True:
+            yield self._batch(step)
+            step += 1
+
+    def held_out(self) -> Iterator[PairBatch]:
+        yield self._batch(1000)
+        yield self._batch(1001)
+
+    def random_pass(self, number: int) -> Iterator[PairBatch]:
+        yield self._batch(2000 + number)
+
+    def _batch(self, seed: int) -> PairBatch:
+        generator = torch.Generator().manual_seed(seed)
+        small = torch.rand(BATCH, 3, 16, 16, generator=generator)
+        clean = nn.functional.interpolate(small, size=SIDE, mode="bilinear")
+        coarse = nn.functional.avg_pool2d(clean, 4)
+        degraded = nn.functional.interpolate(coarse, size=SIDE, mode="nearest")
+        degraded[0] = clean[0]
+        quality = torch.tensor([math.nan, 10.0, 20.0, 30.0])
+        return PairBatch(
+            clean * 4 - 2,
+            degraded * 4 - 2,
+            block_dct(degraded * 255),
+            quality,
+            torch.arange(BATCH),
+        )
+
+
+class OneBatch(RandomPairs):
+    def _batch(self, seed: int) -> PairBatch:
+        return super()._batch(0)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("resnet18", "none")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_trainer(backbone: Backbone, folder: Path, options: TrainingOptions = OPTIONS) -> Trainer:
+    torch.manual_seed(0)
+    afd = AFDModule(config_for(backbone, "light"))
+    return Trainer(backbone, afd, options, device=CPU, folder=folder)
+
+
+def run(trainer: Trainer, pairs: RandomPairs | None = None) -> list[dict[str, Any]]:
+    pairs = pairs or RandomPairs()
+    records: list[dict[str, Any]] = []
+    train(trainer, pairs, pairs, log=records.append)
+    return records
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_overfits_one_batch_and_moves_nothing_but_the_module(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    frozen = weights(backbone.module)
+    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, max_steps=40, learning_rate=0.01))
+    start = weights(trainer.afd)
+    records = [r for r in run(trainer, OneBatch()) if r["kind"] == "step"]
+    assert records[-1]["loss"] < 0.6 * records[0]["loss"]
+    for term in ("kl", "features", "stem_l1"):
+        assert records[-1][term] < records[0][term]
+    moved = [k for k, v in weights(trainer.afd).items() if not torch.equal(v, start[k])]
+    assert set(moved) == {name for name, _ in trainer.afd.named_parameters()}
+    for name, value in backbone.module.state_dict().items():
+        assert torch.equal(value, frozen[name]), name
+
+
+def test_an_untrained_module_answers_as_the_backbone(backbone: Backbone, tmp_path: Path) -> None:
+    trainer = make_trainer(backbone, tmp_path)
+    score = trainer.validate(RandomPairs().held_out())
+    assert score["clean_agreement"] == 1
+    assert score["compressed_agreement"] == score["direct_agreement"]
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    whole = make_trainer(backbone, tmp_path / "whole")
+    run(whole)
+
+    class Killed(RandomPairs):
+        def training(self, first_step: int) -> Iterator[PairBatch]:
+            for step, batch in enumerate(super().training(first_step), first_step):
+                if step == 5:  # after the save at step 4, one step is lost
+                    raise KeyboardInterrupt
+                yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_trainer(backbone, tmp_path / "broken"), Killed())
+    torch.manual_seed(99)
+    resumed = make_trainer(backbone, tmp_path / "broken")
+    assert resumed.resume()
+    assert resumed.step == 4
+    run(resumed)
+    assert resumed.best is not None
+    assert whole.best is not None
+    assert (resumed.best.step, resumed.best.score) == (whole.best.step, whole.best.score)
+    pairs = [
+        (resumed.afd.state_dict(), whole.afd.state_dict()),
+        (resumed.average.module.state_dict(), whole.average.module.state_dict()),
+        (resumed.best.weights, whole.best.weights),
+    ]
+    for mine, theirs in pairs:
+        for name, value in theirs.items():
+            torch.testing.assert_close(mine[name], value, rtol=0, atol=0)
+
+
+def test_a_damaged_state_is_refused_and_nothing_in_it_is_run(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    trainer = make_trainer(backbone, tmp_path)
+    assert not trainer.resume()
+    trainer.save()
+    state = tmp_path / "state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cannot be read .*remove it to begin anew"):
+        trainer.resume()
+    torch.save({"format": 1, "step": Path("x")}, state)  # a pickle of an unknown class
+    with pytest.raises(ValueError, match="cannot be read"):
+        trainer.resume()
+
+
+def test_time_ends_a_run_with_a_usable_checkpoint(backbone: Backbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, max_steps=10_000, max_time_s=0.0)
+    trainer = make_trainer(backbone, tmp_path, options)
+    pairs = RandomPairs()
+    found: list[str] = []
+    reason = train(trainer, pairs, pairs, log=lambda r: None, on_best=lambda: found.append("best"))
+    assert (reason, trainer.step, found) == ("out of time", 1, ["best"])
+    flip = fit_flips(trainer, backbone, pairs, passes=2)
+    export(trainer, backbone, {"command": "afd train"}, flip)
+    module, facts = load_checkpoint(tmp_path / CHECKPOINT, backbone)
+    assert not module.is_identity
+    assert facts.flip_model == flip
+    card = json.loads((tmp_path / CARD).read_text())
+    assert card["sha256"] == facts.sha256
+    assert card["command"] == facts.training["command"] == "afd train"
+    assert card["held_out_scores"] == trainer.best.score if trainer.best else False
+
+
+def test_the_best_validation_is_kept(backbone: Backbone, tmp_path: Path) -> None:
+    trainer = make_trainer(backbone, tmp_path)
+    first = trainer.validate(RandomPairs().held_out())
+    assert trainer.best is not None
+    kept = trainer.best.weights
+    for parameter in trainer.average.module.parameters():
+        parameter.normal_()
+    worse = trainer.validate(RandomPairs().held_out())
+    assert worse["kl"] > first["kl"]
+    assert trainer.best.score == first
+    assert trainer.best.weights is kept
+
+
+def test_a_loss_that_is_no_number_ends_training(backbone: Backbone, tmp_path: Path) -> None:
+    trainer = make_trainer(backbone, tmp_path)
+    with torch.no_grad():
+        next(trainer.afd.parameters()).fill_(math.inf)
+    with pytest.raises(TrainingError, match="no longer a number by step 2"):
+        run(trainer)
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    options = TrainingOptions(max_steps=100, warmup_steps=10, learning_rate=2.0)
+    rates = [learning_rate(step, options) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[10] == pytest.approx(2.0)
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-3
+    assert learning_rate(55, options) == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_average_follows_fast_then_slowly() -> None:
+    module = nn.Linear(1, 1)
+    nn.init.zeros_(module.weight)
+    average = ExponentialAverage(module, 0.99)
+    nn.init.ones_(module.weight)
+    average.follow(module, 1)
+    assert average.module.weight.item() == pytest.approx(0.9)
+    nn.init.zeros_(module.weight)
+    average.follow(module, 100_000)
+    assert average.module.weight.item() == pytest.approx(0.9 * 0.99)
+
+
+def flip_data(count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, flips drawn from a known logistic model, and that model's probabilities."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(count, len(FLIP_FEATURES))) * 3 + 5
+    features[: count // 4, 7] = np.nan
+    logit = 0.5 * (features[:, 0] - 5) - 0.8 * (features[:, 1] - 5) - 1
+    probability = 1 / (1 + np.exp(-logit))
+    return features, (rng.random(count) < probability).astype(float), probability
+
+
+def test_the_flip_fit_recovers_the_model_that_drew_the_data() -> None:
+    features, flipped, truth = flip_data()
+    model = fit_flip_model(features, flipped)
+    found = flip_probability(model, torch.tensor(features, dtype=torch.float32)).numpy()
+    assert np.abs(found - truth).mean() < 0.02
+    # At the optimum of a logistic regression the predictions sum to the flips.
+    assert found.sum() == pytest.approx(flipped.sum(), rel=1e-3)
+
+
+def test_the_flip_fit_equals_scikit_learns() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    features, flipped, _ = flip_data(500)
+    features = np.nan_to_num(features, nan=5.0)
+    model = fit_flip_model(features, flipped)
+    standard = (features - model.means) / model.scales
+    reference = linear_model.LogisticRegression(C=1.0, tol=1e-10, max_iter=1000)
+    reference.fit(standard, flipped)
+    np.testing.assert_allclose(model.coefficients, reference.coef_[0], atol=1e-4)
+    assert model.intercept == pytest.approx(reference.intercept_[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_data_without_both_outcomes_give_a_constant(value: float) -> None:
+    features, flipped, _ = flip_data(99)
+    model = fit_flip_model(features, np.full_like(flipped, value))
+    found = flip_probability(model, torch.tensor(features, dtype=torch.float32))
+    torch.testing.assert_close(found, torch.full_like(found, 0.995 if value else 0.005))
+    assert isinstance(model, FlipModel)
+
+
+def test_separable_data_stay_finite() -> None:
+    features, _, _ = flip_data(200)
+    model = fit_flip_model(features, (features[:, 0] > 5).astype(float))
+    assert all(map(math.isfinite, (model.intercept, *model.coefficients)))
+    with pytest.raises(ValueError, match="flip fit takes"):
+        fit_flip_model(features[:, :3], np.zeros(200))
