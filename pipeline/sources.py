@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.records import ImageRef
 _PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")
 _SNIFF_BYTES = 512  # enough for tar's magic, which stands at byte 257
 _MANIFEST_BATCH_ROWS = 65_536
+_SCHEME = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class SourceError(ValueError):
@@ -47,20 +49,21 @@ def list_images(location: str) -> Iterator[ImageRef]:
 
 
 def _list(location: str) -> Iterator[ImageRef]:
-    if "://" in location and not location.startswith("file://"):
-        scheme = location.split("://", 1)[0]
-        raise SourceError(
-            f"cannot read {location!r}: {scheme}:// is not supported yet, give a path"
-        )
+    _refuse_remote(location)
     path = os.path.abspath(_local_path(location))
     if os.path.isdir(path):
         yield from _list_folder(path)
     elif os.path.exists(path):
         yield from _lister_of_file(path)(path)
     elif glob.has_magic(location):
-        yield from _list_glob(path)
+        yield from _list_glob(_local_path(location))
     else:
         raise SourceError(f"no such file or folder: {location!r}")
+
+
+def _refuse_remote(location: str) -> None:
+    if found := _SCHEME.match(location):
+        raise SourceError(f"cannot read {location!r}: {found[0]} is not supported yet, give a path")
 
 
 def _lister_of_file(path: str) -> Callable[[str], Iterator[ImageRef]]:
@@ -101,9 +104,9 @@ def _list_folder(folder: str, ancestors: frozenset[str] = frozenset()) -> Iterat
         with os.scandir(folder) as entries:
             # A trailing slash makes the order that of whole paths, as an object store lists them.
             found = sorted(
-                (os.fsencode(e.name) + (b"/" if e.is_dir() else b""), e.path, e.is_dir())
+                (os.fsencode(e.name) + (b"/" if _is_folder(e) else b""), e.path, _is_folder(e))
                 for e in entries
-                if e.is_dir() or e.is_file() or e.is_symlink()
+                if e.is_symlink() or e.is_dir() or e.is_file()
             )
     except OSError as error:
         raise SourceError(f"cannot list {folder!r}: {error.strerror}") from error
@@ -111,10 +114,51 @@ def _list_folder(folder: str, ancestors: frozenset[str] = frozenset()) -> Iterat
         yield from _list_folder(path, ancestors | {real}) if is_folder else _list_entry(path)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link to itself: its row will say so
+        return False
+
+
 def _list_glob(pattern: str) -> Iterator[ImageRef]:
-    for path in sorted(glob.iglob(pattern, recursive=True, include_hidden=True), key=os.fsencode):
+    top, *parts = (
+        Path(pattern).parts if os.path.isabs(pattern) else (os.getcwd(), *Path(pattern).parts)
+    )
+    found = {os.path.abspath(path) for path in _matches(top, parts)}  # two `**` find a file twice
+    for path in sorted(found, key=os.fsencode):
         if not os.path.isdir(path):
             yield from _list_entry(path)
+
+
+def _matches(folder: str, parts: list[str]) -> Iterator[str]:
+    """What matches a pattern's parts below a folder.
+
+    `glob` alone would follow a symbolic link to a parent forty times, and two of them for ever.
+    """
+    if not parts:
+        yield folder
+    elif parts[0] == "**":
+        for below in _folders_below(folder):
+            yield from _matches(below, parts[1:] or ["*"])
+    else:
+        pattern = os.path.join(glob.escape(folder), parts[0])
+        for path in glob.iglob(pattern, include_hidden=True):
+            yield from _matches(path, parts[1:])
+
+
+def _folders_below(folder: str, ancestors: frozenset[str] = frozenset()) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in ancestors or not os.path.isdir(folder):
+        return
+    yield folder
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.path for entry in entries if _is_folder(entry)]
+    except OSError as error:
+        raise SourceError(f"cannot list {folder!r}: {error.strerror}") from error
+    for path in found:
+        yield from _folders_below(path, ancestors | {real})
 
 
 def _list_tar(path: str) -> Iterator[ImageRef]:
@@ -131,13 +175,17 @@ def _list_tar(path: str) -> Iterator[ImageRef]:
                         offset=member.offset_data,
                         num_bytes=member.size,
                     )
+            # tarfile takes a damaged header for the archive's end, which is zeros or nothing.
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.ReadError(f"damaged header at byte {archive.offset}")
     except (tarfile.TarError, OSError) as error:
         raise SourceError(f"cannot list the tar {path!r}: {error}") from error
 
 
 def _list_text_manifest(path: str) -> Iterator[ImageRef]:
     folder = os.path.dirname(path)
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
         for line in lines:
             if entry := line.rstrip("\r\n"):
                 yield from _list_manifest_entry(entry, folder)
@@ -146,18 +194,19 @@ def _list_text_manifest(path: str) -> Iterator[ImageRef]:
 def _list_parquet_manifest(path: str) -> Iterator[ImageRef]:
     try:
         manifest = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        column = _path_column(manifest.schema_arrow, path)
+        folder = os.path.dirname(path)
+        for batch in manifest.iter_batches(_MANIFEST_BATCH_ROWS, columns=[column]):
+            for entry in batch.column(0).to_pylist():
+                if entry:
+                    yield from _list_manifest_entry(entry, folder)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read the manifest {path!r}: {error}") from error
-    column = _path_column(manifest.schema_arrow, path)
-    folder = os.path.dirname(path)
-    for batch in manifest.iter_batches(_MANIFEST_BATCH_ROWS, columns=[column]):
-        for entry in batch.column(0).to_pylist():
-            if entry:
-                yield from _list_manifest_entry(entry, folder)
 
 
 def _list_manifest_entry(entry: str, folder: str) -> Iterator[ImageRef]:
     """Relative entries are relative to the manifest; a missing file shows when it is read."""
+    _refuse_remote(entry)
     yield from _list_entry(os.path.join(folder, _local_path(entry)))
 
 
@@ -202,6 +251,13 @@ def read_image(ref: ImageRef) -> bytes:
 
     Raises OSError when they cannot be fetched; a tar that has become shorter counts as that too.
     """
+    try:
+        return _read_bytes(ref)
+    except ValueError as error:  # a null byte in a manifest's path
+        raise OSError(f"not a file's path: {error}") from error
+
+
+def _read_bytes(ref: ImageRef) -> bytes:
     if ref.source is None:
         return Path(_local_path(ref.uri)).read_bytes()
     with open(_local_path(ref.source), "rb") as archive:
