@@ -66,7 +66,7 @@ class OutputFolder:
             self.labels.mkdir(parents=True, exist_ok=True)
             with written_whole(self.path / ".writable") as probe:
                 probe.touch()
-            (self.path / ".writable").unlink()
+            (self.path / ".writable").unlink(missing_ok=True)  # another driver may be here
         except OSError as error:
             reason = error.strerror or str(error)
             raise OutputError(

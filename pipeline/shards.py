@@ -81,13 +81,19 @@ class Plan:
     """An open plan. Raises OutputError when the file is damaged."""
 
     def __init__(self, output: OutputFolder) -> None:
+        self._path = output.plan
         try:
             self._file = pq.ParquetFile(output.plan)
         except (pa.ArrowException, OSError) as error:
-            raise OutputError(
-                f"the plan {str(output.plan)!r} cannot be read ({error}): remove the output folder"
-                " or choose another one"
-            ) from error
+            raise self._damaged(str(error)) from error
+        if self._file.schema_arrow.names != PLAN_SCHEMA.names:
+            raise self._damaged(f"it has the columns {', '.join(self._file.schema_arrow.names)}")
+
+    def _damaged(self, reason: str) -> OutputError:
+        return OutputError(
+            f"the plan {str(self._path)!r} cannot be read ({reason}): remove the output folder"
+            " or choose another one"
+        )
 
     @property
     def size(self) -> PlanSize:
@@ -96,6 +102,9 @@ class Plan:
         return PlanSize(metadata.num_rows, metadata.num_row_groups, counts)
 
     def shard(self, index: int) -> Shard:
-        table = self._file.read_row_group(index)
+        try:
+            table = self._file.read_row_group(index)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(str(error)) from error
         columns = (table.column(name).to_pylist() for name in PLAN_SCHEMA.names)
         return Shard(index, tuple(ImageRef(*values) for values in zip(*columns, strict=True)))

@@ -1,0 +1,167 @@
+"""Files appear whole or not at all, and a folder that cannot be used says so at once."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.output import OutputError, OutputFolder, written_whole
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("name", ["run.json", "labels/part-00000.parquet"])
+def test_a_file_appears_when_the_block_ends(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with written_whole(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert not path.exists()
+        # Readers of the data set skip names that begin with a dot, and see labels/ alone.
+        assert temporary.relative_to(tmp_path).parts[0].startswith(".")
+        assert os.stat(temporary).st_dev == os.stat(tmp_path).st_dev  # so that the rename is one
+    assert path.read_bytes() == b"half"
+    assert files_below(tmp_path) == [name]
+
+
+def fail_half_way(path: Path) -> None:
+    path.write_bytes(b"new, but not all of it")
+    raise KeyError
+
+
+def test_a_failure_leaves_nothing_new_and_the_old_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    for before in (None, b"old"):
+        if before is not None:
+            path.write_bytes(before)
+        with pytest.raises(KeyError), written_whole(path) as temporary:
+            fail_half_way(temporary)
+        assert (path.read_bytes() if path.exists() else None) == before
+        assert files_below(tmp_path) == ([] if before is None else ["summary.json"])
+
+
+def test_a_process_that_dies_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
+    code = f"""
+        import os
+        from pathlib import Path
+        from pipeline.output import written_whole
+        with written_whole(Path({str(tmp_path)!r}) / "labels" / "part-00000.parquet") as temporary:
+            temporary.write_bytes(b"half")
+            os._exit(9)
+    """
+    died = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert died.returncode == 9
+    assert not (tmp_path / "labels" / "part-00000.parquet").exists()
+    assert len(files_below(tmp_path)) == 1
+    OutputFolder(str(tmp_path)).clean()
+    assert files_below(tmp_path) == []
+
+
+def test_writers_of_one_file_never_mix(tmp_path: Path) -> None:
+    path = tmp_path / "labels" / "part-00000.parquet"
+    seen: set[bytes] = set()
+    start = threading.Barrier(4)
+
+    def write(letter: bytes) -> None:
+        start.wait()
+        for _ in range(25):
+            with written_whole(path) as temporary, temporary.open("wb") as file:
+                for _ in range(20):
+                    file.write(letter * 50)
+                    file.flush()
+            seen.add(path.read_bytes())
+
+    threads = [
+        threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c", b"d")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen <= {letter * 1000 for letter in (b"a", b"b", b"c", b"d")}
+    assert files_below(tmp_path) == ["labels/part-00000.parquet"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_out_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for location in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError, match=r"cannot write to the output folder '/.*file"):
+            OutputFolder(str(location)).create()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels").write_text("in the way")
+    with pytest.raises(OutputError, match=r"out': File exists"):
+        OutputFolder(str(tmp_path / "out")).create()
+    with pytest.raises(OutputError, match="s3:// is not supported yet"):
+        OutputFolder("s3://bucket/out")
+
+
+def test_creating_leaves_no_trace_and_does_not_mind_company(tmp_path: Path) -> None:
+    """A scheduler may start the driver a second time while the first one still runs."""
+    errors: list[Exception] = []
+    start = threading.Barrier(4)
+
+    def create() -> None:
+        start.wait()
+        for _ in range(40):
+            try:
+                OutputFolder(str(tmp_path / "out")).create()
+            except OutputError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=create) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert files_below(tmp_path) == []
+    assert (tmp_path / "out" / "labels").is_dir()
+
+
+def test_json_goes_round(tmp_path: Path) -> None:
+    output = OutputFolder(str(tmp_path))
+    content = {"input": "café \U0001f600", "crop": 224, "resize": None, "nested": {"a": [1.5]}}
+    assert output.read_json("run.json") is None
+    output.write_json("run.json", content)
+    assert output.read_json("run.json") == content
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8")) == content
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"a": 1', b"[1, 2]", b"null", b'{"a": "\xff"}'])
+def test_damaged_json_is_named_with_the_way_out(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(damaged)
+    with pytest.raises(OutputError, match=r"run.json' is damaged"):
+        OutputFolder(str(tmp_path)).read_json("run.json")
+
+
+def test_attempts_are_counted_across_processes_until_they_end(tmp_path: Path) -> None:
+    def another() -> OutputFolder:
+        return OutputFolder(str(tmp_path))
+
+    assert [another().begin_attempt("part-00001") for _ in range(12)] == list(range(1, 13))
+    assert another().begin_attempt("part-00002") == 1
+    another().end_attempts("part-00001")
+    assert another().begin_attempt("part-00001") == 1
+    assert another().begin_attempt("part-00002") == 2
+    another().clean()
+    assert another().begin_attempt("part-00002") == 1
+
+
+def test_two_attempts_at_once_never_get_one_number(tmp_path: Path) -> None:
+    numbers: list[int] = []
+
+    def begin() -> None:
+        numbers.extend(OutputFolder(str(tmp_path)).begin_attempt("part-00000") for _ in range(15))
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(1, 61))

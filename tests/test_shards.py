@@ -1,0 +1,110 @@
+"""Shards are runs of the collection, and the plan gives back what was put in."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.output import OutputError, OutputFolder
+from pipeline.records import ImageRef
+from pipeline.shards import Plan, cut, part_name, part_path, write_plan
+
+# Runs of references that share an archive (or none), as sources list them.
+_RUNS = st.lists(st.tuples(st.sampled_from([None, "a.tar", "b.tar"]), st.integers(1, 9)))
+
+
+def refs_of(runs: list[tuple[str | None, int]]) -> list[ImageRef]:
+    return [
+        ImageRef(f"{source}#{run}-{place}", source, place, place)
+        for run, (source, count) in enumerate(runs)
+        for place in range(count)
+    ]
+
+
+@given(runs=_RUNS, images_per_shard=st.integers(1, 7))
+def test_shards_are_runs_of_one_archive_each(
+    runs: list[tuple[str | None, int]], images_per_shard: int
+) -> None:
+    refs = refs_of(runs)
+    shards = list(cut(iter(refs), images_per_shard))
+    assert [ref for shard in shards for ref in shard] == refs
+    assert all(1 <= len(shard) <= images_per_shard for shard in shards)
+    assert all(len({ref.source for ref in shard}) == 1 for shard in shards)
+    # None is smaller than it must be: what follows has no room in it or another archive.
+    for shard, following in pairwise(shards):
+        assert len(shard) == images_per_shard or following[0].source != shard[-1].source
+
+
+def test_shard_sizes_that_make_no_sense_are_refused() -> None:
+    for images_per_shard in (0, -1):
+        with pytest.raises(
+            ValueError, match=f"images_per_shard {images_per_shard} is not positive"
+        ):
+            list(cut([], images_per_shard))
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_NUMBERS = st.none() | st.integers(0, 2**62)
+_REFS = st.builds(
+    ImageRef, uri=_TEXT, source=st.none() | _TEXT, offset=_NUMBERS, num_bytes=_NUMBERS
+)
+
+
+@given(refs=st.lists(_REFS, max_size=12), images_per_shard=st.integers(1, 5))
+def test_the_plan_gives_back_what_was_put_in(
+    tmp_path_factory: pytest.TempPathFactory, refs: list[ImageRef], images_per_shard: int
+) -> None:
+    output = OutputFolder(str(tmp_path_factory.mktemp("plan")))
+    size = write_plan(output, iter(refs), images_per_shard)
+    expected = list(cut(refs, images_per_shard))
+    plan = Plan(output)
+    assert size == plan.size
+    assert size.num_images == len(refs)
+    assert size.num_shards == len(expected)
+    assert size.images_per_shard == tuple(map(len, expected))
+    for index, run in enumerate(expected):
+        shard = plan.shard(index)
+        assert (shard.index, list(shard.refs)) == (index, run)
+
+
+def test_a_listing_that_fails_leaves_no_plan(tmp_path: Path) -> None:
+    def refs() -> object:
+        yield ImageRef("a.jpg")
+        raise OSError("the disk is gone")
+
+    output = OutputFolder(str(tmp_path))
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_plan(output, refs(), 1)  # type: ignore[arg-type]
+    assert not output.plan.exists()
+
+
+def test_a_damaged_plan_is_named_with_the_way_out(tmp_path: Path) -> None:
+    output = OutputFolder(str(tmp_path))
+    with pytest.raises(
+        OutputError, match=r"plan.parquet' cannot be read.*remove the output folder"
+    ):
+        Plan(output)
+    write_plan(output, [ImageRef(f"{i}.jpg") for i in range(1000)], 500)
+    whole = output.plan.read_bytes()
+    for damaged in (b"", b"no parquet", whole[:-20], whole[: len(whole) // 2]):
+        output.plan.write_bytes(damaged)
+        with pytest.raises(OutputError, match="cannot be read"):
+            Plan(output)
+    output.plan.write_bytes(whole[:4] + bytes(200) + whole[204:])  # sound at its end alone
+    with pytest.raises(OutputError, match="cannot be read"):
+        Plan(output).shard(0)
+    pq.write_table(pa.table({"path": ["a.jpg"]}), output.plan)
+    with pytest.raises(OutputError, match="it has the columns path"):
+        Plan(output)
+
+
+def test_part_names_sort_in_shard_order(tmp_path: Path) -> None:
+    output = OutputFolder(str(tmp_path))
+    assert part_path(output, 7) == tmp_path / "labels" / "part-00007.parquet"
+    names = [part_name(index) for index in (0, 9, 10, 99, 100, 99_999)]
+    assert names == sorted(names)
+    assert len(set(map(part_name, range(1000)))) == 1000
