@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 # What a web crawl saves as .jpg besides JPEG, and DALI decodes to the same pixels as PIL.
 _OTHER_FORMATS = ("png", "webp")
+_WARNING_FILTERS = threading.Lock()  # Python has one list of them for all threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,9 @@ def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
         image.fail(Status.REJECTED, _not_an_image(found, data))
         return
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
-            image.size = (picture.height, picture.width)
+        with _WARNING_FILTERS, warnings.catch_warnings(action="ignore"):
+            picture = Image.open(io.BytesIO(data))
+        image.size = (picture.height, picture.width)
     except Image.DecompressionBombError:
         image.fail(Status.REJECTED, f"{found} image of too many pixels to open")
     except (OSError, ValueError, SyntaxError) as error:

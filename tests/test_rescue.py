@@ -1,0 +1,87 @@
+"""Which errors blame an image, and how a refused batch is split; the whole is in test_decode."""
+
+import pytest
+from decoding import screened
+from hypothesis import given
+from hypothesis import strategies as st
+from jpegs import encode, photo, save
+
+from pipeline.records import Status
+from pipeline.rescue import give_up, is_refusal, split_refused
+
+# As DALI 2.4 words them, shortened.
+IN_DECODER = "Error in CPU operator `nvidia.dali.fn.decoders.image`, encountered:\n\n"
+NAMED = IN_DECODER + "Failed to decode sample #{} :\n\nCurrent pipeline object is no longer valid."
+UNNAMED = IN_DECODER + "nvImageCodec failure: '#{}'\n\nCurrent pipeline object is no longer valid."
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (NAMED.format(0), True),
+        (NAMED.format(31), True),
+        (UNNAMED.format(3), True),
+        (UNNAMED.format(17), True),
+        ("CUDA runtime API error cudaErrorMemoryAllocation (2): out of memory", False),
+        ("nvImageCodec failure: '#8': out of memory", False),
+        ("Failed to decode sample #3: Out of Memory", False),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("Error in GPU operator `nvidia.dali.fn.resize`: roi_start is not finite", False),
+        ("", False),
+    ],
+)
+def test_only_what_blames_the_input_is_a_refusal(message: str, expected: bool) -> None:
+    assert is_refusal(message) is expected
+
+
+@given(size=st.integers(2, 70), named=st.none() | st.integers(0, 200))
+def test_the_groups_are_the_batch_and_each_is_smaller(size: int, named: int | None) -> None:
+    batch = list(range(size))
+    groups = split_refused(batch, UNNAMED.format(3) if named is None else NAMED.format(named))
+    assert sorted(item for group in groups for item in group) == batch
+    assert all(0 < len(group) < size for group in groups)
+    if named is not None and named < size:
+        assert groups[0] == [named]
+    for group in groups:
+        assert group == sorted(group)
+
+
+@given(bad=st.sets(st.integers(0, 39)), names=st.booleans())
+def test_splitting_until_it_works_finds_exactly_the_bad(bad: set[int], names: bool) -> None:
+    """With one bad image the rest is tried once more, and a few halves; never every image alone."""
+    queue, kept, given_up, tries = [list(range(40))], [], [], 0
+    while queue:
+        batch = queue.pop(0)
+        tries += 1
+        first = next((place for place, item in enumerate(batch) if item in bad), None)
+        if first is None:
+            kept += batch
+        elif len(batch) == 1:
+            given_up += batch
+        else:
+            queue += split_refused(batch, NAMED.format(first) if names else UNNAMED.format(17))
+    assert sorted(kept) == sorted(set(range(40)) - bad)
+    assert sorted(given_up) == sorted(bad)
+    if len(bad) == 1:
+        assert tries <= (4 if names else 13)
+
+
+def test_the_reason_is_the_best_to_be_had() -> None:
+    jpeg, png = encode(photo(40, 40)), save(photo(40, 40), "PNG")
+    at = jpeg.index(b"\xff\xc4") + 5
+    cases = [
+        (jpeg[:at] + b"\xff" * 16 + jpeg[at + 16 :], NAMED.format(0), "Bogus Huffman table"),
+        (png, UNNAMED.format(3), "its header is damaged"),
+        (png, UNNAMED.format(4), "not an image format the decoder knows"),
+        (png, UNNAMED.format(17), "its data is damaged"),
+        (png, UNNAMED.format(99), "nvImageCodec status 99"),
+        (png, NAMED.format(0), "its data is damaged"),
+        (jpeg, UNNAMED.format(3), "its header is damaged"),  # libjpeg has nothing against it
+    ]
+    for data, message, expected in cases:
+        (image,) = screened([data])
+        give_up(image, message)
+        assert image.status == Status.REJECTED
+        assert image.data is None
+        assert (image.error or "").startswith(f"cannot be decoded: {expected}")
+        assert "\n" not in (image.error or "")
