@@ -8,7 +8,7 @@ result or one error, in order, and a refused batch leaves the pipeline usable.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,7 +138,9 @@ class Decoder:
         )
         self._pipeline.build()
 
-    def decode(self, images: Iterable[EncodedImage], clock: StageClock) -> Iterator[DecodedBatch]:
+    def decode(
+        self, images: Iterable[EncodedImage], clock: StageClock
+    ) -> Generator[DecodedBatch, None, None]:
         """Decode what is decodable, in batches, a few ahead of the caller.
 
         Every image that decodes is in exactly one batch, in input order but for the neighbours of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -45,11 +46,12 @@ def label_shard(
         shard.refs, limits, num_threads=read_threads, max_images=4 * decoder.batch_size
     )
     encoded = map(rows.add_image, clock.iterate("read", reading))
-    for batch in clock.iterate("decode", decoder.decode(encoded, clock)):
-        with clock.stage("model"):
-            predictions = classifier(batch.pixels, batch.dct, _qualities(batch.images))
-        with clock.stage("rows"):
-            rows.add_predictions(batch.images, predictions)
+    with closing(decoder.decode(encoded, clock)) as batches:  # an error leaves the decoder empty
+        for batch in clock.iterate("decode", batches):
+            with clock.stage("model"):
+                predictions = classifier(batch.pixels, batch.dct, _qualities(batch.images))
+            with clock.stage("rows"):
+                rows.add_predictions(batch.images, predictions)
     with clock.stage("rows"):
         table = rows.to_table()
     busy = {"read_busy": reading.read_s, "screen_busy": reading.screen_s}

@@ -47,8 +47,12 @@ class ShardRows:
         return {status: found[status] for status in STATUSES}
 
     def to_table(self) -> pa.Table:
-        """The rows in the plan's order, as `SCHEMA`. Raises RuntimeError if one is missing."""
+        """The rows in the plan's order, as `SCHEMA`.
+
+        Raises RuntimeError if an image, or the label of one that was decodable, is missing.
+        """
         images = self._known_images()
+        self._check_labelled(images)
         columns = {**self._image_columns(images), **self._label_columns()}
         return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
@@ -58,6 +62,15 @@ class ShardRows:
             missing = len(self._images) - len(images)
             raise RuntimeError(f"shard {self._shard.index}: {missing} images never arrived")
         return images
+
+    def _check_labelled(self, images: list[EncodedImage]) -> None:
+        expected = {image.row for image in images if image.decodable}
+        labelled = [row for rows in self._labelled for row in rows.tolist()]
+        if len(labelled) != len(expected) or set(labelled) != expected:
+            raise RuntimeError(
+                f"shard {self._shard.index}: {len(expected)} images to label,"
+                f" {len(labelled)} predictions for {len(set(labelled))} images"
+            )
 
     def _image_columns(self, images: list[EncodedImage]) -> dict[str, pa.Array]:
         def column(name: str, values: list[Any]) -> pa.Array:
