@@ -1,0 +1,318 @@
+"""What the model sees: pixels against PIL and torchvision, DCT against scipy, nobody's row lost."""
+
+import io
+import re
+from collections.abc import Iterator
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from decoding import Decoded, decode_all, plain, scipy_dct, screened, torchvision_input
+from jpegs import encode, every_kind, photo, save
+from PIL import Image
+
+from jobs.demo_corpus import broken_files
+from pipeline.decode import DecodeOptions, Decoder
+from pipeline.degrade import compress
+from pipeline.geometry import Geometry
+from pipeline.records import EncodedImage, Status
+from pipeline.screen import Limits
+from pipeline.stage_clock import StageClock
+
+MAX_MEAN_DIFFERENCE = 0.3  # grey levels
+DCT_TOLERANCE = 1e-3  # on the 0..255 scale
+
+
+def corpus() -> dict[str, bytes]:
+    """name -> a sound image: every coding in one shape, then every other shape."""
+    rgb = photo(251, 333)
+    with_alpha = Image.fromarray(np.dstack([rgb, rgb[:, :, 0]]))
+    files = every_kind(rgb) | {
+        "4:4:0": compress(rgb, 60, "4:4:0"),
+        "4:1:1": compress(rgb, 60, "4:1:1"),
+        "PNG": save(rgb, "PNG"),
+        "PNG alpha": save(with_alpha, "PNG"),
+        "PNG palette": save(Image.fromarray(rgb).convert("P"), "PNG"),
+        "WebP": save(rgb, "WEBP", quality=80),
+        "WebP alpha": save(with_alpha, "WEBP", quality=80),
+    }
+    for height, width in ((333, 250), (97, 131), (131, 97), (224, 224), (225, 224), (900, 1201)):
+        files[f"{height}x{width}"] = encode(photo(height, width, seed=height))
+        files[f"{height}x{width} 4:4:4"] = encode(photo(height, width), subsampling="4:4:4")
+    for height, width in ((1, 1), (1, 50), (50, 1), (8, 300), (300, 8)):
+        files[f"{height}x{width}"] = encode(photo(height, width))
+    return files
+
+
+CORPUS = corpus()
+
+
+def differences(geometry: Geometry) -> dict[str, np.ndarray]:
+    """name -> |decoder - torchvision| in grey levels, (crop, crop, 3), for every image there is."""
+    decoder = Decoder(geometry, DecodeOptions(batch_size=len(CORPUS)))
+    found = decode_all(decoder, screened(CORPUS.values()))
+    assert sorted(found) == list(range(len(CORPUS)))
+    return {
+        name: np.abs(found[row].rgb - torchvision_input(data, geometry).astype(int))
+        for row, (name, data) in enumerate(CORPUS.items())
+    }
+
+
+def test_bilinear_pixels_are_torchvisions() -> None:
+    for name, difference in differences(plain(256, 224)).items():
+        assert difference.mean() <= MAX_MEAN_DIFFERENCE, name
+        assert difference.max() <= 1, name
+
+
+def test_bicubic_pixels_are_torchvisions_on_average() -> None:
+    for name, difference in differences(plain(256, 224, "bicubic")).items():
+        assert difference.mean() <= MAX_MEAN_DIFFERENCE, name
+
+
+def test_a_crop_that_reaches_the_border_differs_there_alone() -> None:
+    """Beyond the border DALI's filter repeats the last pixel, where PIL's ends."""
+    for name, difference in differences(plain(64, 64)).items():
+        assert difference.mean() <= MAX_MEAN_DIFFERENCE, name
+        assert difference[1:-1, 1:-1].max() <= 1, name
+
+
+@pytest.mark.parametrize("crop", [224, 64])
+def test_the_centre_crop_alone_is_exact(crop: int) -> None:
+    """Larger images are cut, smaller ones stand on black."""
+    for name, difference in differences(plain(None, crop)).items():
+        assert difference.max() == 0, name
+
+
+def test_extreme_shapes() -> None:
+    files = {f"{h}x{w}": encode(photo(h, w)) for h, w in ((1, 500), (8, 3000), (2000, 3))}
+    geometry = plain(256, 224)
+    found = decode_all(Decoder(geometry, DecodeOptions(batch_size=3)), screened(files.values()))
+    for row, data in enumerate(files.values()):
+        difference = np.abs(found[row].rgb - torchvision_input(data, geometry).astype(int))
+        assert difference.max() <= 1
+
+
+def test_exif_orientation_is_left_alone() -> None:
+    """Not a matter of tolerance: a turned picture would be another picture."""
+    rgb = photo(100, 60)
+    turned, as_is = encode(rgb, exif_orientation=6), encode(rgb)
+    with Image.open(io.BytesIO(turned)) as image:
+        assert image.getexif()[0x0112] == 6
+    decoder = Decoder(plain(None, 64), DecodeOptions(batch_size=2))
+    found = decode_all(decoder, screened([turned, as_is]))
+    np.testing.assert_array_equal(found[0].rgb, found[1].rgb)
+
+
+@pytest.mark.parametrize("dct_in_graph", [True, False])
+@pytest.mark.parametrize(
+    ("geometry", "batch_size"), [(plain(256, 224), 5), (plain(160, 160), 7), (plain(None, 64), 3)]
+)
+def test_dct_is_scipys_of_the_same_pixels(
+    geometry: Geometry, batch_size: int, dct_in_graph: bool
+) -> None:
+    kinds = ["baseline", "gray", "YCCK", "1x50", "97x131"]
+    files = [CORPUS[kind] for kind in kinds] + [save(noise(240), "PNG")]
+    options = DecodeOptions(batch_size=batch_size, dct_in_graph=dct_in_graph)
+    found = decode_all(Decoder(geometry, options), screened(files))
+    assert len(found) == len(files)
+    for image in found.values():
+        assert image.dct.shape == (192, geometry.crop // 8, geometry.crop // 8)
+        assert image.dct.dtype == np.float32
+        assert np.abs(image.dct - scipy_dct(image.rgb)).max() <= DCT_TOLERANCE
+
+
+def noise(side: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def test_pixels_are_normalised_in_the_asked_for_precision() -> None:
+    data = save(noise(64), "PNG")
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    geometry = Geometry(None, 64, "bilinear", mean, std)
+    expected = (noise(64) / 255 - mean) / std
+    for half, dtype, tolerance in ((False, torch.float32, 1e-5), (True, torch.float16, 2e-3)):
+        decoder = Decoder(geometry, DecodeOptions(batch_size=1, half=half))
+        (batch,) = decoder.decode(screened([data]), StageClock())
+        assert batch.pixels.dtype == dtype
+        assert batch.dct.dtype == torch.float32
+        assert batch.pixels.shape == (1, 3, 64, 64)
+        assert batch.pixels.is_contiguous(memory_format=torch.channels_last)
+        found = batch.pixels[0].permute(1, 2, 0).float().numpy()
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+        del batch
+
+
+# From here on: which images come out, and that a bad one costs nobody else anything. These are
+# files that the screen lets through and the decoder refuses: DALI names the first in its message
+# and gives no number for the second.
+
+
+def refused_by_name() -> bytes:
+    jpeg = bytearray(encode(photo(60, 80)))
+    at = jpeg.index(b"\xff\xc4")
+    jpeg[at + 5 : at + 21] = b"\xff" * 16  # a Huffman table of more codes than there can be
+    return bytes(jpeg)
+
+
+def refused_without_name() -> bytes:
+    png = save(photo(60, 80), "PNG")
+    return png[: len(png) // 2]
+
+
+BAD = [refused_by_name(), refused_without_name()]
+GOOD = [encode(photo(60 + seed, 80, seed)) for seed in range(10)]
+
+
+def assert_same(found: dict[int, Decoded], expected: dict[int, Decoded]) -> None:
+    assert sorted(found) == sorted(expected)
+    for row, image in found.items():
+        np.testing.assert_array_equal(image.rgb, expected[row].rgb)
+        np.testing.assert_array_equal(image.dct, expected[row].dct)
+
+
+@pytest.mark.parametrize("bad", BAD, ids=["named", "unnamed"])
+@pytest.mark.parametrize(
+    "at", [(0,), (3,), (4,), (9,), (0, 1, 2, 3), (0, 3, 6, 9), (8, 9)], ids=str
+)
+def test_a_bad_image_costs_and_changes_no_other(
+    small_decoder: Decoder, bad: bytes, at: tuple[int, ...]
+) -> None:
+    files = [bad if row in at else data for row, data in enumerate(GOOD)]
+    images = screened(files)
+    expected = decode_all(small_decoder, screened(GOOD))
+    found = decode_all(small_decoder, images)
+    assert_same(found, {row: image for row, image in expected.items() if row not in at})
+    for image in images:
+        assert image.status == (Status.REJECTED if image.row in at else Status.OK)
+        assert (image.error is not None) == (image.row in at)
+        assert image.data is None  # the encoded bytes are freed either way
+
+
+def test_both_kinds_of_refusal_in_one_batch(small_decoder: Decoder) -> None:
+    for order in permutations([BAD[0], BAD[1], GOOD[0], GOOD[1]]):
+        images = screened(order)
+        found = decode_all(small_decoder, images)
+        good = [row for row, data in enumerate(order) if data in GOOD]
+        assert sorted(found) == good
+        assert [i.row for i in images if i.status == Status.OK] == good
+
+
+def test_nothing_but_bad_images(small_decoder: Decoder) -> None:
+    images = screened(BAD * 5)
+    assert decode_all(small_decoder, images) == {}
+    assert {image.status for image in images} == {Status.REJECTED}
+    assert decode_all(small_decoder, []) == {}
+    assert len(decode_all(small_decoder, screened(GOOD))) == len(GOOD)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 9])
+def test_images_left_over_come_in_a_smaller_batch(small_decoder: Decoder, count: int) -> None:
+    batches = [
+        [image.row for image in batch.images]
+        for batch in small_decoder.decode(screened(GOOD[:count]), StageClock())
+    ]
+    assert [row for batch in batches for row in batch] == list(range(count))
+    assert all(len(batch) == 4 for batch in batches[:-1])
+
+
+def test_what_is_not_decodable_is_passed_over(small_decoder: Decoder) -> None:
+    images = screened([b"", *GOOD[:5], b"<html>"])
+    images[2].fail(Status.UNREADABLE, "gone")
+    assert sorted(decode_all(small_decoder, images)) == [1, 3, 4, 5]
+    assert images[2].status == Status.UNREADABLE
+
+
+def test_a_consumer_that_stops_leaves_the_decoder_usable(small_decoder: Decoder) -> None:
+    expected = decode_all(small_decoder, screened(GOOD[:3]))
+    for batches_taken in (0, 1, 2):
+        batches = small_decoder.decode(screened([*GOOD, BAD[0], *GOOD]), StageClock())
+        for _ in range(batches_taken):
+            next(batches)
+        batches.close()
+        assert_same(decode_all(small_decoder, screened(GOOD[:3])), expected)
+
+
+def test_a_source_that_fails_leaves_the_decoder_usable(small_decoder: Decoder) -> None:
+    def images() -> Iterator[EncodedImage]:
+        yield from screened(GOOD)
+        raise KeyError("the reader's own error")
+
+    with pytest.raises(KeyError, match="the reader's own error"):
+        decode_all(small_decoder, images())
+    assert len(decode_all(small_decoder, screened(GOOD))) == len(GOOD)
+
+
+def test_an_error_that_no_image_is_to_blame_for_is_raised(
+    small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = small_decoder._pipeline
+    taken = pipeline.share_outputs
+
+    def failing() -> object:
+        taken()
+        pipeline.release_outputs()
+        raise RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation: out of memory")
+
+    images = screened(GOOD)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "share_outputs", failing)
+        with pytest.raises(RuntimeError, match="cudaErrorMemoryAllocation"):
+            decode_all(small_decoder, images)
+    assert all(image.status == Status.OK for image in images)
+    assert len(decode_all(small_decoder, screened(GOOD))) == len(GOOD)
+
+
+def test_batches_are_fed_ahead_but_not_all_at_once(small_decoder: Decoder) -> None:
+    asked_for = 0
+
+    def images() -> Iterator[EncodedImage]:
+        nonlocal asked_for
+        for image in screened(GOOD * 4):
+            asked_for += 1
+            yield image
+
+    batches = small_decoder.decode(images(), StageClock())
+    next(batches)
+    assert 4 < asked_for <= 4 * 4  # one in use, two ahead, and the one being put together
+    batches.close()
+
+
+# name -> status at the levels "off", "fast" and "full", and what the error says.
+OK, DAMAGED, REJECTED = Status.OK, Status.DAMAGED, Status.REJECTED
+FATES: dict[str, tuple[Status, Status, Status, str]] = {
+    "truncated_at_10_percent.jpg": (OK, DAMAGED, DAMAGED, "^truncated: no end-of-image marker"),
+    "truncated_at_50_percent.jpg": (OK, DAMAGED, DAMAGED, "^truncated: no end-of-image marker"),
+    "truncated_at_99_percent.jpg": (OK, DAMAGED, DAMAGED, "^truncated: no end-of-image marker"),
+    "cut_and_closed.jpg": (OK, OK, DAMAGED, "premature end of data"),
+    "header_only.jpg": (REJECTED, REJECTED, REJECTED, "^header only: "),
+    "half_a_header.jpg": (REJECTED, REJECTED, REJECTED, "^JPEG ends inside segment"),
+    "bit_flipped.jpg": (OK, OK, DAMAGED, "^Corrupt JPEG data"),
+    "zero_hole.jpg": (OK, DAMAGED, DAMAGED, "^zero-filled hole at byte|Corrupt JPEG data"),
+    "zero_bytes.jpg": (REJECTED, REJECTED, REJECTED, r"^empty file \(0 bytes\)$"),
+    "zeros.jpg": (REJECTED, REJECTED, REJECTED, "the content is zeros$"),
+    "html_named.jpg": (REJECTED, REJECTED, REJECTED, "the content is html$"),
+    "png_named.jpg": (OK, OK, OK, ""),
+    "webp_named.jpg": (OK, OK, OK, ""),
+    "gif_named.jpg": (REJECTED, REJECTED, REJECTED, "the content is gif$"),
+    "twelve_bit.jpg": (REJECTED, REJECTED, REJECTED, "^12-bit JPEG"),
+    "arithmetic.jpg": (OK, OK, OK, ""),
+    "huge_65500x65500.jpg": (REJECTED, REJECTED, REJECTED, "4290250000 pixels.*100000000$"),
+}
+
+
+@pytest.mark.parametrize(("place", "level"), [(0, "off"), (1, "fast"), (2, "full")])
+def test_every_broken_file_gets_its_status(small_decoder: Decoder, place: int, level: str) -> None:
+    files = broken_files(encode(photo(375, 500)), np.random.default_rng(0))
+    assert files.keys() == FATES.keys()
+    images = screened(files.values(), Limits(integrity=level))  # type: ignore[arg-type]
+    found = decode_all(small_decoder, images)
+    for name, image in zip(files, images, strict=True):
+        expected, message = FATES[name][place], FATES[name][3]
+        assert (name, image.status) == (name, expected)
+        assert (image.row in found) == (expected != REJECTED)
+        if expected == OK:
+            assert image.error is None
+        else:
+            assert re.search(message, image.error or ""), (name, image.error)
+            assert "\n" not in (image.error or "")

@@ -1,0 +1,66 @@
+"""Which room may import what: the house of the design, held by its walls."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    path for room in ("pipeline", "afd_model", "jobs") for path in (ROOT / room).rglob("*.py")
+)
+# The labelling graph, and the one that degrades for training.
+DALI_FILES = {"pipeline/decode.py", "pipeline/decode_training.py"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module a file imports anywhere, `a.b` for `from a import b` too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(package: str) -> set[str]:
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        if any(f"{name}.".startswith(f"{package}.") for name in imports(path))
+    }
+
+
+def test_the_walls_see_what_they_are_to_see() -> None:
+    assert "pipeline/decode.py" in importers("nvidia.dali")
+    assert "jobs/label.py" in importers("pipeline")
+    assert any(name.startswith("jobs/") for name in importers("ray"))
+
+
+def test_dali_is_imported_by_the_decoder_alone() -> None:
+    assert importers("nvidia") <= DALI_FILES
+
+
+def test_ray_is_imported_by_jobs_alone() -> None:
+    assert {name for name in importers("ray") if not name.startswith("jobs/")} == set()
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"), [("pipeline", "jobs"), ("afd_model", "jobs"), ("afd_model", "pipeline")]
+)
+def test_imports_go_one_way(room: str, forbidden: str) -> None:
+    assert {name for name in importers(forbidden) if name.startswith(f"{room}/")} == set()
+
+
+def test_nothing_shipped_imports_a_test_tool() -> None:
+    for tool in ("pytest", "hypothesis", "scipy", "tests", "polars"):
+        assert importers(tool) == set()
+
+
+def test_label_shard_stays_readable() -> None:
+    tree = ast.parse((ROOT / "pipeline" / "label_shard.py").read_text(encoding="utf-8"))
+    (function,) = (
+        n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "label_shard"
+    )
+    assert (function.end_lineno or 0) - function.lineno < 40
