@@ -126,7 +126,7 @@ def test_counting_against_the_arithmetic() -> None:
     assert count_macs(layer, torch.zeros(1, 3, 10, 10)) == 3 * 4 * 9 * 100
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "timm:tf_efficientnet_lite0", "resnet50"])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet50"])
 def test_light_costs_a_tenth_of_the_backbone(name: str) -> None:
     model = backbone(name)
     crop = model.preprocessing.crop
@@ -134,8 +134,10 @@ def test_light_costs_a_tenth_of_the_backbone(name: str) -> None:
     assert module_macs(config(name, "light"), crop) <= 0.1 * whole
 
 
-@pytest.mark.parametrize("size", ["paper", "light"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(name, "light") for name in FAMILIES] + [(name, "paper") for name in FAMILIES[1::4]],
+)
 def test_forwards_trains_one_step_and_fuses(name: str, size: AFDSize) -> None:
     model = backbone(name)
     before = {key: value.clone() for key, value in model.module.state_dict().items()}
