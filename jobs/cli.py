@@ -10,6 +10,7 @@ from jobs.command_line import EXIT_USAGE, nearest
 
 JOBS = {
     "label": "label every image of a collection",
+    "train": "train an AFD-Module for a frozen classifier on unlabelled images",
     "compress": "write the paper's test sets: a collection at stated JPEG qualities",
     "demo": "label a small corpus of real photographs and show what was found",
 }

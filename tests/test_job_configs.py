@@ -8,11 +8,14 @@ import pytest
 import yaml
 
 from jobs.compress_settings import CompressSettings
+from jobs.train_settings import TrainSettings
 
 CONF = Path(__file__).parents[1] / "conf"
 
 
-@pytest.mark.parametrize(("name", "settings_class"), [("compress", CompressSettings)])
+@pytest.mark.parametrize(
+    ("name", "settings_class"), [("compress", CompressSettings), ("train", TrainSettings)]
+)
 def test_file_equals_the_defaults(name: str, settings_class: type) -> None:
     text = (CONF / f"{name}.yaml").read_text()
     fields = [f for f in dataclasses.fields(settings_class) if f.default is not dataclasses.MISSING]

@@ -1,0 +1,108 @@
+"""The train job: images -> an AFD checkpoint. `train_module(TrainSettings(...))` is `afd train`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from afd_model.export import CARD, CHECKPOINT
+from afd_model.predictor import resolve_device
+from afd_model.training import TrainingError
+from jobs.command_line import parse
+from jobs.run_record import differences, versions
+from jobs.train_settings import TrainSettings
+from jobs.training_log import shown_live
+from jobs.training_run import prepare, run_worker
+from pipeline.output import RUN, OutputError, OutputFolder, written_whole
+from pipeline.training_data import Rank
+
+EXIT_COMPLETE, EXIT_FAILED = 0, 1
+
+
+def train_module(settings: TrainSettings) -> dict[str, Any]:
+    """Train, or go on where an earlier run with the same settings ended; returns the card.
+
+    Raises ValueError, worded for the user, when the run cannot start; TrainingError or (from Ray)
+    ClusterError when it cannot go on.
+    """
+    settings = settings.located()
+    _open(OutputFolder(settings.output), settings)
+    folder = Path(settings.output)
+    with shown_live(folder, settings.max_steps):
+        if settings.workers == 0:
+            run_worker(settings, Rank())
+        else:
+            prepare(settings, resolve_device("cpu"))  # a user's mistakes come out here, worded
+            from jobs.ray_training import run_on_cluster  # only here: Ray need not be installed
+
+            run_on_cluster(settings)
+    card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    return card
+
+
+def _open(output: OutputFolder, settings: TrainSettings) -> None:
+    """Begin or continue. Raises OutputError when the folder holds another run, or is no folder."""
+    record = output.read_json(RUN)
+    started = (output.path / "state.pt").exists()
+    now = json.loads(json.dumps(settings.model_settings))
+    if record is not None and started:
+        if changed := differences(record.get("settings", {}), now):
+            raise OutputError(
+                f"{str(output.path)!r} holds a run with other settings: {changed}."
+                " Use the same, or another --output"
+            )
+        _say(f"continuing the run in {output.path}")
+        return
+    if started:
+        raise OutputError(f"{str(output.path)!r} holds a run but no {RUN}: choose another --output")
+    try:
+        output.path.mkdir(parents=True, exist_ok=True)
+        with written_whole(output.path / RUN) as temporary:
+            temporary.write_text(json.dumps({"settings": now, "versions": versions()}, indent=2))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"cannot write to the output folder {str(output.path)!r}: {reason}"
+        ) from error
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _cluster_errors() -> tuple[type[BaseException], ...]:
+    """Ray's part of the errors; only where a run has used it."""
+    module = sys.modules.get("jobs.cluster")
+    return () if module is None else (module.ClusterError,)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`afd train`: exit code 0 with a checkpoint, 1 when training failed, 2 for bad usage."""
+    settings = parse(TrainSettings, arguments, prog="afd train", positional=["input"])
+    try:
+        card = train_module(settings)
+    except KeyboardInterrupt:
+        _say("afd train: interrupted; the same command continues the run")
+        return EXIT_FAILED
+    except (ValueError, TrainingError) as error:
+        _say(f"afd train: {error}")
+        return EXIT_FAILED
+    except Exception as error:
+        if not isinstance(error, _cluster_errors()):
+            raise
+        _say(f"afd train: {error}; the same command continues the run")
+        return EXIT_FAILED
+    score = card["held_out_scores"]
+    _say(
+        f"{Path(settings.output) / CHECKPOINT}: {card['ended']}, best at step {card['best_step']};"
+        f" held out, compressed: {score['compressed_agreement']:.1%} of the labels are the clean"
+        f" picture's ({score['direct_agreement']:.1%} without the module)"
+    )
+    return EXIT_COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

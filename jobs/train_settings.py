@@ -1,0 +1,163 @@
+"""What `afd train` can be told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from jobs.settings import REQUIRED, setting
+from pipeline.pair_plan import DegradationMix
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Train an AFD-Module for a frozen classifier on unlabelled images; writes afd.safetensors."""
+
+    input: str = setting(
+        REQUIRED, "folder (recursive), glob, tar, manifest (text or Parquet of paths) or one image"
+    )
+    output: str = setting(REQUIRED, "output folder; the same command again continues the run in it")
+
+    backbone: str = setting(
+        "resnet50",
+        "classifier: a torchvision name, or timm:NAME such as timm:tf_efficientnet_lite0",
+    )
+    weights: str = setting(
+        "default", "default, a torchvision weights name, a local file, or none (random)"
+    )
+    stem_layer: str = setting(
+        "auto", "layer whose output the AFD-Module enhances (dotted path); auto: known by family"
+    )
+    crop: int | Literal["auto"] = setting(
+        "auto", "side of the training windows, pixels, a multiple of 8; auto: the backbone's preset"
+    )
+    afd_size: Literal["light", "paper"] = setting(
+        "light",
+        "light: at most a tenth of the backbone's multiply-adds; paper: width 16 at the stem's"
+        " resolution",
+    )
+    fdm: Literal["auto", "channel", "spatial", "both", "full"] = setting(
+        "auto", "form of the Feature Drifting Map; auto: the size's own"
+    )
+
+    kl_weight: float = setting(
+        1.0, "loss: KL divergence from the backbone's prediction for the clean picture"
+    )
+    kl_temperature: float = setting(1.0, "temperature of that divergence's softmax")
+    feature_weight: float = setting(
+        1.0, "loss: relative squared distance of the features to the clean ones, stem and stages"
+    )
+    feature_stages: int = setting(3, "stages behind the stem that the feature term looks at")
+    stem_l1_weight: float = setting(
+        0.0, "loss: mean absolute difference of the stem's features, the paper's only term"
+    )
+
+    clean_share: float = setting(0.10, "share of the pairs that are not compressed at all")
+    high_quality_share: float = setting(0.08, "share compressed once at quality 75 to 95")
+    multiple_share: float = setting(
+        0.20, "share compressed 2 to --max-compressions times, partly after the resize"
+    )
+    paper_share: float = setting(
+        0.60,
+        "of the rest, share at one of the qualities 7, 10, 15, 18, 25; the others at 5 to 95",
+    )
+    imagenet_c_share: float = setting(
+        0.50,
+        "of what is compressed once, share by the imagenet-c protocol (on the window, then quality"
+        " 85); the others on the whole picture",
+    )
+    max_compressions: int = setting(5, "most compressions of a pair")
+    min_area: float = setting(0.35, "smallest window's share of the picture's area")
+
+    batch_size: int = setting(32, "pairs in a step, of all workers together")
+    max_steps: int = setting(5000, "steps of the optimizer; the learning rate ends at 0 there")
+    max_time_s: float | Literal["none"] = setting(
+        "none", "end cleanly after so many seconds, with the best checkpoint so far"
+    )
+    learning_rate: float = setting(2e-3, "AdamW's, after the warm-up; falls along a cosine")
+    warmup_steps: int = setting(200, "steps in which the learning rate rises from 0")
+    weight_decay: float = setting(1e-4, "AdamW's, of weights, not of biases")
+    ema_decay: float = setting(0.998, "of the averaged weights, which are validated and exported")
+    clip_norm: float = setting(1.0, "greatest norm of the gradient")
+    seed: int = setting(0, "of the module's first weights, the shuffling and the degradation")
+
+    held_out_images: int = setting(
+        264, "images kept for validation and the flip model, chosen by a hash of their names"
+    )
+    validate_every_steps: int = setting(250, "steps between validations")
+    save_every_steps: int = setting(100, "steps between saved states; a killed run repeats fewer")
+    log_every_steps: int = setting(10, "steps between records in log.jsonl")
+    flip_passes: int = setting(
+        4, "times each held-out image is compressed at random to fit flip_probability"
+    )
+
+    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
+    precision: Literal["auto", "bf16", "fp32"] = setting(
+        "auto", "of the arithmetic; auto: bf16 on CUDA and on CPUs that have it, else fp32"
+    )
+    workers: int = setting(
+        0,
+        "0: train in this process, without Ray; N: Ray workers, one for each GPU with --device"
+        " cuda",
+    )
+    cpus_per_worker: int = setting(
+        1, "CPU cores (threads of the model and of the decoder) a worker"
+    )
+    attempts: int = setting(3, "times that Ray starts the workers again after one has died, plus 1")
+    read_threads: int = setting(4, "threads that read and screen files ahead, in each worker")
+    prefetch_batches: int = setting(2, "batches made ahead of the model, in each worker")
+    max_pixels: int = setting(
+        100_000_000, "images with more pixels (width x height) are not trained on"
+    )
+    address: str = setting(
+        "local", "Ray cluster: local starts one here, auto finds the running one"
+    )
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{_spelt(name)} {getattr(self, name)} is not positive")
+        for name in ("workers", "warmup_steps", "feature_stages", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{_spelt(name)} {getattr(self, name)} is negative")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema-decay {self.ema_decay} is not from 0 to below 1")
+        if self.batch_size % max(1, self.workers):
+            raise ValueError(
+                f"--batch-size {self.batch_size} cannot be dealt out to {self.workers} workers"
+                f" equally: use a multiple of {self.workers}"
+            )
+        self.mix()  # it refuses shares that cannot be
+
+    def mix(self) -> DegradationMix:
+        return DegradationMix(**{name: getattr(self, name) for name in _MIX})
+
+    def located(self) -> TrainSettings:
+        """The same with absolute paths: a worker may run in another folder."""
+        paths = {"input": os.path.abspath(self.input), "output": os.path.abspath(self.output)}
+        if os.path.isfile(self.weights):
+            paths["weights"] = os.path.abspath(self.weights)
+        return replace(self, **paths)  # type: ignore[arg-type]
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """What decides the weights; a run is continued only with the same."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE}
+
+
+_MIX = tuple(DegradationMix.__dataclass_fields__)
+_POSITIVE = (
+    *("batch_size", "max_steps", "learning_rate", "clip_norm", "held_out_images"),
+    *("validate_every_steps", "save_every_steps", "log_every_steps", "flip_passes"),
+    *("cpus_per_worker", "attempts", "read_threads", "prefetch_batches", "max_pixels"),
+)
+# How fast, how long and where a run goes may change between a run and its continuation.
+_FREE = (
+    *("output", "max_time_s", "device", "workers", "cpus_per_worker", "attempts", "read_threads"),
+    *("prefetch_batches", "address", "save_every_steps", "log_every_steps", "flip_passes"),
+)
+
+
+def _spelt(name: str) -> str:
+    return name.replace("_", "-")

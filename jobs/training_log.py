@@ -1,0 +1,95 @@
+"""What a training run says while it runs: log.jsonl, TensorBoard where it is installed, a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+LOG = "log.jsonl"
+_POLL_S = 0.5
+
+
+class TrainingLog:
+    """Appends records to the run's log. One process of a run writes it.
+
+    first_step: where the run goes on; records of later steps, made by a process that died before
+    it saved its state, are dropped.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self._path = folder / LOG
+        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= first_step]
+        temporary = folder / f"{LOG}.tmp"
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(self._path)
+        self._board: Any = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """A record: {"kind": ..., "step": ..., numbers}."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._board is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+@contextmanager
+def shown_live(folder: Path, max_steps: int) -> Iterator[None]:
+    """Print each new record of the run's log while the block runs, wherever it is written."""
+    ended = threading.Event()
+    path = folder / LOG
+    shown = set(_lines(path))
+
+    def show() -> None:
+        while True:
+            last_time = ended.wait(_POLL_S)
+            for line in _lines(path):
+                if line not in shown:
+                    shown.add(line)
+                    print(_for_people(json.loads(line), max_steps), file=sys.stderr, flush=True)
+            if last_time:
+                return
+
+    thread = threading.Thread(target=show, name="training-log", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _for_people(record: dict[str, Any], max_steps: int) -> str:
+    head = f"step {record['step']}/{max_steps}"
+    if record["kind"] == "validation":
+        return (
+            f"{head}  held out: compressed {record['compressed_agreement']:.1%} have the clean"
+            f" picture's label (without the module {record['direct_agreement']:.1%}),"
+            f" clean {record['clean_agreement']:.1%}, kl {record['kl']:.4f}"
+        )
+    terms = (f"{n} {record[n]:.4f}" for n in ("loss", "kl", "features", "stem_l1") if n in record)
+    return f"{head}  {'  '.join(terms)}  {record['images_per_s']:.1f} images/s"
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines; a writer that was killed may have left half of one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return text[: text.rfind("\n") + 1].splitlines()

@@ -1,0 +1,171 @@
+"""One worker's part of a training run, from settings to the exported checkpoint; without Ray."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afd_model.afd_module import AFDModule, config_for
+from afd_model.backbones import Backbone, load_backbone
+from afd_model.distributed import is_first
+from afd_model.export import export, fit_flips
+from afd_model.losses import LossWeights
+from afd_model.predictor import resolve_device, resolve_precision
+from afd_model.training import Trainer, TrainingOptions, train
+from jobs.run_record import versions
+from jobs.train_settings import TrainSettings
+from jobs.training_log import TrainingLog
+from pipeline.decode import DecodeOptions
+from pipeline.geometry import Geometry
+from pipeline.records import ImageRef
+from pipeline.screen import Limits
+from pipeline.sources import list_images
+from pipeline.training_data import PairLoader, Rank, split_held_out
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What can go wrong by a user's mistake, done before anything is started."""
+
+    backbone: Backbone
+    afd: AFDModule
+    options: TrainingOptions
+    geometry: Geometry
+    training: list[ImageRef]
+    held_out: list[ImageRef]
+
+
+def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
+    """The model, the options and the lists of images. Raises ValueError, worded for the user."""
+    layer = None if settings.stem_layer == "auto" else settings.stem_layer
+    backbone = load_backbone(settings.backbone, settings.weights, layer)
+    geometry = Geometry(**asdict(backbone.preprocessing))
+    if settings.crop != "auto":
+        # The share of the picture that the model sees stays the preset's.
+        resize = geometry.resize and max(
+            settings.crop, round(settings.crop * geometry.resize / geometry.crop)
+        )
+        geometry = replace(geometry, crop=settings.crop, resize=resize)
+    torch.manual_seed(settings.seed)
+    changes: dict[str, Any] = {} if settings.fdm == "auto" else {"fdm": settings.fdm}
+    afd = AFDModule(config_for(backbone, settings.afd_size, **changes))
+    training, held_out = split_held_out(list(list_images(settings.input)), settings.held_out_images)
+    return Prepared(backbone, afd, _options(settings, device), geometry, training, held_out)
+
+
+def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
+    requested = settings.precision
+    if requested == "auto" and device.type == "cuda":
+        requested = "bf16"  # the range of fp32, so the loss needs no scaling
+    return TrainingOptions(
+        max_steps=settings.max_steps,
+        max_time_s=None if isinstance(settings.max_time_s, str) else settings.max_time_s,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        ema_decay=settings.ema_decay,
+        clip_norm=settings.clip_norm,
+        precision=resolve_precision(requested, device),
+        num_stages=settings.feature_stages,
+        log_every_steps=settings.log_every_steps,
+        save_every_steps=settings.save_every_steps,
+        validate_every_steps=settings.validate_every_steps,
+        losses=LossWeights(
+            kl=settings.kl_weight,
+            features=settings.feature_weight,
+            stem_l1=settings.stem_l1_weight,
+            temperature=settings.kl_temperature,
+        ),
+    )
+
+
+def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None = None) -> str:
+    """Train this worker's share to the end, or go on from the saved state; returns why it ended.
+
+    Every worker reads the same output folder; the first one writes it.
+    """
+    torch.set_num_threads(settings.cpus_per_worker)
+    device = device or resolve_device(settings.device)
+    ready = prepare(settings, device)
+    folder = Path(settings.output)
+    trainer = Trainer(ready.backbone, ready.afd, ready.options, device=device, folder=folder)
+    trainer.resume()
+    training = _loader(ready.training, ready, settings, rank, device)
+    held_out = _loader(ready.held_out, ready, settings, rank, device)
+    facts = _facts(settings, ready, device)
+    log = TrainingLog(folder, trainer.step) if is_first() else None
+    try:
+        reason = train(
+            trainer,
+            training,
+            held_out,
+            log=log or (lambda record: None),
+            on_best=lambda: _ignored(export(trainer, ready.backbone, facts)),
+        )
+        flips = fit_flips(trainer, ready.backbone, held_out, settings.flip_passes)
+        export(trainer, ready.backbone, {**facts, "ended": reason}, flips)
+    finally:
+        if log is not None:
+            log.close()
+    return reason
+
+
+def _ignored(_: object) -> None:
+    """For a result that nobody needs."""
+
+
+def _loader(
+    refs: list[ImageRef],
+    ready: Prepared,
+    settings: TrainSettings,
+    rank: Rank,
+    device: torch.device,
+) -> PairLoader:
+    options = DecodeOptions(
+        device="cuda" if device.type == "cuda" else "cpu",
+        device_id=device.index or 0,
+        batch_size=settings.batch_size // rank.count,
+        num_threads=settings.cpus_per_worker,
+        prefetch_batches=settings.prefetch_batches,
+    )
+    return PairLoader(
+        refs,
+        ready.geometry,
+        options,
+        settings.mix(),
+        limits=Limits(settings.max_pixels),
+        seed=settings.seed,
+        rank=rank,
+        read_threads=settings.read_threads,
+    )
+
+
+def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> dict[str, Any]:
+    """What the checkpoint's card says of its making; names of machines' folders are not in it."""
+    flags = _changed_flags(settings)
+    return {
+        "command": f"afd train {Path(settings.input).name} {flags} --output DIR",
+        "data": {
+            "collection": Path(settings.input).name,
+            "training_images": len(ready.training),
+            "held_out_images": len(ready.held_out),
+        },
+        "settings": {**settings.model_settings, "input": Path(settings.input).name},
+        "workers": max(1, settings.workers),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": str(ready.options.precision).removeprefix("torch."),
+        "versions": versions(),
+    }
+
+
+def _changed_flags(settings: TrainSettings) -> str:
+    fields = TrainSettings.__dataclass_fields__
+    return " ".join(
+        f"--{name.replace('_', '-')} {json.dumps(value).strip(chr(34))}"
+        for name, value in settings.model_settings.items()
+        if name != "input" and value != fields[name].default
+    )
