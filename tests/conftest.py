@@ -1,12 +1,20 @@
-"""Shared fixtures. A DALI pipeline takes long to start on a busy machine: one serves all tests."""
+"""Shared fixtures. Tests that use none of them do not wait for PyTorch and DALI to be imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import pytest
-from decoding import plain
 
-from pipeline.decode import DecodeOptions, Decoder
+if TYPE_CHECKING:
+    from pipeline.decode import Decoder
 
 
 @pytest.fixture(scope="session")
 def small_decoder() -> Decoder:
     """Whole images as 64x64 pixels, in batches of 4, two batches ahead."""
+    from decoding import plain
+
+    from pipeline.decode import DecodeOptions, Decoder
+
     return Decoder(plain(64, 64), DecodeOptions(batch_size=4, prefetch_batches=2))

@@ -85,7 +85,7 @@ def test_the_centre_crop_alone_is_exact(crop: int) -> None:
 
 
 def test_extreme_shapes() -> None:
-    files = {f"{h}x{w}": encode(photo(h, w)) for h, w in ((1, 500), (8, 3000), (2000, 3))}
+    files = {f"{h}x{w}": encode(photo(h, w)) for h, w in ((1, 500), (8, 3000), (900, 3))}
     geometry = plain(256, 224)
     found = decode_all(Decoder(geometry, DecodeOptions(batch_size=3)), screened(files.values()))
     for row, data in enumerate(files.values()):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.output import OutputError, OutputFolder
@@ -54,6 +54,7 @@ _REFS = st.builds(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(refs=st.lists(_REFS, max_size=12), images_per_shard=st.integers(1, 5))
 def test_the_plan_gives_back_what_was_put_in(
     tmp_path_factory: pytest.TempPathFactory, refs: list[ImageRef], images_per_shard: int
