@@ -11,6 +11,7 @@ from jobs.command_line import EXIT_USAGE, nearest
 JOBS = {
     "label": "label every image of a collection",
     "train": "train an AFD-Module for a frozen classifier on unlabelled images",
+    "evaluate": "measure what compression costs and what the module gives back",
     "compress": "write the paper's test sets: a collection at stated JPEG qualities",
     "demo": "label a small corpus of real photographs and show what was found",
 }

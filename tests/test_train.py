@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -143,13 +145,21 @@ def test_a_run_that_cannot_start_says_why(
     assert "\n" not in error
 
 
-def start(collection: Path, output: Path, *flags: str) -> "subprocess.Popen[bytes]":
+@contextmanager
+def started(collection: Path, output: Path, *flags: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """The job in a process group of its own, of which nothing is left behind."""
     command = [sys.executable, "-m", "jobs.train", str(collection), "--output", str(output)]
-    return subprocess.Popen([*command, *FLAGS, *flags], cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen([*command, *FLAGS, *flags], cwd=ROOT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def wait_for_step(output: Path, step: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(1200):
+    for _ in range(3000):
         if any(r["step"] >= step for r in records(output, "step")):
             return
         assert process.poll() is None, "the run ended before it could be killed"
@@ -175,10 +185,10 @@ def test_a_driver_killed_in_the_middle_ends_where_an_unkilled_one_does(
     collection: Path, unkilled: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    process = start(collection, output)
-    wait_for_step(output, 8, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with started(collection, output) as process:
+        wait_for_step(output, 8, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert records(output, "step")[-1]["step"] != STEPS
     assert train(collection, output) == 0
     assert_same_module(output, unkilled)
@@ -186,18 +196,19 @@ def test_a_driver_killed_in_the_middle_ends_where_an_unkilled_one_does(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_ray_worker_is_replaced_and_two_equal_one(
     collection: Path, unkilled: Path, tmp_path: Path
 ) -> None:
     psutil = pytest.importorskip("psutil")
     pytest.importorskip("ray.train")
     output = tmp_path / "out"
-    process = start(collection, output, "--workers", "2")
-    wait_for_step(output, 8, process)
-    mine = psutil.Process(process.pid).children(recursive=True)
-    workers = [p for p in mine if "RayTrainWorker" in "".join(p.cmdline())]
-    assert len(workers) == 2
-    workers[1].send_signal(signal.SIGKILL)
-    assert process.wait(timeout=240) == 0
+    with started(collection, output, "--workers", "2") as process:
+        wait_for_step(output, 8, process)
+        mine = psutil.Process(process.pid).children(recursive=True)
+        workers = [p for p in mine if "RayTrainWorker" in "".join(p.cmdline())]
+        assert len(workers) == 2
+        workers[1].send_signal(signal.SIGKILL)
+        assert process.wait(timeout=240) == 0
     assert_same_module(output, unkilled)
     assert [r["step"] for r in records(output, "step")] == list(range(1, STEPS + 1))

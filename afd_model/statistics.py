@@ -1,0 +1,71 @@
+"""Rank statistics and the paired bootstrap, in numpy."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+_RESAMPLES_AT_A_TIME = 100
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, ties sharing their mean: (N,) -> (N,) float64."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    mean: np.ndarray = (last - (counts - 1) / 2)[inverse]
+    return mean
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two (N,) arrays; NaN where one of them is constant."""
+    x, y = ranks(a) - (len(a) + 1) / 2, ranks(b) - (len(b) + 1) / 2
+    size = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / size) if size else float("nan")
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float:
+    """How often a positive scores above a negative, ties counting half; NaN without both.
+
+    score: (N,). positive: (N,) bool.
+    """
+    num_positive = int(positive.sum())
+    num_negative = len(positive) - num_positive
+    if not num_positive or not num_negative:
+        return float("nan")
+    above = ranks(score)[positive].sum() - num_positive * (num_positive + 1) / 2
+    return float(above / (num_positive * num_negative))
+
+
+def resampled_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
+    """Means over bootstrap samples of the images, the same samples for every row: it is paired.
+
+    values: (K, N), K measures of N images. Returns (resamples, K) float64.
+    """
+    count = values.shape[1]
+    rng = np.random.default_rng(seed)
+    found = [
+        rng.multinomial(count, np.full(count, 1 / count), size=size) @ values.T / count
+        for size in _portions(resamples)
+    ]
+    return np.concatenate(found)
+
+
+def resampled(
+    statistic: Callable[[np.ndarray], float], count: int, *, resamples: int, seed: int
+) -> np.ndarray:
+    """A statistic over bootstrap samples: `statistic` gets (count,) indices; (resamples,)."""
+    rng = np.random.default_rng(seed)
+    return np.array([statistic(rng.integers(0, count, count)) for _ in range(resamples)])
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """The central 95 % of bootstrap samples; NaN ones, where a ratio has no value, are left out."""
+    if np.isnan(samples).all():
+        return float("nan"), float("nan")
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _portions(total: int) -> Iterator[int]:
+    """A bootstrap of 50,000 images need not hold all of its samples at once."""
+    for start in range(0, total, _RESAMPLES_AT_A_TIME):
+        yield min(_RESAMPLES_AT_A_TIME, total - start)

@@ -1,0 +1,81 @@
+"""What `afd evaluate` can be told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from jobs.settings import REQUIRED, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Measure what compression costs a classifier and what the AFD-Module gives back."""
+
+    input: str = setting(
+        REQUIRED,
+        "folder (recursive), glob, tar or manifest of clean images; with folders named by WordNet"
+        " id or class name, accuracy is measured beside agreement",
+    )
+    output: str = setting(REQUIRED, "output folder: report.md, report.json, tables and images")
+
+    backbone: str = setting(
+        "resnet50",
+        "classifier: a torchvision name, or timm:NAME such as timm:tf_efficientnet_lite0",
+    )
+    weights: str = setting(
+        "default", "default, a torchvision weights name, a local file, or none (random)"
+    )
+    stem_layer: str = setting(
+        "auto", "layer whose output the AFD-Module enhances (dotted path); auto: known by family"
+    )
+    afd: str = setting(
+        "default",
+        "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
+    )
+
+    protocols: tuple[str, ...] = setting(
+        ("full-image", "imagenet-c"),
+        "full-image: JPEG at full size, then resize and crop; imagenet-c: resize and crop, JPEG at"
+        " the quality, JPEG at quality 85",
+    )
+    quality: tuple[int, ...] = setting((25, 18, 15, 10, 7), "IJG qualities, a row of a table each")
+    times: int = setting(5, "also 1 to N compressions of random quality, 5 to 95; 0: none")
+    num_images: int | Literal["all"] = setting(
+        "all", "how many images, evenly spaced over the collection"
+    )
+    seed: int = setting(0, "of the random qualities and of the bootstrap")
+    resamples: int = setting(2000, "bootstrap samples of the 95 % intervals")
+
+    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
+        "auto", "of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+    )
+    batch_size: int = setting(16, "images in a batch")
+    threads: int = setting(2, "threads of the model, of the decoder and of the compression, each")
+    max_pixels: int = setting(
+        100_000_000, "images with more pixels (width x height) are left out, and counted"
+    )
+
+    def __post_init__(self) -> None:
+        for value in self.quality:
+            if not 1 <= value <= 100:
+                raise ValueError(f"--quality {value} is not between 1 and 100")
+        for name in self.protocols:
+            if name not in ("full-image", "imagenet-c"):
+                raise ValueError(f"--protocols {name!r} is not one of: full-image, imagenet-c")
+        if not 0 <= self.times <= 20:
+            raise ValueError(f"--times {self.times} is not between 0 and 20")
+        for name in ("num_images", "resamples", "batch_size", "threads", "max_pixels"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is not positive")
+
+    def located(self) -> EvaluateSettings:
+        """The same with absolute paths of the input and the output."""
+        paths: dict[str, Any] = {
+            "input": self.input if "://" in self.input else os.path.abspath(self.input),
+            "output": os.path.abspath(self.output),
+        }
+        return replace(self, **paths)

@@ -1,0 +1,138 @@
+"""Settings -> the outcomes of every image under every condition."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from afd_model.backbones import load_backbone
+from afd_model.checkpoint import resolve_afd
+from afd_model.classifier import AFDClassifier
+from afd_model.evaluator import Evaluator, Outcome
+from afd_model.predictor import resolve_device, resolve_precision
+from jobs.evaluate_settings import EvaluateSettings
+from pipeline.decode import DecodeOptions
+from pipeline.degrade import PROTOCOLS
+from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
+from pipeline.folder_classes import FolderClasses
+from pipeline.geometry import Geometry
+from pipeline.recompress import common_root, relative_name
+from pipeline.records import ImageRef
+from pipeline.screen import Limits
+from pipeline.sources import list_images
+
+_SAY_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, image by image.
+
+    names: of the N images, in their collection. truth: (N,) class by folder, -1 where unknown.
+    outcomes: per condition, of the N images in their order. left_out: (uri, why).
+    model: the names and digests of what was evaluated. seed: of the random qualities.
+    """
+
+    names: list[str]
+    truth: np.ndarray
+    outcomes: dict[Condition, Outcome]
+    left_out: list[tuple[str, str]]
+    model: dict[str, Any]
+    seed: int
+
+
+def conditions(settings: EvaluateSettings) -> list[Condition]:
+    """Clean, then each protocol's qualities and random compressions."""
+    found = [CLEAN]
+    for name in settings.protocols:
+        found += [Condition(PROTOCOLS[name], quality=q) for q in settings.quality]
+        found += [Condition(PROTOCOLS[name], times=n) for n in range(1, settings.times + 1)]
+    return found
+
+
+def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluation:
+    """Run the model over the collection. Raises ValueError, worded for the user."""
+    torch.set_num_threads(settings.threads)
+    device = resolve_device(settings.device)
+    layer = None if settings.stem_layer == "auto" else settings.stem_layer
+    backbone = load_backbone(settings.backbone, settings.weights, layer)
+    afd, checkpoint = resolve_afd(settings.afd, backbone)
+    model = Evaluator(
+        AFDClassifier(backbone, afd),
+        device=device,
+        precision=resolve_precision(settings.precision, device),
+        flip_model=checkpoint.flip_model if checkpoint else None,
+    )
+    refs, names = _collection(settings)
+    images = ImageEvaluator(
+        model,
+        Geometry(**asdict(backbone.preprocessing)),
+        DecodeOptions(
+            device="cuda" if device.type == "cuda" else "cpu",
+            device_id=device.index or 0,
+            batch_size=settings.batch_size,
+            num_threads=settings.threads,
+        ),
+        conditions=conditions(settings),
+        seed=settings.seed,
+        limits=Limits(settings.max_pixels),
+    )
+    chunks = _gathered(images, refs, names, say)
+    kept = [index for chunk in chunks for index in chunk.indices]
+    left_out = [(refs[index].uri, why) for chunk in chunks for index, why in chunk.left_out]
+    if not kept:
+        uri, why = left_out[0]
+        raise ValueError(
+            f"none of the {len(refs)} images can be evaluated; the first is {uri}: {why}"
+        )
+    classes = FolderClasses(backbone.class_ids, backbone.class_names)
+    full = [chunk for chunk in chunks if chunk.indices]
+    return Evaluation(
+        names=[names[index] for index in kept],
+        truth=np.array([classes.of(names[index]) for index in kept]),
+        outcomes={c: Outcome.joined([x.outcomes[c] for x in full]) for c in full[0].outcomes},
+        left_out=left_out,
+        model={
+            "backbone": backbone.name,
+            "weights": backbone.weights,
+            "weights_sha256": backbone.weights_sha256,
+            "afd": checkpoint.path if checkpoint else "untrained" if afd else "none",
+            "afd_sha256": checkpoint.sha256 if checkpoint else None,
+            "has_module": model.has_module,
+            "precision": settings.precision,
+        },
+        seed=settings.seed,
+    )
+
+
+def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
+    refs = list(list_images(settings.input))
+    root = common_root(refs)
+    if isinstance(settings.num_images, int) and settings.num_images < len(refs):
+        spaced = (
+            math.floor(k * len(refs) / settings.num_images) for k in range(settings.num_images)
+        )
+        refs = [refs[k] for k in spaced]
+    return refs, [relative_name(ref, root) for ref in refs]
+
+
+def _gathered(
+    images: ImageEvaluator,
+    refs: Sequence[ImageRef],
+    names: Sequence[str],
+    say: Callable[[str], None],
+) -> list[MeasuredChunk]:
+    chunks, done, said = [], 0, time.time()
+    for chunk in images.measure(refs, names):
+        chunks.append(chunk)
+        done += len(chunk.indices) + len(chunk.left_out)
+        if time.time() - said > _SAY_EVERY_S:
+            said = time.time()
+            say(f"{done}/{len(refs)} images")
+    return chunks

@@ -1,0 +1,256 @@
+"""Evaluation: statistics against references, tables by hand, and the job on a few pictures."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from jpegs import encode, photo
+from torch import nn
+
+from afd_model.afd_module import AFDModule, config_for
+from afd_model.backbones import load_backbone
+from afd_model.checkpoint import save_checkpoint
+from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.evaluator import Outcome
+from afd_model.statistics import auroc, interval, ranks, resampled_means, spearman
+from jobs.evaluate import main
+from jobs.evaluation_tables import make_drift_table, make_tables
+from pipeline.degrade import FULL_IMAGE, IMAGENET_C
+from pipeline.evaluate_images import CLEAN, Condition
+from pipeline.folder_classes import UNKNOWN, FolderClasses
+from pipeline.recompress import drawn_qualities
+
+
+def test_rank_statistics_equal_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 9, 60), rng.normal(size=60)
+    np.testing.assert_array_equal(ranks(a), stats.rankdata(a))
+    assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+    positive = rng.random(60) < 0.3
+    u = stats.mannwhitneyu(a[positive], a[~positive]).statistic
+    assert auroc(a, positive) == pytest.approx(u / (positive.sum() * (~positive).sum()))
+    assert math.isnan(spearman(np.ones(5), np.arange(5)))
+    assert math.isnan(auroc(b, np.zeros(60, bool)))
+
+
+def test_the_bootstrap_has_the_standard_error_and_keeps_pairs_together() -> None:
+    rng = np.random.default_rng(1)
+    a = (rng.random(400) < 0.7).astype(float)
+    samples = resampled_means(np.stack([a, a, 1 - a]), resamples=2000, seed=0)
+    assert samples.std(0)[0] == pytest.approx(a.std() / 20, rel=0.08)
+    np.testing.assert_allclose(samples[:, 0], samples[:, 1])
+    np.testing.assert_allclose(samples[:, 0] + samples[:, 2], 1)
+    low, high = interval(samples[:, 0])
+    assert low < a.mean() < high
+    assert high - low == pytest.approx(4 * a.std() / 20, rel=0.1)
+
+
+def outcome(direct: list[int], afd: list[int], **changes: np.ndarray) -> Outcome:
+    count = len(direct)
+    values = {
+        "direct_top": np.array([[label, 99] for label in direct]),
+        "afd_top": np.array([[label, 98] for label in afd]),
+        "direct_confidence": np.full(count, 0.5, np.float32),
+        "afd_confidence": np.linspace(0.1, 0.9, count),
+        "drift_angle_deg": np.arange(count, dtype=np.float32),
+        "true_angle_deg": np.arange(count, dtype=np.float32) ** 2,
+        "flip_probability": np.linspace(1, 0, count),
+    }
+    return Outcome(**{**values, **changes})
+
+
+LOW, LOWER = Condition(FULL_IMAGE, quality=25), Condition(FULL_IMAGE, quality=7)
+OUTCOMES = {
+    CLEAN: outcome([1, 2, 3, 4], [1, 2, 3, 4]),
+    LOW: outcome([1, 2, 3, 0], [1, 2, 3, 4]),
+    LOWER: outcome([1, 0, 0, 0], [1, 2, 0, 0]),
+}
+
+
+def test_tables_by_hand() -> None:
+    truth = np.array([1, 2, 3, 9])
+    rows = make_tables(OUTCOMES, truth, resamples=50, seed=0)
+    found = {
+        (r.metric, r.row): tuple(round(s.value, 4) for s in (r.direct, r.afd, r.gain, r.recovered))
+        for r in rows
+    }
+    assert found["agreement", "QF 25"] == (0.75, 1.0, 0.25, 1.0)
+    assert found["agreement", "QF 7"] == (0.25, 0.5, 0.25, 0.3333)
+    assert found["agreement", "mean"] == (0.5, 0.75, 0.25, 0.5)
+    assert found["top1", "QF 7"] == (0.25, 0.5, 0.25, 0.5)
+    assert found["top1", "clean"][:3] == (0.75, 0.75, 0.0)
+    assert math.isnan(found["top1", "clean"][3])
+    for row in rows:
+        for share in (row.direct, row.afd, row.gain):
+            assert share.low <= share.value <= share.high
+    assert rows[0].flat()["direct_low"] == rows[0].direct.low
+
+
+def test_without_known_classes_there_is_agreement_alone() -> None:
+    truth = np.array([1, UNKNOWN, UNKNOWN, UNKNOWN])
+    assert {r.metric for r in make_tables(OUTCOMES, truth, resamples=5, seed=0)} == {"agreement"}
+
+
+def test_drift_is_scored_within_a_quality_and_over_all() -> None:
+    rows = {r.row: r for r in make_drift_table(OUTCOMES, {LOW: 25, LOWER: 7}, seed=0)}
+    assert set(rows) == {"QF 25", "QF 7", "all"}
+    assert rows["QF 7"].spearman.value == pytest.approx(1)
+    assert (rows["QF 7"].flips, rows["all"].flips, rows["all"].images) == (2, 2, 8)
+    assert math.isnan(rows["QF 25"].flip_probability.value)  # nothing flipped
+    # The flips are the last two: the least flip probability, the greatest confidence.
+    assert rows["QF 7"].flip_probability.value == 0
+    assert rows["QF 7"].max_softmax.value == 0
+    assert rows["QF 7"].header_quality.value == 0.5
+    assert rows["QF 7"].flip_gain.value == -0.5
+    assert rows["all"].header_quality.value > 0.6
+
+
+def test_folders_are_wordnet_ids_or_names() -> None:
+    classes = FolderClasses(
+        ["n01", "n02", "n03"], ["tench, Tinca tinca", "crane", "great grey owl, crane"]
+    )
+    assert classes.of("n02/x.jpg") == 1
+    assert classes.of("val/Tinca_tinca/x.jpg") == 0
+    assert classes.of("great-grey owl/x.jpg") == 2
+    assert classes.of("crane/x.jpg") == UNKNOWN  # two classes share the word
+    assert classes.of("x.jpg") == UNKNOWN
+    assert FolderClasses(None, None).of("n01/x.jpg") == UNKNOWN
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("collection")
+    for k in range(5):
+        (folder / f"{k}.jpg").write_bytes(encode(photo(80, 110, k), quality=95))
+    (folder / "bad.jpg").write_bytes(b"<html>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    backbone = load_backbone("resnet18", "none")
+    torch.manual_seed(0)
+    module = AFDModule(config_for(backbone, "light"))
+    for parameter in module.fe_net.exit.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    count = len(FLIP_FEATURES)
+    flip = FlipModel(0.0, (1.0,) * count, (0.0,) * count, (100.0,) * count)
+    path = tmp_path_factory.mktemp("afd") / "afd.safetensors"
+    save_checkpoint(path, module, backbone, flip_model=flip)
+    return path
+
+
+def run(collection: Path, output: Path, *flags: str) -> int:
+    fixed = ("--backbone", "resnet18", "--weights", "none", "--device", "cpu", "--threads", "1")
+    threads = torch.get_num_threads()
+    try:
+        return main([str(collection), "--output", str(output), *fixed, *flags])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_job_writes_the_papers_tables(
+    collection: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--quality", "25", "7", "--times", "2", "--batch-size", "3", "--precision", "fp32")
+    assert run(collection, tmp_path, "--afd", str(checkpoint), *flags) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == (tmp_path / "report.md").read_text().strip()
+    for title in ("full-image, one compression: agreement", "imagenet-c: drift"):
+        assert f"## {title}" in printed
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["images"] == 5
+    assert "the content is html" in report["left_out"][0]["error"]
+    rows = pq.read_table(tmp_path / "tables.parquet").to_pylist()
+    assert [r["row"] for r in rows[:4]] == ["QF 25", "QF 7", "mean", "clean"]
+    clean = [r for r in rows if r["row"] == "clean"]
+    assert all(r["direct"] == 1 for r in clean)
+    images = pq.read_table(tmp_path / "images.parquet").to_pylist()
+    assert len(images) == 5 * (1 + 2 * (2 + 2))
+    of_clean = [r for r in images if r["condition"] == "clean"]
+    assert all(r["true_angle_deg"] == 0 for r in of_clean)
+    harsh = [r for r in images if r["condition"] == "QF 7"]
+    assert min(r["true_angle_deg"] for r in harsh) > 0
+    assert all(0 < r["flip_probability"] < 1 for r in harsh)
+    drawn = next(r for r in images if r["name"] == "3.jpg" and r["condition"] == "2 random")
+    assert tuple(drawn["qualities"]) == drawn_qualities("3.jpg", 0, 2)
+
+
+def test_without_a_module_the_columns_are_equal(collection: Path, tmp_path: Path) -> None:
+    flags = ("--quality", "10", "--times", "0", "--protocols", "full-image", "--num-images", "3")
+    assert run(collection, tmp_path, "--afd", "none", *flags) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["drift"] == []
+    assert all(row["direct"] == row["afd"] for row in report["tables"])
+
+
+def test_true_angles_are_those_of_the_files_that_compress_writes(
+    collection: Path, tmp_path: Path
+) -> None:
+    """The same bytes are evaluated as `afd compress` writes: both protocols, seen as files."""
+    from afd_model.classifier import AFDClassifier
+    from afd_model.drift import drift_angle_deg
+    from pipeline.decode import DecodeOptions, Decoder
+    from pipeline.geometry import Geometry
+    from pipeline.recompress import compressed_file, open_rgb
+    from pipeline.records import EncodedImage
+    from pipeline.stage_clock import StageClock
+
+    flags = ("--quality", "10", "--times", "0", "--precision", "fp32")
+    assert run(collection, tmp_path, "--afd", "none", *flags) == 0
+    images = pq.read_table(tmp_path / "images.parquet").to_pylist()
+    backbone = load_backbone("resnet18", "none")
+    preset = backbone.preprocessing
+    data = (collection / "2.jpg").read_bytes()
+    classifier = AFDClassifier(backbone, None)
+
+    def stem(jpeg: bytes, resize: int | None) -> torch.Tensor:
+        geometry = Geometry(resize, preset.crop, "bilinear", preset.mean, preset.std)
+        decoder = Decoder(geometry, DecodeOptions(batch_size=1, num_threads=1))
+        size = open_rgb(jpeg).shape[:2]
+        (batch,) = (
+            b.pixels.clone()
+            for b in decoder.decode([EncodedImage(0, jpeg, size=size)], StageClock())
+        )
+        with torch.no_grad():
+            return classifier.bare(batch).before
+
+    window = Geometry(preset.resize, preset.crop, "bilinear", preset.mean, preset.std)
+    clean = stem(data, preset.resize)
+    for protocol, resize in ((FULL_IMAGE, preset.resize), (IMAGENET_C, None)):
+        jpeg = compressed_file(open_rgb(data), (10,), protocol=protocol, geometry=window)
+        expected = drift_angle_deg(stem(jpeg, resize), clean).item()
+        (row,) = (r for r in images if r["name"] == "2.jpg" and r["protocol"] == protocol.name)
+        assert row["true_angle_deg"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--quality", "0"], "--quality 0 is not between 1 and 100"),
+        (["--protocols", "imagenet"], "--protocols 'imagenet' is not one of"),
+        (["--num-images", "some"], "--num-images 'some'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["in", "--output", "out", *flags])
+    error = capsys.readouterr().err.strip()
+    assert end.value.code == 2
+    assert message in error
+    assert "\n" not in error
+
+
+def test_a_collection_without_images_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"<html>")
+    assert run(tmp_path / "a.jpg", tmp_path / "out") == 1
+    assert "none of the 1 images can be evaluated" in capsys.readouterr().err
