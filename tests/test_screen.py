@@ -1,7 +1,10 @@
 """What is decided from the bytes alone; whether the decoder agrees is in test_decode."""
 
+import io
+import itertools
 import re
 import threading
+import time
 import tracemalloc
 import warnings
 from dataclasses import replace
@@ -17,6 +20,7 @@ from jpegs import (
     twelve_bit_jpeg,
     with_declared_size,
 )
+from PIL import Image
 
 from pipeline.records import EncodedImage, Status
 from pipeline.screen import Limits, screen
@@ -157,15 +161,31 @@ def test_an_image_that_was_not_read_is_left_alone() -> None:
     assert (image.status, image.error, image.num_bytes) == (Status.UNREADABLE, "gone", 7)
 
 
-def test_reading_threads_leave_the_process_its_warnings() -> None:
-    """`catch_warnings` swaps one list for the whole process; two threads in it lose the list."""
+def test_reading_threads_leave_the_process_its_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`catch_warnings` swaps one list for the whole process: two threads in it must not overlap."""
+    opened = itertools.count()
+    second_is_in, first_is_out = threading.Event(), threading.Event()
+    open_image = Image.open
+
+    def open_and_wait(file: io.BytesIO) -> Image.Image:
+        if next(opened) == 0:
+            second_is_in.wait(0.3)  # in vain when the threads take turns
+        else:
+            second_is_in.set()
+            first_is_out.wait(1)
+        return open_image(file)
+
+    def first() -> None:
+        one(PNG)
+        first_is_out.set()
+
+    monkeypatch.setattr(Image, "open", open_and_wait)
     before = list(warnings.filters)
-    threads = [
-        threading.Thread(target=lambda: [one(PNG) for _ in range(200)], daemon=True)
-        for _ in range(8)
-    ]
+    threads = [threading.Thread(target=first), threading.Thread(target=one, args=(PNG,))]
     for thread in threads:
         thread.start()
+        time.sleep(0.02)
     for thread in threads:
         thread.join()
+    assert next(opened) == 2
     assert list(warnings.filters) == before
