@@ -20,53 +20,61 @@ class BlockDct:
 
     Separable: the colour matrix and the horizontal DCT act on the 8 pixels x 3 channels of a
     block's row, which lie side by side in memory, so one (24, 24) matrix does both; the vertical
-    DCT is an (8, 8) matrix on rows. ITU-T T.81 A.3.3, colour ITU-T T.871.
+    DCT is an (8, 8) matrix on the rows. ITU-T T.81 A.3.3, colour ITU-T T.871.
     """
 
     def __init__(self, side: int) -> None:
         self._side, self._blocks = side, side // 8
+        n, blocks = _IMAGES_AT_A_TIME, self._blocks
         basis = dct_basis()  # (frequency, sample)
         colour = torch.tensor(JFIF_RGB_TO_YCBCR, dtype=torch.float64)  # (component, channel)
-        row = torch.einsum("vx,kc->xckv", basis, colour).reshape(24, 24)
-        self._row = row.float().contiguous()  # (x * channel, component * frequency)
+        row = torch.einsum("ux,kc->kuxc", basis, colour).reshape(24, 24)
+        self._row = row.float()  # (component * frequency, sample * channel)
         self._column = basis.float()
-        self._order = torch.tensor(
+        channel = torch.tensor(
             [
-                (index // 8) * 24 + component * 8 + index % 8
+                (place // 8) * 24 + component * 8 + place % 8
                 for component in range(3)
-                for index in ZIGZAG
+                for place in ZIGZAG
             ]
         )
-        n, blocks = _IMAGES_AT_A_TIME, self._blocks
-        self._floats = torch.empty(n * side * blocks, 24)
-        self._rows = torch.empty(n * side * blocks, 24)
-        self._columns = torch.empty(n * blocks, 8, blocks * 24)
-        self._planes = torch.empty(n, 8, 24, blocks, blocks)
+        # Row (image, channel, block row) of the result is row (image, block row, source channel)
+        # of the transformed columns; each is one contiguous run of block columns.
+        of_image = DCT_CHANNELS * blocks * torch.arange(n)[:, None, None]
+        of_block_row = DCT_CHANNELS * torch.arange(blocks)
+        self._source_row = (of_image + channel[:, None] + of_block_row).flatten()
+        self._pixels = torch.empty(n * side, blocks, 24)
+        self._rows = torch.empty(n * side, 24, blocks)
+        self._columns = torch.empty(n * blocks, 8, 24 * blocks)
 
-    def __call__(self, rgb: Tensor) -> Tensor:
-        """rgb: (B, side, side, 3) uint8 -> (B, 192, side/8, side/8) float32."""
-        blocks = self._blocks
-        dct = torch.empty(len(rgb), DCT_CHANNELS, blocks, blocks)
+    def __call__(self, rgb: Tensor, out: Tensor | None = None) -> Tensor:
+        """rgb: (B, side, side, 3) uint8 -> (B, 192, side/8, side/8) float32.
+
+        out: a result to overwrite; a new one costs as much again in page faults.
+        """
+        if out is None:
+            out = torch.empty(len(rgb), DCT_CHANNELS, self._blocks, self._blocks)
         for start in range(0, len(rgb), _IMAGES_AT_A_TIME):
-            self._transform(rgb[start : start + _IMAGES_AT_A_TIME], dct[start:])
-        return dct
+            self._transform(rgb[start : start + _IMAGES_AT_A_TIME], out[start:])
+        return out
 
     def _transform(self, rgb: Tensor, out: Tensor) -> None:
-        n, side, blocks = len(rgb), self._side, self._blocks
+        n, blocks = len(rgb), self._blocks
+        num_rows, num_block_rows = n * self._side, n * blocks
         # A gray shift moves luma by as much and chroma not at all: it is luma's level shift, made
         # first so that the sums that follow stay small and exact.
-        floats = self._floats[: n * side * blocks].copy_(rgb.reshape(-1, 24)).sub_(LEVEL_SHIFT)
-        rows = torch.mm(floats, self._row, out=self._rows[: n * side * blocks])
+        pixels = self._pixels[:num_rows].copy_(rgb.reshape(num_rows, blocks, 24)).sub_(LEVEL_SHIFT)
+        rows = torch.bmm(
+            self._row.expand(num_rows, 24, 24), pixels.transpose(1, 2), out=self._rows[:num_rows]
+        )
         columns = torch.bmm(
-            self._column.expand(n * blocks, 8, 8),
-            rows.view(n * blocks, 8, blocks * 24),
-            out=self._columns[: n * blocks],
+            self._column.expand(num_block_rows, 8, 8),
+            rows.view(num_block_rows, 8, 24 * blocks),
+            out=self._columns[:num_block_rows],
         )
-        spectra = columns.view(n, blocks, 8, blocks, 24)  # (image, row, v-freq, column, k * u-freq)
-        planes = self._planes[:n].copy_(spectra.permute(0, 2, 4, 1, 3))
-        torch.index_select(
-            planes.view(n, DCT_CHANNELS, blocks, blocks), 1, self._order, out=out[:n]
-        )
+        source_row = self._source_row[: n * DCT_CHANNELS * blocks]
+        result = out[:n].view(-1, blocks)
+        torch.index_select(columns.view(-1, blocks), 0, source_row, out=result)
 
 
 def order_mfcc_spectra(spectra: Tensor, side: int) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 
-from afd_model.dct import JFIF_RGB_TO_YCBCR
+from afd_model.dct import DCT_CHANNELS, JFIF_RGB_TO_YCBCR
 from pipeline.block_dct import LEVEL_SHIFT, BlockDct, order_mfcc_spectra
 from pipeline.geometry import DCT_BLOCK, Geometry, crop_window
 from pipeline.records import DecodedBatch, EncodedImage
@@ -127,6 +127,8 @@ class Decoder:
         cuda = options.device == "cuda"
         in_graph = cuda if options.dct_in_graph is None else options.dct_in_graph
         self._block_dct = None if in_graph else BlockDct(geometry.crop)
+        blocks = geometry.crop // DCT_BLOCK
+        self._dct = torch.empty(0 if in_graph else options.batch_size, DCT_CHANNELS, blocks, blocks)
         self._in_flight: deque[list[EncodedImage]] = deque()
         self._pipeline = _graph(
             geometry,
@@ -198,7 +200,7 @@ class Decoder:
             if self._block_dct is None:
                 dct = order_mfcc_spectra(second, self._geometry.crop)
             else:
-                dct = self._block_dct(second)
+                dct = self._block_dct(second, out=self._dct[: len(batch)])
         return DecodedBatch(batch, pixels.permute(0, 3, 1, 2), dct)
 
     def _drain(self) -> None:
