@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from pipeline.decode import Decoder
+
+# OpenMP's threads wait for each other by spinning: on a busy machine one is faster than two. Set
+# before PyTorch is imported, and passed on to the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
