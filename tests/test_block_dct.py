@@ -34,12 +34,14 @@ def test_extremes_and_noise() -> None:
     assert np.abs(found[:2, 1:]).max() <= TOLERANCE
 
 
-def test_a_result_is_not_touched_by_the_next_call() -> None:
+def test_batches_of_other_sizes_leave_nothing_behind_in_the_buffers() -> None:
+    rgb = np.stack([photo(64, 64, seed) for seed in range(9)])
     transform = BlockDct(64)
-    first = transform(torch.from_numpy(photo(64, 64, 1)[None].copy()))
-    kept = first.clone()
-    transform(torch.from_numpy(photo(64, 64, 2)[None].copy()))
-    assert torch.equal(first, kept)
+    for batch in (rgb[:9], rgb[:2], rgb[3:9], rgb[5:6]):
+        found = transform(torch.from_numpy(batch.copy())).numpy()
+        assert len(found) == len(batch)
+        for image, coefficients in zip(batch, found, strict=True):
+            assert np.abs(coefficients - scipy_dct(image)).max() <= TOLERANCE
 
 
 def test_the_models_own_reference_agrees() -> None:
