@@ -19,6 +19,7 @@ from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.distributed import any_worker, average_gradients, is_first, num_workers, summed
+from afd_model.folding import fold_batch_norms
 from afd_model.losses import LossWeights, Watched, kl_to_clean, training_loss
 from afd_model.pairs import PairBatch
 from afd_model.stages import StageTaps, find_stages
@@ -105,6 +106,8 @@ class Trainer:
         self.average = ExponentialAverage(self.afd, options.ema_decay)
         self.classifier = AFDClassifier(backbone, self.afd).train()
         self.averaged_classifier = AFDClassifier(backbone, self._average_module()).eval()
+        for classifier in (self.classifier, self.averaged_classifier):
+            fold_batch_norms(classifier.backbone)  # frozen: half as many images/s again on a CPU
         crop = backbone.preprocessing.crop
         stages = find_stages(self.classifier, crop, options.num_stages)
         self._taps = StageTaps(self.classifier, stages if options.losses.features else ())

@@ -25,15 +25,16 @@ from pipeline.folder_classes import UNKNOWN, FolderClasses
 from pipeline.recompress import drawn_qualities
 
 
-def test_rank_statistics_equal_scipys() -> None:
-    stats = pytest.importorskip("scipy.stats")
+def test_rank_statistics_are_their_definitions() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 9, 60), rng.normal(size=60)
-    np.testing.assert_array_equal(ranks(a), stats.rankdata(a))
-    assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+    below, equal = (a[None] < a[:, None]).sum(1), (a[None] == a[:, None]).sum(1)
+    np.testing.assert_array_equal(ranks(a), below + (equal + 1) / 2)
+    assert spearman(a, b) == pytest.approx(np.corrcoef(ranks(a), ranks(b))[0, 1])
+    assert spearman(b, np.exp(b)) == pytest.approx(1)
     positive = rng.random(60) < 0.3
-    u = stats.mannwhitneyu(a[positive], a[~positive]).statistic
-    assert auroc(a, positive) == pytest.approx(u / (positive.sum() * (~positive).sum()))
+    pairs = a[positive][:, None] - a[~positive][None]
+    assert auroc(a, positive) == pytest.approx(((pairs > 0) + (pairs == 0) / 2).mean())
     assert math.isnan(spearman(np.ones(5), np.arange(5)))
     assert math.isnan(auroc(b, np.zeros(60, bool)))
 
@@ -125,7 +126,7 @@ def test_folders_are_wordnet_ids_or_names() -> None:
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("collection")
-    for k in range(5):
+    for k in range(4):
         (folder / f"{k}.jpg").write_bytes(encode(photo(80, 110, k), quality=95))
     (folder / "bad.jpg").write_bytes(b"<html>")
     return folder
@@ -157,28 +158,28 @@ def run(collection: Path, output: Path, *flags: str) -> int:
 def test_the_job_writes_the_papers_tables(
     collection: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ("--quality", "25", "7", "--times", "2", "--batch-size", "3", "--precision", "fp32")
+    flags = ("--quality", "25", "7", "--times", "1", "--batch-size", "3", "--precision", "fp32")
     assert run(collection, tmp_path, "--afd", str(checkpoint), *flags) == 0
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "report.md").read_text().strip()
     for title in ("full-image, one compression: agreement", "imagenet-c: drift"):
         assert f"## {title}" in printed
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["images"] == 5
+    assert report["images"] == 4
     assert "the content is html" in report["left_out"][0]["error"]
     rows = pq.read_table(tmp_path / "tables.parquet").to_pylist()
     assert [r["row"] for r in rows[:4]] == ["QF 25", "QF 7", "mean", "clean"]
     clean = [r for r in rows if r["row"] == "clean"]
     assert all(r["direct"] == 1 for r in clean)
     images = pq.read_table(tmp_path / "images.parquet").to_pylist()
-    assert len(images) == 5 * (1 + 2 * (2 + 2))
+    assert len(images) == 4 * (1 + 2 * (2 + 1))
     of_clean = [r for r in images if r["condition"] == "clean"]
     assert all(r["true_angle_deg"] == 0 for r in of_clean)
     harsh = [r for r in images if r["condition"] == "QF 7"]
     assert min(r["true_angle_deg"] for r in harsh) > 0
     assert all(0 < r["flip_probability"] < 1 for r in harsh)
-    drawn = next(r for r in images if r["name"] == "3.jpg" and r["condition"] == "2 random")
-    assert tuple(drawn["qualities"]) == drawn_qualities("3.jpg", 0, 2)
+    drawn = next(r for r in images if r["name"] == "3.jpg" and r["condition"] == "1 random")
+    assert tuple(drawn["qualities"]) == drawn_qualities("3.jpg", 0, 1)
 
 
 def test_without_a_module_the_columns_are_equal(collection: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_overfits_one_batch_and_moves_nothing_but_the_module(
     backbone: Backbone, tmp_path: Path
 ) -> None:
     frozen = weights(backbone.module)
-    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, max_steps=40, learning_rate=0.01))
+    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, max_steps=30, learning_rate=0.01))
     start = weights(trainer.afd)
     records = [r for r in run(trainer, OneBatch()) if r["kind"] == "step"]
     assert records[-1]["loss"] < 0.6 * records[0]["loss"]
@@ -270,16 +270,15 @@ def test_the_flip_fit_recovers_the_model_that_drew_the_data() -> None:
     assert found.sum() == pytest.approx(flipped.sum(), rel=1e-3)
 
 
-def test_the_flip_fit_equals_scikit_learns() -> None:
-    linear_model = pytest.importorskip("sklearn.linear_model")
+def test_the_flip_fit_is_where_the_penalised_likelihood_is_flat() -> None:
     features, flipped, _ = flip_data(500)
-    features = np.nan_to_num(features, nan=5.0)
     model = fit_flip_model(features, flipped)
-    standard = (features - model.means) / model.scales
-    reference = linear_model.LogisticRegression(C=1.0, tol=1e-10, max_iter=1000)
-    reference.fit(standard, flipped)
-    np.testing.assert_allclose(model.coefficients, reference.coef_[0], atol=1e-4)
-    assert model.intercept == pytest.approx(reference.intercept_[0], abs=1e-4)
+    standard = np.nan_to_num((features - model.means) / model.scales)
+    coefficients = np.array(model.coefficients)
+    p = 1 / (1 + np.exp(-(standard @ coefficients + model.intercept)))
+    gradient = standard.T @ (p - flipped) + coefficients  # the prior: standard normal
+    np.testing.assert_allclose(gradient, 0, atol=1e-3)
+    assert (p - flipped).sum() == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
