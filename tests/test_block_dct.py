@@ -44,6 +44,17 @@ def test_batches_of_other_sizes_leave_nothing_behind_in_the_buffers() -> None:
             assert np.abs(coefficients - scipy_dct(image)).max() <= TOLERANCE
 
 
+def test_a_result_is_overwritten_only_where_the_caller_says_so() -> None:
+    transform = BlockDct(64)
+    first, second = (torch.from_numpy(photo(64, 64, seed)[None].copy()) for seed in (1, 2))
+    kept = transform(first)
+    expected = kept.clone()
+    out = torch.empty_like(kept)
+    assert transform(second, out=out) is out
+    assert torch.equal(kept, expected)
+    assert torch.equal(out, transform(second))
+
+
 def test_the_models_own_reference_agrees() -> None:
     rgb = torch.from_numpy(photo(96, 96)[None].copy())
     reference = block_dct(rgb.permute(0, 3, 1, 2).double())
