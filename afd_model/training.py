@@ -7,7 +7,8 @@ the same averaged gradients.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +36,7 @@ class TrainingError(RuntimeError):
 class Pairs(Protocol):
     """Where pairs come from; see `pipeline.training_data.PairLoader`."""
 
-    def training(self, first_step: int) -> Iterator[PairBatch]: ...
+    def training(self, first_step: int) -> Generator[PairBatch, None, None]: ...
     def held_out(self) -> Iterable[PairBatch]: ...
     def random_pass(self, number: int) -> Iterable[PairBatch]: ...
 
@@ -246,25 +247,25 @@ def train(
     options = trainer.options
     started, meter = time.monotonic(), _Meter()
     out_of_time = False
-    batches = training.training(trainer.step)
-    while trainer.step < options.max_steps and not out_of_time:
-        batch = next(batches)
-        meter.add(trainer.train_step(batch), len(batch.quality) * num_workers())
-        step = trainer.step
-        if options.max_time_s is not None:
-            spent = time.monotonic() - started > options.max_time_s
-            out_of_time = any_worker(spent, trainer.device)
-        last = out_of_time or step == options.max_steps
-        if step % options.log_every_steps == 0 or last:
-            log({"kind": "step", "step": step, **meter.take(step, options)})
-        if step % options.validate_every_steps == 0 or last:
-            score = trainer.validate(held_out.held_out())
-            log({"kind": "validation", "step": step, **score})
-            if trainer.best is not None and trainer.best.step == step:
-                on_best()
-            meter.restart()
-        if step % options.save_every_steps == 0 or last:
-            trainer.save()
+    with closing(training.training(trainer.step)) as batches:
+        while trainer.step < options.max_steps and not out_of_time:
+            batch = next(batches)
+            meter.add(trainer.train_step(batch), len(batch.quality) * num_workers())
+            step = trainer.step
+            if options.max_time_s is not None:
+                spent = time.monotonic() - started > options.max_time_s
+                out_of_time = any_worker(spent, trainer.device)
+            last = out_of_time or step == options.max_steps
+            if step % options.log_every_steps == 0 or last:
+                log({"kind": "step", "step": step, **meter.take(step, options)})
+            if step % options.validate_every_steps == 0 or last:
+                score = trainer.validate(held_out.held_out())
+                log({"kind": "validation", "step": step, **score})
+                if trainer.best is not None and trainer.best.step == step:
+                    on_best()
+                meter.restart()
+            if step % options.save_every_steps == 0 or last:
+                trainer.save()
     return "out of time" if out_of_time else "all steps"
 
 

@@ -63,10 +63,11 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
     layer = None if settings.stem_layer == "auto" else settings.stem_layer
     backbone = load_backbone(settings.backbone, settings.weights, layer)
     afd, checkpoint = resolve_afd(settings.afd, backbone)
+    precision = resolve_precision(settings.precision, device)
     model = Evaluator(
         AFDClassifier(backbone, afd),
         device=device,
-        precision=resolve_precision(settings.precision, device),
+        precision=precision,
         flip_model=checkpoint.flip_model if checkpoint else None,
     )
     refs, names = _collection(settings)
@@ -105,7 +106,7 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
             "afd": checkpoint.path if checkpoint else "untrained" if afd else "none",
             "afd_sha256": checkpoint.sha256 if checkpoint else None,
             "has_module": model.has_module,
-            "precision": settings.precision,
+            "precision": str(precision).removeprefix("torch."),
         },
         seed=settings.seed,
     )

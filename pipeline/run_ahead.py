@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
@@ -13,7 +13,7 @@ _POLL_S = 0.1
 _END = object()
 
 
-def run_ahead(items: Iterator[_Item], count: int) -> Iterator[_Item]:
+def run_ahead(items: Iterator[_Item], count: int) -> Generator[_Item, None, None]:
     """The same items in the same order; up to `count` are made before they are asked for.
 
     An error is raised where its item would have come. The thread ends when the user stops asking

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,7 +113,7 @@ class PairLoader:
         self._block_dct = BlockDct(geometry.crop)
         self._pool = ThreadPoolExecutor(read_threads, thread_name_prefix="read")
 
-    def training(self, first_step: int = 0) -> Iterator[PairBatch]:
+    def training(self, first_step: int = 0) -> Generator[PairBatch, None, None]:
         """This rank's share of every step from `first_step` on, without end.
 
         A bad image's place is taken by another of its batch, so that every batch is full. Raises

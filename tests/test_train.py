@@ -1,5 +1,6 @@
 """The train job end to end: a checkpoint from a folder of pictures, whatever is killed."""
 
+import ast
 import json
 import os
 import signal
@@ -77,6 +78,24 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert train(collection, output, *short, "--kl-weight", "2") == 1
     assert "kl-weight was 1.0, is now 2.0" in capsys.readouterr().err
+
+
+def test_the_job_starts_without_ray() -> None:
+    """No module that it imports at its top, and none of theirs, imports Ray there."""
+    seen, todo = set(), ["jobs.train"]
+    while todo:
+        name = todo.pop()
+        path = ROOT / Path(*name.split(".")).with_suffix(".py")
+        if name in seen or not path.is_file():
+            continue
+        seen.add(name)
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                todo += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                todo.append(str(node.module))
+        assert not [name for name in todo if name.split(".")[0] == "ray"]
+    assert "afd_model.training" in seen
 
 
 def test_records_of_lost_steps_are_dropped(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ OPTIONS = TrainingOptions(
 class RandomPairs:
     """Smooth random pictures and their coarsened twins; the same for the same step."""
 
-    def training(self, first_step: int) -> Iterator[PairBatch]:
+    def training(self, first_step: int) -> Generator[PairBatch, None, None]:
         step = first_step
         while True:
             yield self._batch(step)
@@ -132,6 +132,16 @@ def test_every_term_can_be_learned_alone(backbone: Backbone, tmp_path: Path, ter
     assert records[-1]["loss"] == pytest.approx(records[-1][term])
 
 
+def test_mixed_precision_follows_full_precision(backbone: Backbone, tmp_path: Path) -> None:
+    losses = {}
+    for precision in (torch.float32, torch.bfloat16):
+        options = replace(OPTIONS, max_steps=6, log_every_steps=1, precision=precision)
+        trainer = make_trainer(backbone, tmp_path, options)
+        losses[precision] = [r["loss"] for r in run(trainer, OneBatch()) if r["kind"] == "step"]
+        assert all(p.dtype == torch.float32 for p in trainer.afd.parameters())
+    np.testing.assert_allclose(losses[torch.bfloat16], losses[torch.float32], rtol=0.05)
+
+
 def test_an_untrained_module_answers_as_the_backbone(backbone: Backbone, tmp_path: Path) -> None:
     trainer = make_trainer(backbone, tmp_path)
     score = trainer.validate(RandomPairs().held_out())
@@ -148,7 +158,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     run(whole)
 
     class Killed(RandomPairs):
-        def training(self, first_step: int) -> Iterator[PairBatch]:
+        def training(self, first_step: int) -> Generator[PairBatch, None, None]:
             for step, batch in enumerate(super().training(first_step), first_step):
                 if step == 5:  # after the save at step 4, one step is lost
                     raise KeyboardInterrupt

@@ -275,7 +275,7 @@ def test_run_ahead_keeps_order_raises_in_place_and_ends() -> None:
 
     ahead = run_ahead(items(), 2)
     assert list(itertools.islice(ahead, 10)) == list(range(10))
-    ahead.close()  # type: ignore[attr-defined]
+    ahead.close()
     assert len(made) <= 14
     ahead = run_ahead(items(), 3)
     assert list(itertools.islice(ahead, 50)) == list(range(50))
