@@ -35,7 +35,7 @@ class EvaluateSettings:
         "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
     )
 
-    protocols: tuple[str, ...] = setting(
+    protocol: tuple[str, ...] = setting(
         ("full-image", "imagenet-c"),
         "full-image: JPEG at full size, then resize and crop; imagenet-c: resize and crop, JPEG at"
         " the quality, JPEG at quality 85",
@@ -62,9 +62,9 @@ class EvaluateSettings:
         for value in self.quality:
             if not 1 <= value <= 100:
                 raise ValueError(f"--quality {value} is not between 1 and 100")
-        for name in self.protocols:
+        for name in self.protocol:
             if name not in ("full-image", "imagenet-c"):
-                raise ValueError(f"--protocols {name!r} is not one of: full-image, imagenet-c")
+                raise ValueError(f"--protocol {name!r} is not one of: full-image, imagenet-c")
         if not 0 <= self.times <= 20:
             raise ValueError(f"--times {self.times} is not between 0 and 20")
         for name in ("num_images", "resamples", "batch_size", "threads", "max_pixels"):

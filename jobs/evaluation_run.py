@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from afd_model.backbones import load_backbone
+from afd_model.backbones import Backbone, load_backbone
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
 from afd_model.evaluator import Evaluator, Outcome
@@ -50,7 +50,7 @@ class Evaluation:
 def conditions(settings: EvaluateSettings) -> list[Condition]:
     """Clean, then each protocol's qualities and random compressions."""
     found = [CLEAN]
-    for name in settings.protocols:
+    for name in settings.protocol:
         found += [Condition(PROTOCOLS[name], quality=q) for q in settings.quality]
         found += [Condition(PROTOCOLS[name], times=n) for n in range(1, settings.times + 1)]
     return found
@@ -59,27 +59,12 @@ def conditions(settings: EvaluateSettings) -> list[Condition]:
 def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluation:
     """Run the model over the collection. Raises ValueError, worded for the user."""
     torch.set_num_threads(settings.threads)
-    device = resolve_device(settings.device)
-    layer = None if settings.stem_layer == "auto" else settings.stem_layer
-    backbone = load_backbone(settings.backbone, settings.weights, layer)
-    afd, checkpoint = resolve_afd(settings.afd, backbone)
-    precision = resolve_precision(settings.precision, device)
-    model = Evaluator(
-        AFDClassifier(backbone, afd),
-        device=device,
-        precision=precision,
-        flip_model=checkpoint.flip_model if checkpoint else None,
-    )
+    backbone, model, facts = _load(settings)
     refs, names = _collection(settings)
     images = ImageEvaluator(
         model,
         Geometry(**asdict(backbone.preprocessing)),
-        DecodeOptions(
-            device="cuda" if device.type == "cuda" else "cpu",
-            device_id=device.index or 0,
-            batch_size=settings.batch_size,
-            num_threads=settings.threads,
-        ),
+        _decode_options(settings),
         conditions=conditions(settings),
         seed=settings.seed,
         limits=Limits(settings.max_pixels),
@@ -89,9 +74,7 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
     left_out = [(refs[index].uri, why) for chunk in chunks for index, why in chunk.left_out]
     if not kept:
         uri, why = left_out[0]
-        raise ValueError(
-            f"none of the {len(refs)} images can be evaluated; the first is {uri}: {why}"
-        )
+        raise ValueError(f"none of the {len(refs)} images can be evaluated; {uri}: {why}")
     classes = FolderClasses(backbone.class_ids, backbone.class_names)
     full = [chunk for chunk in chunks if chunk.indices]
     return Evaluation(
@@ -99,16 +82,44 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
         truth=np.array([classes.of(names[index]) for index in kept]),
         outcomes={c: Outcome.joined([x.outcomes[c] for x in full]) for c in full[0].outcomes},
         left_out=left_out,
-        model={
-            "backbone": backbone.name,
-            "weights": backbone.weights,
-            "weights_sha256": backbone.weights_sha256,
-            "afd": checkpoint.path if checkpoint else "untrained" if afd else "none",
-            "afd_sha256": checkpoint.sha256 if checkpoint else None,
-            "has_module": model.has_module,
-            "precision": str(precision).removeprefix("torch."),
-        },
+        model=facts,
         seed=settings.seed,
+    )
+
+
+def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, Any]]:
+    """The classifier, ready, and the facts about it for the report."""
+    layer = None if settings.stem_layer == "auto" else settings.stem_layer
+    backbone = load_backbone(settings.backbone, settings.weights, layer)
+    afd, checkpoint = resolve_afd(settings.afd, backbone)
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    model = Evaluator(
+        AFDClassifier(backbone, afd),
+        device=device,
+        precision=precision,
+        flip_model=checkpoint.flip_model if checkpoint else None,
+    )
+    facts = {
+        "backbone": backbone.name,
+        "weights": backbone.weights,
+        "weights_sha256": backbone.weights_sha256,
+        "afd": checkpoint.path if checkpoint else "untrained" if afd else "none",
+        "afd_sha256": checkpoint.sha256 if checkpoint else None,
+        "has_module": model.has_module,
+        "device": device.type,
+        "precision": str(precision).removeprefix("torch."),
+    }
+    return backbone, model, facts
+
+
+def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
+    device = resolve_device(settings.device)
+    return DecodeOptions(
+        device="cuda" if device.type == "cuda" else "cpu",
+        device_id=device.index or 0,
+        batch_size=settings.batch_size,
+        num_threads=settings.threads,
     )
 
 

@@ -183,7 +183,7 @@ def test_the_job_writes_the_papers_tables(
 
 
 def test_without_a_module_the_columns_are_equal(collection: Path, tmp_path: Path) -> None:
-    flags = ("--quality", "10", "--times", "0", "--protocols", "full-image", "--num-images", "3")
+    flags = ("--quality", "10", "--times", "0", "--protocol", "full-image", "--num-images", "3")
     assert run(collection, tmp_path, "--afd", "none", *flags) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["drift"] == []
@@ -234,7 +234,7 @@ def test_true_angles_are_those_of_the_files_that_compress_writes(
     ("flags", "message"),
     [
         (["--quality", "0"], "--quality 0 is not between 1 and 100"),
-        (["--protocols", "imagenet"], "--protocols 'imagenet' is not one of"),
+        (["--protocol", "imagenet"], "--protocol 'imagenet' is not one of"),
         (["--num-images", "some"], "--num-images 'some'"),
     ],
 )
@@ -254,4 +254,4 @@ def test_a_collection_without_images_says_so(
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(b"<html>")
     assert run(tmp_path / "a.jpg", tmp_path / "out") == 1
-    assert "none of the 1 images can be evaluated" in capsys.readouterr().err
+    assert "none of the 1 images can be evaluated; " in capsys.readouterr().err
