@@ -54,17 +54,23 @@ class DecodeOptions:
                 raise ValueError(f"{name} {getattr(self, name)} is not positive: use at least 1")
 
 
-def _resample(rgb: Any, window: Any, geometry: Geometry) -> Any:
-    """The crop as (crop, crop, 3) uint8, from (height, width, 3) and its window."""
-    if geometry.resize is None:
-        return fn.slice(
-            rgb,
-            start=fn.cast(window[0:2], dtype=types.INT32),
-            shape=[geometry.crop, geometry.crop],
-            axes=[0, 1],
-            out_of_bounds_policy="pad",
-            fill_values=0,
-        )
+def decode_rgb(encoded: Any, options: DecodeOptions) -> Any:
+    """Graph node: the pictures as (height, width, 3) uint8 on the options' device."""
+    on_gpu: dict[str, Any] = (
+        {"hw_decoder_load": options.hw_decoder_load} if options.device == "cuda" else {}
+    )
+    return fn.decoders.image(
+        encoded,
+        device="mixed" if options.device == "cuda" else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,  # as PIL: the pixels as they are stored
+        jpeg_fancy_upsampling=True,  # as libjpeg
+        **on_gpu,
+    )
+
+
+def resample_window(rgb: Any, window: Any, geometry: Geometry) -> Any:
+    """Graph node: a window of the picture as (crop, crop, 3) uint8; see `crop_window`."""
     return fn.resize(
         rgb,
         size=[geometry.crop, geometry.crop],
@@ -73,6 +79,18 @@ def _resample(rgb: Any, window: Any, geometry: Geometry) -> Any:
         interp_type=_INTERPOLATION[geometry.interpolation],
         antialias=True,
         dtype=types.UINT8,
+    )
+
+
+def _cut_window(rgb: Any, window: Any, geometry: Geometry) -> Any:
+    """Graph node: the same without resampling, black where the window leaves the picture."""
+    return fn.slice(
+        rgb,
+        start=fn.cast(window[0:2], dtype=types.INT32),
+        shape=[geometry.crop, geometry.crop],
+        axes=[0, 1],
+        out_of_bounds_policy="pad",
+        fill_values=0,
     )
 
 
@@ -95,18 +113,8 @@ def _mfcc_dct(rgb: Any, side: int) -> Any:
 def _graph(geometry: Geometry, options: DecodeOptions, *, dct_in_graph: bool) -> tuple[Any, Any]:
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
     window = fn.external_source(name="window", dtype=types.FLOAT, ndim=1)
-    on_gpu: dict[str, Any] = (
-        {"hw_decoder_load": options.hw_decoder_load} if options.device == "cuda" else {}
-    )
-    rgb = fn.decoders.image(
-        encoded,
-        device="mixed" if options.device == "cuda" else "cpu",
-        output_type=types.RGB,
-        adjust_orientation=False,  # as PIL: the pixels as they are stored
-        jpeg_fancy_upsampling=True,  # as libjpeg
-        **on_gpu,
-    )
-    crop = _resample(rgb, window, geometry)
+    place = _cut_window if geometry.resize is None else resample_window
+    crop = place(decode_rgb(encoded, options), window, geometry)
     pixels = fn.crop_mirror_normalize(
         crop,
         dtype=types.FLOAT16 if options.half else types.FLOAT,

@@ -15,26 +15,15 @@ import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 
-from pipeline.decode import DecodeOptions
+from pipeline.decode import DecodeOptions, decode_rgb, resample_window
 from pipeline.geometry import Geometry
 from pipeline.pair_plan import PairPlan
 from pipeline.records import EncodedImage
 from pipeline.rescue import give_up, is_refusal, split_refused
 
-_INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
-
 
 def _window(rgb: Any, window: Any, mirrored: Any, geometry: Geometry) -> Any:
-    crop = fn.resize(
-        rgb,
-        size=[geometry.crop, geometry.crop],
-        roi_start=window[0:2],
-        roi_end=window[2:4],
-        interp_type=_INTERPOLATION[geometry.interpolation],
-        antialias=True,
-        dtype=types.UINT8,
-    )
-    return fn.flip(crop, horizontal=mirrored)
+    return fn.flip(resample_window(rgb, window, geometry), horizontal=mirrored)
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=1, enable_conditionals=True)
@@ -45,17 +34,7 @@ def _graph(geometry: Geometry, options: DecodeOptions, most: int) -> tuple[Any, 
     # `most` qualities a sample, 0 for no compression: first the ones that there are.
     on_full = fn.external_source(name="full_qualities", dtype=types.INT32, ndim=1)
     on_crop = fn.external_source(name="crop_qualities", dtype=types.INT32, ndim=1)
-    on_gpu: dict[str, Any] = (
-        {"hw_decoder_load": options.hw_decoder_load} if options.device == "cuda" else {}
-    )
-    rgb = fn.decoders.image(
-        encoded,
-        device="mixed" if options.device == "cuda" else "cpu",
-        output_type=types.RGB,
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=True,
-        **on_gpu,
-    )
+    rgb = decode_rgb(encoded, options)
     clean = _window(rgb, window, mirrored, geometry)
     if on_full[0] > 0:
         full = fn.jpeg_compression_distortion(rgb, quality=on_full[0])
