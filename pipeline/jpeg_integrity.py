@@ -1,15 +1,14 @@
 """Is a JPEG's entropy-coded data whole? Three levels of proof, at three prices.
 
-Callers import these names from `pipeline.jpeg_scan`. Source: ITU-T T.81.
+Source: ITU-T T.81.
 """
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import turbojpeg
 
-if TYPE_CHECKING:
-    from pipeline.jpeg_scan import JpegHeader
+from pipeline.jpeg_scan import JpegHeader
 
 IntegrityLevel = Literal["off", "fast", "full"]
 
@@ -29,7 +28,7 @@ _SCAN_ENDER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 
 
-def find_zero_hole(data: bytes, header: "JpegHeader") -> int | None:
+def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
     """Offset of the first `ZERO_HOLE_BYTES` zero bytes between the first scan and its EOI, or None.
 
     A suspicion only: flat pictures with optimised Huffman tables and progressive scans of flat
@@ -56,7 +55,7 @@ def strict_decode_error(data: bytes) -> str | None:
 
 def check_integrity(
     data: bytes,
-    header: "JpegHeader",
+    header: JpegHeader,
     level: IntegrityLevel,
     *,
     max_pixels: int = MAX_PIXELS_FOR_STRICT_DECODE,
@@ -96,7 +95,7 @@ def check_integrity(
     return error if hole is None else f"zero-filled hole at byte {hole}: {error}"
 
 
-def _structure_error(data: bytes, header: "JpegHeader") -> str | None:
+def _structure_error(data: bytes, header: JpegHeader) -> str | None:
     """Why the markers after the first SOS cannot belong to one sound image, or None (B.1.1.4)."""
     if header.sof_marker & 7 > 3:
         return None  # hierarchical: more frames may follow

@@ -1,7 +1,7 @@
 """What a JPEG's markers say, without decoding it: size, sampling, quality; why a file is none.
 
 Source: ITU-T T.81 (the JPEG standard); clauses are cited where they matter. `scan_jpeg` reads only
-the header (about 15 µs). The damage checks of `pipeline.jpeg_integrity` are part of this interface.
+the header (about 15 µs); `pipeline.jpeg_integrity` looks at what follows it.
 """
 
 import functools
@@ -10,19 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from pipeline.file_format import sniff_format
-from pipeline.jpeg_integrity import check_integrity, find_zero_hole, strict_decode_error
 from pipeline.jpeg_quality import fit_quality
-
-__all__ = [
-    "JpegFormatError",
-    "JpegHeader",
-    "check_integrity",
-    "find_zero_hole",
-    "fit_quality",
-    "scan_jpeg",
-    "sniff_format",
-    "strict_decode_error",
-]
 
 # An ICC profile and an extended XMP packet take at most a few hundred segments. The limit keeps
 # a file made of empty segments from costing seconds.

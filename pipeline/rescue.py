@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-from pipeline.jpeg_scan import strict_decode_error
+from pipeline.jpeg_integrity import strict_decode_error
 from pipeline.records import EncodedImage, Status
 
 _Item = TypeVar("_Item")

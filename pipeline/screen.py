@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from pipeline.file_format import sniff_format
 from pipeline.jpeg_integrity import IntegrityLevel, check_integrity
-from pipeline.jpeg_scan import JpegFormatError, scan_jpeg, sniff_format
+from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.records import EncodedImage, Status
 
 _JPEG_START = b"\xff\xd8"

@@ -8,14 +8,9 @@ from jpegs import encode, photo
 from PIL import Image
 
 from jobs.demo_corpus import DemoCorpus, broken_files, build_demo_corpus, random_crop
-from pipeline.jpeg_scan import (
-    JpegFormatError,
-    JpegHeader,
-    check_integrity,
-    scan_jpeg,
-    sniff_format,
-    strict_decode_error,
-)
+from pipeline.file_format import sniff_format
+from pipeline.jpeg_integrity import check_integrity, strict_decode_error
+from pipeline.jpeg_scan import JpegFormatError, JpegHeader, scan_jpeg
 
 NUM_PHOTOS = 60
 

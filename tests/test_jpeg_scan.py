@@ -7,37 +7,19 @@ import turbojpeg
 from jpegs import (
     encode,
     every_kind,
-    flip_bits,
     insert_segment,
     photo,
-    save,
     segments,
     twelve_bit_jpeg,
     with_declared_size,
     without_segment,
 )
-from PIL import Image, JpegPresets
+from PIL import Image
 
-from pipeline.degrade import compress
-from pipeline.jpeg_quality import MAX_STANDARD_TABLE_ERROR, fit_quality, ijg_luma_tables
-from pipeline.jpeg_scan import (
-    JpegFormatError,
-    check_integrity,
-    find_zero_hole,
-    scan_jpeg,
-    sniff_format,
-    strict_decode_error,
-)
+from pipeline.jpeg_integrity import check_integrity, strict_decode_error
+from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 
 KINDS = every_kind(photo(90, 131))
-
-
-def zigzag(table: list[int]) -> bytes:
-    """64 entries in natural order -> zigzag order, by the rule of T.81 figure A.6."""
-    by_diagonal = sorted(
-        range(64), key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8)
-    )
-    return bytes(table[i] for i in by_diagonal)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,65 +67,6 @@ def with_sampling(factors: bytes) -> bytes:
 )
 def test_unusual_sampling_factors(factors: bytes, name: str) -> None:
     assert scan_jpeg(with_sampling(factors)).subsampling == name
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("progressive", [False, True])
-def test_every_ijg_quality_from_pillow(mode, progressive: bool) -> None:
-    rgb = photo(16, 16)
-    for quality in range(1, 101):
-        sampling = ("4:2:0", "4:2:2", "4:4:4")[quality % 3]
-        jpeg = encode(
-            rgb, quality=quality, subsampling=sampling, mode=mode, progressive=progressive
-        )
-        header = scan_jpeg(jpeg)
-        assert (header.quality, header.quality_error) == (quality, 0.0)
-
-
-@pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
-def test_every_ijg_quality_from_libjpeg_turbo(subsampling: str) -> None:
-    rgb = photo(16, 16)
-    found = [scan_jpeg(compress(rgb, quality, subsampling)).quality for quality in range(1, 101)]
-    assert found == list(range(1, 101))
-
-
-def test_16_bit_tables_are_fitted_without_the_clamp_at_255() -> None:
-    for quality in (1, 5, 24, 60, 100):
-        table = ijg_luma_tables(32767)[quality - 1]
-        jpeg = without_segment(KINDS["gray"], 0xDB)
-        jpeg = insert_segment(jpeg, 0xDB, b"\x10" + table.astype(">u2").tobytes())
-        assert (scan_jpeg(jpeg).quality, scan_jpeg(jpeg).quality_error) == (quality, 0.0)
-
-
-def test_component_0_names_the_table_that_is_fitted() -> None:
-    luma, chroma = (bytes(ijg_luma_tables()[q - 1].astype(np.uint8)) for q in (33, 90))
-    jpeg = without_segment(KINDS["baseline"], 0xDB)
-    jpeg = bytearray(
-        insert_segment(jpeg, 0xDB, b"\x00" + chroma + b"\x03" + luma + b"\x01" + chroma)
-    )
-    assert scan_jpeg(bytes(jpeg)).quality == 90
-    start = next(start for marker, start, _ in segments(jpeg) if marker == 0xC0)
-    jpeg[start + 12] = 3
-    assert scan_jpeg(bytes(jpeg)).quality == 33
-
-
-def test_fit_is_the_least_squares_one_and_refuses_foreign_tables() -> None:
-    rng = np.random.default_rng(0)
-    for quality in (10, 50, 75, 92):
-        noisy = ijg_luma_tables()[quality - 1] + rng.integers(-3, 4, 64)
-        table = np.clip(noisy, 1, 255).astype(np.uint8)
-        squares = [np.square(table - t.astype(float)).sum() for t in ijg_luma_tables()]
-        nearest = ijg_luma_tables()[int(np.argmin(squares))]
-        assert fit_quality(table.tobytes())[1] == pytest.approx(np.abs(table - nearest).mean())
-    rounded_otherwise = np.maximum(ijg_luma_tables()[74] - (np.arange(64) % 2), 1).astype(np.uint8)
-    assert fit_quality(rounded_otherwise.tobytes())[0] == 75
-    for preset in ("web_low", "web_medium", "web_high", "low", "medium", "high"):
-        photoshop = zigzag(JpegPresets.presets[preset]["quantization"][0])
-        quality, error = fit_quality(photoshop)
-        assert quality is None
-        assert error > MAX_STANDARD_TABLE_ERROR
-    with pytest.raises(ValueError, match="got 63"):
-        fit_quality(bytes(63))
 
 
 def test_thumbnail_and_second_picture_are_not_mistaken_for_the_picture() -> None:
@@ -327,99 +250,6 @@ def test_time_is_linear_in_hostile_bytes(filler: bytes) -> None:
         except JpegFormatError:
             pass
     assert time.process_time() - begin < 2.0
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_sound_files_are_not_accused(kind: str) -> None:
-    jpeg = KINDS[kind]
-    for level in ("off", "fast", "full"):
-        assert check_integrity(jpeg, scan_jpeg(jpeg), level) is None
-
-
-def test_flat_pictures_full_of_zero_runs_are_not_accused() -> None:
-    suspects = 0
-    for level in (0, 128, 255):
-        rgb = np.full((512, 512, 3), level, np.uint8)
-        rgb[200:216, 200:216] = photo(16, 16)
-        for options in ({"optimize": True}, {"progressive": True}, {}):
-            for mode in ("RGB", "L"):
-                jpeg = encode(rgb, mode=mode, **options)
-                header = scan_jpeg(jpeg)
-                suspects += find_zero_hole(jpeg, header) is not None
-                assert check_integrity(jpeg, header, "fast") is None
-    assert suspects > 0
-
-
-def test_damage_is_found_and_named() -> None:
-    jpeg = encode(photo(300, 400), quality=60)
-    header = scan_jpeg(jpeg)
-    middle = (header.scan_offset + len(jpeg)) // 2
-    cut = jpeg[:middle]
-    hole = jpeg[:middle] + bytes(3000) + jpeg[middle + 3000 :]
-    stray_marker = jpeg[:middle] + b"\xff\xc0" + jpeg[middle + 2 :]
-    assert find_zero_hole(hole, header) in range(middle - 2, middle + 1)
-    assert find_zero_hole(jpeg, header) is None
-    for damaged, reason in (
-        (cut, "truncated"),
-        (hole, "zero-filled hole at byte"),
-        (stray_marker, "marker 0xFFC0 inside"),
-        (cut + jpeg, "marker 0xFFD8 inside"),
-    ):
-        found = scan_jpeg(damaged)
-        assert reason in (check_integrity(damaged, found, "fast") or "")
-        assert reason in (check_integrity(damaged, found, "full") or "")
-        assert check_integrity(damaged, found, "off") is None
-    closed = cut + b"\xff\xd9"
-    assert check_integrity(closed, scan_jpeg(closed), "fast") is None
-    assert "premature end" in (check_integrity(closed, scan_jpeg(closed), "full") or "")
-
-
-def test_restart_markers_must_count_up() -> None:
-    jpeg = encode(photo(300, 400), restart_marker_rows=1)
-    at = jpeg.index(b"\xff\xd3", scan_jpeg(jpeg).scan_offset)
-    lost = jpeg[:at] + jpeg[jpeg.index(b"\xff\xd4", at) :]
-    assert "restart marker 4" in (check_integrity(lost, scan_jpeg(lost), "fast") or "")
-
-
-def test_most_bit_flips_are_found_by_a_strict_decode() -> None:
-    rng = np.random.default_rng(0)
-    found = 0
-    for seed in range(20):
-        jpeg = encode(photo(96, 128, seed))
-        damaged = flip_bits(jpeg, rng, flips=10, start=scan_jpeg(jpeg).scan_offset)
-        found += check_integrity(damaged, scan_jpeg(damaged), "full") is not None
-    assert found >= 15
-
-
-def test_scans_and_pixels_are_limited() -> None:
-    jpeg = KINDS["progressive"]
-    last_scan = jpeg.rindex(b"\xff\xda")
-    bomb = jpeg[:-2] + jpeg[last_scan:-2] * 600 + jpeg[-2:]
-    assert check_integrity(bomb, scan_jpeg(bomb), "fast") == "more than 500 scans"
-    huge = with_declared_size(KINDS["baseline"], 65500, 65500)
-    assert check_integrity(huge, scan_jpeg(huge), "full") is None
-    with pytest.raises(ValueError, match="'deep'"):
-        check_integrity(jpeg, scan_jpeg(jpeg), "deep")  # type: ignore[arg-type]
-
-
-def test_strict_decode_error_is_one_line_or_none() -> None:
-    assert strict_decode_error(KINDS["baseline"]) is None
-    message = strict_decode_error(KINDS["baseline"][:-500])
-    assert message
-    assert "\n" not in message
-
-
-def test_formats_are_known_by_content() -> None:
-    rgb = photo(20, 20)
-    for name in ("png", "webp", "gif", "bmp", "tiff", "jpeg2000", "jpeg", "avif"):
-        assert sniff_format(save(rgb, name)) == name
-    assert sniff_format(b"") == "empty"
-    assert sniff_format(b"\n <!DOCTYPE HTML>") == "html"
-    assert sniff_format(b"\xef\xbb\xbf<?xml version") == "xml"
-    assert sniff_format(b"PAR1....") == "parquet"
-    assert sniff_format(bytes(257) + b"ustar\0") == "tar"
-    assert sniff_format(b"\x1f\x8b\x08") == "gzip"
-    assert sniff_format(b"anything else") is None
 
 
 def test_scan_costs_microseconds() -> None:

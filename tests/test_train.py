@@ -178,7 +178,8 @@ def started(collection: Path, output: Path, *flags: str) -> Iterator["subprocess
 
 
 def wait_for_step(output: Path, step: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(3000):
+    until = time.monotonic() + 400  # Ray starts a dozen processes first
+    while time.monotonic() < until:
         if any(r["step"] >= step for r in records(output, "step")):
             return
         assert process.poll() is None, "the run ended before it could be killed"
@@ -215,7 +216,7 @@ def test_a_driver_killed_in_the_middle_ends_where_an_unkilled_one_does(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_killed_ray_worker_is_replaced_and_two_equal_one(
     collection: Path, unkilled: Path, tmp_path: Path
 ) -> None:
@@ -228,6 +229,6 @@ def test_a_killed_ray_worker_is_replaced_and_two_equal_one(
         workers = [p for p in mine if "RayTrainWorker" in "".join(p.cmdline())]
         assert len(workers) == 2
         workers[1].send_signal(signal.SIGKILL)
-        assert process.wait(timeout=240) == 0
+        assert process.wait(timeout=400) == 0
     assert_same_module(output, unkilled)
     assert [r["step"] for r in records(output, "step")] == list(range(1, STEPS + 1))

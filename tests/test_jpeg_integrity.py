@@ -1,0 +1,96 @@
+"""Is damage found, and are sound files left alone?"""
+
+import numpy as np
+import pytest
+from jpegs import (
+    encode,
+    every_kind,
+    flip_bits,
+    photo,
+    with_declared_size,
+)
+
+from pipeline.jpeg_integrity import check_integrity, find_zero_hole, strict_decode_error
+from pipeline.jpeg_scan import scan_jpeg
+
+KINDS = every_kind(photo(90, 131))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sound_files_are_not_accused(kind: str) -> None:
+    jpeg = KINDS[kind]
+    for level in ("off", "fast", "full"):
+        assert check_integrity(jpeg, scan_jpeg(jpeg), level) is None
+
+
+def test_flat_pictures_full_of_zero_runs_are_not_accused() -> None:
+    suspects = 0
+    for level in (0, 128, 255):
+        rgb = np.full((512, 512, 3), level, np.uint8)
+        rgb[200:216, 200:216] = photo(16, 16)
+        for options in ({"optimize": True}, {"progressive": True}, {}):
+            for mode in ("RGB", "L"):
+                jpeg = encode(rgb, mode=mode, **options)
+                header = scan_jpeg(jpeg)
+                suspects += find_zero_hole(jpeg, header) is not None
+                assert check_integrity(jpeg, header, "fast") is None
+    assert suspects > 0
+
+
+def test_damage_is_found_and_named() -> None:
+    jpeg = encode(photo(300, 400), quality=60)
+    header = scan_jpeg(jpeg)
+    middle = (header.scan_offset + len(jpeg)) // 2
+    cut = jpeg[:middle]
+    hole = jpeg[:middle] + bytes(3000) + jpeg[middle + 3000 :]
+    stray_marker = jpeg[:middle] + b"\xff\xc0" + jpeg[middle + 2 :]
+    assert find_zero_hole(hole, header) in range(middle - 2, middle + 1)
+    assert find_zero_hole(jpeg, header) is None
+    for damaged, reason in (
+        (cut, "truncated"),
+        (hole, "zero-filled hole at byte"),
+        (stray_marker, "marker 0xFFC0 inside"),
+        (cut + jpeg, "marker 0xFFD8 inside"),
+    ):
+        found = scan_jpeg(damaged)
+        assert reason in (check_integrity(damaged, found, "fast") or "")
+        assert reason in (check_integrity(damaged, found, "full") or "")
+        assert check_integrity(damaged, found, "off") is None
+    closed = cut + b"\xff\xd9"
+    assert check_integrity(closed, scan_jpeg(closed), "fast") is None
+    assert "premature end" in (check_integrity(closed, scan_jpeg(closed), "full") or "")
+
+
+def test_restart_markers_must_count_up() -> None:
+    jpeg = encode(photo(300, 400), restart_marker_rows=1)
+    at = jpeg.index(b"\xff\xd3", scan_jpeg(jpeg).scan_offset)
+    lost = jpeg[:at] + jpeg[jpeg.index(b"\xff\xd4", at) :]
+    assert "restart marker 4" in (check_integrity(lost, scan_jpeg(lost), "fast") or "")
+
+
+def test_most_bit_flips_are_found_by_a_strict_decode() -> None:
+    rng = np.random.default_rng(0)
+    found = 0
+    for seed in range(20):
+        jpeg = encode(photo(96, 128, seed))
+        damaged = flip_bits(jpeg, rng, flips=10, start=scan_jpeg(jpeg).scan_offset)
+        found += check_integrity(damaged, scan_jpeg(damaged), "full") is not None
+    assert found >= 15
+
+
+def test_scans_and_pixels_are_limited() -> None:
+    jpeg = KINDS["progressive"]
+    last_scan = jpeg.rindex(b"\xff\xda")
+    bomb = jpeg[:-2] + jpeg[last_scan:-2] * 600 + jpeg[-2:]
+    assert check_integrity(bomb, scan_jpeg(bomb), "fast") == "more than 500 scans"
+    huge = with_declared_size(KINDS["baseline"], 65500, 65500)
+    assert check_integrity(huge, scan_jpeg(huge), "full") is None
+    with pytest.raises(ValueError, match="'deep'"):
+        check_integrity(jpeg, scan_jpeg(jpeg), "deep")  # type: ignore[arg-type]
+
+
+def test_strict_decode_error_is_one_line_or_none() -> None:
+    assert strict_decode_error(KINDS["baseline"]) is None
+    message = strict_decode_error(KINDS["baseline"][:-500])
+    assert message
+    assert "\n" not in message
