@@ -258,13 +258,14 @@ def train(
             last = out_of_time or step == options.max_steps
             if step % options.log_every_steps == 0 or last:
                 log({"kind": "step", "step": step, **meter.take(step, options)})
-            if step % options.validate_every_steps == 0 or last:
+            due = step % options.validate_every_steps == 0 or last
+            if due:
                 score = trainer.validate(held_out.held_out())
                 log({"kind": "validation", "step": step, **score})
                 if trainer.best is not None and trainer.best.step == step:
                     on_best()
                 meter.restart()
-            if step % options.save_every_steps == 0 or last:
+            if due or step % options.save_every_steps == 0:
                 trainer.save()
     return "out of time" if out_of_time else "all steps"
 

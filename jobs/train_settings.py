@@ -135,7 +135,10 @@ class TrainSettings:
 
     def located(self) -> TrainSettings:
         """The same with absolute paths: a worker may run in another folder."""
-        paths = {"input": os.path.abspath(self.input), "output": os.path.abspath(self.output)}
+        paths = {
+            name: path if "://" in path else os.path.abspath(path)
+            for name, path in (("input", self.input), ("output", self.output))
+        }
         if os.path.isfile(self.weights):
             paths["weights"] = os.path.abspath(self.weights)
         return replace(self, **paths)  # type: ignore[arg-type]
