@@ -271,7 +271,7 @@ def train(
 
 
 class _Meter:
-    """Means of the steps' numbers between two log records; one transfer from the device each."""
+    """Means of the steps' numbers between two log records, over all workers."""
 
     def __init__(self) -> None:
         self.restart()
@@ -288,7 +288,9 @@ class _Meter:
         self._images += images
 
     def take(self, step: int, options: TrainingOptions) -> dict[str, float]:
-        means = {name: float(total) / self._steps for name, total in self._sums.items()}
+        sums = summed(torch.stack(list(self._sums.values())).double()).tolist()
+        count = self._steps * num_workers()
+        means = {name: total / count for name, total in zip(self._sums, sums, strict=True)}
         if not math.isfinite(means["loss"]) or not math.isfinite(means["grad_norm"]):
             raise TrainingError(
                 f"the loss is no longer a number by step {step}: use a smaller learning rate"

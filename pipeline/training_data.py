@@ -2,7 +2,7 @@
 
 Which images make a step, and what is drawn for each, follow from (seed, step) alone: a run that is
 resumed at a step goes on with the very pairs it would have had, and N ranks together see the
-batches that one would.
+batches that one would (but for bad images, whose places each rank fills from its own share).
 """
 
 from __future__ import annotations
