@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.dataset
 import pytest
 import ray
 from jpegs import encode, photo
+from ray.cluster_utils import Cluster
 
 import jobs.label
 from jobs.demo_corpus import broken_files
@@ -67,11 +69,21 @@ def rows_of(output: Path) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def labelled(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def address() -> Iterator[str]:
+    """A Ray cluster that is there already: joining one takes less than starting one."""
+    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield head.address
+    head.shutdown()
+
+
+@pytest.fixture(scope="module")
+def labelled(corpus: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one undisturbed run."""
     output = tmp_path_factory.mktemp("labelled") / "out"
     summary = label(
-        LabelSettings(input=str(corpus), output=str(output), images_per_shard=20, **MODEL)
+        LabelSettings(
+            input=str(corpus), output=str(output), images_per_shard=20, address=address, **MODEL
+        )
     )
     assert summary.complete
     return output
@@ -214,6 +226,7 @@ class PoisonedLabeler(ShardLabeler):
 
 def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
     corpus: Path,
+    address: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -221,8 +234,8 @@ def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(jobs.label, "ShardLabeler", PoisonedLabeler)
     output = tmp_path / "out"
-    arguments = [str(corpus), "--output", str(output), "--images-per-shard", "20", *MODEL_FLAGS]
-    assert main(arguments) == 1
+    arguments = [str(corpus), "--output", str(output), "--address", address, *MODEL_FLAGS]
+    assert main([*arguments, "--images-per-shard", "20"]) == 1
     error = capsys.readouterr().err
     assert "part-00001.parquet: the worker process died in each of 3 attempts" in error
     shards = -(-len(planned(corpus)) // 20)
@@ -233,11 +246,11 @@ def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
 
 
 def test_a_model_that_cannot_be_built_is_one_line(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    arguments = [str(corpus), "--output", str(output), "--progress", "off", "--workers", "1"]
-    assert main([*arguments, "--backbone", "mobilenet_v3_smal"]) == 1
+    arguments = [str(corpus), "--output", str(output), "--address", address, "--workers", "1"]
+    assert main([*arguments, "--progress", "off", "--backbone", "mobilenet_v3_smal"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?" in line
     assert not list(output.glob("labels/*"))
