@@ -175,7 +175,7 @@ def test_workers_and_the_driver_may_die_at_any_time(
     driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         wait_for_parts(output, 3, driver)
-        workers = [p for p in descendants(driver) if "ShardLabeler" in " ".join(p.cmdline())]
+        workers = [p for p in descendants(driver) if "ShardLabeler" in command_of(p)]
         assert workers
         workers[0].kill()
         wait_for_parts(output, 10, driver)
@@ -267,6 +267,13 @@ def test_an_input_that_is_not_there_is_one_line(
 
 def descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
+
+
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
 
 
 def wait_for_parts(output: Path, count: int, driver: subprocess.Popen[bytes]) -> None:
