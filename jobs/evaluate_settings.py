@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from jobs.settings import REQUIRED, setting
+from jobs.settings import REQUIRED, ClassifierSettings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(ClassifierSettings):
     """Measure what compression costs a classifier and what the AFD-Module gives back."""
 
     input: str = setting(
@@ -20,16 +19,6 @@ class EvaluateSettings:
     )
     output: str = setting(REQUIRED, "output folder: report.md, report.json, tables and images")
 
-    backbone: str = setting(
-        "resnet50",
-        "classifier: a torchvision name, or timm:NAME such as timm:tf_efficientnet_lite0",
-    )
-    weights: str = setting(
-        "default", "default, a torchvision weights name, a local file, or none (random)"
-    )
-    stem_layer: str = setting(
-        "auto", "layer whose output the AFD-Module enhances (dotted path); auto: known by family"
-    )
     afd: str = setting(
         "default",
         "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
@@ -71,11 +60,3 @@ class EvaluateSettings:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not positive")
-
-    def located(self) -> EvaluateSettings:
-        """The same with absolute paths of the input and the output."""
-        paths: dict[str, Any] = {
-            "input": self.input if "://" in self.input else os.path.abspath(self.input),
-            "output": os.path.abspath(self.output),
-        }
-        return replace(self, **paths)

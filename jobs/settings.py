@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import MISSING, asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 REQUIRED = MISSING
 
@@ -21,8 +21,8 @@ def setting(default: Any, description: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSettings:
-    """Label every image of a collection and write one Parquet row for each."""
+class ClassifierSettings:
+    """What every job with a classifier is told: the collection, the output and the backbone."""
 
     input: str = setting(
         REQUIRED, "folder (recursive), glob, tar, manifest (text or Parquet of paths) or one image"
@@ -39,6 +39,29 @@ class LabelSettings:
     stem_layer: str = setting(
         "auto", "layer whose output the AFD-Module enhances (dotted path); auto: known by family"
     )
+
+    def located(self) -> Self:
+        """The same with absolute paths: a worker may run in another folder.
+
+        Raises ValueError when the file of weights is missing.
+        """
+        paths = {"input": self.input, "output": self.output}
+        for name in ("weights", "afd"):
+            value = getattr(self, name, "")
+            if os.path.isfile(value):
+                paths[name] = value
+            elif os.sep in value:
+                raise ValueError(f"--{name} {value!r}: no such file")
+        absolute: dict[str, Any] = {
+            name: path if "://" in path else os.path.abspath(path) for name, path in paths.items()
+        }
+        return replace(self, **absolute)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings(ClassifierSettings):
+    """Label every image of a collection and write one Parquet row for each."""
+
     afd: str = setting(
         "default",
         "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
@@ -108,23 +131,6 @@ class LabelSettings:
             _require_positive(self, name)
         if not 0.0 <= self.hw_decoder_load <= 1.0:
             raise ValueError(f"--hw-decoder-load {self.hw_decoder_load} is not between 0 and 1")
-
-    def located(self) -> LabelSettings:
-        """The same with absolute paths: a worker may run in another folder.
-
-        Raises ValueError when the file of weights is missing.
-        """
-        paths = {"input": self.input, "output": self.output}
-        for name in ("weights", "afd"):
-            value = getattr(self, name)
-            if os.path.isfile(value):
-                paths[name] = value
-            elif os.sep in value:
-                raise ValueError(f"--{name} {value!r}: no such file")
-        absolute: dict[str, Any] = {
-            name: path if "://" in path else os.path.abspath(path) for name, path in paths.items()
-        }
-        return replace(self, **absolute)
 
     @property
     def row_settings(self) -> dict[str, Any]:

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jobs.settings import REQUIRED, setting
+from jobs.settings import ClassifierSettings, setting
 from pipeline.pair_plan import DegradationMix
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(ClassifierSettings):
     """Train an AFD-Module for a frozen classifier on unlabelled images; writes afd.safetensors."""
 
-    input: str = setting(
-        REQUIRED, "folder (recursive), glob, tar, manifest (text or Parquet of paths) or one image"
-    )
-    output: str = setting(REQUIRED, "output folder; the same command again continues the run in it")
-
-    backbone: str = setting(
-        "resnet50",
-        "classifier: a torchvision name, or timm:NAME such as timm:tf_efficientnet_lite0",
-    )
-    weights: str = setting(
-        "default", "default, a torchvision weights name, a local file, or none (random)"
-    )
-    stem_layer: str = setting(
-        "auto", "layer whose output the AFD-Module enhances (dotted path); auto: known by family"
-    )
     crop: int | Literal["auto"] = setting(
         "auto", "side of the training windows, pixels, a multiple of 8; auto: the backbone's preset"
     )
@@ -132,16 +116,6 @@ class TrainSettings:
 
     def mix(self) -> DegradationMix:
         return DegradationMix(**{name: getattr(self, name) for name in _MIX})
-
-    def located(self) -> TrainSettings:
-        """The same with absolute paths: a worker may run in another folder."""
-        paths = {
-            name: path if "://" in path else os.path.abspath(path)
-            for name, path in (("input", self.input), ("output", self.output))
-        }
-        if os.path.isfile(self.weights):
-            paths["weights"] = os.path.abspath(self.weights)
-        return replace(self, **paths)  # type: ignore[arg-type]
 
     @property
     def model_settings(self) -> dict[str, Any]:
