@@ -1,0 +1,50 @@
+"""Is every committed part what the plan says, to the last byte? The thorough look at an output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.output import OutputFolder
+from pipeline.records import Shard
+from pipeline.shards import Plan, part_path
+from pipeline.sink import read_facts
+
+
+def damaged_parts(output: OutputFolder, *, threads: int = 4) -> Iterator[tuple[int, str]]:
+    """Read every part that exists in full; yields (shard, what is wrong) of the bad ones.
+
+    Pages are held against their checksums, the URIs against the plan's, and the rows' statuses
+    against the counts that were written with them. Raises OutputError when the plan is damaged.
+    """
+    plan = Plan(output)
+
+    def inspect(index: int) -> str | None:
+        try:
+            return _what_is_wrong(output, plan.shard(index))
+        except FileNotFoundError:  # not labelled yet
+            return None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            return " ".join(str(error).split())
+
+    shards = range(plan.size.num_shards)
+    with ThreadPoolExecutor(threads) as pool:
+        for index, wrong in zip(shards, pool.map(inspect, shards), strict=True):
+            if wrong is not None:
+                yield index, wrong
+
+
+def _what_is_wrong(output: OutputFolder, shard: Shard) -> str | None:
+    path = part_path(output, shard.index)
+    facts = read_facts(path)
+    table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+    if table.column("uri").to_pylist() != [ref.uri for ref in shard.refs]:
+        return f"its {table.num_rows} URIs are not the {len(shard.refs)} of the plan"
+    statuses = table.column("status").to_pylist()
+    stated = {status: count for status, count in facts["counts"].items() if count}
+    if stated != {status: statuses.count(status) for status in dict.fromkeys(statuses)}:
+        return f"its rows are not the {stated} that it states"
+    return None

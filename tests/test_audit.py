@@ -1,0 +1,87 @@
+"""Every byte of a part counts: whatever is changed after the commit is found."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.audit import damaged_parts
+from pipeline.output import OutputError, OutputFolder
+from pipeline.records import SCHEMA, EncodedImage, ImageRef, Status
+from pipeline.shards import Plan, part_path, write_plan
+from pipeline.sink import ShardRows, write_part
+
+
+def commit(output: OutputFolder, index: int, *, shard: int | None = None) -> None:
+    """The part of a shard, or of another one under its name."""
+    planned = Plan(output).shard(index if shard is None else shard)
+    rows = ShardRows(planned, None)
+    for row in range(len(planned.refs)):
+        image = EncodedImage(row, b"", size=(row + 10, 99))
+        image.fail(Status.REJECTED if row % 3 else Status.UNREADABLE, f"test {row}")
+        rows.add_image(image)
+    write_part(part_path(output, index), rows.to_table(), {"counts": rows.counts})
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> OutputFolder:
+    """Three shards of 500 images; the last one is not labelled."""
+    folder = OutputFolder(str(tmp_path))
+    folder.create()
+    write_plan(folder, (ImageRef(f"/{index}.jpg") for index in range(1500)), 500)
+    for index in range(2):
+        commit(folder, index)
+    return folder
+
+
+def test_sound_parts_and_missing_ones_are_not_damaged(output: OutputFolder) -> None:
+    assert list(damaged_parts(output)) == []
+
+
+def test_a_changed_byte_is_found_unless_no_row_depends_on_it(output: OutputFolder) -> None:
+    path = part_path(output, 1)
+    sound, rows = path.read_bytes(), pq.read_table(path)
+    found = 0
+    footer = int.from_bytes(sound[-8:-4], "little") + 8
+    places = np.random.default_rng(0).integers(4, len(sound) - footer, 60)
+    for place in places.tolist():
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        indices = [index for index, _ in damaged_parts(output)]
+        assert indices == [1] or pq.read_table(path).equals(rows), place
+        found += len(indices)
+    assert found > 45  # the others lie in what a page's header says beside its size
+
+
+@pytest.mark.parametrize("kept", [0, 3, 1000, -1, -9])
+def test_a_truncated_part_is_found(output: OutputFolder, kept: int) -> None:
+    path = part_path(output, 0)
+    path.write_bytes(path.read_bytes()[:kept])
+    [(index, reason)] = list(damaged_parts(output))
+    assert index == 0
+    assert "\n" not in reason
+
+
+def test_the_rows_of_another_shard_are_found(output: OutputFolder) -> None:
+    commit(output, 1, shard=0)
+    assert list(damaged_parts(output)) == [(1, "its 500 URIs are not the 500 of the plan")]
+
+
+def test_rows_that_contradict_their_counts_are_found(output: OutputFolder) -> None:
+    path = part_path(output, 0)
+    table = pq.read_table(path)
+    statuses = pa.array(["ok"] * 500).cast(SCHEMA.field("status").type)
+    changed = table.set_column(table.schema.get_field_index("status"), "status", statuses)
+    pq.write_table(changed, path)
+    [(index, reason)] = list(damaged_parts(output))
+    assert index == 0
+    assert "its rows are not the {'rejected': 333, 'unreadable': 167}" in reason
+
+
+def test_a_damaged_plan_is_refused(output: OutputFolder) -> None:
+    output.plan.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(OutputError, match="remove the output folder"):
+        list(damaged_parts(output))
