@@ -11,7 +11,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
 
 EXIT_USAGE = 2
 
@@ -75,12 +75,16 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
         hint = hints[field.name]
         if typing.get_origin(hint) is tuple:  # Several values: --quality 7 10 15
             hint = typing.get_args(hint)[0]
-            extra |= {"nargs": "+", "default": list(extra["default"])}
-        if field.name not in positional and not _is_choice(hints[field.name]):
+            extra = {"nargs": "+"} if required else {"nargs": "+", "default": list(field.default)}
+        if hint is bool:  # --figures, --no-figures
+            extra["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
+        else:
+            extra["type"] = hint
+        if not (field.name in positional or hint is bool or _is_choice(hints[field.name])):
             extra["metavar"] = _METAVARS.get(hints[field.name], "VALUE")
         if required and field.name not in positional:
             extra["required"] = True
-        parser.add_argument(name, type=hint, help=field.metadata["help"], **extra)
+        parser.add_argument(name, help=field.metadata["help"], **extra)
     return parser
 
 

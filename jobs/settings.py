@@ -21,13 +21,18 @@ def setting(default: Any, description: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierSettings:
-    """What every job with a classifier is told: the collection, the output and the backbone."""
+class CollectionSettings:
+    """Where a job reads and where it writes."""
 
     input: str = setting(
         REQUIRED, "folder (recursive), glob, tar, manifest (text or Parquet of paths) or one image"
     )
     output: str = setting(REQUIRED, "output folder; the same command again continues the run in it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSettings:
+    """Which classifier, and where the AFD-Module sits in it."""
 
     backbone: str = setting(
         "resnet50",
@@ -39,6 +44,11 @@ class ClassifierSettings:
     stem_layer: str = setting(
         "auto", "layer whose output the AFD-Module enhances (dotted path); auto: known by family"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(BackboneSettings, CollectionSettings):
+    """What every job with a classifier is told: the collection, the output and the backbone."""
 
     def located(self) -> Self:
         """The same with absolute paths: a worker may run in another folder.

@@ -147,3 +147,40 @@ def test_the_yaml_of_the_label_job_is_accepted() -> None:
         positional=["input"],
     )
     assert settings == LabelSettings(input="in", output="out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several:
+    """Several values by place, and a switch."""
+
+    files: tuple[str, ...] = setting(REQUIRED, "which")
+    loud: bool = setting(False, "say more")
+
+
+def several(*arguments: str) -> Several:
+    return parse(Several, arguments, prog="afd test", positional=["files"])
+
+
+def test_several_values_by_place() -> None:
+    assert several("a", "b").files == ("a", "b")
+
+
+def test_a_switch_is_on_off_or_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("loud: true\n")
+    assert not several("a").loud
+    assert several("--loud", "a") == Several(files=("a",), loud=True)
+    assert several("a", "--config", str(file)).loud
+    assert not several("a", "--config", str(file), "--no-loud").loud
+    file.write_text("loud: perhaps\n")
+    with pytest.raises(SystemExit):
+        several("a", "--config", str(file))
+    assert "not boolean: perhaps" in capsys.readouterr().err
+
+
+def test_missing_values_by_place_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        several()
+    assert "missing FILES" in capsys.readouterr().err
