@@ -75,7 +75,9 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
         hint = hints[field.name]
         if typing.get_origin(hint) is tuple:  # Several values: --quality 7 10 15
             hint = typing.get_args(hint)[0]
-            extra = {"nargs": "+"} if required else {"nargs": "+", "default": list(field.default)}
+            extra["nargs"] = "+"
+            if not required:
+                extra["default"] = list(extra["default"])
         if hint is bool:  # --figures, --no-figures
             extra["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
         else:
