@@ -115,6 +115,7 @@ class ShardLabeler:
         path = part_path(self._output, shard)
         if path.exists():  # committed by a worker that died before it could say so
             return CommitRecord(shard, started_at, read_facts(path)["counts"])
+        began_at = time.time()
         labelled = self._label_shard(
             self._plan.shard(shard),
             decoder=self._model.decoder,
@@ -124,7 +125,12 @@ class ShardLabeler:
             read_threads=self._settings.read_threads,
         )
         began = time.perf_counter()
-        facts = {**self._facts, "counts": labelled.counts, "seconds": labelled.seconds}
+        facts = {
+            **self._facts,
+            "began_at": began_at,  # seconds since the epoch
+            "counts": labelled.counts,
+            "seconds": labelled.seconds,
+        }
         write_part(path, labelled.table, facts)
         seconds = {**labelled.seconds, "write": time.perf_counter() - began}
         return CommitRecord(shard, started_at, labelled.counts, seconds, self._model.facts)

@@ -1,6 +1,7 @@
 """The worker on its own, without Ray: one record for every shard, whatever happens."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
 from pipeline.output import OutputFolder
 from pipeline.shards import part_name, part_path, write_plan
+from pipeline.sink import read_facts
 from pipeline.sources import list_images
 
 
@@ -68,6 +70,8 @@ def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputF
     table = pq.read_table(part_path(output, 1))
     assert [Path(uri).name for uri in table["uri"].to_pylist()] == ["2.jpg", "3.jpg"]
     assert table["shard"].to_pylist() == [1, 1]
+    facts = read_facts(part_path(output, 1))
+    assert record.started_at <= facts["began_at"] <= time.time() - facts["seconds"]["model"]
     assert not list((output.path / ".attempts").iterdir())
 
 
