@@ -1,0 +1,158 @@
+"""The sql job: a query over an output's rows, with the views `labels` and `plan` ready."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from jobs.command_line import parse
+from jobs.extras import require
+from jobs.settings import REQUIRED, setting
+from pipeline.output import OutputFolder
+
+if TYPE_CHECKING:
+    import duckdb
+
+EXIT_COMPLETE, EXIT_FAILED = 0, 1
+_FALLBACK_WIDTH = 120  # characters, where the output is no terminal
+_FETCH_ROWS = 10_000
+# By name: DuckDB's own enumeration would have to be imported with the job.
+_ANSWERS = ("SELECT", "EXPLAIN", "MULTI")  # MULTI is a PIVOT
+_PREPARES = ("SET", "CREATE")  # what is created is in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlSettings:
+    """Ask an output of `afd label` something in SQL (DuckDB): views labels and plan are ready."""
+
+    output: str = setting(REQUIRED, "the output folder of an `afd label` run")
+    query: str = setting(
+        REQUIRED, "SQL, such as 'SELECT status, count(*) FROM labels GROUP BY ALL'; only reads"
+    )
+    format: Literal["table", "csv", "json"] = setting(
+        "table", "table: what fits on the screen; csv and json: every row"
+    )
+    max_rows: int = setting(40, "rows shown of a table")
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise ValueError(f"--max-rows {self.max_rows} is not positive: use at least 1")
+
+
+def sql(settings: SqlSettings, to: TextIO) -> None:
+    """Run the query and write the result of its last statement.
+
+    Raises ValueError, worded for the user: no output there, or DuckDB's message on one line.
+    """
+    require("report", "duckdb")
+    import duckdb
+
+    from jobs.labels_view import one_line, open_labels
+
+    with open_labels(OutputFolder(settings.output)) as connection:
+        try:
+            _answer(connection, settings, to)
+        except duckdb.Error as error:
+            raise ValueError(one_line(error)) from error
+
+
+def _answer(connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: TextIO) -> None:
+    """Run every statement; the last one's rows are the answer."""
+    statements = connection.extract_statements(settings.query)
+    for statement in statements:
+        if (kind := statement.type.name) not in (*_ANSWERS, *_PREPARES):
+            raise ValueError(
+                f"{kind} writes or leaves the output, and this only reads it:"
+                " take the rows with --format csv > FILE"
+            )
+    for statement in statements[:-1]:
+        connection.execute(statement)
+    for statement in statements[-1:]:
+        _write(connection, statement, settings, to)
+
+
+def _write(
+    connection: duckdb.DuckDBPyConnection,
+    statement: duckdb.Statement,
+    settings: SqlSettings,
+    to: TextIO,
+) -> None:
+    kind = statement.type.name
+    if kind in _PREPARES:
+        connection.execute(statement)
+    elif settings.format != "table":
+        _WRITERS[settings.format](connection.execute(statement), to)
+    elif kind == "EXPLAIN":  # a drawing of many lines, which a table's cell would fold
+        to.writelines(f"{plan}\n" for _, plan in _rows(connection.execute(statement)))
+    else:
+        width = shutil.get_terminal_size((_FALLBACK_WIDTH, 0)).columns
+        connection.sql(statement).show(max_width=width, max_rows=settings.max_rows)
+
+
+def _columns(found: duckdb.DuckDBPyConnection) -> list[str]:
+    return [column[0] for column in found.description or ()]
+
+
+def _rows(found: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
+    while rows := found.fetchmany(_FETCH_ROWS):
+        yield from rows
+
+
+def _write_csv(found: duckdb.DuckDBPyConnection, to: TextIO) -> None:
+    """With a header; null is empty, a list is JSON."""
+    table = csv.writer(to, lineterminator="\n")
+    table.writerow(_columns(found))
+    for row in _rows(found):
+        table.writerow([_json(v) if isinstance(v, (list, dict)) else v for v in row])
+
+
+def _write_json(found: duckdb.DuckDBPyConnection, to: TextIO) -> None:
+    """One array of objects, a line each."""
+    columns, separator = _columns(found), "[\n"
+    for row in _rows(found):
+        to.write(separator + _json(dict(zip(columns, row, strict=True))))
+        separator = ",\n"
+    to.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return value
+
+
+_WRITERS = {"csv": _write_csv, "json": _write_json}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`afd sql`: exit code 0 with the answer, 1 when the query or the output is bad, 2 usage."""
+    settings = parse(SqlSettings, arguments, prog="afd sql", positional=["output", "query"])
+    try:
+        sql(settings, sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:
+        print(f"afd sql: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
