@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from afd_model.dct import DCT_CHANNELS, ZIGZAG
 
-FDMKind = Literal["channel", "spatial", "both", "full"]
+FDMKind = Literal["channel", "spatial", "both", "full", "full+channel"]
 FDM_KINDS: tuple[str, ...] = get_args(FDMKind)
 
 
@@ -41,7 +41,9 @@ class FDENet(nn.Module):
         hidden: the width between the two convolutions (the paper: 128).
         kind: "channel": one gate a channel, averaged over the image (the authors' released code);
             "spatial": one gate a position (the paper's text); "both": the sigmoid of their sum;
-            "full": its own gate for every channel and position.
+            "full": its own gate for every channel and position; "full+channel": the sigmoid of
+            that and the image's gate summed, since how strongly a picture was compressed shows
+            in no block alone.
 
     Raises:
         ValueError: an unknown kind.
@@ -53,11 +55,11 @@ class FDENet(nn.Module):
         super().__init__()
         if kind not in FDM_KINDS:
             raise ValueError(f"unknown FDM kind {kind!r}: one of {', '.join(FDM_KINDS)}")
-        self.kind = kind
-        self.channels = channels
-        outputs = {"channel": channels, "spatial": 1, "both": channels + 1, "full": channels}
         self.hidden = nn.Conv2d(DCT_CHANNELS, hidden, 1)
-        self.maps = nn.Conv2d(hidden, outputs[kind], 1)
+        pooled = channels if "channel" in kind or kind == "both" else 0
+        local = {"channel": 0, "spatial": 1, "both": 1}.get(kind, channels)
+        self.pooled = nn.Conv2d(hidden, pooled, 1) if pooled else None
+        self.local = nn.Conv2d(hidden, local, 1) if local else None
         self.register_buffer("inverse_scale", 1 / dct_scale(), persistent=False)
         self.fused = False
 
@@ -77,14 +79,13 @@ class FDENet(nn.Module):
             # Scaling the weight and not the input saves a pass over the coefficients.
             weight = weight * self.inverse_scale[:, None, None]
         hidden = F.relu(F.conv2d(dct, weight, self.hidden.bias))
-        if self.kind == "channel":
+        gates = []
+        if self.pooled is not None:
             # The mean of a linear map is the map of the mean: pool first, it is 784 times less.
-            return torch.sigmoid(self.maps(hidden.mean((2, 3), keepdim=True)))
-        maps = self.maps(hidden)
-        if self.kind != "both":
-            return torch.sigmoid(_resized(maps, size))
-        gate = maps[:, : self.channels].mean((2, 3), keepdim=True)
-        return torch.sigmoid(gate + _resized(maps[:, self.channels :], size))
+            gates.append(self.pooled(hidden.mean((2, 3), keepdim=True)))
+        if self.local is not None:
+            gates.append(_resized(self.local(hidden), size))
+        return torch.sigmoid(sum(gates[1:], start=gates[0]))
 
     @torch.no_grad()
     def fuse(self) -> None:

@@ -21,7 +21,7 @@ class TrainSettings(ClassifierSettings):
         "light: at most a tenth of the backbone's multiply-adds; paper: width 16 at the stem's"
         " resolution",
     )
-    fdm: Literal["auto", "channel", "spatial", "both", "full"] = setting(
+    fdm: Literal["auto", "channel", "spatial", "both", "full", "full+channel"] = setting(
         "auto", "form of the Feature Drifting Map; auto: the size's own"
     )
 

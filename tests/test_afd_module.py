@@ -73,7 +73,7 @@ def test_an_untrained_module_is_the_identity(shape: AFDConfig) -> None:
     assert torch.equal(module(features, dct)[0], features)
 
 
-@pytest.mark.parametrize("fdm", ["channel", "spatial", "both", "full"])
+@pytest.mark.parametrize("fdm", ["channel", "spatial", "both", "full", "full+channel"])
 @pytest.mark.parametrize("shape", [PAPER, LIGHT])
 @pytest.mark.parametrize("side", [64, 72, 75])
 def test_fusion_is_exact_on_any_grid(shape: AFDConfig, fdm: str, side: int) -> None:
@@ -109,8 +109,8 @@ def test_the_fdm_gates_the_correction() -> None:
     for shape in (PAPER, LIGHT):
         module = trained(AFDModule(replace(shape, fdm="channel")))
         features, dct = inputs()
-        torch.nn.init.zeros_(module.fde_net.maps.weight)
-        torch.nn.init.constant_(module.fde_net.maps.bias, -100)
+        torch.nn.init.zeros_(module.fde_net.pooled.weight)
+        torch.nn.init.constant_(module.fde_net.pooled.bias, -100)
         torch.testing.assert_close(module(features, dct)[0], features)
 
 

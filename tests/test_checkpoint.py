@@ -97,15 +97,15 @@ def rewrite(path: Path, change_facts: object = None, **tensors: torch.Tensor | N
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (None, r"tensor fde_net\.maps\.bias is missing"),
-        (torch.zeros(2), r"tensor fde_net\.maps\.bias is \(2,\), its configuration says \(9,\)"),
-        (torch.full((9,), float("nan")), "holds NaN"),
+        (None, r"tensor fde_net\.pooled\.bias is missing"),
+        (torch.zeros(2), r"tensor fde_net\.pooled\.bias is \(2,\), its configuration says \(8,\)"),
+        (torch.full((8,), float("nan")), "holds NaN"),
     ],
 )
 def test_tensors_must_be_the_configurations(
     saved: Path, tensor: torch.Tensor | None, message: str
 ) -> None:
-    rewrite(saved, **{"fde_net.maps.bias": tensor})
+    rewrite(saved, **{"fde_net.pooled.bias": tensor})
     with pytest.raises(ValueError, match=message):
         load_checkpoint(saved, BACKBONE)
 
