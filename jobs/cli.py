@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from jobs.command_line import EXIT_USAGE, nearest
+from jobs.command_line import EXIT_USAGE, interrupt_on_sigterm, nearest
 
 JOBS = {
     "label": "label every image of a collection",
@@ -29,5 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in JOBS:
         print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
         return EXIT_USAGE
+    interrupt_on_sigterm()
     code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
     return code

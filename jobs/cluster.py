@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +69,7 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with _silenced_stderr():  # the log level's own notice
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -77,6 +80,8 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
         ) from error
     except Exception as error:  # Ray raises no type of its own for this
         raise ClusterError(f"Ray did not start: {_root_cause(error)}; try again") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # which Ray has taken for itself
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

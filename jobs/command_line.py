@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import signal
 import sys
 import types
 import typing
@@ -152,3 +153,8 @@ def _described(hint: Any) -> str:
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
     parts = [numbers[kind] for kind in kinds if kind in numbers] + _choices(hint)
     return "one of: " + ", ".join(parts) if len(parts) > 1 else "".join(parts) or "valid"
+
+
+def interrupt_on_sigterm() -> None:
+    """Make SIGTERM, which schedulers send, end a job as Ctrl-C does: cleanly, and with a word."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

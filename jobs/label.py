@@ -10,13 +10,14 @@ from typing import Any
 from jobs.cluster import ClusterError, cluster, make_pool, run_shards
 from jobs.command_line import parse
 from jobs.progress import Progress
-from jobs.run_record import open_run, record_model, start_run
+from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
 from jobs.summary import COMPLETE, Summary, committed_shards, finished_summary, write_summary
+from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
-from pipeline.shards import Plan, write_plan
-from pipeline.sources import list_images
+from pipeline.presence import Presence
+from pipeline.shards import Plan
 
 EXIT_COMPLETE, EXIT_FAILED = 0, 1
 
@@ -31,22 +32,42 @@ def label(settings: LabelSettings) -> Summary:
     settings = settings.located()
     output = OutputFolder(settings.output)
     record = open_run(output, settings)
+    if record is not None and settings.verify:
+        for name, reason in remove_damaged(output):
+            _say(f"{name} is damaged and will be labelled again: {reason}")
     if record is not None and (summary := finished_summary(output)):
         _say(f"{output.path} is complete ({summary.images} images): nothing to do")
         return summary
     if record is None:
-        record = _prepare(output, settings)
-    output.clean()
+        output.create()
+    with Presence(output) as presence:
+        summary = _label(settings, output, presence, began)
+        if not presence.others():
+            output.clean()
+    return summary
+
+
+def _label(
+    settings: LabelSettings, output: OutputFolder, presence: Presence, began: float
+) -> Summary:
+    others = presence.others()
+    for driver in others:
+        _say(f"{output.path} is being labelled by another driver too ({driver}): sharing its work")
+    if not others:
+        output.clean()
+    record = join_run(output, settings, presence)
     sizes = Plan(output).size.images_per_shard
     done = committed_shards(output, len(sizes))
     if done:
         _say(f"continuing: {len(done)} of {len(sizes)} shards are labelled already")
     todo = [shard for shard in range(len(sizes)) if shard not in done]
+    if others:
+        todo.reverse()  # from the other end, to meet half-way
     records: list[CommitRecord] = []
     exit_reason = COMPLETE
     try:
         with Progress(sum(sizes), sum(sizes[shard] for shard in done), settings.progress) as bar:
-            for commit in _run(settings, record, todo):
+            for commit in _run(settings, record, todo, presence.name):
                 records.append(commit)
                 if record_model(output, record, commit.model):
                     _warn_of_untrained(commit.model)
@@ -60,15 +81,8 @@ def label(settings: LabelSettings) -> Summary:
     return write_summary(output, record["run_id"], records, began=began, exit_reason=exit_reason)
 
 
-def _prepare(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
-    """Freeze a new run's plan and write its record."""
-    output.create()
-    write_plan(output, list_images(settings.input), settings.images_per_shard)
-    return start_run(output, settings)
-
-
 def _run(
-    settings: LabelSettings, run: dict[str, Any], todo: Sequence[int]
+    settings: LabelSettings, run: dict[str, Any], todo: Sequence[int], driver: str
 ) -> Iterator[CommitRecord]:
     """Label the shards that are left; yields a record as each ends."""
     if not todo:
@@ -85,6 +99,7 @@ def _run(
             "run_id": run["run_id"],
             "expected_model": run["model"],
             "num_threads": pool.num_cpus,
+            "driver": driver,
         }
         for record in run_shards(todo, ShardLabeler, arguments, pool):
             commit = CommitRecord(**record)

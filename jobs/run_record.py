@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -9,9 +10,13 @@ from typing import Any
 
 from jobs.settings import LabelSettings
 from pipeline.output import RUN, OutputError, OutputFolder
+from pipeline.presence import Presence
 from pipeline.records import SCHEMA_VERSION
+from pipeline.shards import write_plan
+from pipeline.sources import list_images
 
 _RECORDED_PACKAGES = ("afd-label", "nvidia-dali-cuda130", "pyarrow", "ray", "timm", "torch")
+_POLL_S = 0.5
 
 
 def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | None:
@@ -32,6 +37,19 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
             f"{str(output.path)!r} holds a run with other settings: {changed}."
             " Use the same, or another --output"
         )
+    return record
+
+
+def join_run(output: OutputFolder, settings: LabelSettings, presence: Presence) -> dict[str, Any]:
+    """The run's record. The driver that came first freezes a new run's plan; the others wait.
+
+    Raises as `open_run`, and what listing the input raises.
+    """
+    while (record := open_run(output, settings)) is None:
+        if presence.leads():
+            write_plan(output, list_images(settings.input), settings.images_per_shard)
+            return start_run(output, settings)
+        time.sleep(_POLL_S)
     return record
 
 

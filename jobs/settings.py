@@ -127,6 +127,10 @@ class LabelSettings(ClassifierSettings):
     address: str = setting(
         "local", "Ray cluster: local starts one here, auto finds the running one"
     )
+    verify: bool = setting(
+        False,
+        "read every part of an earlier run in full first, and label the damaged ones again",
+    )
     progress: Literal["auto", "bar", "plain", "off"] = setting(
         "auto", "auto: a live bar on a terminal, plain lines elsewhere"
     )

@@ -47,10 +47,15 @@ class ShardLabeler:
         run_id: str,
         expected_model: Mapping[str, Any] | None,
         num_threads: int,
+        driver: str,
     ) -> None:
-        """expected_model: the facts of the model that the run was begun with, if it is known."""
+        """expected_model: the facts of the model that the run was begun with, if it is known.
+
+        driver: the name of the driver, see `pipeline.presence`; each counts its own attempts.
+        """
         self._settings = settings
         self._output = OutputFolder(settings.output)
+        self._driver = driver
         self._fatal: str | None = None
         try:
             self._load(run_id, expected_model, num_threads)
@@ -96,7 +101,8 @@ class ShardLabeler:
         The attempts are counted on storage: those in which the whole process died count too.
         """
         started_at = time.time()
-        name, allowed = part_name(shard), self._settings.attempts_per_shard
+        name = f"{part_name(shard)}.{self._driver}"
+        allowed = self._settings.attempts_per_shard
         error = f"the worker process died in each of {allowed} attempts"
         try:
             while self._output.begin_attempt(name) <= allowed:

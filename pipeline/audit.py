@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
-from pipeline.shards import Plan, part_path
+from pipeline.shards import Plan, part_name, part_path
 from pipeline.sink import read_facts
 
 
@@ -35,6 +35,13 @@ def damaged_parts(output: OutputFolder, *, threads: int = 4) -> Iterator[tuple[i
         for index, wrong in zip(shards, pool.map(inspect, shards), strict=True):
             if wrong is not None:
                 yield index, wrong
+
+
+def remove_damaged(output: OutputFolder) -> Iterator[tuple[str, str]]:
+    """Remove the parts that are not whole, so that they are made again; (name, why) of each."""
+    for shard, reason in damaged_parts(output):
+        part_path(output, shard).unlink()
+        yield part_name(shard), reason
 
 
 def _what_is_wrong(output: OutputFolder, shard: Shard) -> str | None:

@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,8 @@ class OutputFolder:
             if folder.is_dir():
                 for leftover in folder.iterdir():
                     leftover.unlink(missing_ok=True)
+                with suppress(OSError):  # another driver has just begun to use it
+                    folder.rmdir()
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         with written_whole(self.path / name) as temporary:

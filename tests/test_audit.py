@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audit import damaged_parts
+from pipeline.audit import damaged_parts, remove_damaged
 from pipeline.output import OutputError, OutputFolder
 from pipeline.records import SCHEMA, EncodedImage, ImageRef, Status
 from pipeline.shards import Plan, part_path, write_plan
@@ -85,3 +85,10 @@ def test_a_damaged_plan_is_refused(output: OutputFolder) -> None:
     output.plan.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(OutputError, match="remove the output folder"):
         list(damaged_parts(output))
+
+
+def test_only_the_damaged_are_removed(output: OutputFolder) -> None:
+    part_path(output, 1).write_bytes(b"PAR1")
+    [(name, _)] = list(remove_damaged(output))
+    assert name == "part-00001.parquet"
+    assert [part.name for part in output.labels.iterdir()] == ["part-00000.parquet"]

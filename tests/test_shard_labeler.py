@@ -42,7 +42,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> LabelSettings:
 
 @pytest.fixture(scope="module")
 def labeler(settings: LabelSettings) -> ShardLabeler:
-    return ShardLabeler(settings, "run", None, num_threads=1)
+    return ShardLabeler(settings, "run", None, num_threads=1, driver="d1")
 
 
 @pytest.fixture
@@ -95,9 +95,17 @@ def test_a_committed_shard_is_not_labelled_again(
 
 def test_attempts_of_dead_processes_count(labeler: ShardLabeler, output: OutputFolder) -> None:
     for _ in range(3):
-        output.begin_attempt(part_name(2))
+        output.begin_attempt(f"{part_name(2)}.d1")
     assert call(labeler, 2).error == "the worker process died in each of 3 attempts"
     assert not part_path(output, 2).exists()
+
+
+def test_attempts_of_another_driver_do_not_count(
+    labeler: ShardLabeler, output: OutputFolder
+) -> None:
+    for _ in range(3):
+        output.begin_attempt(f"{part_name(2)}.d2")
+    assert call(labeler, 2).error is None
 
 
 def test_a_failure_is_tried_again_and_then_reported(
@@ -120,7 +128,7 @@ def test_a_failure_is_tried_again_and_then_reported(
 
 def test_a_model_that_cannot_be_built_is_fatal_and_worded(settings: LabelSettings) -> None:
     values = {**vars_of(settings), "backbone": "mobilenet_v3_smal"}
-    record = call(ShardLabeler(LabelSettings(**values), "run", None, num_threads=1), 0)
+    record = call(ShardLabeler(LabelSettings(**values), "run", None, num_threads=1, driver="d1"), 0)
     assert (
         record.fatal == "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?"
     )
@@ -130,7 +138,7 @@ def test_another_model_than_the_runs_is_fatal(
     settings: LabelSettings, labeler: ShardLabeler, output: OutputFolder
 ) -> None:
     expected = {**call(labeler, 0).model, "weights_sha256": "0123"}
-    record = call(ShardLabeler(settings, "run", expected, num_threads=1), 0)
+    record = call(ShardLabeler(settings, "run", expected, num_threads=1, driver="d1"), 0)
     assert record.fatal is not None
     assert "weights-sha256 was '0123', is now None" in record.fatal
 

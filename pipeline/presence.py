@@ -1,0 +1,126 @@
+"""Who else is at work on an output folder: a file for each driver, kept fresh while it lives.
+
+A scheduler may start a job a second time while the first still runs (KubeRay does so after a false
+failure). Nothing is locked: parts are committed whole and by name, so two drivers do no harm. But
+what one of them calls leftovers may be the other's work in progress.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from pipeline.output import OutputFolder
+
+DRIVERS = ".drivers"
+REFRESH_S = 5.0
+SILENT_S = 30.0  # six refreshes that did not come
+_CLOCK_SLACK_S = 10.0  # a start time is worked out from the boot time, which clocks set right moves
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Driver:
+    """since: when it began, seconds since the epoch. host, pid: where it runs. name: its own."""
+
+    since: float
+    host: str
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host}, since {began}"
+
+
+class Presence:
+    """This process's sign on an output folder. Use as a context manager.
+
+    name: of this driver, unlike every other's.
+    """
+
+    def __init__(self, output: OutputFolder, *, refresh_s: float = REFRESH_S) -> None:
+        self.name = uuid.uuid4().hex
+        self._driver = Driver(time.time(), socket.gethostname(), os.getpid(), self.name)
+        self._folder = output.path / DRIVERS
+        self._path = self._folder / f"{self.name}.json"
+        self._refresh_s = refresh_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._refresh, name="presence", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(asdict(self._driver)), encoding="utf-8")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # others are still there
+            self._folder.rmdir()
+
+    def leads(self) -> bool:
+        """Whether no living driver came before this one: then it decides for all."""
+        return all(self._driver < other for other in self.others())
+
+    def others(self, *, silent_s: float = SILENT_S) -> list[Driver]:
+        """The other drivers that live; the signs of dead ones are removed.
+
+        Ages are differences of the storage's own clock, so hosts' clocks may disagree.
+        """
+        self._path.touch()
+        now = self._path.stat().st_mtime
+        found = []
+        for path in self._folder.glob("*.json"):
+            if path == self._path:
+                continue
+            try:
+                driver = Driver(**json.loads(path.read_text(encoding="utf-8")))
+                age_s = now - path.stat().st_mtime
+            except FileNotFoundError:  # it has just ended
+                continue
+            except (ValueError, TypeError):  # it has just begun
+                continue
+            if age_s > silent_s or _is_gone(driver):
+                path.unlink(missing_ok=True)
+            else:
+                found.append(driver)
+        return found
+
+    def _refresh(self) -> None:
+        while not self._ended.wait(self._refresh_s):
+            try:
+                os.utime(self._path)
+            except OSError:  # the folder was removed: whoever did that will be noticed elsewhere
+                continue
+
+
+def _is_gone(driver: Driver) -> bool:
+    """Whether the process is known to have ended; only its own host can tell."""
+    if driver.host != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(driver.pid)
+        # Another process may have been given the number since.
+        reused = process.create_time() > driver.since + _CLOCK_SLACK_S
+        return reused or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False

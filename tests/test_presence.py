@@ -1,0 +1,94 @@
+"""Drivers see each other while they live, and not after, however they ended."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.output import OutputFolder
+from pipeline.presence import DRIVERS, Presence
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> OutputFolder:
+    return OutputFolder(str(tmp_path))
+
+
+def test_drivers_see_each_other_while_they_are_there(output: OutputFolder) -> None:
+    with Presence(output) as first:
+        assert first.others() == []
+        assert first.leads()
+        with Presence(output) as second:
+            [other] = second.others()
+            assert (other.name, other.pid) == (first.name, os.getpid())
+            assert [driver.name for driver in first.others()] == [second.name]
+            assert first.leads()
+            assert not second.leads()
+        assert first.others() == []
+    assert list(output.path.iterdir()) == []
+
+
+def test_exactly_one_of_many_leads(output: OutputFolder) -> None:
+    start, leaders = threading.Barrier(8), []
+
+    def drive() -> None:
+        with Presence(output) as presence:
+            start.wait()
+            if presence.leads():
+                leaders.append(presence.name)
+            start.wait()
+
+    threads = [threading.Thread(target=drive) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(leaders) == 1
+
+
+def test_a_killed_driver_of_this_host_is_gone_at_once(output: OutputFolder) -> None:
+    code = """
+import os, sys
+from pipeline.output import OutputFolder
+from pipeline.presence import Presence
+with Presence(OutputFolder(sys.argv[1])):
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code, str(output.path)], check=False)
+    [left] = (output.path / DRIVERS).iterdir()
+    with Presence(output) as presence:
+        assert presence.others() == []
+        assert not left.exists()
+
+
+def test_a_driver_elsewhere_is_gone_when_it_is_silent(output: OutputFolder) -> None:
+    elsewhere = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": "x"}
+    with Presence(output) as presence:
+        sign = output.path / DRIVERS / "x.json"
+        sign.write_text(json.dumps(elsewhere))
+        assert not presence.leads()
+        [other] = presence.others()
+        assert str(other).startswith("process 1 on node-7.example, since 20")
+        os.utime(sign, (time.time() - 40, time.time() - 40))
+        assert presence.leads()
+        assert not sign.exists()
+
+
+def test_a_driver_that_lives_is_never_silent(output: OutputFolder) -> None:
+    with Presence(output, refresh_s=0.02) as first, Presence(output) as second:
+        for _ in range(10):
+            time.sleep(0.05)
+            assert [driver.name for driver in second.others(silent_s=0.3)] == [first.name]
+
+
+def test_a_sign_that_is_being_written_does_not_matter(output: OutputFolder) -> None:
+    with Presence(output) as presence:
+        for content in (b"", b'{"since": 1', b"[]", b'{"since": 1}'):
+            (output.path / DRIVERS / "y.json").write_bytes(content)
+            assert presence.others() == []
+        (output.path / DRIVERS / "y.json").unlink()
