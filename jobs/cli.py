@@ -13,6 +13,7 @@ JOBS = {
     "train": "train an AFD-Module for a frozen classifier on unlabelled images",
     "evaluate": "measure what compression costs and what the module gives back",
     "compress": "write the paper's test sets: a collection at stated JPEG qualities",
+    "report": "one HTML page about an output: the corpus, and which labels to trust",
     "sql": "ask an output something in SQL",
     "demo": "label a small corpus of real photographs and show what was found",
 }
@@ -32,3 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_sigterm()
     code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
