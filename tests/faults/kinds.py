@@ -1,6 +1,6 @@
 """The kinds of fault. Each is done to a run of the label job in a new output folder.
 
-A kind returns what happened; that the output then equals an undisturbed run's is `rounds`' to check.
+A kind returns what happened; `rounds` checks that the output then equals an undisturbed run's.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def set_up(folder: Path) -> Stage:
 def play(stage: Stage, kind: str, seed: int) -> Round:
     """One round. Raises NotSurvivedError when the job breaks a promise; its output is kept then."""
     output = stage.folder / f"{kind}-{seed}"
-    luck = random.Random(f"{kind} {seed}")  # noqa: S311 (to be repeatable, not secret)
+    luck = random.Random(f"{kind} {seed}")
     scene = Scene(stage.corpus, output, stage.shards, luck)
     happened = KINDS[kind](scene)
     found = audit(output, stage.reference, excused=frozenset(scene.excused))
