@@ -13,6 +13,7 @@ JOBS = {
     "train": "train an AFD-Module for a frozen classifier on unlabelled images",
     "evaluate": "measure what compression costs and what the module gives back",
     "compress": "write the paper's test sets: a collection at stated JPEG qualities",
+    "explain": "draw what compression does to an image inside the classifier",
     "report": "one HTML page about an output: the corpus, and which labels to trust",
     "sql": "ask an output something in SQL",
     "demo": "label a small corpus of real photographs and show what was found",

@@ -9,6 +9,7 @@ import yaml
 
 from jobs.compress_settings import CompressSettings
 from jobs.evaluate_settings import EvaluateSettings
+from jobs.explain_settings import ExplainSettings
 from jobs.train_settings import TrainSettings
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -16,7 +17,12 @@ CONF = Path(__file__).parents[1] / "conf"
 
 @pytest.mark.parametrize(
     ("name", "settings_class"),
-    [("compress", CompressSettings), ("evaluate", EvaluateSettings), ("train", TrainSettings)],
+    [
+        ("compress", CompressSettings),
+        ("evaluate", EvaluateSettings),
+        ("explain", ExplainSettings),
+        ("train", TrainSettings),
+    ],
 )
 def test_file_equals_the_defaults(name: str, settings_class: type) -> None:
     text = (CONF / f"{name}.yaml").read_text()

@@ -1,0 +1,89 @@
+"""One picture inside the classifier: labels, angles, and the features behind them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from afd_model.classifier import AFDClassifier
+from afd_model.drift import drift_angle_deg
+
+
+@dataclass(frozen=True)
+class Label:
+    """A top-1 class and its softmax probability."""
+
+    index: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One picture; features and FDM are float32 on the CPU.
+
+    Attributes:
+        direct: what the bare backbone says about the picture.
+        afd: what it says with the module; None without one.
+        clean: what the bare backbone says about the clean picture; None without one.
+        degraded, enhanced, clean_features: (C, H, W), the stem's.
+        fdm: (c, h, w), any of them 1, see `FDENet`; None without a module.
+        drift_angle_deg: between degraded and enhanced; None without a trained module.
+        true_angle_deg: between degraded and clean; None without a clean picture.
+        remaining_angle_deg: between enhanced and clean; None without either.
+    """
+
+    direct: Label
+    afd: Label | None
+    clean: Label | None
+    degraded: Tensor
+    enhanced: Tensor | None
+    clean_features: Tensor | None
+    fdm: Tensor | None
+    drift_angle_deg: float | None
+    true_angle_deg: float | None
+    remaining_angle_deg: float | None
+
+
+@torch.inference_mode()
+def explain(
+    classifier: AFDClassifier, pixels: Tensor, dct: Tensor, clean_pixels: Tensor | None = None
+) -> Explanation:
+    """Look at one picture with and without the module.
+
+    Args:
+        classifier: in eval mode, on the tensors' device.
+        pixels: (1, 3, crop, crop) normalised, in the classifier's dtype.
+        dct: (1, 192, crop/8, crop/8) as `block_dct` gives it, likewise.
+        clean_pixels: of the picture before it was compressed, as `pixels`.
+    """
+    bare = classifier.bare(pixels)
+    clean = None if clean_pixels is None else classifier.bare(clean_pixels)
+    afd = None if classifier.afd is None else classifier.features(pixels, dct)
+    trained = classifier.afd is not None and not classifier.afd.is_identity
+    return Explanation(
+        direct=_label(bare.logits),
+        afd=None if afd is None else _label(afd.logits),
+        clean=None if clean is None else _label(clean.logits),
+        degraded=_one(bare.before),
+        enhanced=None if afd is None else _one(afd.after),
+        clean_features=None if clean is None else _one(clean.before),
+        fdm=None if afd is None or afd.fdm is None else _one(afd.fdm),
+        drift_angle_deg=_angle(bare.before, afd.after) if afd is not None and trained else None,
+        true_angle_deg=None if clean is None else _angle(bare.before, clean.before),
+        remaining_angle_deg=None
+        if afd is None or clean is None
+        else _angle(afd.after, clean.before),
+    )
+
+
+def _label(logits: Tensor) -> Label:
+    confidence, index = torch.softmax(logits[0].float(), dim=0).max(0)
+    return Label(int(index), float(confidence))
+
+
+def _one(tensor: Tensor) -> Tensor:
+    return tensor[0].float().cpu()
+
+
+def _angle(features: Tensor, reference: Tensor) -> float:
+    return float(drift_angle_deg(features, reference))

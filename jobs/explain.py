@@ -1,0 +1,179 @@
+"""The explain job: one picture an image of what compression does to it inside the classifier."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from afd_model.backbones import load_backbone
+from afd_model.checkpoint import resolve_afd
+from afd_model.classifier import AFDClassifier
+from afd_model.explainer import explain
+from afd_model.feature_maps import picture
+from afd_model.predictor import resolve_device
+from jobs.command_line import parse
+from jobs.explain_settings import ExplainSettings
+from jobs.extras import require
+from pipeline.clean_twins import CleanTwins
+from pipeline.decode import DecodeOptions, Decoder
+from pipeline.geometry import Geometry
+from pipeline.output import OutputFolder
+from pipeline.picture_pairs import PairReader, PicturePair
+from pipeline.recompress import common_root, relative_name
+from pipeline.records import EncodedImage, ImageRef
+from pipeline.screen import Limits
+from pipeline.sources import list_images
+
+EXIT_COMPLETE, EXIT_FAILED = 0, 1
+
+
+class Explainer:
+    """Holds the classifier and the decoder; in float32, so that maps show drift, not rounding."""
+
+    def __init__(self, settings: ExplainSettings, twins: CleanTwins | None) -> None:
+        layer = None if settings.stem_layer == "auto" else settings.stem_layer
+        self._backbone = load_backbone(settings.backbone, settings.weights, layer)
+        afd, checkpoint = resolve_afd(settings.afd, self._backbone)
+        self._device = resolve_device(settings.device)
+        self._classifier = AFDClassifier(self._backbone, afd).eval().to(self._device)
+        self._trained = afd is not None and not afd.is_identity
+        untrained = "untrained" if afd else "none"
+        module = os.path.basename(checkpoint.path or "") if checkpoint else untrained
+        self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
+        self._quality = None if settings.quality == "none" else settings.quality
+        geometry = Geometry(**asdict(self._backbone.preprocessing))
+        options = DecodeOptions(
+            device="cuda" if self._device.type == "cuda" else "cpu",
+            device_id=self._device.index or 0,
+            batch_size=2,  # an image and its original
+        )
+        self._reader = PairReader(
+            Decoder(geometry, options),
+            geometry,
+            Limits(settings.max_pixels),
+            twin_of=twins.of if twins else None,
+            quality=self._quality,
+        )
+        self._dpi = settings.dpi
+
+    def draw(self, ref: ImageRef, name: str, path: Path) -> None:
+        """Write an image's picture. Raises ValueError or OSError when there can be none."""
+        from jobs.feature_figure import Shown, feature_figure
+        from jobs.figures import write_png
+
+        pair = self._reader.read(ref)
+        pixels, dct = pair.pixels.to(self._device), pair.dct.to(self._device)
+        clean = None if pair.clean_pixels is None else pair.clean_pixels.to(self._device)
+        found = explain(self._classifier, pixels, dct, clean)
+        preset = self._backbone.preprocessing
+        shown = Shown(
+            name=name,
+            facts=self._facts(pair),
+            model=self._model,
+            degraded=picture(pixels[0].cpu(), preset.mean, preset.std),
+            clean=None if clean is None else picture(clean[0].cpu(), preset.mean, preset.std),
+            class_names=self._backbone.class_names,
+            gated=self._gated(),
+            trained=self._trained,
+        )
+        write_png(feature_figure(found, shown), path, self._dpi)
+
+    def _facts(self, pair: PicturePair) -> str:
+        facts = header_in_words(pair.image)
+        return f"compressed here: {facts}" if self._quality is not None else facts
+
+    def _gated(self) -> str:
+        afd = self._classifier.afd
+        return "bottleneck" if afd is not None and afd.config.fdm_on == "bottleneck" else "stem"
+
+
+def header_in_words(image: EncodedImage) -> str:
+    """What a file says about its compression, and whether it is damaged."""
+    height, width = image.size or (0, 0)
+    size = f"{width}x{height} pixels, {(image.num_bytes or 0) / 1000:.1f} kB"
+    if image.header is None:
+        return f"not a JPEG, no stated quality, {size}"
+    quality = "of no standard" if image.header.quality is None else f"{image.header.quality}"
+    facts = [f"JPEG quality {quality}", image.header.subsampling or "", size]
+    if image.header.progressive:
+        facts.append("progressive")
+    if image.error is not None:
+        facts.append(f"damaged: {image.error}")
+    return ", ".join(filter(None, facts))
+
+
+def output_names(refs: Sequence[ImageRef]) -> Iterator[str]:
+    """An image's name in its collection; a second one of the same name (in two tars) gets -2."""
+    root, taken = common_root(refs), Counter[str]()
+    for ref in refs:
+        name = relative_name(ref, root)
+        taken[name] += 1
+        yield name if taken[name] == 1 else f"{name}-{taken[name]}"
+
+
+def explain_images(settings: ExplainSettings) -> int:
+    """Draw every image that can be drawn and name the others; returns how many those are.
+
+    Raises ValueError, worded for the user, when the job cannot start.
+    """
+    require("figures", "matplotlib")
+    output = OutputFolder(settings.output)
+    twins = None if settings.clean == "none" else CleanTwins(settings.clean)
+    refs, failed = _listed(settings.images)
+    if twins is not None and not twins.is_folder and len(refs) > 1:
+        raise ValueError(
+            f"--clean {settings.clean!r} is one file for {len(refs)} images: give the folder"
+            " that holds their originals"
+        )
+    if not refs:
+        return failed
+    explainer = Explainer(settings, twins)
+    for ref, name in zip(refs, output_names(refs), strict=True):
+        path = output.path / f"{name}.png"
+        try:
+            explainer.draw(ref, name, path)
+        except (ValueError, OSError) as error:
+            failed += 1
+            _say(f"afd explain: {ref.uri}: {error}")
+        else:
+            print(path, flush=True)
+    return failed
+
+
+def _listed(locations: Sequence[str]) -> tuple[list[ImageRef], int]:
+    """The images, each once, and how many locations are none."""
+    found: dict[ImageRef, None] = {}
+    failed = 0
+    for location in locations:
+        try:
+            found |= dict.fromkeys(list_images(location))
+        except ValueError as error:
+            failed += 1
+            _say(f"afd explain: {error}")
+    return list(found), failed
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`afd explain`: exit code 0 with a picture of every image, 1 when one has none, 2 usage."""
+    settings = parse(ExplainSettings, arguments, prog="afd explain", positional=["images"])
+    try:
+        failed = explain_images(settings)
+    except KeyboardInterrupt:
+        _say("afd explain: interrupted")
+        return EXIT_FAILED
+    except (ValueError, OSError) as error:
+        _say(f"afd explain: {error}")
+        return EXIT_FAILED
+    return EXIT_FAILED if failed else EXIT_COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,52 @@
+"""What `afd explain` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jobs.settings import REQUIRED, BackboneSettings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainSettings(BackboneSettings):
+    """Draw what compression does to an image inside the classifier: a PNG for every image."""
+
+    images: tuple[str, ...] = setting(
+        REQUIRED, "image files, or folders, globs, tars and manifests of them"
+    )
+    output: str = setting("explained", "folder for the pictures, one PNG an image, named after it")
+
+    afd: str = setting(
+        "default",
+        "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
+    )
+
+    clean: str = setting(
+        "none",
+        "the images' clean originals: a folder that holds them under the same names, or one file"
+        " for one image; none: not known",
+    )
+    quality: int | Literal["none"] = setting(
+        "none", "take the images as clean originals, and compress each at this IJG quality first"
+    )
+
+    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
+    dpi: int = setting(150, "dots per inch of the pictures, which are up to 14 inches wide")
+    max_pixels: int = setting(
+        100_000_000, "images with more pixels (width x height) are refused before any allocation"
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.quality, int):
+            if not 1 <= self.quality <= 100:
+                raise ValueError(f"--quality {self.quality} is not between 1 and 100")
+            if self.clean != "none":
+                raise ValueError(
+                    f"--clean {self.clean} and --quality {self.quality} exclude each other: with"
+                    " --quality the image itself is the clean original"
+                )
+        if not 20 <= self.dpi <= 1200:
+            raise ValueError(f"--dpi {self.dpi} is not between 20 and 1200")
+        if self.max_pixels < 1:
+            raise ValueError(f"--max-pixels {self.max_pixels} is not positive: use at least 1")
