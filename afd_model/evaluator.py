@@ -92,6 +92,18 @@ class Evaluator:
         tensors = (direct_top, afd_top, direct_confidence, afd_confidence, angle, truth, flip)
         return Outcome(*(tensor.cpu().numpy() for tensor in tensors))
 
+    @torch.inference_mode()
+    def stems(self, pixels: Tensor, dct: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The stem's features of a batch as they are and enhanced; None without a trained module.
+
+        (B, 3, H, W) and (B, 192, H/8, W/8) -> (B, C, h, w) each, on the device.
+        """
+        pixels, dct = self._on_device(pixels), self._on_device(dct)
+        if not self.has_module:
+            return self._predictor.model.bare(pixels).before, None
+        found = self._predictor.model.features(pixels, dct)
+        return found.before, found.after
+
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(
             device=self._predictor.device,

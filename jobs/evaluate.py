@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,13 @@ import pyarrow.parquet as pq
 
 from jobs.command_line import parse
 from jobs.evaluate_settings import EvaluateSettings
+from jobs.evaluation_angles import (
+    AngleStudy,
+    angles_markdown,
+    bins_table,
+    points_table,
+    summaries,
+)
 from jobs.evaluation_run import Evaluation, measure
 from jobs.evaluation_tables import (
     DriftRow,
@@ -23,18 +31,24 @@ from jobs.evaluation_tables import (
     make_tables,
     tables_markdown,
 )
+from jobs.extras import require
 from jobs.run_record import versions
 from pipeline.evaluate_images import Condition
 from pipeline.output import OutputError, OutputFolder, written_whole
 
 EXIT_COMPLETE, EXIT_FAILED = 0, 1
 REPORT, JSON, TABLES, IMAGES = "report.md", "report.json", "tables.parquet", "images.parquet"
+ANGLES, ANGLE_BINS = "response_angles.parquet", "response_angle_bins.parquet"
+ANGLE_FIGURE = "response_angles.png"
+_FIGURE_DPI = 200
 
 
 def evaluate(settings: EvaluateSettings) -> str:
     """Measure, write the report; returns its Markdown. Raises ValueError, worded for the user."""
     began = time.time()
     settings = settings.located()
+    if settings.figures:
+        require("figures", "matplotlib")
     output = OutputFolder(settings.output)
     try:
         output.path.mkdir(parents=True, exist_ok=True)
@@ -48,9 +62,13 @@ def evaluate(settings: EvaluateSettings) -> str:
     if found.model["has_module"]:
         stated = {c: float(_stated_quality(c)) for c in found.outcomes if c.quality is not None}
         drift = make_drift_table(found.outcomes, stated, seed=settings.seed)
-    report = "\n".join([_head(found), *tables_markdown(tables), *drift_markdown(drift)])
-    _write_parquet(output, TABLES, [row.flat() for row in tables])
-    _write_parquet(output, IMAGES, _image_rows(found))
+    lines = [_head(found), *tables_markdown(tables), *drift_markdown(drift)]
+    if found.angles is not None:
+        _write_angles(output, found.angles, found.model)
+        lines += angles_markdown(found.angles, ANGLE_FIGURE)
+    report = "\n".join(lines)
+    _write_parquet(output, TABLES, pa.Table.from_pylist([row.flat() for row in tables]))
+    _write_parquet(output, IMAGES, pa.Table.from_pylist(_image_rows(found)))
     facts = _facts(settings, found, tables, drift) | {"wall_s": round(time.time() - began, 1)}
     output.write_json(JSON, facts)
     with written_whole(output.path / REPORT) as temporary:
@@ -88,6 +106,7 @@ def _facts(
         "left_out": [{"uri": uri, "error": error} for uri, error in found.left_out],
         "tables": [asdict(row) for row in tables],
         "drift": [asdict(row) for row in drift],
+        "response_angles": [] if found.angles is None else summaries(found.angles),
         "versions": versions(),
     }
 
@@ -117,9 +136,19 @@ def _image_rows(found: Evaluation) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_parquet(output: OutputFolder, name: str, rows: list[dict[str, Any]]) -> None:
+def _write_angles(output: OutputFolder, study: AngleStudy, model: dict[str, Any]) -> None:
+    from jobs.angle_figure import angle_figure  # matplotlib is an extra
+    from jobs.figures import write_png
+
+    name = f"{model['backbone']}, AFD-Module: {os.path.basename(model['afd'])}"
+    write_png(angle_figure(study, name), output.path / ANGLE_FIGURE, _FIGURE_DPI)
+    _write_parquet(output, ANGLES, points_table(study))
+    _write_parquet(output, ANGLE_BINS, bins_table(study))
+
+
+def _write_parquet(output: OutputFolder, name: str, table: pa.Table) -> None:
     with written_whole(output.path / name) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def _say(line: str) -> None:

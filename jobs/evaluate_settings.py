@@ -36,6 +36,11 @@ class EvaluateSettings(ClassifierSettings):
     )
     seed: int = setting(0, "of the random qualities and of the bootstrap")
     resamples: int = setting(2000, "bootstrap samples of the 95 % intervals")
+    figures: bool = setting(
+        False,
+        "also draw the paper's Fig. 4, how far features turn with the DCT, from at most 200 of the"
+        " images (needs the figures extra)",
+    )
 
     device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(

@@ -17,6 +17,7 @@ from afd_model.classifier import AFDClassifier
 from afd_model.evaluator import Evaluator, Outcome
 from afd_model.predictor import resolve_device, resolve_precision
 from jobs.evaluate_settings import EvaluateSettings
+from jobs.evaluation_angles import AngleStudy, measure_angles
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
 from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
@@ -37,6 +38,7 @@ class Evaluation:
     names: of the N images, in their collection. truth: (N,) class by folder, -1 where unknown.
     outcomes: per condition, of the N images in their order. left_out: (uri, why).
     model: the names and digests of what was evaluated. seed: of the random qualities.
+    angles: for the figure; None unless it was asked for.
     """
 
     names: list[str]
@@ -45,6 +47,7 @@ class Evaluation:
     left_out: list[tuple[str, str]]
     model: dict[str, Any]
     seed: int
+    angles: AngleStudy | None
 
 
 def conditions(settings: EvaluateSettings) -> list[Condition]:
@@ -77,6 +80,7 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
         raise ValueError(f"none of the {len(refs)} images can be evaluated; {uri}: {why}")
     classes = FolderClasses(backbone.class_ids, backbone.class_names)
     full = [chunk for chunk in chunks if chunk.indices]
+    angles = _angles(settings, model, backbone, [(refs[k], names[k]) for k in kept])
     return Evaluation(
         names=[names[index] for index in kept],
         truth=np.array([classes.of(names[index]) for index in kept]),
@@ -84,7 +88,22 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
         left_out=left_out,
         model=facts,
         seed=settings.seed,
+        angles=angles,
     )
+
+
+def _angles(
+    settings: EvaluateSettings,
+    model: Evaluator,
+    backbone: Backbone,
+    images: Sequence[tuple[ImageRef, str]],
+) -> AngleStudy | None:
+    """The study of the images that could be evaluated, if it was asked for."""
+    if not settings.figures:
+        return None
+    refs, names = zip(*images, strict=True)
+    options, limits = _decode_options(settings), Limits(settings.max_pixels)
+    return measure_angles(model, backbone, refs, names, options=options, limits=limits)
 
 
 def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, Any]]:

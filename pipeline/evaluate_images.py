@@ -40,14 +40,14 @@ CLEAN = Condition()
 
 
 class Model(Protocol):
-    """See `afd_model.evaluator.Evaluator`."""
+    """See `afd_model.evaluator.Evaluator`. What `clean_stem` gives is the model's own affair."""
 
-    def clean_stem(self, pixels: torch.Tensor) -> torch.Tensor: ...
+    def clean_stem(self, pixels: torch.Tensor) -> Any: ...
     def measure(
         self,
         pixels: torch.Tensor,
         dct: torch.Tensor,
-        clean_stem: torch.Tensor,
+        clean_stem: Any,
         quality: torch.Tensor,
     ) -> Any: ...
 
@@ -123,7 +123,7 @@ class ImageEvaluator:
         rows: list[int],
         originals: dict[int, RgbImage],
         names: Sequence[str],
-        stem: torch.Tensor,
+        stem: Any,
     ) -> Any:
         protocol = condition.protocol
         assert protocol is not None
