@@ -132,17 +132,17 @@ def _fdm_panels(fdm: Tensor, shown: Shown) -> list[Panel]:
     views = fdm_views(fdm)
     channels, rows, columns = fdm.shape
     title = "FDM" if shown.trained else "FDM (untrained)"
-    several = f"{channels} {shown.gated} channels"
     panels: list[Panel] = []
     if views.places is not None:
-        note = f"{rows}x{columns}" + (f", mean of {several}" if views.gates is not None else "")
+        note = f"{rows}x{columns}"
+        note += "" if views.gates is None else f", mean of {channels} channels"
         low, high = float(views.places.min()), float(views.places.max())
         high = max(high, low + 1e-6)
         panels.append(
             MapPanel(title, note, values=views.places, low=low, high=high, colours="viridis")
         )
     if views.gates is not None:
-        note = several if views.places is None else "mean over the positions"
+        note = "mean over the positions" if views.places is not None else f"{channels} channels"
         label = f"{shown.gated} channel"
         panels.append(BarsPanel(f"{title} by channel", note, values=views.gates, label=label))
     return panels
