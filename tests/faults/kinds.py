@@ -166,13 +166,14 @@ def kill_node(scene: Scene) -> Happened:
 def poison(scene: Scene) -> Happened:
     """A worker dies in every attempt at a shard; it is set aside, and the rest finishes."""
     job = LabelJob(scene.corpus, scene.output, "--workers", "1")
-    attempts = scene.output / ".attempts"
     victim, killed = f"part-{scene.moment():05d}.parquet", 0
     while job.driver.poll() is None and killed < 3:
         # The marker is there from before the shard's first byte is read until it is committed.
-        if any(attempts.glob(f"{victim}.*.{killed + 1}")) and (workers := job.workers()):
+        marker = f".attempts/{victim}.*.{killed + 1}"
+        if list(scene.output.glob(marker)) and (workers := job.workers()):
             _kill(workers[0])
             killed += 1
+        time.sleep(0.002)
     since = time.monotonic()
     ended = job.end()
     if killed == 3 and not (scene.output / "labels" / victim).exists():

@@ -53,7 +53,8 @@ def play(stage: Stage, kind: str, seed: int) -> Round:
     return Round(kind, seed, happened, found)
 
 
-def play_all(stage: Stage, kinds: list[str], rounds: int, seed: int) -> Iterator[Round]:
+def scripts(kinds: list[str], rounds: int, seed: int) -> Iterator[tuple[str, int]]:
+    """(kind, seed) of every round, the kinds taking turns."""
     for number in range(rounds):
         for kind in kinds:
-            yield play(stage, kind, seed + number)
+            yield kind, seed + number
