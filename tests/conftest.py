@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from servers import Bucket
+
     from pipeline.decode import Decoder
 
 # OpenMP's threads wait for each other by spinning: on a busy machine one is faster than two. Set
@@ -23,3 +26,30 @@ def small_decoder() -> Decoder:
     from pipeline.decode import DecodeOptions, Decoder
 
     return Decoder(plain(64, 64), DecodeOptions(batch_size=4, prefetch_batches=2))
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """One S3 server for all tests."""
+    from servers import moto_server
+
+    with moto_server() as url:
+        yield url
+
+
+@pytest.fixture
+def s3(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A new bucket, which this process reads by its environment as any program would."""
+    from servers import Bucket, use_s3
+
+    use_s3(s3_url, monkeypatch)
+    return Bucket(s3_url)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remote reads that are given up after three attempts and tenths of seconds."""
+    from pipeline import http_reads
+
+    patience = http_reads.Patience(3, 0.01, 0.02, connect_s=1.0, silence_s=0.4)
+    monkeypatch.setattr(http_reads, "PATIENCE", {"store": patience, "web": patience})

@@ -1,0 +1,88 @@
+"""A bucket with S3's interface: what its keys are listed and read by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import quote, unquote_plus
+from xml.etree import ElementTree
+
+from pipeline.http_reads import ReadError, Resource, get
+from pipeline.locations import SourceError
+
+_BUCKET = re.compile(r"[a-z0-9A-Z][\w.-]{1,221}")
+_MOST_LISTING_BYTES = 64 << 20
+_KEY_SAFE = "/-_.~"  # what a signature takes as it is
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A key as it is in the bucket, or a folder of keys (`num_bytes` None, a trailing slash)."""
+
+    key: str
+    num_bytes: int | None
+
+
+class BucketStore:
+    """One bucket. base_url: what its keys stand below. sign: gives a URL's headers."""
+
+    def __init__(self, base_url: str, sign: Callable[[str], dict[str, str]]) -> None:
+        self._base_url = base_url
+        self._sign = sign
+
+    def resource(self, key: str) -> Resource:
+        return Resource(f"{self._base_url}/{quote(key, safe=_KEY_SAFE)}", self._sign, "store")
+
+    def pages(
+        self, prefix: str, *, after: str = "", delimiter: str = ""
+    ) -> Iterator[list[StoredObject]]:
+        """The keys that begin with `prefix` and come after `after`, in the store's byte order.
+
+        delimiter: with "/", keys below a folder are given as that folder alone.
+        Raises OSError, AccessError.
+        """
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+        query |= {"delimiter": delimiter} if delimiter else {}
+        query |= {"start-after": after} if after else {}
+        while True:
+            words = (f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
+            listing = Resource(f"{self._base_url}?{'&'.join(words)}", self._sign, "store")
+            page, token = _parse(get(listing, most_bytes=_MOST_LISTING_BYTES).data)
+            yield page
+            if token is None:
+                return
+            query["continuation-token"] = token
+
+
+def check_bucket_name(bucket: str, location: str) -> None:
+    if not _BUCKET.fullmatch(bucket):
+        raise SourceError(f"{location!r} names no bucket: write scheme://bucket/key")
+
+
+def _parse(data: bytes) -> tuple[list[StoredObject], str | None]:
+    """(keys and folders of one page in byte order, the token of the next page if there is one)."""
+    try:
+        root = ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise ReadError(f"the store's listing is no XML: {error}") from None
+    space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+    if root.tag != f"{space}ListBucketResult":
+        raise ReadError(f"the store's listing is not one: it is <{root.tag.removeprefix(space)}>")
+    encoded = root.findtext(f"{space}EncodingType") == "url"  # not every store can
+
+    def key_of(item: ElementTree.Element, name: str) -> str:
+        text = item.findtext(f"{space}{name}") or ""
+        return unquote_plus(text) if encoded else text
+
+    found = [
+        StoredObject(key_of(item, "Key"), int(item.findtext(f"{space}Size") or 0))
+        for item in root.iterfind(f"{space}Contents")
+    ]
+    folders = [
+        StoredObject(key_of(item, "Prefix"), None)
+        for item in root.iterfind(f"{space}CommonPrefixes")
+    ]
+    if folders:
+        found = sorted(found + folders, key=lambda item: item.key.encode("utf-8"))
+    return found, root.findtext(f"{space}NextContinuationToken")

@@ -1,0 +1,277 @@
+"""A file or a range of one over HTTP: time-outs, bounded retries with exponential back-off.
+
+Every remote read passes through `get`. What it raises names no URL: that might hold a signature.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import re
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urljoin
+
+from pipeline.connections import Address, Connections, address_of, connect
+
+MOST_BYTES = 1 << 30  # no image is larger; a film that lies among them must not fill the memory
+_CHUNK_BYTES = 1 << 18
+_MOST_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+_RETRIED = (408, 425, 429, 500, 502, 503, 504)
+_CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
+# S3's names for what passes, whatever the status that comes with it.
+_RETRIED_CODES = ("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable")
+# ... and for what is wrong with the credentials or the bucket: every read would fail alike.
+_ACCESS_CODES = (
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "NoSuchBucket",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+)
+
+
+class ReadError(OSError):
+    """The bytes cannot be had; one line says why."""
+
+
+class MissingError(ReadError):
+    """There is nothing at the location."""
+
+
+class TemporaryReadError(ReadError):
+    """The bytes could not be had in all the attempts; later they may."""
+
+
+class AccessError(RuntimeError):
+    """The store lets nobody in, as with wrong or expired credentials: no image can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a read goes on before it is given up.
+
+    connect_s, silence_s: time-outs of connecting and of each wait for bytes. A response slower
+    than least_bytes_per_s is a failed attempt too. Pauses double from first_pause_s.
+    """
+
+    attempts: int
+    first_pause_s: float = 0.25
+    longest_pause_s: float = 16.0
+    connect_s: float = 10.0
+    silence_s: float = 30.0
+    least_bytes_per_s: float = 20_000.0
+
+    def pause_s(self, attempt: int) -> float:
+        """Before the next attempt; varied, so that many readers do not come back at once."""
+        pause = min(self.first_pause_s * 2.0 ** min(attempt - 1, 30), self.longest_pause_s)
+        return pause * random.uniform(0.5, 1.0)
+
+
+# A store that throttles asks for patience; a web of strangers has many hosts that are gone.
+PATIENCE = {"store": Patience(attempts=8), "web": Patience(attempts=4)}
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A URL and what lets us in: `sign(url)` gives the headers of one attempt.
+
+    kind: "store" for one service of many objects, "web" for any host.
+    """
+
+    url: str
+    sign: Callable[[str], dict[str, str]]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """data: the bytes asked for, fewer at the end of the file. total_bytes: of the whole file."""
+
+    data: bytes
+    total_bytes: int
+    headers: http.client.HTTPMessage
+
+
+class _AttemptFailedError(Exception):
+    """One attempt; another may succeed. after_s: how long the server asked to be left alone."""
+
+    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+
+
+def get(
+    resource: Resource, start: int = 0, stop: int | None = None, *, most_bytes: int = MOST_BYTES
+) -> Answer:
+    """The bytes [start, stop) of a resource, or all of it.
+
+    most_bytes: more are not read: a larger file, or one from a server that knows no ranges, is
+    refused. Raises MissingError, TemporaryReadError, AccessError or another ReadError.
+    """
+    patience = PATIENCE[resource.kind]
+    began = time.monotonic()
+    for attempt in range(1, patience.attempts + 1):
+        try:
+            return _attempt(resource, start, stop, most_bytes, patience)
+        except _AttemptFailedError as failure:
+            reason = str(failure)
+            after_s = min(failure.after_s, patience.longest_pause_s)
+        if attempt < patience.attempts:
+            time.sleep(max(after_s, patience.pause_s(attempt)))
+    spent_s = time.monotonic() - began
+    raise TemporaryReadError(f"{reason}; tried {patience.attempts} times in {spent_s:.1f} s")
+
+
+def _attempt(
+    resource: Resource, start: int, stop: int | None, most_bytes: int, patience: Patience
+) -> Answer:
+    try:
+        address, connection, response = _follow(resource, start, stop, patience)
+        try:
+            return _answer(response, resource, start, stop, most_bytes, patience)
+        finally:
+            if response.isclosed() and not response.will_close:  # read to its end
+                _CONNECTIONS.give(address, connection)
+            else:
+                connection.close()
+    except ReadError:
+        raise
+    except ssl.SSLCertVerificationError as error:
+        raise ReadError(
+            f"the server's certificate is not trusted: {error.verify_message}"
+        ) from None
+    except TimeoutError:
+        raise _AttemptFailedError("no answer in time") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _AttemptFailedError(_words_of(error)) from None
+    except ValueError as error:
+        raise ReadError(f"not a URL that can be asked for: {error}") from None
+
+
+_CONNECTIONS = Connections()
+
+
+def _follow(
+    resource: Resource, start: int, stop: int | None, patience: Patience
+) -> tuple[Address, http.client.HTTPConnection, http.client.HTTPResponse]:
+    """The response, after redirects; credentials go to the first host alone."""
+    url, first_host = resource.url.partition("#")[0], ""
+    for _ in range(_MOST_REDIRECTS + 1):
+        address = address_of(url)
+        first_host = first_host or address.host
+        headers = resource.sign(url) if address.host == first_host else {}
+        if start or stop is not None:
+            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        connection, response = _ask(address, headers, patience)
+        location = response.getheader("Location")
+        if response.status not in _REDIRECTS or location is None:
+            return address, connection, response
+        _discard(address, connection, response)
+        url = urljoin(url, location).partition("#")[0]
+    raise ReadError(f"more than {_MOST_REDIRECTS} redirects")
+
+
+def _discard(
+    address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+) -> None:
+    """Be done with a response whose content does not matter; a short one leaves the connection."""
+    if response.length is None or response.length > _CHUNK_BYTES or response.will_close:
+        connection.close()
+    else:
+        response.read()
+        _CONNECTIONS.give(address, connection)
+
+
+def _ask(
+    address: Address, headers: dict[str, str], patience: Patience
+) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    kept = _CONNECTIONS.take(address)
+    if kept is not None:
+        try:
+            kept.request("GET", address.target, headers=headers)
+            return kept, kept.getresponse()
+        except (http.client.HTTPException, ConnectionError):  # closed meanwhile: no fault
+            kept.close()
+        except BaseException:
+            kept.close()
+            raise
+    new = connect(address, connect_s=patience.connect_s, silence_s=patience.silence_s)
+    try:
+        new.request("GET", address.target, headers=headers)
+        return new, new.getresponse()
+    except BaseException:
+        new.close()
+        raise
+
+
+def _answer(
+    response: http.client.HTTPResponse,
+    resource: Resource,
+    start: int,
+    stop: int | None,
+    most_bytes: int,
+    patience: Patience,
+) -> Answer:
+    if response.status == 416:  # the file ends before `start`, or is empty
+        total = (response.getheader("Content-Range") or "").rpartition("/")[2]
+        return Answer(b"", int(total) if total.isdigit() else start, response.headers)
+    if response.status not in (200, 206):
+        _fail(response, resource, patience)
+    whole = response.status == 200
+    if whole and start:
+        raise ReadError("the server knows no byte ranges: download the file and give its path")
+    if response.length is not None and response.length > most_bytes:
+        raise ReadError(f"{response.length} bytes: at most {most_bytes} are read at once")
+    data = _read(response, most_bytes, patience)
+    if whole:
+        return Answer(data, len(data), response.headers)
+    total = (response.getheader("Content-Range") or "").rpartition("/")[2]
+    return Answer(data, int(total) if total.isdigit() else start + len(data), response.headers)
+
+
+def _read(response: http.client.HTTPResponse, most_bytes: int, patience: Patience) -> bytes:
+    """The body, which is as long as its header says or a failed attempt."""
+    expected = response.length
+    allowed_s = patience.silence_s + (expected or most_bytes) / patience.least_bytes_per_s
+    deadline = time.monotonic() + allowed_s
+    chunks, size = [], 0
+    while chunk := response.read1(_CHUNK_BYTES):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most_bytes:
+            raise ReadError(f"more than {most_bytes} bytes, which is all that is read at once")
+        if time.monotonic() > deadline:
+            raise _AttemptFailedError(f"{size} bytes in {allowed_s:.0f} s: too slow")
+    if expected is not None and size != expected:
+        raise _AttemptFailedError(f"the connection ended after {size} of {expected} bytes")
+    response.close()  # the connection stays open, unless the server said otherwise
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _fail(response: http.client.HTTPResponse, resource: Resource, patience: Patience) -> None:
+    """Raise what a status stands for."""
+    body = _read(response, 1 << 20, patience) if (response.length or 0) < 1 << 20 else b""
+    found = _CODE.search(body)
+    code = found[1].decode("ascii") if found else response.reason
+    reason = f"HTTP {response.status} {code}".rstrip()
+    if response.status in _RETRIED or code in _RETRIED_CODES:
+        after = response.getheader("Retry-After") or ""
+        raise _AttemptFailedError(reason, float(after) if after.isdigit() else 0.0)
+    if code in _ACCESS_CODES or (response.status == 401 and resource.kind == "store"):
+        raise AccessError(f"{reason}: the credentials in the environment are not accepted")
+    raise MissingError(reason) if response.status in (404, 410) else ReadError(reason)
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, http.client.IncompleteRead):
+        return "the connection ended early"
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+        return f"no HTTP answer ({type(error).__name__})"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,196 @@
+"""What the text of a location says: its scheme, its parts, its patterns, and what may be recorded.
+
+Pure functions; nothing here looks at a disk or a network.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, unquote, unquote_to_bytes, urljoin
+
+REMOTE_SCHEMES = ("s3", "gs", "hf", "https", "http")
+_SCHEME = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
+_BRACES = re.compile(r"\{(-?\d+\.\.-?\d+|[^{}]*,[^{}]*)\}")
+# Query parameters that let whoever holds the URI in: signatures and tokens of S3, GCS, Azure,
+# CloudFront, OSS and of web services. Their companions (dates, expiry) tell nothing.
+_SECRET_PARAMETER = re.compile(
+    r"(x-(amz|goog|oss)-(signature|credential|security-token)|awsaccesskeyid|googleaccessid"
+    r"|ossaccesskeyid|signature|sig|key-pair-id|policy|hdnts|(access|auth|id|security)?[_-]?token"
+    r"|api[_-]?key|access[_-]?key|secret|password|auth)",
+    re.IGNORECASE,
+)
+
+
+class SourceError(ValueError):
+    """The collection as a whole cannot be listed; the message says what to do."""
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is on a network store rather than a path.
+
+    Raises SourceError for a scheme that cannot be read.
+    """
+    if location.startswith("/"):
+        return False
+    found = _SCHEME.match(location)
+    if found and found[1] not in REMOTE_SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
+        raise SourceError(
+            f"cannot read {recorded(location)!r}: {found[0]} is not supported; give a path, or"
+            f" one of {known}"
+        )
+    return found is not None
+
+
+def scheme_of(location: str) -> str:
+    """The scheme of a remote location."""
+    return location.partition("://")[0]
+
+
+def local_path(location: str) -> str:
+    """The path behind a path or a file:// URI."""
+    return (
+        os.fsdecode(unquote_to_bytes(location[7:])) if location.startswith("file://") else location
+    )
+
+
+def uri_of(path: str) -> str:
+    """A path as text that any reader can store; a name that is not UTF-8 becomes a file:// URI."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return "file://" + quote(os.fsencode(path))
+    return path
+
+
+def joined(folder: str, entry: str) -> str:
+    """What an entry of a manifest in `folder` stands for: a path, or a remote location.
+
+    folder: ends with a slash if it is remote.
+    """
+    if is_remote(entry):
+        return entry
+    if not is_remote(folder):
+        return os.path.join(folder, local_path(entry))
+    if folder.startswith("http"):
+        return urljoin(folder, entry)
+    if entry.startswith(("/", "file://")):
+        return local_path(entry)
+    scheme, _, key = folder.partition("://")
+    bucket, _, below = key.partition("/")
+    if {".", ".."}.isdisjoint(entry.split("/")):
+        return folder + entry
+    resolved = posixpath.normpath(f"/{below}{entry}").lstrip("/")  # never above the bucket
+    return f"{scheme}://{bucket}/{resolved}" + ("/" if entry.endswith("/") else "")
+
+
+def folder_of(location: str) -> str:
+    """What the entries of a manifest are relative to."""
+    if not is_remote(location):
+        return os.path.dirname(location)
+    return name_of(location).rpartition("/")[0] + "/"
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """`{000..010}` and `{a,b}` written out, the last one fastest, as a shell does.
+
+    Numbers are padded to the longer end where either starts with a zero.
+    """
+    parts = _BRACES.split(pattern)  # text, braces, text, braces, ..., text
+    choices = [_choices(part) if index % 2 else [part] for index, part in enumerate(parts)]
+    return map("".join, itertools.product(*choices))
+
+
+def has_braces(pattern: str) -> bool:
+    return "{" in pattern and _BRACES.search(pattern) is not None
+
+
+def _choices(braces: str) -> list[str]:
+    if "," in braces:
+        return braces.split(",")
+    first, last = braces.split("..")
+    step = 1 if int(first) <= int(last) else -1
+    padded = any(len(end.lstrip("-")) > 1 and end.lstrip("-")[0] == "0" for end in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
+
+
+def recorded(location: str) -> str:
+    """The location without what lets its holder in: what rows, plans and messages may carry."""
+    scheme, separator, rest = location.partition("://")
+    if location.startswith("/") or not separator or not ("@" in rest or "?" in rest):
+        return location
+    host, slash, path = rest.partition("/")
+    rest = f"{host.rpartition('@')[2]}{slash}{path}"
+    if not is_web(location):  # a key in a bucket may hold a question mark
+        return f"{scheme}://{rest}"
+    address, mark, query = rest.partition("?")
+    kept = "&".join(word for word in query.split("&") if not _is_secret(word))
+    if not kept and query:
+        mark = ""
+    return f"{scheme}://{address}{mark}{kept}"
+
+
+def _is_secret(parameter: str) -> bool:
+    return _SECRET_PARAMETER.fullmatch(unquote(parameter.partition("=")[0])) is not None
+
+
+def is_web(location: str) -> bool:
+    return location[:8].lower().startswith(("https://", "http://"))
+
+
+def name_of(location: str) -> str:
+    """The location as far as its extension."""
+    return location.partition("#")[0].partition("?")[0] if is_web(location) else location
+
+
+def has_credentials(location: str) -> bool:
+    return recorded(location) != location
+
+
+def refuse_credentials(location: str) -> None:
+    """Raise SourceError for a location that would carry its credentials into what is recorded."""
+    if not has_credentials(location):
+        return
+    if is_web(location):
+        way_out = "write the whole URI into a text file and give that file instead"
+    else:
+        way_out = "leave out what stands before the @ and set them in the environment"
+    raise SourceError(
+        f"{recorded(location)!r} was given with credentials, which would be recorded: {way_out}"
+    )
+
+
+def fixed_start(pattern: str) -> str:
+    """What every match of a glob pattern begins with."""
+    return re.split(r"[*?[]", pattern, maxsplit=1)[0]
+
+
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """A glob over whole keys: `*` and `?` stay within a folder, `**` is any number of folders."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\])", pattern)
+    return re.compile("".join(map(_glob_part, parts)), re.DOTALL)
+
+
+def _glob_part(part: str) -> str:
+    if part.startswith("[") and len(part) > 2:
+        negated = part.startswith("[!")
+        return _glob_class(part[1 + negated : -1], "^" if negated else "")
+    fixed = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return fixed.get(part) or re.escape(part)
+
+
+def _glob_class(inside: str, negation: str) -> str:
+    """One character of a folder's name: of a set such as `a-cx`, or not of it."""
+    items = [
+        re.escape(single) if single else f"{re.escape(first)}-{re.escape(last)}"
+        for first, last, single in re.findall(r"(.)-(.)|(.)", inside, re.DOTALL)
+        if first <= last
+    ]
+    if not items:
+        return "[^/]" if negation else "(?!)"
+    return f"(?!/)[{negation}{''.join(items)}]"

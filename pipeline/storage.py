@@ -1,0 +1,110 @@
+"""Files wherever they are: opened, read whole or in part, listed. Paths never pass through HTTP.
+
+A location is an absolute path, a file:// URI, or s3://, gs://, hf:// or https:// as it opens.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pipeline.bucket_store import BucketStore, check_bucket_name
+from pipeline.connections import basic_authorization
+from pipeline.gs_access import gs_bucket
+from pipeline.hf_store import hf_resource, list_hf, parse_hf
+from pipeline.http_reads import MOST_BYTES, Resource, get
+from pipeline.locations import SourceError, is_remote, is_web, local_path, recorded, scheme_of
+from pipeline.remote_file import RemoteFile
+from pipeline.s3_access import s3_bucket
+
+_BUFFER_BYTES = 1 << 18
+_LOCK = threading.Lock()
+_buckets: dict[tuple[str, str], BucketStore] = {}
+
+
+def read(location: str) -> bytes:
+    """The whole content of a file. Raises OSError; AccessError where nobody is let in."""
+    if is_remote(location):
+        return get(_resource(location)).data
+    with open(local_path(location), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_BYTES:
+            raise OSError(f"{size} bytes: at most {MOST_BYTES} are read at once")
+        return file.read()
+
+
+def read_range(location: str, start: int, num_bytes: int) -> bytes:
+    """The bytes from `start` on, fewer where the file ends. Raises as `read` does."""
+    if num_bytes > MOST_BYTES:
+        raise OSError(f"{num_bytes} bytes: at most {MOST_BYTES} are read at once")
+    if is_remote(location):
+        return get(_resource(location), start, start + num_bytes).data if num_bytes else b""
+    with open(local_path(location), "rb") as file:
+        file.seek(start)
+        return file.read(num_bytes)
+
+
+def open_input(location: str) -> BinaryIO:
+    """A file to read and to seek in. Raises as `read` does, MissingError or FileNotFoundError."""
+    if not is_remote(location):
+        return open(local_path(location), "rb")
+    return io.BufferedReader(RemoteFile(_resource(location)), _BUFFER_BYTES)
+
+
+def limit_read_ahead(file: BinaryIO, stop: int) -> None:
+    """Say up to which byte an opened file will be read, so that no more is fetched ahead."""
+    if isinstance(file, io.BufferedReader) and isinstance(file.raw, RemoteFile):
+        file.raw.read_ahead_to = stop
+
+
+def list_objects(location: str, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """(location, bytes) of the files below a remote folder, in the byte order of their paths.
+
+    location: ends with a slash. prefix: what the rest of a location begins with.
+    Raises OSError, AccessError, and SourceError for a scheme that has no folders.
+    """
+    scheme = scheme_of(location)
+    if is_web(location):
+        raise SourceError(
+            f"{recorded(location)!r} cannot be listed, as no web server can: give a manifest of"
+            " its files"
+        )
+    if scheme == "hf":
+        root = parse_hf(location).root
+        found = ((f"{root}/{path}", num_bytes) for path, num_bytes in list_hf(location))
+        yield from (item for item in found if item[0].startswith(location + prefix))
+        return
+    bucket, key = _split(location)
+    store = _bucket(scheme, bucket)
+    for page in store.pages(key + prefix):
+        for item in page:
+            if not (item.key.endswith("/") and not item.num_bytes):  # a marker of a folder
+                yield f"{scheme}://{bucket}/{item.key}", item.num_bytes or 0
+
+
+def _resource(location: str) -> Resource:
+    scheme = scheme_of(location)
+    if scheme == "hf":
+        return hf_resource(location)
+    if scheme in ("s3", "gs"):
+        bucket, key = _split(location)
+        return _bucket(scheme, bucket).resource(key)
+    return Resource(location, lambda url: basic_authorization(location), "web")
+
+
+def _split(location: str) -> tuple[str, str]:
+    """(bucket, key)"""
+    bucket, _, key = location.partition("://")[2].partition("/")
+    check_bucket_name(bucket, location)
+    return bucket, key
+
+
+def _bucket(scheme: str, name: str) -> BucketStore:
+    with _LOCK:  # what it takes to reach a bucket is found out once
+        if (scheme, name) not in _buckets:
+            reach = s3_bucket if scheme == "s3" else gs_bucket
+            _buckets[scheme, name] = BucketStore(*reach(name))
+        return _buckets[scheme, name]

@@ -1,0 +1,91 @@
+"""A bucket is listed whole and in order, and every key that S3 allows is read by its own name."""
+
+import pytest
+from servers import MANY_KEYS, Bucket, Proxy, WebServer, use_s3
+
+from pipeline.bucket_store import BucketStore
+from pipeline.http_reads import AccessError, ReadError, TemporaryReadError
+from pipeline.locations import SourceError
+from pipeline.storage import list_objects, read
+
+# What people and programs call their files, and what file systems would make of it.
+ODD_KEYS = ["a//b.jpg", "folder/x.jpg", "/lead.jpg", "sp ace.jpg", "é.jpg", "100%.jpg", "a%20b"]
+ODD_KEYS += ["a+b.jpg", "q?.jpg", "h#.jpg", "back\\slash", "p/../q", "./x", "*", "[x]", "a/./b"]
+ODD_KEYS += ["a&b=c;d,e", "ctrl\x01", "a:b@c", "<x>", '"quote"', "ｆｕｌｌ", "~{}|^`", "not-empty/"]
+
+
+def test_odd_keys_are_listed_and_read_as_they_are(s3: Bucket) -> None:
+    s3.write({key: key.encode() for key in ODD_KEYS})
+    found = list(list_objects(f"{s3.url}/"))
+    assert [location for location, _ in found] == sorted(
+        (f"{s3.url}/{key}" for key in ODD_KEYS), key=str.encode
+    )
+    for location, num_bytes in found:
+        assert read(location) == location.removeprefix(f"{s3.url}/").encode()
+        assert num_bytes == len(read(location))
+
+
+def test_markers_of_folders_are_no_files(s3: Bucket) -> None:
+    s3.write({"folder/": b"", "folder/a": b"1", "folder/sub/": b"", "empty": b""})
+    assert [key for key, _ in list_objects(f"{s3.url}/")] == [
+        f"{s3.url}/empty",
+        f"{s3.url}/folder/a",
+    ]
+
+
+def test_thousands_of_objects_are_listed_page_by_page(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = Proxy(s3_url)
+    with proxy.running():
+        use_s3(proxy.url, monkeypatch)
+        found = [location for location, _ in list_objects("s3://many/")]
+        assert found == [f"s3://many/{key}" for key in sorted(MANY_KEYS)]
+        assert len(proxy.requests) == 6
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_listing_goes_on_through_faults_or_says_why_not(
+    s3: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.write({"a": b"1"})
+    proxy = Proxy(s3_url)
+    with proxy.running():
+        use_s3(proxy.url, monkeypatch)
+        proxy.faults["list-type"] = ["503:SlowDown", "reset-midway"]
+        assert len(list(list_objects(f"{s3.url}/"))) == 1
+        proxy.faults["list-type"] = ["503:SlowDown"] * 3
+        with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
+            list(list_objects(f"{s3.url}/"))
+        proxy.faults["list-type"] = ["403:InvalidAccessKeyId"]
+        with pytest.raises(AccessError, match="HTTP 403 InvalidAccessKeyId"):
+            list(list_objects(f"{s3.url}/"))
+    use_s3(s3_url, monkeypatch)
+    with pytest.raises(AccessError, match="HTTP 404 NoSuchBucket"):
+        list(list_objects("s3://no-such-bucket/"))
+
+
+def test_by_folder_from_a_key_on(s3: Bucket, s3_url: str) -> None:
+    s3.write(dict.fromkeys(("a b/1", "a-1", "a/1", "a/2", "ab", "é/1", "é/2"), b""))
+    store = BucketStore(f"{s3_url}/{s3.name}", lambda url: {})
+    (page,) = store.pages("", delimiter="/")
+    assert [item.key for item in page] == ["a b/", "a-1", "a/", "ab", "é/"]
+    assert [item.num_bytes for item in page] == [None, 0, None, 0, None]
+    (page,) = store.pages("a", after="a/1")
+    assert [item.key for item in page] == ["a/2", "ab"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [(b"<html>", "is no XML"), (b"<html/>", "it is <html>"), (b"", "is no XML")],
+)
+def test_what_answers_is_no_store(body: bytes, message: str) -> None:
+    web = WebServer({"/b": body})
+    with web.running(), pytest.raises(ReadError, match=f"the store's listing .*{message}"):
+        list(BucketStore(f"{web.url}/b", lambda url: {}).pages(""))
+
+
+def test_what_names_no_bucket_is_refused() -> None:
+    for location in ("s3:///a", "s3://a b/c", "s3://x@y/c", "gs://", "gs://b?c/d"):
+        with pytest.raises(SourceError, match="names no bucket: write scheme://bucket/key"):
+            read(location)

@@ -1,0 +1,235 @@
+"""One GET against real sockets: what is read, what is tried again, and what is given up."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from servers import WebServer
+
+from pipeline import http_reads
+from pipeline.http_reads import (
+    AccessError,
+    MissingError,
+    Patience,
+    ReadError,
+    Resource,
+    TemporaryReadError,
+    get,
+)
+
+DATA = bytes(range(256)) * 8
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+@pytest.fixture
+def server() -> Iterator[WebServer]:
+    web = WebServer({"/a.jpg": DATA, "/empty": b"", "/sp ace/é%.jpg": b"odd"})
+    with web.running():
+        yield web
+
+
+def resource(url: str, kind: str = "store") -> Resource:
+    return Resource(url, lambda _: {"X-Signed": "yes"}, kind)
+
+
+def test_a_file_and_its_ranges(server: WebServer) -> None:
+    a = resource(f"{server.url}/a.jpg")
+    assert (get(a).data, get(a).total_bytes) == (DATA, len(DATA))
+    for start, stop in ((0, 1), (5, 900), (2000, 9999), (0, 9999), (2047, 2048)):
+        answer = get(a, start, stop)
+        assert answer.data == DATA[start:stop]
+        assert answer.total_bytes == len(DATA)
+    assert get(a, 2048, 2050).data == b""  # past the end
+    empty = resource(f"{server.url}/empty")
+    assert (get(empty).data, get(empty, 0, 10).data, get(empty, 0, 10).total_bytes) == (b"", b"", 0)
+    assert {request.headers["X-Signed"] for request in server.requests} == {"yes"}
+
+
+def test_a_url_is_asked_for_as_it_is_given_but_for_what_http_cannot_carry(
+    server: WebServer,
+) -> None:
+    for path in ("/sp%20ace/%C3%A9%25.jpg", "/sp ace/é%25.jpg", "/sp ace/é%25.jpg?q=ü x#part"):
+        assert get(resource(server.url + path)).data == b"odd"
+    assert server.requests[-1].path == "/sp%20ace/%C3%A9%25.jpg?q=%C3%BC%20x"
+
+
+def test_connections_are_kept_and_reopened_when_the_server_has_closed_them(
+    server: WebServer,
+) -> None:
+    opened: list[object] = []
+    original = server.process_request
+    server.process_request = lambda *of: (opened.append(of), original(*of))  # type: ignore
+    a = resource(f"{server.url}/a.jpg")
+    for _ in range(5):
+        get(a)
+    assert len(opened) == 1
+    server.faults["a.jpg"] = ["reset"]  # an idle connection that has gone is no failed attempt
+    began = time.monotonic()
+    assert get(a).data == DATA
+    assert (len(opened), len(server.requests)) == (2, 7)
+    assert time.monotonic() - began < 0.2
+
+
+PASSING = ["503:SlowDown", "500:InternalError", "429:", "400:RequestTimeout", "reset", "cut"]
+PASSING += ["reset-midway", "stall", "stall-midway"]
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_passes_is_tried_again(server: WebServer, fault: str) -> None:
+    server.faults["a.jpg"] = [fault] * 2
+    assert get(resource(f"{server.url}/a.jpg")).data == DATA
+    server.faults["a.jpg"] = [fault] * 2
+    assert get(resource(f"{server.url}/a.jpg"), 10, 1000).data == DATA[10:1000]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("503:SlowDown", "HTTP 503 SlowDown"),
+        ("reset", "closed|reset"),
+        ("cut", f"the connection ended after 1024 of {len(DATA)} bytes"),
+        ("stall", "no answer in time"),
+        ("stall-midway", "no answer in time"),
+    ],
+)
+def test_what_does_not_pass_is_given_up_after_the_stated_attempts(
+    server: WebServer, fault: str, reason: str
+) -> None:
+    server.faults["a.jpg"] = [fault] * 50
+    began = time.monotonic()
+    with pytest.raises(TemporaryReadError, match=reason) as caught:
+        get(resource(f"{server.url}/a.jpg"))
+    assert str(caught.value).count("tried 3 times in") == 1
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 3
+    assert len(server.requests) <= 3 + 2  # an idle connection may fail without being an attempt
+
+
+def test_a_server_that_drips_is_given_up(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = Patience(1, silence_s=0.2, least_bytes_per_s=1e6)
+    monkeypatch.setitem(http_reads.PATIENCE, "store", hasty)
+    server.faults["a.jpg"] = ["drip"]
+    began = time.monotonic()
+    with pytest.raises(TemporaryReadError, match="too slow"):
+        get(resource(f"{server.url}/a.jpg"))
+    assert time.monotonic() - began < 1
+
+
+def test_pauses_double_and_have_an_end() -> None:
+    patience = Patience(9, first_pause_s=0.25, longest_pause_s=16)
+    for attempt, most in enumerate([0.25, 0.5, 1, 2, 4, 8, 16, 16, 16], start=1):
+        pauses = [patience.pause_s(attempt) for _ in range(50)]
+        assert all(most / 2 <= pause <= most for pause in pauses)
+        assert len(set(pauses)) > 1
+    assert patience.pause_s(5000) <= 16
+
+
+def test_a_server_may_ask_for_a_longer_pause_within_bounds(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(http_reads.PATIENCE, "store", Patience(2, 0.001, longest_pause_s=0.3))
+    server.faults["a.jpg"], server.fault_headers = ["429:"], {"Retry-After": "60"}
+    began = time.monotonic()
+    assert get(resource(f"{server.url}/a.jpg")).data == DATA
+    assert 0.3 <= time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("404:NoSuchKey", MissingError, "HTTP 404 NoSuchKey"),
+        ("410:", MissingError, "HTTP 410 Gone"),
+        ("403:AccessDenied", ReadError, "HTTP 403 AccessDenied"),
+        ("400:Whatever", ReadError, "HTTP 400 Whatever"),
+        ("403:ExpiredToken", AccessError, "HTTP 403 ExpiredToken"),
+        ("403:SignatureDoesNotMatch", AccessError, "HTTP 403 SignatureDoesNotMatch"),
+        ("404:NoSuchBucket", AccessError, "HTTP 404 NoSuchBucket"),
+        ("401:", AccessError, "HTTP 401 Unauthorized"),
+    ],
+)
+def test_what_does_not_pass_by_waiting_is_not_tried_again(
+    server: WebServer, fault: str, error: type[Exception], message: str
+) -> None:
+    server.faults["a.jpg"] = [fault]
+    with pytest.raises(error, match=message) as caught:
+        get(resource(f"{server.url}/a.jpg"))
+    assert type(caught.value) is error
+    assert len(server.requests) == 1
+
+
+def test_strangers_on_the_web_are_not_a_store(server: WebServer) -> None:
+    server.faults["a.jpg"] = ["401:"]
+    with pytest.raises(ReadError, match="HTTP 401"):
+        get(resource(f"{server.url}/a.jpg", "web"))
+
+
+def test_redirects_are_followed_without_the_credentials(server: WebServer) -> None:
+    other = WebServer({"/b.jpg": DATA})
+    with other.running():
+        elsewhere = other.url.replace("127.0.0.1", "localhost")
+        server.redirects = {"/1": "/2", "/2": f"{elsewhere}/b.jpg?signed", "/loop": "/loop"}
+        assert get(resource(f"{server.url}/1"), 3, 9).data == DATA[3:9]
+        assert [request.headers.get("X-Signed") for request in server.requests] == ["yes", "yes"]
+        (request,) = other.requests
+        assert request.path == "/b.jpg?signed"
+        assert "X-Signed" not in request.headers
+    with pytest.raises(ReadError, match="more than 5 redirects"):
+        get(resource(f"{server.url}/loop"))
+
+
+def test_what_is_too_large_is_not_read(server: WebServer) -> None:
+    a = resource(f"{server.url}/a.jpg")
+    with pytest.raises(ReadError, match=f"{len(DATA)} bytes: at most 100 are read at once"):
+        get(a, most_bytes=100)
+    assert get(a, 0, 100, most_bytes=100).data == DATA[:100]
+    assert len(server.requests) == 2
+
+
+def test_a_server_without_ranges() -> None:
+    web = WebServer({"/a.jpg": DATA}, ranges=False)
+    with web.running():
+        a = resource(f"{web.url}/a.jpg")
+        answer = get(a, 0, 100)
+        assert (answer.data, answer.total_bytes) == (DATA, len(DATA))
+        with pytest.raises(ReadError, match="knows no byte ranges: download the file"):
+            get(a, 100, 200)
+
+
+def test_what_is_no_url_or_no_server() -> None:
+    for url in ("http:///a.jpg", "http://[broken/a", "http://h:port/a"):
+        with pytest.raises(ReadError, match="not a URL"):
+            get(resource(url))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # does not listen
+        with pytest.raises(TemporaryReadError, match="Connection refused; tried 3 times"):
+            get(resource(f"http://127.0.0.1:{taken.getsockname()[1]}/a"))
+    with pytest.raises(TemporaryReadError, match="tried 3 times"):
+        get(resource("http://no-such-host.invalid/a"))
+
+
+def test_what_answers_is_no_http_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for _ in range(3):
+                connection, _ = listener.accept()
+                connection.recv(1000)
+                connection.sendall(b"SSH-2.0-OpenSSH_9\r\n\r\n")
+                connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(TemporaryReadError, match=r"no HTTP answer \(BadStatusLine\)"):
+            get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
+
+
+def test_many_threads_read_at_once(server: WebServer) -> None:
+    server.files |= {f"/{number}": b"%d" % number for number in range(400)}
+    server.faults = {f"/{n}$": ["503:SlowDown", "cut"] for n in range(0, 400, 7)}
+    with ThreadPoolExecutor(32) as pool:
+        found = pool.map(lambda n: get(resource(f"{server.url}/{n}")).data, range(400))
+        assert list(found) == [b"%d" % number for number in range(400)]
