@@ -107,6 +107,9 @@ def has_native_bf16() -> bool:
 class Predictor:
     """Runs a classifier: fused, batch norms folded, channels_last, without gradients.
 
+    When the device's memory does not suffice for a batch, it is run in parts, and those that come
+    after it too; `notice` then says so, else it is None.
+
     Args:
         classifier: left as it is; the predictor works on a copy.
         device: from `resolve_device`.
@@ -133,6 +136,7 @@ class Predictor:
         self.precision = precision
         self.top_k = top_k
         self.flip_model = flip_model
+        self.notice: str | None = None
         # A CPU is fastest when a slice's features stay in its cache: two images a thread.
         threads = torch.get_num_threads()
         self._images_per_slice = None if device.type == "cuda" else max(4, 2 * threads)
@@ -160,12 +164,32 @@ class Predictor:
         """
         if jpeg_quality is None:
             jpeg_quality = torch.full((pixels.shape[0],), math.nan)
-        step = self._images_per_slice or max(1, pixels.shape[0])
-        with torch.inference_mode():
-            slices = zip(pixels.split(step), dct.split(step), jpeg_quality.split(step), strict=True)
-            packed = torch.cat([self._packed(*slice_) for slice_ in slices])
-            host = packed.cpu().numpy()
-        return self._unpacked(host)
+        while True:
+            try:
+                return self._unpacked(self._sliced(pixels, dct, jpeg_quality))
+            except torch.OutOfMemoryError:
+                step = self._step(pixels)
+                if step == 1:
+                    raise
+                self._images_per_slice = (step + 1) // 2
+                self.notice = (
+                    f"out of memory on {self.device}: the model takes"
+                    f" {self._images_per_slice} images at a time from here on; a smaller"
+                    " --batch-size avoids the detour"
+                )
+                torch.cuda.empty_cache()
+
+    def _step(self, pixels: Tensor) -> int:
+        whole = max(1, pixels.shape[0])
+        return min(whole, self._images_per_slice or whole)
+
+    @torch.inference_mode()
+    def _sliced(self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor) -> np.ndarray:
+        """(B, 2k + 3) float32 on the host, see `_packed`."""
+        step = self._step(pixels)
+        slices = zip(pixels.split(step), dct.split(step), jpeg_quality.split(step), strict=True)
+        host: np.ndarray = torch.cat([self._packed(*slice_) for slice_ in slices]).cpu().numpy()
+        return host
 
     def _packed(self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor) -> Tensor:
         """(B, 2k + 3) float32 on the device: labels, confidences, angle, energy, flip.

@@ -30,6 +30,7 @@ class Progress:
         self._style = style
         self._total, self._done, self._bad = total, done, 0
         self._started_done = done
+        self._noticed: set[str] = set()
         self._started = math.inf
         self._printed = time.time()
         self._bar: rich.progress.Progress | None = None
@@ -59,10 +60,16 @@ class Progress:
             self._bar.stop()
 
     def add(self, images: int, record: CommitRecord) -> None:
-        """Count a shard that ended; one that failed leaves its images undone."""
+        """Count a shard that ended; one that failed leaves its images undone.
+
+        What the worker has to say is shown once, whatever the style and however many say it.
+        """
         if record.error is None:
             self._done += images
             self._bad += images - record.counts["ok"]
+        if record.notice is not None and record.notice not in self._noticed:
+            self._noticed.add(record.notice)
+            self._say(record.notice)
         # The speed counts from the first shard's start: what came before was start-up.
         self._started = min(self._started, record.started_at)
         if self._bar is not None:
@@ -80,7 +87,10 @@ class Progress:
         return f"{rate:.1f} images/s, {_duration(left)} left, {self._bad} bad"
 
     def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)  # above the bar
+        else:
+            print(line, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

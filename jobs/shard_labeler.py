@@ -23,6 +23,7 @@ class CommitRecord:
 
     started_at: seconds since the epoch. seconds: see `LabelledShard`, and `write`.
     model: the facts of the model that the worker holds. fatal: why no shard can be labelled.
+    notice: what a user should know of the worker, though it goes on.
     """
 
     shard: int
@@ -32,6 +33,7 @@ class CommitRecord:
     model: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     fatal: str | None = None
+    notice: str | None = None
 
 
 class ShardLabeler:
@@ -139,7 +141,14 @@ class ShardLabeler:
         }
         write_part(path, labelled.table, facts)
         seconds = {**labelled.seconds, "write": time.perf_counter() - began}
-        return CommitRecord(shard, started_at, labelled.counts, seconds, self._model.facts)
+        return CommitRecord(
+            shard,
+            started_at,
+            labelled.counts,
+            seconds,
+            self._model.facts,
+            notice=self._model.predictor.notice,
+        )
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,42 @@ def test_the_fast_path_gives_the_slow_paths_answers() -> None:
     assert found.confidences.dtype == found.drift_energy.dtype == np.float32
     for key, value in classifier.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+class SmallMemory(nn.Module):
+    """A model on a device that holds `most` images."""
+
+    def __init__(self, model: nn.Module, most: int) -> None:
+        super().__init__()
+        self.model, self.most, self.seen = model, most, []
+
+    def forward(self, pixels: torch.Tensor, dct: torch.Tensor) -> Any:
+        self.seen.append(len(pixels))
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(pixels, dct)
+
+
+def test_a_batch_that_does_not_fit_is_run_in_parts_from_then_on() -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone()))
+    whole = Predictor(classifier, device=CPU, precision=torch.float32)(*inputs(13))
+    predictor = Predictor(classifier, device=CPU, precision=torch.float32)
+    predictor._images_per_slice = None  # as on CUDA
+    model = predictor.model = SmallMemory(predictor.model, most=4)
+    for _ in range(2):
+        found = predictor(*inputs(13))
+        np.testing.assert_array_equal(found.top_labels, whole.top_labels)
+        np.testing.assert_allclose(found.confidences, whole.confidences, atol=1e-5)
+    assert model.seen == [13, 7, 4, 4, 4, 1, 4, 4, 4, 1]
+    assert predictor.notice is not None
+    assert "the model takes 4 images at a time" in predictor.notice
+
+
+def test_an_image_that_does_not_fit_by_itself_is_an_error() -> None:
+    predictor = Predictor(AFDClassifier(backbone(), None), device=CPU, precision=torch.float32)
+    predictor.model = SmallMemory(predictor.model, most=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor(*inputs(3))
 
 
 def test_an_untrained_module_measures_no_drift() -> None:

@@ -1,10 +1,11 @@
 """The progress line, on and off a terminal."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
-from jobs.progress import Progress
+from jobs.progress import Progress, Style
 from jobs.shard_labeler import CommitRecord
 
 
@@ -32,6 +33,17 @@ def test_off_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(10, 0, "off") as progress:
         progress.add(10, record(started_s_ago=1.0))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("style", ["plain", "bar", "off"])
+def test_what_workers_have_to_say_is_shown_once(
+    style: Style, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = replace(record(started_s_ago=1.0), notice="out of memory on [cuda:0]")
+    with Progress(20, 0, style) as progress:
+        progress.add(10, said)
+        progress.add(10, said)
+    assert capsys.readouterr().err.count("out of memory on [cuda:0]") == 1
 
 
 def test_the_bar_shows_images_speed_and_bad_ones(capsys: pytest.CaptureFixture[str]) -> None:
