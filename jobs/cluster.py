@@ -17,6 +17,7 @@ import ray
 import ray.data
 import ray.exceptions
 
+_START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
 
 
@@ -70,16 +71,7 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        with _silenced_stderr():  # the log level's own notice
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except ConnectionError as error:
-        raise ClusterError(
-            f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"
-            " --address local"
-        ) from error
-    except Exception as error:  # Ray raises no type of its own for this
-        raise ClusterError(f"Ray did not start: {_root_cause(error)}; try again") from error
+    _connect(options)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # which Ray has taken for itself
     context = ray.data.DataContext.get_current()
@@ -90,6 +82,26 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(options: dict[str, Any]) -> None:
+    """`ray.init`, in silence. A local start has time-outs that a busy machine misses: try again."""
+    address = options["address"]
+    for attempt in range(_START_ATTEMPTS):
+        try:
+            with _silenced_stderr():  # the log level's own notice
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        except ConnectionError as error:
+            raise ClusterError(
+                f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"
+                " --address local"
+            ) from error
+        except Exception as error:  # Ray raises no type of its own for this
+            ray.shutdown()
+            if address != "local" or attempt + 1 == _START_ATTEMPTS:
+                raise ClusterError(f"Ray did not start: {_root_cause(error)}; try again") from error
+        else:
+            return
 
 
 def make_pool(

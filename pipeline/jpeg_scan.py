@@ -15,7 +15,7 @@ from pipeline.jpeg_quality import fit_quality
 # An ICC profile and an extended XMP packet take at most a few hundred segments. The limit keeps
 # a file made of empty segments from costing seconds.
 MAX_SEGMENTS = 10_000
-_EOI_BYTES = b"\xff\xd9"
+_EOI_BYTES, _SOS_BYTES = b"\xff\xd9", b"\xff\xda"
 _DHT, _DAC, _EOI, _SOS, _DQT, _DNL, _DRI, _COM = 0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE
 _SKIP, _TABLES, _FRAME, _SCAN, _STANDALONE, _REFUSED = range(6)
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
@@ -55,6 +55,7 @@ class JpegHeader:
             only when the file has no table (lossless).
         scan_offset: byte offset of the first entropy-coded byte.
         complete: an end-of-image marker stands after the scan data.
+        scans: how many the picture is spread over: many in a progressive JPEG, one in most others.
     """
 
     width: int
@@ -70,6 +71,7 @@ class JpegHeader:
     quality_error: float | None
     scan_offset: int
     complete: bool
+    scans: int
 
 
 def scan_jpeg(data: bytes) -> JpegHeader:
@@ -145,7 +147,14 @@ def _header(
         scan_offset=offset,
         complete=(data.endswith(_EOI_BYTES) and len(data) >= offset + 2)
         or data.find(_EOI_BYTES, offset) >= 0,
+        scans=_count_scans(data, offset) if process == 2 or in_scan < components else 1,
     )
+
+
+def _count_scans(data: bytes, offset: int) -> int:
+    """How many scans there are, the one at `offset` included; 0xFFDA stands for nothing else."""
+    end = data.find(_EOI_BYTES, offset)
+    return 1 + data.count(_SOS_BYTES, offset, len(data) if end < 0 else end)
 
 
 def _check_frame(frame: bytes, sof_marker: int) -> tuple[int, int, int, int]:

@@ -14,6 +14,8 @@ from pipeline.jpeg_integrity import IntegrityLevel, check_integrity
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.records import EncodedImage, Status
 
+# Encoders write about ten. A decoder goes over the whole picture once for each.
+MAX_SCANS = 100
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 # What a web crawl saves as .jpg besides JPEG, and DALI decodes to the same pixels as PIL.
@@ -60,6 +62,12 @@ def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
     if header.precision_bits != 8:
         image.fail(
             Status.REJECTED, f"{header.precision_bits}-bit JPEG: only 8-bit ones can be read"
+        )
+    elif header.scans > MAX_SCANS:
+        image.fail(
+            Status.REJECTED,
+            f"JPEG of {header.scans} scans: over the limit of {MAX_SCANS}, for each costs as much"
+            " as a picture",
         )
     elif len(data) <= header.scan_offset + len(_JPEG_END):
         image.fail(Status.REJECTED, "header only: the JPEG ends before its image data")

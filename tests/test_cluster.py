@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import jobs.cluster
-from jobs.cluster import ClusterError, Pool, cluster, make_pool
+from jobs.cluster import ClusterError, Pool, _connect, cluster, make_pool
 
 
 @pytest.fixture
@@ -62,3 +62,25 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
         cluster("auto"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("address", "failures", "calls"), [("local", 2, 3), ("local", 9, 3), ("10.0.0.1:1", 9, 1)]
+)
+def test_a_local_start_that_times_out_is_tried_again(
+    address: str, failures: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def init(**_: Any) -> None:
+        made.append(1)
+        if len(made) <= failures:
+            raise Exception("The current node timed out during startup.")  # Ray's own type
+
+    monkeypatch.setattr("jobs.cluster.ray.init", init)
+    if failures < calls:
+        _connect({"address": address})
+    else:
+        with pytest.raises(ClusterError, match="did not start: The current node timed out"):
+            _connect({"address": address})
+    assert len(made) == calls
