@@ -80,7 +80,10 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
         raise ValueError(f"none of the {len(refs)} images can be evaluated; {uri}: {why}")
     classes = FolderClasses(backbone.class_ids, backbone.class_names)
     full = [chunk for chunk in chunks if chunk.indices]
-    angles = _angles(settings, model, backbone, [(refs[k], names[k]) for k in kept])
+    angles = None
+    if settings.figures:
+        say("response angles, for the figure")
+        angles = _angles(settings, model, backbone, [(refs[k], names[k]) for k in kept])
     return Evaluation(
         names=[names[index] for index in kept],
         truth=np.array([classes.of(names[index]) for index in kept]),
@@ -97,10 +100,8 @@ def _angles(
     model: Evaluator,
     backbone: Backbone,
     images: Sequence[tuple[ImageRef, str]],
-) -> AngleStudy | None:
-    """The study of the images that could be evaluated, if it was asked for."""
-    if not settings.figures:
-        return None
+) -> AngleStudy:
+    """The study of the images that could be evaluated."""
     refs, names = zip(*images, strict=True)
     options, limits = _decode_options(settings), Limits(settings.max_pixels)
     return measure_angles(model, backbone, refs, names, options=options, limits=limits)

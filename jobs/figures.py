@@ -1,7 +1,7 @@
 """Drawing: rows of panels under a heading, and curves over clouds of points. Needs matplotlib.
 
-Everything is placed in inches: panels of one figure have exactly one size, and nothing depends on
-matplotlib's global state, so that figures may be drawn in any thread.
+Everything is placed in inches, so that a figure's panels have exactly one size; nothing depends on
+matplotlib's global state.
 """
 
 from __future__ import annotations
