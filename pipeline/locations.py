@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from urllib.parse import quote, unquote, unquote_to_bytes, urljoin
 
 REMOTE_SCHEMES = ("s3", "gs", "hf", "https", "http")
+_REMOTE = tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES)
 _SCHEME = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
 _BRACES = re.compile(r"\{(-?\d+\.\.-?\d+|[^{}]*,[^{}]*)\}")
 # Query parameters that let whoever holds the URI in: signatures and tokens of S3, GCS, Azure,
@@ -36,14 +37,14 @@ def is_remote(location: str) -> bool:
     """
     if location.startswith("/"):
         return False
-    found = _SCHEME.match(location)
-    if found and found[1] not in REMOTE_SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
+    if location.startswith(_REMOTE):
+        return True
+    if found := _SCHEME.match(location):
         raise SourceError(
             f"cannot read {recorded(location)!r}: {found[0]} is not supported; give a path, or"
-            f" one of {known}"
+            f" one of {', '.join(_REMOTE)}"
         )
-    return found is not None
+    return False
 
 
 def scheme_of(location: str) -> str:
@@ -72,13 +73,15 @@ def joined(folder: str, entry: str) -> str:
 
     folder: ends with a slash if it is remote.
     """
+    if entry.startswith("/") and not is_web(folder):
+        return entry
     if is_remote(entry):
         return entry
     if not is_remote(folder):
         return os.path.join(folder, local_path(entry))
-    if folder.startswith("http"):
+    if is_web(folder):
         return urljoin(folder, entry)
-    if entry.startswith(("/", "file://")):
+    if entry.startswith("file://"):
         return local_path(entry)
     scheme, _, key = folder.partition("://")
     bucket, _, below = key.partition("/")
@@ -145,7 +148,9 @@ def is_web(location: str) -> bool:
 
 def name_of(location: str) -> str:
     """The location as far as its extension."""
-    return location.partition("#")[0].partition("?")[0] if is_web(location) else location
+    if not ("?" in location or "#" in location) or not is_web(location):
+        return location
+    return location.partition("#")[0].partition("?")[0]
 
 
 def has_credentials(location: str) -> bool:

@@ -33,16 +33,27 @@ class Status(StrEnum):
 STATUSES = tuple(status.value for status in Status)
 
 
+class Container(StrEnum):
+    """What holds many images in one file."""
+
+    TAR = "tar"
+    TAR_GZ = "tar.gz"
+    PARQUET = "parquet"
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """Where one image's encoded bytes are.
 
-    `source` is the archive (tar) that holds the bytes at `offset`, or None when `uri` is the file
-    itself. `num_bytes` is the size known at planning time, or None.
+    `source` is where they are read from, or None when that is `uri`. `container` is what kind of
+    archive the source is, or None when it is the image file itself; `offset` is the image's place
+    in the archive: a byte of the (uncompressed) tar, or a row of the Parquet file. `num_bytes` is
+    the size known at planning time, or None.
     """
 
     uri: str
     source: str | None = None
+    container: Container | None = None
     offset: int | None = None
     num_bytes: int | None = None
 

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.output import OutputError, OutputFolder, written_whole
-from pipeline.records import ImageRef, Shard
+from pipeline.records import Container, ImageRef, Shard
 
 PLAN_SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("source", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("container", pa.dictionary(pa.int32(), pa.string())),
         pa.field("offset", pa.int64()),
         pa.field("num_bytes", pa.int64()),
     ]
@@ -49,12 +50,16 @@ def cut(refs: Iterable[ImageRef], images_per_shard: int) -> Iterator[list[ImageR
         raise ValueError(f"images_per_shard {images_per_shard} is not positive: use at least 1")
     run: list[ImageRef] = []
     for ref in refs:
-        if run and (len(run) == images_per_shard or ref.source != run[-1].source):
+        if run and (len(run) == images_per_shard or _archive(ref) != _archive(run[-1])):
             yield run
             run = []
         run.append(ref)
     if run:
         yield run
+
+
+def _archive(ref: ImageRef) -> str | None:
+    return ref.source if ref.container else None
 
 
 def write_plan(output: OutputFolder, refs: Iterable[ImageRef], images_per_shard: int) -> PlanSize:
@@ -69,6 +74,7 @@ def write_plan(output: OutputFolder, refs: Iterable[ImageRef], images_per_shard:
             columns = {
                 "uri": [ref.uri for ref in run],
                 "source": [ref.source for ref in run],
+                "container": [ref.container for ref in run],
                 "offset": [ref.offset for ref in run],
                 "num_bytes": [ref.num_bytes for ref in run],
             }
@@ -107,4 +113,15 @@ class Plan:
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(str(error)) from error
         columns = (table.column(name).to_pylist() for name in PLAN_SCHEMA.names)
-        return Shard(index, tuple(ImageRef(*values) for values in zip(*columns, strict=True)))
+        return Shard(index, tuple(_ref(*values) for values in zip(*columns, strict=True)))
+
+
+def _ref(
+    uri: str,
+    source: str | None,
+    container: str | None,
+    offset: int | None,
+    num_bytes: int | None,
+) -> ImageRef:
+    kind = None if container is None else Container(container)
+    return ImageRef(uri, source, kind, offset, num_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,6 +45,22 @@ def s3(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
     use_s3(s3_url, monkeypatch)
     return Bucket(s3_url)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def collection(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder with one of everything (`corpora.COLLECTION`), on disk and in a bucket."""
+    from corpora import COLLECTION
+
+    files = {f"photos/{name}": content for name, content in COLLECTION.items()}
+    if request.param == "s3":
+        s3: Bucket = request.getfixturevalue("s3")
+        s3.write(files)
+        return f"{s3.url}/photos"
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return str(tmp_path / "photos")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.locations import (
@@ -157,6 +157,7 @@ def test_globs_over_keys(pattern: str, start: str, matches: list[str], others: l
     assert not any(glob_regex(pattern).fullmatch(key) for key in others)
 
 
+@settings(deadline=None)
 @given(pattern=st.text("ab*?[]!-/\\.^(", max_size=10))
 def test_every_glob_is_a_regular_expression_that_keeps_its_fixed_start(pattern: str) -> None:
     assert isinstance(glob_regex(pattern), re.Pattern)

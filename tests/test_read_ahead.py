@@ -10,7 +10,7 @@ from jpegs import encode, photo
 
 from pipeline import read_ahead
 from pipeline.read_ahead import ReadAhead
-from pipeline.records import ImageRef, Status
+from pipeline.records import Container, ImageRef, Status
 from pipeline.screen import Limits
 
 JPEG = encode(photo(16, 16))
@@ -53,7 +53,7 @@ def test_what_cannot_be_read_says_why_and_costs_no_other(tmp_path: Path) -> None
     refs[22] = ImageRef(str(tmp_path / "null\0byte.jpg"))
     refs[23] = ImageRef(str(tmp_path / ("long" * 100)))
     refs[24] = ImageRef(str(tmp_path / "000.jpg" / "below_a_file.jpg"))
-    refs[25] = ImageRef("x.tar#1.jpg", source=str(tmp_path / "000.jpg"), offset=5, num_bytes=10**6)
+    refs[25] = ImageRef("x.tar#1.jpg", str(tmp_path / "000.jpg"), Container.TAR, 5, 10**6)
     images = list(reading(refs))
     errors = {i.row: i.error for i in images if i.status == Status.UNREADABLE}
     assert errors.pop(25) == (

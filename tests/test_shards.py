@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.output import OutputError, OutputFolder
-from pipeline.records import ImageRef
+from pipeline.records import Container, ImageRef
 from pipeline.shards import Plan, cut, part_name, part_path, write_plan
 
 # Runs of references that share an archive (or none), as sources list them.
@@ -19,7 +19,7 @@ _RUNS = st.lists(st.tuples(st.sampled_from([None, "a.tar", "b.tar"]), st.integer
 
 def refs_of(runs: list[tuple[str | None, int]]) -> list[ImageRef]:
     return [
-        ImageRef(f"{source}#{run}-{place}", source, place, place)
+        ImageRef(f"{source}#{run}-{place}", source, Container.TAR if source else None, place, place)
         for run, (source, count) in enumerate(runs)
         for place in range(count)
     ]
@@ -39,6 +39,12 @@ def test_shards_are_runs_of_one_archive_each(
         assert len(shard) == images_per_shard or following[0].source != shard[-1].source
 
 
+def test_files_share_a_shard_wherever_they_are_read_from() -> None:
+    """A file whose credentials are left out is read through its manifest."""
+    refs = [ImageRef("https://h/a"), ImageRef("https://h/b", "manifest:1:/list"), ImageRef("/c")]
+    assert list(cut(refs, 10)) == [refs]
+
+
 def test_shard_sizes_that_make_no_sense_are_refused() -> None:
     for images_per_shard in (0, -1):
         with pytest.raises(
@@ -50,7 +56,12 @@ def test_shard_sizes_that_make_no_sense_are_refused() -> None:
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _NUMBERS = st.none() | st.integers(0, 2**62)
 _REFS = st.builds(
-    ImageRef, uri=_TEXT, source=st.none() | _TEXT, offset=_NUMBERS, num_bytes=_NUMBERS
+    ImageRef,
+    uri=_TEXT,
+    source=st.none() | _TEXT,
+    container=st.none() | st.sampled_from(Container),
+    offset=_NUMBERS,
+    num_bytes=_NUMBERS,
 )
 
 

@@ -1,0 +1,197 @@
+"""The bytes behind references of every kind; archives are gone through once, and stay open."""
+
+import gzip
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpora import make_tar
+from servers import Bucket, Proxy, WebServer, use_s3
+
+from pipeline import image_bytes, storage
+from pipeline.http_reads import MissingError, TemporaryReadError
+from pipeline.image_bytes import ArchiveStream, is_streamed, read_image
+from pipeline.locations import SourceError
+from pipeline.manifests import entry_location
+from pipeline.records import Container, ImageRef
+from pipeline.sources import list_images
+
+NAMES = [f"{number}.jpg" for number in range(40)]
+CONTENT = [name.encode() * 3 for name in NAMES]
+
+
+@pytest.fixture(autouse=True)
+def no_open_archives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())
+
+
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    """Forty images in each kind of archive."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": CONTENT}), sink, row_group_size=15)
+    tar = make_tar(NAMES)
+    return {"x.tar": tar, "x.tar.gz": gzip.compress(tar), "x.parquet": sink.getvalue().to_pybytes()}
+
+
+@pytest.fixture(params=["disk", "s3", "web"])
+def folder(
+    request: pytest.FixtureRequest, tmp_path: Path, files: dict[str, bytes]
+) -> Iterator[str]:
+    """Where the archives are."""
+    if request.param == "disk":
+        for name, data in files.items():
+            (tmp_path / name).write_bytes(data)
+        yield str(tmp_path)
+    elif request.param == "s3":
+        s3: Bucket = request.getfixturevalue("s3")
+        s3.write(files)
+        yield s3.url
+    else:
+        web = WebServer({f"/{name}": data for name, data in files.items()})
+        with web.running():
+            yield web.url
+
+
+ARCHIVES = pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.parquet"])
+
+
+@ARCHIVES
+def test_images_of_archives_one_by_one_and_as_a_stream(folder: str, name: str) -> None:
+    refs = list(list_images(f"{folder}/{name}"))
+    assert [read_image(ref) for ref in refs] == CONTENT
+    assert read_image(refs[7]) == CONTENT[7]
+    stream = ArchiveStream(refs[10:30])
+    assert [stream.read(ref) for ref in refs[10:30]] == CONTENT[10:30]
+    stream.close()
+    assert is_streamed(refs[0]) == (name != "x.tar" or "://" in folder)
+
+
+@ARCHIVES
+def test_the_shard_that_follows_goes_on_where_the_last_one_ended(
+    folder: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = list(list_images(f"{folder}/{name}"))
+    opened: list[str] = []
+
+    def counted(location: str) -> object:
+        opened.append(location)
+        return storage.open_input(location)
+
+    monkeypatch.setattr(image_bytes, "open_input", counted)
+    for start in (0, 10, 30):  # another worker has the shard from 20 on
+        stream = ArchiveStream(refs[start : start + 10])
+        assert [stream.read(r) for r in refs[start : start + 10]] == CONTENT[start : start + 10]
+        stream.close()
+    assert len(opened) == 1
+    stream = ArchiveStream(refs[20:30])  # it died: back again
+    assert stream.read(refs[20]) == CONTENT[20]
+    stream.close()
+    assert len(opened) == 2
+
+
+def test_no_more_than_two_archives_stay_open(tmp_path: Path) -> None:
+    closed = []
+
+    class Archive:
+        position = 0
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    readers = image_bytes._Readers()
+    a, b, c = (ImageRef(name, name, Container.TAR_GZ, 0) for name in "abc")
+    for ref in (a, b, a, c):
+        readers.give(ref, Archive(ref.uri))  # type: ignore[arg-type]
+    assert closed == ["a", "b"]  # a was replaced, b was used longest ago
+    assert readers.take(b) is None
+    assert readers.take(a) is not None
+    assert readers.take(a) is None
+
+
+def test_an_archive_that_has_gone_costs_its_images(folder: str, files: dict[str, bytes]) -> None:
+    for name, kind in (("g.tar", Container.TAR), ("g.tar.gz", Container.TAR_GZ)):
+        ref = ImageRef(f"{folder}/{name}#1.jpg", f"{folder}/{name}", kind, 512, 3)
+        for ask in (read_image, ArchiveStream([ref]).read):
+            with pytest.raises((FileNotFoundError, MissingError)):
+                ask(ref)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_stream_goes_on_after_what_passes(
+    s3: Bucket, s3_url: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.write(files)
+    proxy = Proxy(s3_url)
+    with proxy.running():
+        use_s3(proxy.url, monkeypatch)
+        for name in files:
+            refs = list(list_images(f"{s3.url}/{name}"))
+            proxy.faults[name] = ["503:SlowDown", "reset-midway"]
+            stream = ArchiveStream(refs)
+            assert [stream.read(ref) for ref in refs] == CONTENT
+            proxy.faults[name] = ["503:SlowDown"] * 3
+            failing = ArchiveStream(refs)
+            with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
+                failing.read(refs[0])
+            assert failing.read(refs[0]) == CONTENT[0]
+
+
+def test_a_null_byte_and_an_unknown_scheme() -> None:
+    with pytest.raises(OSError, match="not a file's path: embedded null byte"):
+        read_image(ImageRef("/a\0b.jpg"))
+    with pytest.raises(SourceError, match="ftp:// is not supported"):  # of no image: of the plan
+        read_image(ImageRef("ftp://h/a.jpg"))
+
+
+# What a plan leaves out
+
+
+def test_credentials_are_looked_up_in_the_manifest_that_may_be_renewed(
+    tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    web = WebServer({"/a.jpg": b"jpeg", "/x.tar": files["x.tar"]})
+    manifest = tmp_path / "list"
+    with web.running():
+        entries = [f"{web.url}/{name}?sig=f1rst" for name in ("a.jpg", "x.tar")]
+        manifest.write_text("\n".join(entries))
+        a, member, *_ = list_images(str(manifest))
+        assert (a.uri, a.source) == (f"{web.url}/a.jpg", entry_location(str(manifest), 0))
+        assert member.uri == f"{web.url}/x.tar#0.jpg"
+        assert "f1rst" not in f"{a}{member}"
+        assert is_streamed(member)
+        assert (read_image(a), read_image(member)) == (b"jpeg", CONTENT[0])
+        assert {request.path.partition("?")[2] for request in web.requests} == {"sig=f1rst"}
+        web.requests.clear()
+        manifest.write_text("\n".join(entries).replace("f1rst", "sec0nd"))  # its old ones expired
+        assert (read_image(a), read_image(member)) == (b"jpeg", CONTENT[0])
+        assert {request.path.partition("?")[2] for request in web.requests} == {"sig=sec0nd"}
+        manifest.write_text(f"{web.url}/other.jpg?sig=th1rd\n")
+        for ref in (a, member):
+            with pytest.raises(OSError, match="has changed since planning") as caught:
+                read_image(ref)
+            assert "th1rd" not in str(caught.value)
+
+
+def test_passwords_do_not_show_when_a_server_fails(tmp_path: Path) -> None:
+    web = WebServer({})
+    with web.running():
+        (tmp_path / "list").write_text(web.url.replace("://", "://me:hunter2@") + "/a.jpg\n")
+        (ref,) = list_images(str(tmp_path / "list"))
+        with pytest.raises(MissingError, match=r"^HTTP 404 Not Found$"):
+            read_image(ref)
+        assert "hunter2" not in str(ref)
+        assert "Authorization" in web.requests[0].headers
+
+
+def test_many_threads_may_read_one_archive(tmp_path: Path, files: dict[str, bytes]) -> None:
+    (tmp_path / "x.tar.gz").write_bytes(files["x.tar.gz"])
+    refs = list(list_images(str(tmp_path / "x.tar.gz")))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read_image, refs)) == CONTENT

@@ -1,0 +1,114 @@
+"""The entries of a manifest of any kind, and each of them again by its place."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.locations import SourceError
+from pipeline.manifests import (
+    entry_location,
+    is_entry,
+    list_manifest,
+    read_entry_at,
+)
+
+
+def entries(path: Path) -> list[str]:
+    """What is listed; each entry is found again by its place."""
+    with path.open("rb") as file:
+        found = list(list_manifest(file, str(path)))
+    for number, entry in enumerate(found):
+        place = entry_location(str(path), number)
+        assert is_entry(place)
+        assert read_entry_at(place) == entry
+    with pytest.raises(OSError, match="has changed since planning"):
+        read_entry_at(entry_location(str(path), len(found)))
+    return found
+
+
+ENTRIES = ["a.jpg", "", "with space .jpg", "é.jpg", "s3://b/k", "caf\udce9.jpg", "a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("start", "separator", "end"),
+    [(b"", b"\n", b""), (b"", b"\r\n", b"\r\n"), (b"\xef\xbb\xbf", b"\n", b"\n")],
+    ids=["unix", "windows", "byte order mark"],
+)
+def test_text(tmp_path: Path, start: bytes, separator: bytes, end: bytes) -> None:
+    lines = [entry.encode("utf-8", "surrogateescape") for entry in ENTRIES]
+    (tmp_path / "list").write_bytes(start + separator.join(lines) + end)
+    assert entries(tmp_path / "list") == ENTRIES
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("x.csv", "path\na.jpg\nb.jpg\n", ["a.jpg", "b.jpg"]),
+        ("x.CSV", "\ufeffcaption;url\nx;a.jpg\ny;b.jpg", ["a.jpg", "b.jpg"]),
+        ("x.tsv", "path\tlabel\na, b.jpg\t1\n\t2\n\nc.jpg\t3\r\n", ["a, b.jpg", "", "", "c.jpg"]),
+        ("x.csv", 'label,"path"\n1,"a,b.jpg"\n2,"two\nlines.jpg"\n3,c.jpg\n4\n',
+         ["a,b.jpg", "two\nlines.jpg", "c.jpg", ""]),
+        ("x.csv", "a , uri ,b\n1,é.jpg,2\n", ["é.jpg"]),
+        ("x.csv", "only\na.jpg\n", ["a.jpg"]),
+        ("x.csv", "path\n", []),
+    ],
+)  # fmt: skip
+def test_tables(tmp_path: Path, name: str, content: str, expected: list[str]) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    assert entries(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"path": ["a.jpg", None, "", "b.jpg"], "caption": ["x", "y", "z", "w"]},
+        {"caption": ["x", "y"], "uri": ["a.jpg", "b.jpg"], "file": ["no", "no"]},
+        {"whatever": ["a.jpg", "b.jpg"], "label": [1, 2]},
+        {"label": [1, 2], "image.path": ["a.jpg", "b.jpg"]},
+        {"path": pa.array(["a.jpg", "b.jpg"]).dictionary_encode(), "caption": ["x", "y"]},
+        {"path": pa.array(["a.jpg", "b.jpg"], pa.large_string()), "caption": ["x", "y"]},
+        {"path": [1, 2], "url": ["a.jpg", "b.jpg"]},
+    ],
+    ids=lambda columns: "-".join(columns),
+)
+@pytest.mark.parametrize("row_group_size", [1, 1000])
+def test_parquet(tmp_path: Path, columns: dict[str, object], row_group_size: int) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "list", row_group_size=row_group_size)
+    assert [entry for entry in entries(tmp_path / "list") if entry] == ["a.jpg", "b.jpg"]
+
+
+def parquet(columns: dict[str, object]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+def csv(columns: dict[str, object]) -> bytes:
+    return ",".join(columns).encode() + b"\n"
+
+
+@pytest.mark.parametrize("columns", [{"left": ["a"], "right": ["b"]}, {"a": [1], "b": [2]}, {}])
+@pytest.mark.parametrize("write", [parquet, csv])
+def test_no_clear_column_is_refused(
+    columns: dict[str, object], write: Callable[[dict[str, object]], bytes]
+) -> None:
+    found = ", ".join(columns) or "no columns"
+    with pytest.raises(SourceError, match=f"name one of its string columns 'path'.*{found}"):
+        list(list_manifest(io.BytesIO(write(columns)), "/x.csv"))
+
+
+def test_damage_is_refused() -> None:
+    whole = parquet({"path": [f"{i}.jpg" for i in range(5000)]})
+    pages = len(whole) // 2
+    oversized = b"path\n" + b"x" * 200_000
+    for name, damaged in [
+        ("x", whole[:-10]),
+        ("x", whole[:4] + bytes(pages) + whole[4 + pages :]),
+        ("x.csv", oversized),
+    ]:
+        with pytest.raises(SourceError, match=f"cannot read the manifest '{name}'"):
+            list(list_manifest(io.BytesIO(damaged), name))

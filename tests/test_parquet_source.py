@@ -1,0 +1,159 @@
+"""Images in a Parquet file: which column holds them, what they are called, and what each row is."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.parquet_source import ParquetReader, image_column, list_parquet
+from pipeline.records import Container, ImageRef
+
+IMAGES = [b"first", None, b"", b"\xff\xd8 fourth", b"fifth" * 100]
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def written(columns: dict[str, Any], **options: Any) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file, **options)
+    return file.getvalue()
+
+
+def refs_of(data: bytes) -> list[ImageRef]:
+    return list(list_parquet(pq.ParquetFile(io.BytesIO(data)), "/x.parquet", "/source"))
+
+
+def hugging_face(images: list[bytes | None]) -> pa.Array:
+    return pa.array([{"bytes": data, "path": "a.jpg"} for data in images], STRUCT)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"image": STRUCT, "label": pa.int64()}, "image.bytes"),
+        ({"picture": STRUCT}, "picture.bytes"),
+        ({"thumbnail": pa.binary(), "image": STRUCT}, "image.bytes"),
+        ({"jpg": pa.binary(), "url": pa.string(), "embedding": pa.binary()}, "jpg"),
+        ({"bytes": pa.large_binary(), "path": pa.string()}, "bytes"),
+        (
+            {"pixels": pa.binary(), "label": pa.int64(), "a": pa.string(), "b": pa.string()},
+            "pixels",
+        ),
+        ({"image": pa.string(), "scan": pa.binary(), "x": pa.string()}, "scan"),
+        # What could be meant otherwise is not guessed.
+        ({"path": pa.string(), "embedding": pa.binary()}, None),
+        ({"left": pa.binary(), "right": pa.binary()}, None),
+        ({"left": STRUCT, "right": STRUCT}, None),
+        ({"image": pa.list_(pa.uint8())}, None),
+        ({"image": pa.struct([("bytes", pa.string())])}, None),
+        ({"path": pa.string()}, None),
+        ({}, None),
+    ],
+)
+def test_the_column_of_images(columns: dict[str, pa.DataType], expected: str | None) -> None:
+    assert image_column(pa.schema(list(columns.items()))) == expected
+
+
+@pytest.mark.parametrize(
+    "column", [IMAGES, hugging_face(IMAGES), pa.array(IMAGES, pa.large_binary())]
+)
+@pytest.mark.parametrize("row_group_size", [1, 2, 100])
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_rows_read_as_they_were_written(column: Any, row_group_size: int, compression: str) -> None:
+    columns = {"label": range(5), "image": column}
+    data = written(columns, row_group_size=row_group_size, compression=compression)
+    refs = refs_of(data)
+    assert refs == [
+        ImageRef(f"/x.parquet#{row}", "/source", Container.PARQUET, row) for row in range(5)
+    ]
+    reader = ParquetReader(io.BytesIO(data))
+    for row, expected in enumerate(IMAGES):
+        if expected is None:
+            with pytest.raises(OSError, match=f"row {row} holds no image"):
+                reader.read(refs[row])
+        else:
+            assert reader.read(refs[row]) == expected
+        assert reader.position == row + 1
+    reader.close()
+
+
+def test_a_struct_that_is_null_holds_no_image() -> None:
+    data = written({"image": pa.array([None, {"bytes": b"x", "path": None}], STRUCT)})
+    reader = ParquetReader(io.BytesIO(data))
+    with pytest.raises(OSError, match="row 0 holds no image"):
+        reader.read(refs_of(data)[0])
+    assert reader.read(refs_of(data)[1]) == b"x"
+
+
+MANY = [b"%d" % row * (row % 40) or b"0" for row in range(100)]
+MANY_DATA = written({"image": MANY}, row_group_size=37)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.integers(0, 99), max_size=10))
+def test_rows_read_in_any_order(rows: list[int]) -> None:
+    reader = ParquetReader(io.BytesIO(MANY_DATA))
+    refs = refs_of(MANY_DATA)
+    assert [reader.read(refs[row]) for row in rows] == [MANY[row] for row in rows]
+
+
+def test_in_order_each_byte_is_read_about_once() -> None:
+    images = [np.random.default_rng(row).bytes(2000) for row in range(3000)]
+    data = written({"image": images}, compression="none", use_dictionary=False)  # one row group
+    read = 0
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            nonlocal read
+            found = super().read(size)
+            read += len(found)
+            return found
+
+    reader = ParquetReader(Counted(data))
+    assert [reader.read(ref) for ref in refs_of(data)] == images
+    assert read < 1.2 * len(data)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"url": ["https://h/1", None, ""]}, ["https://h/1", "/x.parquet#1", "/x.parquet#2"]),
+        ({"__key__": ["1", "2", "3"], "path": [1, 2, 3]}, ["1", "2", "3"]),
+        ({"id": [1, 2, 3]}, ["/x.parquet#0", "/x.parquet#1", "/x.parquet#2"]),
+        ({"caption": ["1", "2", "3"]}, ["/x.parquet#0", "/x.parquet#1", "/x.parquet#2"]),
+        ({"url": ["https://h/1?sig=s3cret", "x", "y"]}, ["https://h/1", "x", "y"]),
+    ],
+)
+def test_a_key_column_names_the_images(columns: dict[str, Any], expected: list[str]) -> None:
+    data = written({"image": [b"1", b"2", b"3"], **columns}, row_group_size=2)
+    assert [ref.uri for ref in refs_of(data)] == expected
+
+
+def test_damage_costs_the_rows_of_its_row_group() -> None:
+    images = [np.random.default_rng(row).bytes(300) for row in range(300)]
+    data = written({"image": images}, row_group_size=100, compression="snappy")
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(1)
+    start = metadata.column(0).data_page_offset
+    broken = data[:start] + bytes(60) + data[start + 60 :]
+    reader = ParquetReader(io.BytesIO(broken))
+    for row, ref in enumerate(refs_of(data)):
+        if 100 <= row < 200:
+            with pytest.raises(OSError, match="row group 1 is damaged"):
+                reader.read(ref)
+        else:
+            assert reader.read(ref) == images[row]
+
+
+def test_a_file_that_has_changed_is_told() -> None:
+    refs = refs_of(MANY_DATA)
+    shorter = ParquetReader(io.BytesIO(written({"image": MANY[:50]})))
+    with pytest.raises(OSError, match="the file has 50 rows: it has changed since planning"):
+        shorter.read(refs[50])
+    with pytest.raises(OSError, match="no column of images any more"):
+        ParquetReader(io.BytesIO(written({"path": ["a"]})))
+    with pytest.raises(OSError, match="not the Parquet file that was planned"):
+        ParquetReader(io.BytesIO(MANY_DATA[:-20]))
