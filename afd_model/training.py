@@ -226,8 +226,8 @@ class Trainer:
 
 
 def _is_better(score: dict[str, float], best: dict[str, float]) -> bool:
-    """Agreement counts; between equals, the divergence, which is finer."""
-    return (score["agreement"], -score["kl"]) > (best["agreement"], -best["kl"])
+    """By the divergence: it weighs every image, where agreement counts the few that turn."""
+    return score["kl"] < best["kl"]
 
 
 def train(
