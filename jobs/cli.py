@@ -16,6 +16,7 @@ JOBS = {
     "explain": "draw what compression does to an image inside the classifier",
     "report": "one HTML page about an output: the corpus, and which labels to trust",
     "sql": "ask an output something in SQL",
+    "benchmark": "measure each stage, the whole job and this machine's limit",
     "demo": "label a small corpus of real photographs and show what was found",
 }
 

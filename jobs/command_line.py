@@ -79,6 +79,8 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
             extra["nargs"] = "+"
             if not required:
                 extra["default"] = list(extra["default"])
+        if field.name in positional and not required:
+            extra["nargs"] = "?"
         if hint is bool:  # --figures, --no-figures
             extra["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
         else:

@@ -23,7 +23,7 @@ from pipeline.jpeg_scan import scan_jpeg
 
 # Real colour photographs only: the wheels' drawings, textures and gray pictures have no ImageNet
 # class. (package, path inside it)
-_PHOTOGRAPHS = {
+PHOTOGRAPHS = {
     "astronaut": ("skimage", "data/astronaut.png"),
     "chelsea": ("skimage", "data/chelsea.png"),
     "china": ("sklearn", "datasets/images/china.jpg"),
@@ -130,9 +130,9 @@ def random_crop(rng: np.random.Generator, height: int, width: int) -> tuple[str,
     Returns:
         (the photograph's name, uint8 (height, width, 3)).
     """
-    names = sorted(_PHOTOGRAPHS)
+    names = sorted(PHOTOGRAPHS)
     name = names[int(rng.integers(len(names)))]
-    photo = _photograph(name)
+    photo = photograph(name)
     scale = min(photo.width / width, photo.height / height) * rng.uniform(0.6, 1.0)
     window_width, window_height = width * scale, height * scale
     left = rng.uniform(0, photo.width - window_width)
@@ -221,8 +221,9 @@ def _save(image: Image.Image, image_format: str, **options: Any) -> bytes:
 
 
 @functools.cache
-def _photograph(name: str) -> Image.Image:
-    package, path = _PHOTOGRAPHS[name]
+def photograph(name: str) -> Image.Image:
+    """One of `PHOTOGRAPHS`, RGB. Raises FileNotFoundError when its package is not installed."""
+    package, path = PHOTOGRAPHS[name]
     # Found without importing the package, which takes seconds.
     spec = find_spec(package)
     folders = spec.submodule_search_locations if spec else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,9 +15,13 @@ class StageClock:
     """Exclusive seconds per stage of one thread: an inner stage stops the clock of the outer one.
 
     So the stages add up to the time between the first start and the last stop.
+
+    now: what is counted, in seconds; `time.thread_time` counts the thread's processor time. None:
+        the time that passes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
+        self._now = now or time.perf_counter
         self.seconds: dict[str, float] = defaultdict(float)
         self._running: list[str] = []
         self._since = 0.0
@@ -44,7 +48,7 @@ class StageClock:
             yield item
 
     def _switch(self) -> None:
-        now = time.perf_counter()
+        now = self._now()
         if self._running:
             self.seconds[self._running[-1]] += now - self._since
         self._since = now

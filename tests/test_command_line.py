@@ -49,6 +49,18 @@ def test_defaults_are_the_dataclass_defaults() -> None:
     assert parsed("a", "--target", "b") == Settings(source="a", target="b")
 
 
+def test_a_positional_setting_with_a_default_may_be_left_out() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Optional:
+        """Settings to parse."""
+
+        source: str = setting("here", "where from")
+
+    for arguments, source in (([], "here"), (["there"], "there")):
+        settings = parse(Optional, arguments, prog="afd test", positional=["source"])
+        assert settings.source == source
+
+
 def test_every_setting_has_a_flag() -> None:
     arguments = ["--images-per-shard", "3", "--load", "0.25", "--mode", "slow", "--size", "none"]
     assert parsed("a", "--target", "b", *arguments) == Settings(

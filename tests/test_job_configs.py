@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jobs.benchmark_settings import BenchmarkSettings
 from jobs.compress_settings import CompressSettings
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.explain_settings import ExplainSettings
@@ -18,6 +19,7 @@ CONF = Path(__file__).parents[1] / "conf"
 @pytest.mark.parametrize(
     ("name", "settings_class"),
     [
+        ("benchmark", BenchmarkSettings),
         ("compress", CompressSettings),
         ("evaluate", EvaluateSettings),
         ("explain", ExplainSettings),

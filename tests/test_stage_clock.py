@@ -38,6 +38,15 @@ def test_an_inner_stage_stops_the_outer_one(time: Time) -> None:
     assert clock.seconds == {"outer": 1101, "inner": 10_010}
 
 
+def test_another_clock_may_be_counted(time: Time) -> None:
+    ticks = iter((1.0, 3.0, 10.0, 14.0))
+    clock = StageClock(lambda: next(ticks))
+    for _ in range(2):
+        with clock.stage("dct"):
+            time.now += 100
+    assert clock.seconds == {"dct": 6}
+
+
 def fail_after_a_second(time: Time) -> None:
     time.now += 1
     raise KeyError

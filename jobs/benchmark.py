@@ -1,0 +1,250 @@
+"""The benchmark: each stage alone, the whole job, and the speed of light of this machine.
+
+It needs no Ray and no network but for a backbone's weights. Nothing else should run meanwhile: the
+load of the machine at the start is in the document.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afd_model.predictor import resolve_device
+from jobs.benchmark_corpus import make_corpus
+from jobs.benchmark_machine import corpus_facts, machine_facts, num_cores, software
+from jobs.benchmark_report import Round, figures, table
+from jobs.benchmark_settings import NO_RECORD, OWN, TEMPORARY, BenchmarkSettings
+from jobs.benchmark_stages import Stages
+from jobs.benchmark_workers import Workers
+from jobs.command_line import parse
+from jobs.settings import LabelSettings
+from pipeline.records import ImageRef
+from pipeline.sources import list_images
+
+EXIT_COMPLETE, EXIT_FAILED = 0, 1
+FORMAT = 1
+_IMAGES = {"cpu": 500, "cuda": 8000}
+_MAX_IMAGES_PER_SHARD = 2000
+_SWEEP_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is tried in turn."""
+
+    threads: int | str
+    hw_decoder_load: float
+    batch_size: int | str
+
+
+def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
+    """Measure; returns the JSON document. Raises ValueError, worded for the user, when it cannot.
+
+    Raises RuntimeError when an image was lost on the way: such a run measures nothing.
+    """
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    device = resolve_device(settings.device)
+    facts = machine_facts(device)
+    with tempfile.TemporaryDirectory(prefix="afd-benchmark-") as folder:
+        refs = _images(settings, device, Path(folder))
+        corpus = {"own": settings.input == OWN, **corpus_facts(refs)}
+        bench = _Bench(settings, device, refs, Path(folder))
+        choice, tried = _sweep(settings, bench)
+        rounds, model = bench.measure(choice)
+    measured = figures(rounds, cuda=device.type == "cuda", cores=num_cores())
+    _check_own(settings, measured)
+    return {
+        "benchmark": "afd",
+        "format": FORMAT,
+        "began": began,
+        "machine": facts,
+        "versions": software(),
+        "model": model,
+        "settings": {
+            **asdict(choice),
+            "threads": bench.num_threads(choice),
+            "workers": bench.num_workers,
+            "read_threads": settings.read_threads,
+            "prefetch_batches": settings.prefetch_batches,
+            "integrity": settings.integrity,
+            "images_per_shard": bench.images_per_shard,
+        },
+        "corpus": corpus,
+        **measured,
+        "tried": tried,
+    }
+
+
+class _Bench:
+    """What all measurements of one benchmark share."""
+
+    def __init__(
+        self,
+        settings: BenchmarkSettings,
+        device: torch.device,
+        refs: Sequence[ImageRef],
+        folder: Path,
+    ) -> None:
+        self._settings, self._device = settings, device
+        self._refs, self._folder = refs, folder
+        self._num_runs = 0
+        cuda = device.type == "cuda"
+        threads = max(value for value in (1, *settings.threads) if isinstance(value, int))
+        automatic = 1 if cuda else max(1, num_cores() // threads)
+        self.num_workers = automatic if settings.workers == "auto" else settings.workers
+        if settings.images_per_shard == "auto":
+            shards_per_worker = -(-len(refs) // (self.num_workers * _MAX_IMAGES_PER_SHARD))
+            self.images_per_shard = -(-len(refs) // (self.num_workers * shards_per_worker))
+        else:
+            self.images_per_shard = settings.images_per_shard
+
+    def num_threads(self, choice: Choice) -> int:
+        if isinstance(choice.threads, int):
+            return choice.threads
+        return num_cores() if self._device.type == "cuda" else 1
+
+    def measure(self, choice: Choice) -> tuple[list[Round], dict[str, Any]]:
+        """The rounds, each stage alone and then the whole job, and what the model is."""
+        settings = self._label_settings(choice)
+        stages = Stages(
+            settings,
+            self._refs,
+            num_threads=self.num_threads(choice) if self._device.type == "cuda" else 1,
+            scratch=self._folder,
+        )
+        rounds = []
+        with self._workers(choice) as workers:
+            for number in range(self._settings.rounds + 1):
+                done = Round(stages.measure(), workers.run())
+                if number:  # the first warms up
+                    rounds.append(done)
+                    _say(f"round {number}: {done.job.images_per_s:.4g} images/s")
+        return rounds, {**_without_folders(stages.facts), **stages.host}
+
+    def speed(self, choice: Choice) -> float:
+        """Images/s of the whole job, median of a few runs."""
+        with self._workers(choice) as workers:
+            return statistics.median(workers.run().images_per_s for _ in range(_SWEEP_ROUNDS))
+
+    @contextmanager
+    def _workers(self, choice: Choice) -> Iterator[Workers]:
+        with Workers(
+            self._label_settings(choice),
+            self._refs,
+            num_workers=self.num_workers,
+            num_threads=self.num_threads(choice),
+        ) as workers:
+            yield workers
+
+    def _label_settings(self, choice: Choice) -> LabelSettings:
+        self._num_runs += 1
+        settings = self._settings
+        return LabelSettings(
+            input=settings.input,
+            output=str(self._folder / f"run-{self._num_runs}"),
+            backbone=settings.backbone,
+            weights=settings.weights,
+            stem_layer=settings.stem_layer,
+            afd=settings.afd,
+            device=settings.device,
+            precision=settings.precision,
+            batch_size=choice.batch_size,  # type: ignore[arg-type]
+            hw_decoder_load=choice.hw_decoder_load,
+            read_threads=settings.read_threads,
+            prefetch_batches=settings.prefetch_batches,
+            integrity=settings.integrity,
+            images_per_shard=self.images_per_shard,
+        )
+
+
+def _sweep(settings: BenchmarkSettings, bench: _Bench) -> tuple[Choice, list[dict[str, Any]]]:
+    """The fastest of what is to be tried, one setting after the other, and everything tried."""
+    best = Choice(settings.threads[0], settings.hw_decoder_load[0], settings.batch_size[0])
+    speeds: dict[Choice, float] = {}
+    for name in ("threads", "hw_decoder_load", "batch_size"):
+        values = getattr(settings, name)
+        choices = [replace(best, **{name: value}) for value in values] if len(values) > 1 else []
+        for choice in choices:
+            if choice not in speeds:
+                speeds[choice] = bench.speed(choice)
+                _say(f"{asdict(choice)}: {speeds[choice]:.4g} images/s")
+        best = max(choices, key=speeds.__getitem__, default=best)
+    tried = [{**asdict(c), "images_per_s": round(speed, 2)} for c, speed in speeds.items()]
+    return best, tried
+
+
+def _images(settings: BenchmarkSettings, device: torch.device, folder: Path) -> list[ImageRef]:
+    count = _IMAGES[device.type] if settings.num_images == "auto" else settings.num_images
+    location = settings.input
+    if location == OWN:
+        own = folder / "images" if settings.corpus == TEMPORARY else Path(settings.corpus)
+        make_corpus(own, count, settings.seed)
+        location = str(own)
+    refs = list(islice(list_images(location), count))
+    if settings.input == OWN and len(refs) != count:
+        raise RuntimeError(f"{len(refs)} of {count} images were made")
+    return refs
+
+
+def _check_own(settings: BenchmarkSettings, measured: dict[str, Any]) -> None:
+    """The benchmark's own images are all sound, so every one of them must be labelled."""
+    job = measured["whole_job"]
+    if settings.input == OWN and job["counts"] != {"ok": job["images"]}:
+        raise RuntimeError(f"of {job['images']} sound images there came {job['counts']}")
+
+
+def _without_folders(facts: dict[str, str | None]) -> dict[str, str | None]:
+    """A file's name says enough; where it lies is nobody's business."""
+    return {
+        name: os.path.basename(value) if value and name in ("weights", "afd") else value
+        for name, value in facts.items()
+    }
+
+
+def _append(record: str, line: str) -> None:
+    with open(record, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`afd benchmark`: exit code 0 with a document, 1 when nothing was measured, 2: bad usage."""
+    settings = parse(BenchmarkSettings, arguments, prog="afd benchmark", positional=["input"])
+    return run(settings, prog="afd benchmark")
+
+
+def run(settings: BenchmarkSettings, *, prog: str) -> int:
+    """Measure, tell, record. Returns an exit code."""
+    try:
+        result = benchmark(settings)
+        _say(table(result))
+        line = json.dumps(result)
+        if settings.record != NO_RECORD:
+            _append(settings.record, line)
+    except KeyboardInterrupt:
+        _say(f"{prog}: interrupted")
+        return EXIT_FAILED
+    except (ValueError, OSError, RuntimeError) as error:
+        _say(f"{prog}: {error}")
+        return EXIT_FAILED
+    print(line)
+    return EXIT_COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,97 @@
+"""What a figure was measured on: hardware, software and images; no names of hosts or folders."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from afd_model.predictor import has_native_bf16
+from jobs.run_record import versions
+from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
+from pipeline.records import ImageRef
+from pipeline.sources import read_image
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """The hardware, and how busy it is before anything is measured."""
+    facts: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": num_cores(),
+        "native_bf16": has_native_bf16(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_average": round(os.getloadavg()[0], 2),  # of the last minute, processes
+        "gpu": None,
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts["gpu"] = properties.name
+        facts["gpu_memory_gib"] = round(properties.total_memory / 2**30, 1)
+    return facts
+
+
+def _cpu_name() -> str:
+    if _CPU_INFO.is_file():
+        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def software() -> dict[str, str | None]:
+    """Versions of what the figures depend on."""
+    found = {
+        **versions(),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda,
+    }
+    for package in ("torchvision", "turbojpeg"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def corpus_facts(refs: Sequence[ImageRef]) -> dict[str, Any]:
+    """How many images, how large and how strongly compressed."""
+    sizes, pixels, widths, heights, qualities = [], [], [], [], []
+    for ref in refs:
+        try:
+            data = read_image(ref)
+            header = scan_jpeg(data)
+        except (OSError, JpegFormatError):  # counted in `images` alone
+            continue
+        sizes.append(len(data))
+        pixels.append(header.width * header.height)
+        widths.append(header.width)
+        heights.append(header.height)
+        if header.quality is not None:
+            qualities.append(header.quality)
+    facts: dict[str, Any] = {"images": len(refs), "jpegs": len(sizes)}
+    if sizes:
+        facts |= {
+            "mean_bytes": round(statistics.fmean(sizes)),
+            "mean_pixels": round(statistics.fmean(pixels)),
+            "median_pixels": statistics.median_low(pixels),
+            "max_pixels": max(pixels),
+            "median_width": statistics.median_low(widths),
+            "median_height": statistics.median_low(heights),
+        }
+    if qualities:
+        facts["median_quality"] = statistics.median_low(qualities)
+    return facts

@@ -1,0 +1,80 @@
+"""What `afd benchmark` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jobs.settings import BackboneSettings, setting
+
+OWN, TEMPORARY, NO_RECORD = "own", "temporary", "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings(BackboneSettings):
+    """Measure each stage, the whole job and the hardware's limit; ends in one JSON line."""
+
+    input: str = setting(
+        OWN,
+        "images to measure with: folder, glob, tar or manifest; own: the benchmark makes its JPEGs",
+    )
+    corpus: str = setting(
+        TEMPORARY, "folder that keeps the benchmark's own images for the next run, or temporary"
+    )
+    num_images: int | Literal["auto"] = setting(
+        "auto", "images to make, or the first of INPUT; auto: 500 on a CPU, 8000 on CUDA"
+    )
+    seed: int = setting(0, "of the benchmark's own images")
+
+    afd: str = setting(
+        "default",
+        "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
+    )
+    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
+        "auto", "of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+    )
+
+    threads: tuple[int | Literal["auto"], ...] = setting(
+        ("auto",),
+        "threads of the decoder and of the model in each worker; auto: 1 on a CPU, all cores on"
+        " CUDA; several values are tried in turn, and the fastest is kept",
+    )
+    hw_decoder_load: tuple[float, ...] = setting(
+        (0.65,),
+        "share of the JPEGs given to the GPU's hardware decoder, 0 to 1; several are tried in turn",
+    )
+    batch_size: tuple[int | Literal["auto"], ...] = setting(
+        ("auto",),
+        "images in a batch of the model; auto: 256 on CUDA, 32 on a CPU; several are tried in turn",
+    )
+    workers: int | Literal["auto"] = setting(
+        "auto", "worker processes; auto: one on CUDA, else as many as the CPUs allow"
+    )
+    read_threads: int = setting(4, "threads that read and screen files ahead, in each worker")
+    prefetch_batches: int = setting(2, "batches decoded ahead of the model, in each worker")
+    integrity: Literal["off", "fast", "full"] = setting(
+        "fast", "search for silent corruption, as in the label job"
+    )
+    images_per_shard: int | Literal["auto"] = setting(
+        "auto", "images in a shard; auto: one shard a worker, of at most 2000 images"
+    )
+
+    rounds: int = setting(5, "times everything is measured, after one round to warm up")
+    record: str = setting(NO_RECORD, "file to append the JSON line to, or none")
+
+    def __post_init__(self) -> None:
+        names = ("num_images", "threads", "batch_size", "workers", "read_threads")
+        for name in (*names, "prefetch_batches", "images_per_shard", "rounds"):
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int) and number < 1:
+                    flag = name.replace("_", "-")
+                    raise ValueError(f"--{flag} {number} is not positive: use at least 1")
+        for load in self.hw_decoder_load:
+            if not 0.0 <= load <= 1.0:
+                raise ValueError(f"--hw-decoder-load {load} is not between 0 and 1")
+        if self.input != OWN and self.corpus != TEMPORARY:
+            raise ValueError(
+                f"--corpus {self.corpus} is for the benchmark's own images: leave it out, or INPUT"
+            )

@@ -1,0 +1,158 @@
+"""The whole label job without Ray: the same workers, in processes of this program.
+
+Each process holds a `ShardLabeler`, as an actor of the label job does, and labels and commits the
+shards it is handed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from jobs.settings import LabelSettings
+from jobs.shard_labeler import CommitRecord, ShardLabeler
+from pipeline.output import OutputFolder
+from pipeline.records import ImageRef
+from pipeline.shards import Plan, part_path, write_plan
+from pipeline.sink import read_facts
+
+_START_TIMEOUT_S = 600.0
+_NAME = "benchmark"  # run and driver
+
+_labeler: ShardLabeler | None = None  # of this worker process
+_all_ready: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One run of the whole job.
+
+    wall_s: from handing out the first shard to the last commit. cpu_s: of the workers, added up.
+    counts: rows per status. seconds: per stage, see `LabelledShard`, added up over the workers.
+    """
+
+    images: int
+    wall_s: float
+    cpu_s: float
+    counts: dict[str, int]
+    seconds: dict[str, float]
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.wall_s
+
+
+class Workers:
+    """The job's worker processes, loaded and warm; `run` runs the job once more.
+
+    settings.output: a folder that is this object's alone. Raises ValueError when a worker cannot
+    load its model, RuntimeError when an image is missing or a shard fails.
+    """
+
+    def __init__(
+        self,
+        settings: LabelSettings,
+        refs: Sequence[ImageRef],
+        *,
+        num_workers: int,
+        num_threads: int,
+    ) -> None:
+        self._output = OutputFolder(settings.output)
+        self._output.create()
+        self._images = len(refs)
+        self._shards = write_plan(self._output, refs, settings.images_per_shard).num_shards
+        self.num_workers = min(num_workers, self._shards)
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(
+            self.num_workers,
+            mp_context=context,
+            initializer=_start,
+            initargs=(settings, num_threads, context.Barrier(self.num_workers)),
+        )
+        self._is_warm = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self) -> JobRun:
+        """Label every image and commit every shard; nothing is left over from the run before."""
+        if not self._is_warm:
+            self._checked(list(self._pool.map(_warm_up, range(self.num_workers))))
+            self._is_warm = True
+        self._remove_parts()
+        began = time.perf_counter()
+        done = list(self._pool.map(_label, range(self._shards)))
+        wall_s = time.perf_counter() - began
+        records = self._checked([record for record, _ in done])
+        counts: Counter[str] = Counter()
+        seconds: Counter[str] = Counter()
+        for record in records:
+            counts.update(record.counts)
+            seconds.update(record.seconds)
+        self._check_rows(counts.total())
+        return JobRun(
+            images=self._images,
+            wall_s=wall_s,
+            cpu_s=sum(cpu_s for _, cpu_s in done),
+            counts=dict(counts),
+            seconds=dict(seconds),
+        )
+
+    def _remove_parts(self) -> None:
+        for shard in range(self._shards):
+            part_path(self._output, shard).unlink(missing_ok=True)
+
+    def _checked(self, documents: list[str]) -> list[CommitRecord]:
+        records = [CommitRecord(**json.loads(document)) for document in documents]
+        for record in records:
+            if record.fatal is not None:
+                raise ValueError(record.fatal)
+            if record.error is not None:
+                raise RuntimeError(f"shard {record.shard} failed: {record.error}")
+        return records
+
+    def _check_rows(self, counted: int) -> None:
+        rows = sum(
+            read_facts(part_path(self._output, shard))["num_rows"] for shard in range(self._shards)
+        )
+        if not rows == counted == self._images == Plan(self._output).size.num_images:
+            raise RuntimeError(f"{rows} rows and {counted} outcomes for {self._images} images")
+
+
+def _start(settings: LabelSettings, num_threads: int, all_ready: threading.Barrier) -> None:
+    global _labeler, _all_ready
+    _labeler = ShardLabeler(settings, _NAME, None, num_threads, _NAME)
+    _all_ready = all_ready
+
+
+def _warm_up(shard: int) -> str:
+    """A shard, and then wait: so that every worker gets one."""
+    record, _ = _label(shard)
+    _all_ready.wait(_START_TIMEOUT_S)
+    return record
+
+
+def _label(shard: int) -> tuple[str, float]:
+    """(JSON of a `CommitRecord`, processor seconds of this process)."""
+    assert _labeler is not None
+    began = time.process_time()
+    record: str = _labeler({"shard": np.array([shard])})["record"][0]
+    return record, time.process_time() - began

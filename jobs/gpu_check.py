@@ -1,0 +1,58 @@
+"""`make gpu-check`: the tests that need a CUDA device, and the benchmark on it.
+
+It installs nothing, downloads nothing and needs no Ray. Arguments go to the benchmark.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from afd_model.predictor import resolve_device
+from jobs.benchmark import EXIT_COMPLETE, EXIT_FAILED, run
+from jobs.benchmark_machine import num_cores
+from jobs.benchmark_settings import BenchmarkSettings
+from jobs.command_line import parse
+
+GPU_TESTS = ("tests/test_gpu_path.py", "tests/test_predictor.py")
+_ROOT = Path(__file__).parent.parent
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0 when the tests pass and the benchmark ran; its JSON document is the last line printed."""
+    settings = parse(
+        BenchmarkSettings,
+        [*_sweep(num_cores()), *arguments],
+        prog="gpu-check",
+        positional=["input"],
+    )
+    try:
+        resolve_device("cuda")
+    except ValueError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    # The options that pyproject.toml adds ask for plug-ins which an environment of the package
+    # alone has not; the marker is then the only choice, so that no GPU test is left out.
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-m", "gpu", *GPU_TESTS]
+    tests = subprocess.run(command, cwd=_ROOT, stdout=sys.stderr).returncode
+    measured = run(settings, prog="gpu-check")
+    if tests:
+        print(f"gpu-check: the GPU tests failed (pytest's exit code {tests})", file=sys.stderr)
+    return EXIT_FAILED if tests or measured != EXIT_COMPLETE else EXIT_COMPLETE
+
+
+def _sweep(cores: int) -> list[str]:
+    """The benchmark's arguments, before the user's."""
+    threads = sorted({max(1, cores // 2), max(1, cores * 3 // 4), cores})
+    return [
+        *("--device", "cuda", "--weights", "none"),  # random weights cost as much as trained ones
+        *("--threads", *map(str, threads)),
+        *("--hw-decoder-load", "0.5", "0.65", "0.8", "0.95"),
+        *("--batch-size", "128", "256", "408"),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
