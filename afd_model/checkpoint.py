@@ -87,7 +87,8 @@ def save_checkpoint(
     )
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     temporary = Path(f"{path}.{os.getpid()}.tmp")
-    safetensors.torch.save_file(tensors, temporary, {METADATA_KEY: _to_json(facts)})
+    # Not save_file, which lets nobody but the owner read the file.
+    temporary.write_bytes(safetensors.torch.save(tensors, {METADATA_KEY: _to_json(facts)}))
     temporary.replace(path)
     return replace(facts, path=str(path), sha256=_file_sha256(path))
 

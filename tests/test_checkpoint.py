@@ -94,6 +94,11 @@ def rewrite(path: Path, change_facts: object = None, **tensors: torch.Tensor | N
     safetensors.torch.save_file(state, path, metadata)
 
 
+def test_others_may_read_it_as_they_may_any_file(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    assert saved.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
