@@ -51,10 +51,16 @@ def read_image(ref: ImageRef) -> bytes:
         stream.close()
 
 
+def is_elsewhere(ref: ImageRef) -> bool:
+    """Whether the bytes come over a network of their own, rather than from a path."""
+    location = ref.source or ref.uri
+    return is_entry(location) or is_remote(location)
+
+
 def is_streamed(ref: ImageRef) -> bool:
     """Whether the images of its archive are best read by one thread, one after the other."""
     if ref.container == Container.TAR:
-        return is_entry(ref.source or "") or is_remote(ref.source or "")
+        return is_elsewhere(ref)
     return ref.container is not None
 
 

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from dataclasses import dataclass
 
+from pipeline.http_reads import MissingError, ReadError, TemporaryReadError
+from pipeline.image_bytes import ArchiveStream, is_elsewhere, is_streamed, read_image
+from pipeline.locations import is_web
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screen import Limits, screen
-from pipeline.sources import read_image
 
 _IMAGES_PER_TASK = 16  # a task costs the pool some 50 µs, a small image less
+_REMOTE_READS = 256  # under way at once: at 50 ms each 5,000 images/s
+_MOST_BYTES_AHEAD = 1 << 30
+_MOST_LOST_IN_A_ROW = 32
+
+
+class StoreDownError(RuntimeError):
+    """So many images in a row cannot be read that it is the store, and not the images."""
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """What a task has read, num_bytes in all, and how long that and screening it took.
+
+    lost: per image, whether a store that should have it did not give it.
+    """
+
+    images: Sequence[EncodedImage]
+    lost: Sequence[bool]
+    num_bytes: int
+    read_s: float
+    screen_s: float = 0.0
 
 
 class ReadAhead:
     """Reads and screens the images of a shard in `num_threads` threads.
 
-    Images are read 16 at a time: up to `max_images`, or 16 if that is more, are read beyond the 16
-    in use. `read_s` and `screen_s` are the seconds
-    that the threads have spent, added up.
+    Up to `max_images`, or 16 if that is more, are read beyond the 16 in use, but no more once a
+    gigabyte of them waits. Files elsewhere are read by up to 256 threads, as these mostly wait; an
+    archive that is best gone through once, by a thread of its own. `read_s` and `screen_s` are the
+    seconds that the threads have spent, added up.
     """
 
     def __init__(
@@ -31,49 +56,168 @@ class ReadAhead:
         self._refs = refs
         self._limits = limits
         self._num_threads = num_threads
-        self._max_tasks = max(1, max_images // _IMAGES_PER_TASK)
+        self._max_images = max(max_images, _IMAGES_PER_TASK)
 
     def __iter__(self) -> Iterator[EncodedImage]:
-        """The images in the order of their references; one that cannot be read says so."""
-        starts = iter(range(0, len(self._refs), _IMAGES_PER_TASK))
-        tasks: deque[Future[tuple[list[EncodedImage], float, float]]] = deque()
-        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="read")
-        try:
-            tasks.extend(
-                pool.submit(self._load, start) for start in islice(starts, self._max_tasks)
-            )
-            while tasks:
-                images, read_s, screen_s = tasks.popleft().result()
-                self.read_s += read_s
-                self.screen_s += screen_s
-                tasks.extend(pool.submit(self._load, start) for start in islice(starts, 1))
-                yield from images
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        """The images in the order of their references; one that cannot be read says so.
 
-    def _load(self, start: int) -> tuple[list[EncodedImage], float, float]:
+        Raises StoreDownError or AccessError when it is not the images that something is wrong
+        with: the shard is to be tried again.
+        """
+        if self._refs and is_streamed(self._refs[0]):
+            reading: _Reading = _ReadingArchive(self._refs, self._limits, self._num_threads)
+        else:
+            reading = _Reading(self._refs, self._limits, self._threads_for_files())
+        try:
+            yield from self._in_order(reading)
+        finally:
+            reading.close()
+
+    def _threads_for_files(self) -> int:
+        elsewhere = any(is_elsewhere(ref) for ref in self._refs)
+        return min(_REMOTE_READS, self._max_images) if elsewhere else self._num_threads
+
+    def _in_order(self, reading: _Reading) -> Iterator[EncodedImage]:
+        runs = deque(_runs(self._refs))
+        tasks: deque[Future[_Loaded]] = deque()
+        ahead = 0  # images of the tasks
+
+        def submit_more() -> None:
+            nonlocal ahead
+            while runs and (not tasks or ahead + len(runs[0]) <= self._max_images):
+                ahead += len(runs[0])
+                tasks.append(reading.submit(runs.popleft()))
+
+        submit_more()
+        lost_in_a_row = 0
+        while tasks:
+            loaded = tasks.popleft().result()
+            ahead -= len(loaded.images)
+            reading.take(loaded)
+            submit_more()
+            self.read_s += loaded.read_s
+            self.screen_s += loaded.screen_s
+            for image, lost in zip(loaded.images, loaded.lost, strict=True):
+                lost_in_a_row = lost_in_a_row + 1 if lost else 0
+                if lost_in_a_row == _MOST_LOST_IN_A_ROW:
+                    raise StoreDownError(
+                        f"{lost_in_a_row} images in a row, the last: {image.error}"
+                    )
+                yield image
+
+
+def _runs(refs: Sequence[ImageRef]) -> Iterator[range]:
+    """The rows of each task: members of an archive and files on disk by 16, other files alone."""
+    start = 0
+    while start < len(refs):
+        stop = start + 1
+        while (
+            stop < min(start + _IMAGES_PER_TASK, len(refs))
+            and not _is_read_alone(refs[start])
+            and not _is_read_alone(refs[stop])
+        ):
+            stop += 1
+        yield range(start, stop)
+        start = stop
+
+
+def _is_read_alone(ref: ImageRef) -> bool:
+    return ref.container is None and is_elsewhere(ref)
+
+
+class _Reading:
+    """Tasks that read files, each in a thread of the pool."""
+
+    def __init__(self, refs: Sequence[ImageRef], limits: Limits, num_threads: int) -> None:
+        self._refs = refs
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
+        self._room = threading.Condition()
+        self._bytes = 0  # read, or being read as far as the plan tells, and not yet in use
+        self._next_row = 0
+
+    def submit(self, rows: range) -> Future[_Loaded]:
+        return self._pool.submit(self._load, rows)
+
+    def take(self, loaded: _Loaded) -> None:
+        """What a task has read is in use now."""
+        with self._room:
+            self._bytes -= loaded.num_bytes
+            self._next_row = loaded.images[-1].row + 1
+            self._room.notify_all()
+
+    def close(self) -> None:
+        with self._room:
+            self._next_row = len(self._refs)  # nobody waits for room any more
+            self._room.notify_all()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, rows: range) -> _Loaded:
+        return self._screened(self._read(rows, read_image))
+
+    def _read(self, rows: range, read: Callable[[ImageRef], bytes]) -> _Loaded:
+        planned = sum(self._refs[row].num_bytes or 0 for row in rows)
+        with self._room:  # always for the images that are used next
+            self._room.wait_for(
+                lambda: self._bytes <= _MOST_BYTES_AHEAD or rows.start <= self._next_row
+            )
+            self._bytes += planned
         began = time.perf_counter()
-        images = [
-            _read(row, self._refs[row])
-            for row in range(start, min(start + _IMAGES_PER_TASK, len(self._refs)))
-        ]
-        read = time.perf_counter()
-        for image in images:
+        images, lost = zip(*(_read(row, self._refs[row], read) for row in rows), strict=True)
+        read_s = time.perf_counter() - began
+        num_bytes = sum(len(image.data) for image in images if image.data)
+        with self._room:
+            self._bytes += num_bytes - planned
+        return _Loaded(images, lost, num_bytes, read_s)
+
+    def _screened(self, loaded: _Loaded) -> _Loaded:
+        began = time.perf_counter()
+        for image in loaded.images:
             screen(image, self._limits)
-        return images, read - began, time.perf_counter() - read
+        loaded.screen_s = time.perf_counter() - began
+        return loaded
+
+
+class _ReadingArchive(_Reading):
+    """Tasks that read an archive in its order by one thread, and screen in those of the pool."""
+
+    def __init__(self, refs: Sequence[ImageRef], limits: Limits, num_threads: int) -> None:
+        super().__init__(refs, limits, num_threads)
+        self._stream = ArchiveStream(refs)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-archive")
+
+    def submit(self, rows: range) -> Future[_Loaded]:
+        loaded = self._reader.submit(self._read, rows, self._read_next)
+        return self._pool.submit(lambda: self._screened(loaded.result()))
+
+    def _read_next(self, ref: ImageRef) -> bytes:
+        try:
+            return self._stream.read(ref)
+        except TemporaryReadError as error:
+            # The images behind this one would wait as long, each for itself.
+            raise StoreDownError(f"{ref.uri} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        super().close()
+        self._reader.shutdown(wait=True)
+        self._stream.close()
 
 
 def read_and_screen(row: int, ref: ImageRef, limits: Limits) -> EncodedImage:
     """One image's bytes and what they say; one that cannot be read or decoded says why."""
-    image = _read(row, ref)
+    image, _ = _read(row, ref, read_image)
     screen(image, limits)
     return image
 
 
-def _read(row: int, ref: ImageRef) -> EncodedImage:
+def _read(row: int, ref: ImageRef, read: Callable[[ImageRef], bytes]) -> tuple[EncodedImage, bool]:
+    """(the image, whether a store that should have it did not give it)."""
     image = EncodedImage(row, num_bytes=ref.num_bytes)
     try:
-        image.data = read_image(ref)
+        image.data = read(ref)
     except OSError as error:
         image.fail(Status.UNREADABLE, error.strerror or str(error))
-    return image
+        lost = isinstance(error, ReadError) and not isinstance(error, MissingError)
+        return image, lost and not is_web(ref.uri)
+    return image, False
