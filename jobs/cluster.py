@@ -8,11 +8,12 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import ray
 import ray.data
 import ray.exceptions
@@ -88,6 +89,7 @@ def _connect(options: dict[str, Any]) -> None:
     """`ray.init`, in silence. A local start has time-outs that a busy machine misses: try again."""
     address = options["address"]
     for attempt in range(_START_ATTEMPTS):
+        children = set(psutil.Process().children())
         try:
             with _silenced_stderr():  # the log level's own notice
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -97,11 +99,19 @@ def _connect(options: dict[str, Any]) -> None:
                 " --address local"
             ) from error
         except Exception as error:  # Ray raises no type of its own for this
-            ray.shutdown()
+            _kill(set(psutil.Process().children()) - children)
             if address != "local" or attempt + 1 == _START_ATTEMPTS:
                 raise ClusterError(f"Ray did not start: {_root_cause(error)}; try again") from error
         else:
             return
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    """End what a start that failed has left: Ray would leave it until this process ends."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            for descendant in (*process.children(recursive=True), process):
+                descendant.kill()
 
 
 def make_pool(

@@ -1,5 +1,6 @@
 """Ray is started quietly, and workers are only asked for where they fit."""
 
+import subprocess
 from typing import Any
 
 import pytest
@@ -70,10 +71,11 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_a_local_start_that_times_out_is_tried_again(
     address: str, failures: int, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
+    made: list[subprocess.Popen[bytes]] = []
 
     def init(**_: Any) -> None:
-        made.append(1)
+        assert all(process.wait(10) for process in made), "the last start's processes live"
+        made.append(subprocess.Popen(["sleep", "100"]))
         if len(made) <= failures:
             raise Exception("The current node timed out during startup.")  # Ray's own type
 
@@ -84,3 +86,5 @@ def test_a_local_start_that_times_out_is_tried_again(
         with pytest.raises(ClusterError, match="did not start: The current node timed out"):
             _connect({"address": address})
     assert len(made) == calls
+    made[-1].kill()
+    made[-1].wait()
