@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,45 +13,39 @@ import duckdb
 from pipeline.output import OutputError, OutputFolder
 
 
-def open_labels(
-    output: OutputFolder, parts: Sequence[Path] | None = None, *, memory_limit: str | None = None
-) -> duckdb.DuckDBPyConnection:
-    """An in-memory database over the output; nothing that is asked of it changes the output.
+def connect(*, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
+    """A database in memory. memory_limit: such as "1GB"; what does not fit goes to temporary files,
+    and rows have no order then.
 
-    parts: those that the view holds; None for all there are. memory_limit: such as "1GB"; what
-    does not fit goes to a temporary folder.
-    Raises OutputError when there is no part.
+    It prints nothing: its progress bar would end in the answer to a query.
     """
     connection = duckdb.connect()
+    connection.execute("SET enable_progress_bar_print = false")
+    spill = os.path.join(tempfile.gettempdir(), f"afd-label-{os.getpid()}")
+    connection.execute(f"SET temp_directory = {_quoted(spill)}")
     if memory_limit is not None:
-        connection.execute("SET memory_limit = $limit", {"limit": memory_limit})
+        connection.execute(f"SET memory_limit = {_quoted(memory_limit)}")
+        connection.execute("SET preserve_insertion_order = false")  # it would be held in memory
+    return connection
+
+
+def open_labels(output: OutputFolder) -> duckdb.DuckDBPyConnection:
+    """A database with the views; nothing that is asked of it changes the output.
+
+    Raises OutputError when there are no labels.
+    """
+    require_parts(output, list_parts(output))
+    connection = connect()
     try:
-        add_labels(connection, "labels", output, parts)
+        every_part = f"{glob.escape(str(output.labels))}/part-*.parquet"
+        connection.execute(f"CREATE VIEW labels AS FROM {_scan([every_part])}")
         if output.plan.exists():
-            _add_view(connection, "plan", [glob.escape(str(output.plan))])
+            plan = glob.escape(str(output.plan))
+            connection.execute(f"CREATE VIEW plan AS FROM {_scan([plan])}")
     except duckdb.Error as error:
         connection.close()
         raise OutputError(f"cannot read {str(output.labels)!r}: {one_line(error)}") from error
     return connection
-
-
-def add_labels(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    output: OutputFolder,
-    parts: Sequence[Path] | None = None,
-) -> None:
-    """Make an output's rows a view. Raises OutputError when there is no part."""
-    found = list_parts(output) if parts is None else parts
-    if not found:
-        raise OutputError(
-            f"no labels in {str(output.path)!r}: give the --output folder of an `afd label` run"
-        )
-    if parts is None:
-        patterns = [f"{glob.escape(str(output.labels))}/part-*.parquet"]
-    else:
-        patterns = [glob.escape(str(part)) for part in parts]
-    _add_view(connection, name, patterns)
 
 
 def list_parts(output: OutputFolder) -> list[Path]:
@@ -57,12 +53,23 @@ def list_parts(output: OutputFolder) -> list[Path]:
     return sorted(output.labels.glob("part-*.parquet"))
 
 
-def _add_view(connection: duckdb.DuckDBPyConnection, name: str, patterns: Sequence[str]) -> None:
+def require_parts(output: OutputFolder, parts: Sequence[Path]) -> None:
+    """Raise OutputError when there are none."""
+    if not parts:
+        raise OutputError(
+            f"no labels in {str(output.path)!r}: give the --output folder of an `afd label` run"
+        )
+
+
+def scan_parts(parts: Sequence[Path]) -> str:
+    """The parts as a table of SQL, with the column `file_row_number`, from 0 in each part."""
+    return _scan([glob.escape(str(part)) for part in parts], "file_row_number = true")
+
+
+def _scan(patterns: Sequence[str], *options: str) -> str:
     files = ", ".join(_quoted(pattern) for pattern in patterns)
     # A folder named like x=1 above the output would add a column otherwise.
-    connection.execute(
-        f"CREATE VIEW {name} AS FROM read_parquet([{files}], hive_partitioning = false)"
-    )
+    return f"read_parquet({', '.join([f'[{files}]', 'hive_partitioning = false', *options])})"
 
 
 def _quoted(text: str) -> str:
@@ -70,6 +77,6 @@ def _quoted(text: str) -> str:
 
 
 def one_line(error: duckdb.Error) -> str:
-    """DuckDB's message without the excerpt of the query, and on one line."""
-    message = str(error).partition("\n\nLINE ")[0]
+    """DuckDB's message without the excerpt of the query and its advice, and on one line."""
+    message = str(error).partition("\n\n")[0]
     return " ".join(message.split())

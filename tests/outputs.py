@@ -58,13 +58,15 @@ def write_output(folder: Path, made: Made, *, plan: bool = True) -> OutputFolder
     return output
 
 
-def rewrite(output: OutputFolder, shard: int, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the rows of a part, one by one."""
+def rewrite(
+    output: OutputFolder, shard: int, change: Callable[[dict[str, Any]], None], **facts: Any
+) -> None:
+    """Change the rows of a part, one by one, and some of its facts."""
     path = part_path(output, shard)
     rows = pq.ParquetFile(path).read().to_pylist()
     for row in rows:
         change(row)
-    write_part(path, pa.Table.from_pylist(rows, SCHEMA), read_facts(path))
+    write_part(path, pa.Table.from_pylist(rows, SCHEMA), {**read_facts(path), **facts})
 
 
 def uri(number: int) -> str:

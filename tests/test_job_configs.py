@@ -11,6 +11,7 @@ from jobs.benchmark_settings import BenchmarkSettings
 from jobs.compress_settings import CompressSettings
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.explain_settings import ExplainSettings
+from jobs.report_settings import ReportSettings
 from jobs.train_settings import TrainSettings
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -23,6 +24,7 @@ CONF = Path(__file__).parents[1] / "conf"
         ("compress", CompressSettings),
         ("evaluate", EvaluateSettings),
         ("explain", ExplainSettings),
+        ("report", ReportSettings),
         ("train", TrainSettings),
     ],
 )

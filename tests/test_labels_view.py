@@ -1,12 +1,14 @@
 """The views over an output: every row once, whatever the folder is called."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 from outputs import Made, write_output
 
-from jobs.labels_view import add_labels, list_parts, one_line, open_labels
+from jobs.labels_view import connect, list_parts, one_line, open_labels, scan_parts
 from pipeline.output import OutputError, OutputFolder
 from pipeline.records import SCHEMA
 
@@ -24,19 +26,40 @@ def test_the_views_hold_every_row_and_column(tmp_path: Path, name: str) -> None:
 
 
 def test_only_the_parts_that_are_named(tmp_path: Path) -> None:
-    output = write_output(tmp_path, Made(images=50, images_per_shard=20), plan=False)
-    with open_labels(output, list_parts(output)[1:], memory_limit="200MB") as connection:
-        assert connection.sql("SELECT min(shard), count(*) FROM labels").fetchall() == [(1, 30)]
+    output = write_output(tmp_path / "q[1]/x=1", Made(images=50, images_per_shard=20))
+    with connect(memory_limit="200MB") as connection:
+        parts = scan_parts(list_parts(output)[1:])
+        query = f"SELECT min(shard), max(file_row_number), count(*) FROM {parts}"
+        assert connection.sql(query).fetchall() == [(1, 19, 30)]
+        assert connection.sql(f"FROM {parts}").columns == [*SCHEMA.names, "file_row_number"]
+
+
+def test_without_a_plan(tmp_path: Path) -> None:
+    with open_labels(write_output(tmp_path, Made(images=5), plan=False)) as connection:
         assert connection.sql("SHOW TABLES").fetchall() == [("labels",)]
 
 
-def test_two_outputs_side_by_side(tmp_path: Path) -> None:
-    now = write_output(tmp_path / "now", Made(images=30))
-    before = write_output(tmp_path / "before", Made(images=20))
-    with open_labels(now) as connection:
-        add_labels(connection, "labels_before", before)
-        query = "SELECT count(*) FROM labels JOIN labels_before USING (uri)"
-        assert connection.sql(query).fetchall() == [(20,)]
+def test_what_does_not_fit_the_memory_goes_to_a_file() -> None:
+    with connect(memory_limit="100MB") as connection:
+        connection.execute("CREATE TEMP TABLE t AS SELECT hash(range) AS h FROM range(20_000_000)")
+        assert connection.sql("SELECT count(*) FROM t").fetchall() == [(20_000_000,)]
+        folder = connection.sql("SELECT current_setting('temp_directory')").fetchall()[0][0]
+        assert sum(path.stat().st_size for path in Path(folder).iterdir()) > 30_000_000
+    assert not Path(folder).exists() or not list(Path(folder).iterdir())
+
+
+def test_nothing_is_printed_however_long_it_takes(tmp_path: Path) -> None:
+    """An interactive Python would show DuckDB's progress bar, in the middle of an answer."""
+    output = write_output(tmp_path, Made(images=5))
+    code = f"""
+from jobs.labels_view import open_labels
+from pipeline.output import OutputFolder
+with open_labels(OutputFolder({str(output.path)!r})) as connection:
+    connection.execute("SET progress_bar_time = 0")
+    connection.execute("SELECT sum(range::DOUBLE ** 0.5) FROM range(10_000_000), labels")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert (ran.stdout, ran.stderr) == (b"", b"")
 
 
 def test_where_there_are_no_labels(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""The report job: an output of `afd label` -> one HTML page about it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from jobs.command_line import parse
+from jobs.extras import require
+from jobs.report_settings import Report, ReportSettings
+
+EXIT_COMPLETE, EXIT_FAILED = 0, 1
+
+
+def report(settings: ReportSettings, say: Callable[[str], None] = lambda line: None) -> Report:
+    """Write the page; `say` is told what is being done.
+
+    Raises ValueError, worded for the user, and OSError when the page cannot be written.
+    """
+    require("report", "altair", "duckdb", "jinja2", "vl_convert")
+    # Imported here: help and mistakes do without the libraries of the charts.
+    from jobs.report_build import build
+
+    return build(settings, say)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`afd report`: exit code 0 with a page, 1 when it could not be made, 2 for bad usage."""
+    settings = parse(ReportSettings, arguments, prog="afd report", positional=["output"])
+    try:
+        made = report(settings, _say)
+    except KeyboardInterrupt:
+        _say("afd report: interrupted")
+        return EXIT_FAILED
+    except (ValueError, OSError) as error:
+        _say(f"afd report: {error}")
+        return EXIT_FAILED
+    print(f"{made.path} ({made.num_bytes / 1e6:.1f} MB, {made.images:,} images)")
+    return EXIT_COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+"""What `afd report` can be told."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.settings import REQUIRED, setting
+
+_MEMORY = re.compile(r"\d+(\.\d+)?\s*[kMGT]i?B", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """Write one HTML page about an output: what the corpus is, and which labels to trust."""
+
+    output: str = setting(REQUIRED, "the output folder of an `afd label` run")
+    html: str = setting("auto", "file to write; auto: report.html in the output folder")
+    against: str = setting("none", "the output folder of an earlier run to compare with, or none")
+    sure: float = setting(0.5, "confidence from which on a label counts as sure, 0 to 1")
+    at_risk: float = setting(
+        0.5, "flip probability from which on a label counts as at risk, 0 to 1"
+    )
+    thumbnails: int = setting(
+        24, "pictures in each gallery, embedded while their sources can be read; 0: no galleries"
+    )
+    thumbnail_time_s: float = setting(
+        20.0, "seconds to spend on reading pictures; the rest is shown without"
+    )
+    max_labels: int = setting(2000, "classes listed, the most frequent ones")
+    memory_limit: str = setting(
+        "1GB", "memory of the aggregation; what does not fit goes to a temporary folder"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("sure", "at_risk"):
+            if not 0.0 <= (value := getattr(self, name)) <= 1.0:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is not between 0 and 1")
+        for name, least in (("thumbnails", 0), ("thumbnail_time_s", 0), ("max_labels", 1)):
+            if (value := getattr(self, name)) < least:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} {value} is too little: use at least {least}")
+        if not _MEMORY.fullmatch(self.memory_limit):
+            raise ValueError(
+                f"--memory-limit {self.memory_limit!r} is no size: write it like 500MB or 2GB"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A page that was written. images: the rows that it is about."""
+
+    path: Path
+    num_bytes: int
+    images: int

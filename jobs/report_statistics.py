@@ -1,0 +1,107 @@
+"""Quantiles and distances of distributions that are known as counts in bins of one width.
+
+Counts of two runs in the same bins can be held against each other, and need no second look at the
+rows. Every array of counts is int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+BAND_WIDTH = 5  # of JPEG quality: 1-5, 6-10, ... 96-100
+BANDS = 100 // BAND_WIDTH
+QUALITIES = 101  # rows of counts by quality; row 0 is of images without an IJG-like table
+_PSI_BINS = 10
+
+
+def band_name(band: int) -> str:
+    return f"{band * BAND_WIDTH + 1}–{(band + 1) * BAND_WIDTH}"
+
+
+def by_band(counts: np.ndarray) -> np.ndarray:
+    """(101, ...) by JPEG quality 0 to 100 -> (20, ...) by band; quality 0, unknown, is left out."""
+    return counts[1:].reshape(BANDS, BAND_WIDTH, *counts.shape[1:]).sum(1)
+
+
+def quantiles(counts: np.ndarray, width: float, shares: Sequence[float]) -> list[float] | None:
+    """The values below which so large shares lie, spread evenly within a bin; None without any.
+
+    counts: (n,), of values from k * width to (k + 1) * width.
+    """
+    total = counts.sum()
+    if total == 0:
+        return None
+    edges = np.concatenate([[0], np.cumsum(counts)]) / total  # (n + 1,), share below each edge
+    found = []
+    for share in shares:
+        k = min(int(np.searchsorted(edges, share, side="right")) - 1, len(counts) - 1)
+        while counts[k] == 0:  # only where share is 1, past the last value
+            k -= 1
+        inside = (share - edges[k]) / (edges[k + 1] - edges[k])
+        found.append(float((k + min(inside, 1.0)) * width))
+    return found
+
+
+def median(counts: np.ndarray, width: float) -> float | None:
+    """See `quantiles`."""
+    found = quantiles(counts, width, [0.5])
+    return found[0] if found else None
+
+
+def coarser(counts: np.ndarray, factor: int, bins: int) -> np.ndarray:
+    """(..., n) -> (..., bins), `factor` bins in one; the last one takes all above it too."""
+    padded = np.zeros((*counts.shape[:-1], max(factor * bins, counts.shape[-1])), counts.dtype)
+    padded[..., : counts.shape[-1]] = counts
+    found = padded[..., : factor * bins].reshape(*counts.shape[:-1], bins, factor).sum(-1)
+    found[..., -1] += padded[..., factor * bins :].sum(-1)
+    return found
+
+
+def nice_factor(top: int, bins: int) -> int:
+    """The least of 1, 2, 5, 10, 20, ... with which `bins` bins reach `top`."""
+    factor = 1
+    while True:
+        for step in (1, 2, 5):
+            if factor * step * bins > top:
+                return factor * step
+        factor *= 10
+
+
+def population_stability_index(before: np.ndarray, now: np.ndarray) -> float | None:
+    """PSI: sum over bins of (q - p) ln(q / p), p and q the shares before and now.
+
+    before, now: (n,) counts in the same bins; merged to about ten that hold as much of
+    `before` each. Half an image is added to every bin, so that none is empty. By custom up to 0.1
+    is no change to speak of, and from 0.25 on a large one. None when either holds nothing.
+    """
+    if before.sum() == 0 or now.sum() == 0:
+        return None
+    below = np.cumsum(before)
+    cuts = np.searchsorted(below, np.arange(1, _PSI_BINS) / _PSI_BINS * below[-1]) + 1
+    crowded = np.flatnonzero(before > below[-1] / _PSI_BINS)  # stands alone: what is below it too
+    starts = np.unique(np.concatenate([[0], cuts, crowded]))
+    starts = starts[starts < len(before)]
+    p = np.add.reduceat(before, starts) + 0.5
+    q = np.add.reduceat(now, starts) + 0.5
+    p, q = p / p.sum(), q / q.sum()
+    return float(((q - p) * np.log(q / p)).sum())
+
+
+def kolmogorov_smirnov(before: np.ndarray, now: np.ndarray) -> float | None:
+    """The largest distance of the two cumulative shares, 0 to 1; None when either holds nothing."""
+    if before.sum() == 0 or now.sum() == 0:
+        return None
+    distance = np.cumsum(before) / before.sum() - np.cumsum(now) / now.sum()
+    return float(np.abs(distance).max())
+
+
+def same_length(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts (..., n) and (..., m) with zeros behind, so that both have as many bins."""
+    bins = max(first.shape[-1], second.shape[-1])
+    padded = [
+        np.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(0, bins - counts.shape[-1])])
+        for counts in (first, second)
+    ]
+    return padded[0], padded[1]

@@ -1,0 +1,144 @@
+"""Charts: Vega-Lite that draws, and tables that say the same as the rows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import vl_convert
+from outputs import Made, rewrite, write_output
+
+from jobs import report_charts as charts
+from jobs import report_compare_charts as compare_charts
+from jobs.labels_view import connect, list_parts
+from jobs.report_compare import BEFORE, Comparison, compare
+from jobs.report_drawing import Chart
+from jobs.report_queries import NOW, Findings, Trust, find, load
+from jobs.report_run import Run, read_run
+from pipeline.output import OutputFolder
+
+TRUST = Trust()
+
+
+def findings(output: OutputFolder) -> Findings:
+    with connect() as connection:
+        load(connection, NOW, list_parts(output))
+        return find(connection, output, TRUST, gallery=1)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> OutputFolder:
+    return write_output(tmp_path_factory.mktemp("out"), Made(images=2000, images_per_shard=200))
+
+
+@pytest.fixture(scope="module")
+def found(output: OutputFolder) -> Findings:
+    return findings(output)
+
+
+@pytest.fixture(scope="module")
+def run(output: OutputFolder) -> Run:
+    return read_run(output)
+
+
+@pytest.fixture(scope="module")
+def compared(output: OutputFolder, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    before = write_output(tmp_path_factory.mktemp("before"), Made(images=900, seed=3))
+    with connect() as connection:
+        load(connection, NOW, list_parts(output))
+        load(connection, BEFORE, list_parts(before))
+        return compare(connection, (before, output), findings(output), TRUST, examples=1)
+
+
+def column(chart: Chart, name: str) -> list[str]:
+    return [row[chart.columns.index(name)] for row in chart.rows]
+
+
+def total(chart: Chart, name: str) -> int:
+    return sum(int(text.replace(",", "")) for text in column(chart, name))
+
+
+def test_every_chart_draws(found: Findings, run: Run, compared: Comparison) -> None:
+    made = [
+        charts.confidence(found, TRUST),
+        charts.quality(found),
+        charts.subsampling(found),
+        charts.confidence_by_quality(found),
+        charts.trusted_by_quality(found, TRUST),
+        charts.drift(found),
+        charts.flips(found, TRUST),
+        charts.speed(run),
+        charts.stages(run),
+        compare_charts.changed_by_quality(compared),
+        compare_charts.quality_shift(compared.before, found),
+        compare_charts.drift_shift(compared.before, found),
+    ]
+    assert len({chart.name for chart in made if chart}) == len(made)
+    for chart in made:
+        assert chart is not None
+        drawing = vl_convert.vegalite_to_svg(chart.spec)
+        assert drawing.count("<path") > 5
+        assert "var(--" in drawing
+        assert chart.caption.endswith(".")
+        assert {len(row) for row in chart.rows} == {len(chart.columns)}
+
+
+def test_the_tables_count_every_image(found: Findings) -> None:
+    labelled = found.total("labelled")
+    assert total(charts.confidence(found, TRUST), "images") == labelled
+    known = found.total("images") - found.by("quality")[0]
+    assert total(charts.quality(found), "images") == known
+    assert total(charts.subsampling(found), "images") == found.total("images")
+    by_band = charts.trusted_by_quality(found, TRUST)
+    assert total(by_band, "labels") <= labelled
+    assert total(charts.drift(found), "images") == int(found.angles[1:].sum())
+
+
+def test_every_cell_of_the_density_is_inside(found: Findings) -> None:
+    spec = charts.drift(found).spec
+    cells: list[dict[str, Any]] = spec["layer"][0]["data"]["values"]
+    bands: dict[str, float] = {}
+    for cell in cells:
+        assert 0 <= cell["low"] < cell["high"]
+        bands[cell["quality"]] = bands.get(cell["quality"], 0) + cell["share"]
+    assert len(bands) == 20
+    assert all(share == pytest.approx(1) for share in bands.values())
+
+
+def test_medians_fall_as_quality_rises(found: Findings) -> None:
+    medians = [float(text.rstrip("°")) for text in column(charts.drift(found), "median")]
+    assert medians[0] > 3 * medians[-1]
+
+
+def test_speed_is_in_a_readable_unit(run: Run) -> None:
+    chart = charts.speed(run)
+    assert chart is not None
+    assert chart.columns == ("seconds of work", "images/s")
+    hours = [
+        type(part)(part.rows, 3000.0 * k, tuple(300 * s for s in part.seconds))
+        for k, part in enumerate(run.times)
+    ]
+    slow = charts.speed(Run(**{**vars(run), "times": hours}))
+    assert slow is not None
+    assert slow.columns[0] == "hours of work"
+
+
+def test_a_run_that_does_not_say_when_has_no_charts(run: Run) -> None:
+    unknown = Run(**{**vars(run), "times": []})
+    assert charts.speed(unknown) is None
+    assert charts.stages(unknown) is None
+
+
+def test_runs_without_drift_are_not_compared_by_it(found: Findings, tmp_path: Path) -> None:
+    plain = findings(write_output(tmp_path, Made(images=50, has_drift=False)))
+    assert compare_charts.drift_shift(plain, found) is None
+    assert compare_charts.quality_shift(plain, found) is not None
+
+
+def test_where_no_quality_is_known(found: Findings, tmp_path: Path) -> None:
+    output = write_output(tmp_path, Made(images=30))
+
+    def forget(row: dict[str, Any]) -> None:
+        row["jpeg_quality"] = None
+
+    rewrite(output, 0, forget)
+    assert compare_charts.quality_shift(found, findings(output)) is None

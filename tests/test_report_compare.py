@@ -1,0 +1,139 @@
+"""Two runs against each other, held against their rows side by side."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from outputs import Made, rewrite, write_output
+
+from jobs.labels_view import connect, list_parts
+from jobs.report_compare import BEFORE, Comparison, compare
+from jobs.report_queries import NOW, Trust, find_distributions, load
+from pipeline.output import OutputFolder
+
+
+def compared(now: OutputFolder, before: OutputFolder, *, examples: int = 6) -> Comparison:
+    trust = Trust()
+    with connect() as connection:
+        load(connection, NOW, list_parts(now))
+        load(connection, BEFORE, list_parts(before))
+        found = find_distributions(connection, NOW, trust)
+        return compare(connection, (before, now), found, trust, examples=examples)
+
+
+def rows_of(output: OutputFolder) -> dict[str, dict[str, Any]]:
+    return {row["uri"]: row for row in pq.read_table(output.labels).to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[OutputFolder, OutputFolder]:
+    """(now, before): 1000 images in both, other labels, other errors, 200 new, 100 gone."""
+    folder = tmp_path_factory.mktemp("runs")
+    before = write_output(folder / "before", Made(images=1100, images_per_shard=600, seed=1))
+    now = write_output(folder / "now", Made(images=1200, images_per_shard=500, seed=2))
+
+    def rename(row: dict[str, Any]) -> None:
+        row["uri"] = row["uri"].replace("image", "new")
+
+    rewrite(now, 2, rename)
+    return now, before
+
+
+@pytest.fixture(scope="module")
+def found(pair: tuple[OutputFolder, OutputFolder]) -> Comparison:
+    return compared(*pair)
+
+
+@pytest.fixture(scope="module")
+def both(pair: tuple[OutputFolder, OutputFolder]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    now, before = rows_of(pair[0]), rows_of(pair[1])
+    return [(before[uri], now[uri]) for uri in sorted(now.keys() & before.keys())]
+
+
+def test_what_became_of_the_images(found: Comparison, both: Any) -> None:
+    assert (found.in_both, found.added, found.gone) == (1000, 200, 100)
+    expected = Counter((b["status"], n["status"]) for b, n in both)
+    for (before, now), images in expected.items():
+        assert found.transitioned(before, now) == images
+    assert sum(row["images"] for row in found.transitions) == 1300
+
+
+def test_changed_labels(found: Comparison, both: Any) -> None:
+    labelled = [(b, n) for b, n in both if b["label"] is not None and n["label"] is not None]
+    changed = [(b, n) for b, n in labelled if b["label"] != n["label"]]
+    assert (found.compared, found.changed) == (len(labelled), len(changed))
+    of_75 = [row for row in found.by_quality if row["quality"] == 75]
+    assert of_75[0]["changed"] == sum(n["jpeg_quality"] == 75 for _, n in changed)
+    frequent = Counter((b["label_name"], n["label_name"]) for b, n in changed)
+    first = found.changes[0]
+    assert frequent[(first["before_name"], first["name"])] == max(frequent.values())
+    assert first["images"] == max(frequent.values())
+
+
+def test_examples_are_the_changes_that_both_were_sure_of(found: Comparison, both: Any) -> None:
+    changed = [
+        (min(b["confidence"], n["confidence"]), b, n)
+        for b, n in both
+        if b["label"] is not None and n["label"] is not None and b["label"] != n["label"]
+    ]
+    changed.sort(key=lambda item: -item[0])
+    assert [row["uri"] for row in found.examples] == [n["uri"] for _, _, n in changed[:6]]
+    _, before, now = changed[0]
+    first = found.examples[0]
+    assert (first["before_label"], first["label"]) == (before["label_name"], now["label_name"])
+    assert first["before_confidence"] == before["confidence"]
+    assert first["num_bytes"] == now["num_bytes"]
+
+
+def test_new_errors(found: Comparison, both: Any) -> None:
+    expected = [n for b, n in both if b["status"] == "ok" and n["status"] != "ok"]
+    assert found.newly_failed == len(expected)
+    assert {row["uri"] for row in found.new_errors} <= {row["uri"] for row in expected}
+    assert len(found.new_errors) == min(len(expected), 40)
+
+
+def test_the_same_run_has_not_changed(pair: tuple[OutputFolder, OutputFolder]) -> None:
+    same = compared(pair[0], pair[0])
+    assert (same.changed, same.newly_failed, same.added, same.gone) == (0, 0, 0, 0)
+    assert same.examples == []
+    assert {row[name] for row in same.shifts for name in ("drift_psi", "drift_ks")} == {0.0}
+
+
+def test_heavier_compression_shows_as_a_shift(tmp_path: Path) -> None:
+    before = write_output(tmp_path / "before", Made(images=4000, seed=1))
+    now = write_output(tmp_path / "now", Made(images=4000, seed=2, quality_shift=-30))
+    shifts = {row["band"]: row for row in compared(now, before).shifts}
+    assert shifts[None]["drift_psi"] > 0.25
+    assert shifts[None]["drift_ks"] > 0.3
+    # At the same quality nothing has changed, and so says the band that both have images of.
+    assert shifts[8]["images"] > 50
+    assert shifts[8]["drift_ks"] < 0.25
+
+
+def test_a_uri_that_a_run_holds_twice_counts_once(tmp_path: Path) -> None:
+    before = write_output(tmp_path / "before", Made(images=30, bad_share=0))
+    now = write_output(tmp_path / "now", Made(images=30, bad_share=0))
+
+    def same_name(row: dict[str, Any]) -> None:
+        row["uri"] = "/data/x.tar#twice.jpg"
+
+    rewrite(now, 0, same_name)
+    rewrite(before, 0, same_name)
+    found = compared(now, before)
+    assert (found.in_both, found.compared) == (1, 1)
+
+
+def test_strangers(tmp_path: Path) -> None:
+    before = write_output(tmp_path / "before", Made(images=40, has_drift=False))
+    now = write_output(tmp_path / "now", Made(images=40))
+
+    def rename(row: dict[str, Any]) -> None:
+        row["uri"] += "?"
+
+    rewrite(now, 0, rename)
+    found = compared(now, before)
+    assert (found.in_both, found.compared, found.added, found.gone) == (0, 0, 40, 40)
+    assert found.shifts[0]["drift_psi"] is None
+    assert found.shifts[0]["confidence_psi"] is not None
