@@ -1,0 +1,156 @@
+"""docs/output.md: its SQL runs as it stands and answers its questions; no column is left out."""
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from outputs import Made, rewrite, write_output
+
+from jobs.sql import SqlSettings, sql
+from pipeline.records import SCHEMA, ImageRef
+from pipeline.shards import write_plan
+
+PACKED = 50  # images that the plan says are members of an archive
+ROOT = Path(__file__).parents[1]
+DOCS = (ROOT / "docs/output.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# The question in bold before each block.
+QUERIES = dict(re.findall(r"^\*\*(.+?)\*\*(?:(?!```).)*?```sql\n(.+?)```", DOCS, re.DOTALL | re.M))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with labels-out/ and records.parquet, as the reader of the page has it."""
+    folder = tmp_path_factory.mktemp("docs")
+    output = write_output(
+        folder / "labels-out", Made(images=2000, images_per_shard=1000, bad_share=0.1)
+    )
+
+    def move(row: dict[str, Any]) -> None:
+        row["uri"] = row["uri"].replace("/data/corpus/0000/", "/data/photos/b/")
+
+    rewrite(output, 1, move)
+    uris = pq.read_table(output.labels).column("uri").to_pylist()
+    write_plan(
+        output,
+        (
+            ImageRef(uri, "/data/x.tar", offset=512 * k, num_bytes=500)
+            if k < PACKED
+            else ImageRef(uri)
+            for k, uri in enumerate(uris)
+        ),
+        1000,
+    )
+    names = [f"b/image-{number:08d}.jpg" for number in (1000, 1001)] + ["unknown.jpg"]
+    pq.write_table(pa.table({"file_name": names, "price": [1, 2, 3]}), folder / "records.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(folder / "labels-out/labels").to_pylist()
+    return found
+
+
+@pytest.fixture
+def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(folder)
+
+    def answer(question: str) -> list[dict[str, str]]:
+        (query,) = (text for asked, text in QUERIES.items() if question in asked)
+        to = io.StringIO()
+        sql(SqlSettings(output="labels-out", query=query, format="csv"), to)
+        return list(csv.DictReader(io.StringIO(to.getvalue())))
+
+    return answer
+
+
+def test_every_block_is_tried() -> None:
+    assert DOCS.count("```sql") == len(QUERIES) == 6
+
+
+def test_which_images_need_relabelling(ask: Any, rows: list[dict[str, Any]]) -> None:
+    doubtful = [
+        row["uri"]
+        for row in rows
+        if row["label"] is not None
+        and (
+            row["status"] == "damaged" or row["confidence"] < 0.5 or row["flip_probability"] >= 0.5
+        )
+    ]
+    answer = ask("re-labelling")
+    assert sorted(line["uri"] for line in answer) == sorted(doubtful)
+    flips = [float(line["flip_probability"]) for line in answer]
+    assert flips == sorted(flips, reverse=True)
+
+
+def test_how_the_classes_are_balanced(ask: Any, rows: list[dict[str, Any]]) -> None:
+    answer = ask("balanced")
+    trusted = [
+        row
+        for row in rows
+        if row["status"] == "ok" and row["confidence"] >= 0.5 and row["flip_probability"] < 0.5
+    ]
+    assert sum(int(line["trustworthy"]) for line in answer) == len(trusted)
+    assert sum(float(line["share"]) for line in answer) == pytest.approx(1, abs=0.05)
+    first = answer[0]
+    of_it = [row for row in trusted if row["label_name"] == first["name"]]
+    assert int(first["trustworthy"]) == len(of_it)
+
+
+def test_which_folder_has_drifted(ask: Any) -> None:
+    answer = ask("source folder")
+    assert {line["folder"] for line in answer} == {"/data/corpus/0000", "/data/photos/b"}
+    drifts = [float(line["drift_deg"]) for line in answer]
+    assert drifts == sorted(drifts, reverse=True)
+
+
+def test_which_files_are_damaged(ask: Any, rows: list[dict[str, Any]]) -> None:
+    answer = ask("damaged, and how")
+    assert len(answer) == sum(row["status"] != "ok" for row in rows)
+    assert all(line["error"] for line in answer)
+
+
+def test_joining_back(ask: Any, rows: list[dict[str, Any]]) -> None:
+    by_uri = {row["uri"]: row for row in rows}
+    found = {line["file_name"]: line for line in ask("my own records")}
+    assert found["unknown.jpg"]["status"] == ""
+    row = by_uri["/data/photos/b/image-00001001.jpg"]
+    assert (found["b/image-00001001.jpg"]["price"], found["b/image-00001001.jpg"]["status"]) == (
+        "2",
+        row["status"],
+    )
+
+
+def test_where_the_bytes_are(ask: Any, rows: list[dict[str, Any]]) -> None:
+    answer = {line["uri"]: line for line in ask("archive's members")}
+    packed = [row["uri"] for row in rows[:PACKED] if row["status"] == "ok"]
+    assert list(answer) == packed
+    last = answer[packed[-1]]
+    assert (last["source"], last["offset"]) == (
+        "/data/x.tar",
+        str(512 * rows.index(by(last, rows))),
+    )
+
+
+def by(line: dict[str, str], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(row for row in rows if row["uri"] == line["uri"])
+
+
+def test_the_readmes_query_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for query in re.findall(r"```sql\n(.+?)```", README, re.DOTALL):
+        to = io.StringIO()
+        sql(SqlSettings(output="labels-out", query=query, format="csv"), to)
+        assert len(to.getvalue().splitlines()) > 10
+
+
+def test_every_column_is_explained() -> None:
+    table = DOCS.split("## Status")[0]
+    for name in SCHEMA.names:
+        assert f"`{name}`" in table, name
