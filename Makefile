@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 # An environment is made again when what it was made from has changed.
 STAMP := $(VENV)/.made-from-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint types check clean
+# `make gpu-check` installs nothing: it takes the environment that is there.
+GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+.PHONY: demo test lint types check gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/python -m jobs.demo
@@ -21,6 +24,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 check: lint types test
+
+# GPU tests and the benchmark on CUDA; ARGS go to the benchmark. The last line is its JSON.
+gpu-check:
+	@$(GPU_PYTHON) -m jobs.gpu_check $(ARGS)
 
 $(STAMP):
 	$(PYTHON) -m venv $(VENV)
