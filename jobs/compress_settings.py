@@ -19,7 +19,9 @@ class CompressSettings:
     """Write the paper's test sets: a collection compressed at stated qualities, as JPEG files."""
 
     input: str = setting(
-        REQUIRED, "folder (recursive), glob, tar, manifest (text or Parquet of paths) or one image"
+        REQUIRED,
+        "folder (recursive), glob, tar or Parquet file of images, manifest (text, CSV or Parquet of"
+        " any of these) or one image, on disk or on s3://, gs://, hf:// or https://",
     )
     output: str = setting(
         REQUIRED, "folder for the sets (q07/, q10/, ...); the same command again continues them"

@@ -10,6 +10,8 @@ import os
 from dataclasses import MISSING, asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
+from pipeline.locations import refuse_credentials
+
 REQUIRED = MISSING
 
 
@@ -25,7 +27,9 @@ class CollectionSettings:
     """Where a job reads and where it writes."""
 
     input: str = setting(
-        REQUIRED, "folder (recursive), glob, tar, manifest (text or Parquet of paths) or one image"
+        REQUIRED,
+        "folder (recursive), glob, tar or Parquet file of images, manifest (text, CSV or Parquet of"
+        " any of these) or one image, on disk or on s3://, gs://, hf:// or https://",
     )
     output: str = setting(REQUIRED, "output folder; the same command again continues the run in it")
 
@@ -53,8 +57,9 @@ class ClassifierSettings(BackboneSettings, CollectionSettings):
     def located(self) -> Self:
         """The same with absolute paths: a worker may run in another folder.
 
-        Raises ValueError when the file of weights is missing.
+        Raises ValueError when the file of weights is missing, or when the input holds credentials.
         """
+        refuse_credentials(self.input)  # before anything is written down or compared
         paths = {"input": self.input, "output": self.output}
         for name in ("weights", "afd"):
             value = getattr(self, name, "")

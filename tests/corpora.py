@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,12 +24,20 @@ def write(folder: Path, *names: str) -> None:
 
 
 def make_tar(names: list[str], tar_format: int = tarfile.GNU_FORMAT) -> bytes:
-    """A tar of files whose content is three times their name."""
+    """A tar of files whose content is three times their name; a name may come twice."""
+    return _tar([(name, os.fsencode(name) * 3) for name in names], tar_format)
+
+
+def made_tar(files: Mapping[str, bytes]) -> bytes:
+    """A tar of these files."""
+    return _tar(list(files.items()), tarfile.GNU_FORMAT)
+
+
+def _tar(files: list[tuple[str, bytes]], tar_format: int) -> bytes:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tar_format) as archive:
-        for name in names:
+        for name, content in files:
             member = tarfile.TarInfo(name)
-            content = os.fsencode(name) * 3
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return made.getvalue()

@@ -1,7 +1,8 @@
 """Every step of a shard together, with a real model: one row each, none the poorer for others."""
 
+import gzip
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from corpora import made_tar, parquet
 from jpegs import encode, photo
+from servers import Bucket, WebServer
 
 from afd_model.afd_module import AFDModule, config_for
 from afd_model.backbones import load_backbone
@@ -18,8 +21,10 @@ from afd_model.predictor import Predictor
 from jobs.demo_corpus import broken_files
 from pipeline.decode import Decoder
 from pipeline.label_shard import LabelledShard, label_shard
+from pipeline.output import OutputFolder
 from pipeline.records import SCHEMA, Classifier, ImageRef, Shard
 from pipeline.screen import Limits
+from pipeline.shards import Plan, write_plan
 from pipeline.sources import list_images
 
 CLASS_NAMES = tuple(f"class {number}" for number in range(1000))
@@ -230,3 +235,56 @@ def test_an_empty_shard_is_an_empty_table(small_decoder: Decoder) -> None:
     assert labelled.table.num_rows == 0
     only_bad = run(Shard(0, (ImageRef("/gone"),)), small_decoder, MeanColour())
     assert only_bad.counts == {"ok": 0, "damaged": 0, "rejected": 0, "unreadable": 1}
+
+
+# Where the images are does not matter either.
+
+
+def everywhere(s3: Bucket, web: WebServer, folder: Path) -> Iterator[str]:
+    """The same images in every kind of collection; folders in the order of the names."""
+    files = dict(
+        sorted((GOOD | {"cut.jpg": GOOD["good_0.jpg"][:900], "text.jpg": b"text"}).items())
+    )
+    yield str(write(folder / "in", files))
+    archives = {
+        "x.tar": (tar := made_tar(files)),
+        "x.tar.gz": gzip.compress(tar),
+        "x.parquet": parquet(key=list(files), image=list(files.values())),
+    }
+    s3.write(files | archives)
+    web.files |= {f"/{name}": data for name, data in (files | archives).items()}
+    yield f"{s3.url}/*.jpg"
+    for name, data in archives.items():
+        (folder / name).write_bytes(data)
+        yield str(folder / name)
+        yield f"{s3.url}/{name}"
+        yield f"{web.url}/{name}"
+        signed = folder / f"{name}.list"
+        signed.write_text(f"{web.url}/{name}?sig={SECRET}\n")
+        yield str(signed)
+    each = folder / "each.csv"
+    each.write_text("url\n" + "".join(f"{web.url}/{name}?token={SECRET}\n" for name in files))
+    yield str(each)
+
+
+SECRET = "hunter2"
+
+
+def test_the_rows_are_the_same_wherever_the_images_are(
+    s3: Bucket, tmp_path: Path, small_decoder: Decoder
+) -> None:
+    web = WebServer({})
+    expected: list[dict[str, object]] = []
+    with web.running():
+        for number, location in enumerate(everywhere(s3, web, tmp_path)):
+            output = OutputFolder(str(tmp_path / f"output-{number}"))
+            write_plan(output, list_images(location), 6)
+            plan = Plan(output)
+            shards = [plan.shard(index) for index in range(plan.size.num_shards)]
+            tables = [run(shard, small_decoder, MeanColour()).table for shard in shards]
+            rows = pa.concat_tables(tables).drop(["uri", "shard"]).to_pylist()
+            expected = expected or rows
+            assert rows == expected, location
+            assert SECRET.encode() not in output.plan.read_bytes()
+            assert SECRET not in repr(shards) + repr([table["uri"].to_pylist() for table in tables])
+    assert {row["status"] for row in expected} == {"ok", "damaged", "rejected"}

@@ -1,16 +1,13 @@
 """Images come in order, read ahead but not too far, and one that cannot be read says so."""
 
 import gzip
-import io
-import tarfile
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from corpora import made_tar, parquet
 from jpegs import encode, photo
 from servers import Answer, Bucket, Proxy, Request, WebServer, use_s3
 
@@ -244,21 +241,10 @@ def test_strangers_that_are_down_cost_their_images() -> None:
 
 def archive_of(count: int) -> dict[str, bytes]:
     """The same images in each kind of archive, each of another width."""
-    jpegs = [encode(photo(16, 16 + row)) for row in range(count)]
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
-        for row, jpeg in enumerate(jpegs):
-            member = tarfile.TarInfo(f"{row}.jpg")
-            member.size = len(jpeg)
-            tar.addfile(member, io.BytesIO(jpeg))
-    table = pa.BufferOutputStream()
-    pq.write_table(pa.table({"image": jpegs}), table, row_group_size=13)
-    packed = gzip.compress(made.getvalue())
-    return {
-        "a.tar": made.getvalue(),
-        "b.tar.gz": packed,
-        "c.parquet": table.getvalue().to_pybytes(),
-    }
+    jpegs = {f"{row}.jpg": encode(photo(16, 16 + row)) for row in range(count)}
+    tar = made_tar(jpegs)
+    table = parquet(image=list(jpegs.values()))
+    return {"a.tar": tar, "b.tar.gz": gzip.compress(tar), "c.parquet": table}
 
 
 @pytest.mark.parametrize("where", ["disk", "s3"])

@@ -41,3 +41,17 @@ def test_a_missing_weights_file_is_found_before_anything_starts() -> None:
     settings = LabelSettings(input="in", output="out", weights="nowhere/weights.pth")
     with pytest.raises(ValueError, match=r"--weights 'nowhere/weights\.pth': no such file"):
         settings.located()
+
+
+def test_credentials_in_the_input_are_refused_before_they_are_written_anywhere() -> None:
+    settings = LabelSettings(input="https://me:hunter2@host/x.tar", output="out")
+    with pytest.raises(
+        ValueError, match=r"'https://host/x.tar' was given with credentials"
+    ) as caught:
+        settings.located()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_is_elsewhere_stays_as_it_is_given() -> None:
+    settings = LabelSettings(input="s3://bucket/photos/", output="out").located()
+    assert settings.input == "s3://bucket/photos/"
