@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from typing import NamedTuple
 from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree
 
@@ -16,8 +16,7 @@ _MOST_LISTING_BYTES = 64 << 20
 _KEY_SAFE = "/-_.~"  # what a signature takes as it is
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
+class StoredObject(NamedTuple):
     """A key as it is in the bucket, or a folder of keys (`num_bytes` None, a trailing slash)."""
 
     key: str
@@ -35,16 +34,15 @@ class BucketStore:
         return Resource(f"{self._base_url}/{quote(key, safe=_KEY_SAFE)}", self._sign, "store")
 
     def pages(
-        self, prefix: str, *, after: str = "", delimiter: str = ""
-    ) -> Iterator[list[StoredObject]]:
-        """The keys that begin with `prefix` and come after `after`, in the store's byte order.
+        self, prefix: str, *, delimiter: str = ""
+    ) -> Generator[list[StoredObject], None, None]:
+        """The keys that begin with `prefix`, in the store's byte order; at least one page.
 
         delimiter: with "/", keys below a folder are given as that folder alone.
         Raises OSError, AccessError.
         """
         query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
         query |= {"delimiter": delimiter} if delimiter else {}
-        query |= {"start-after": after} if after else {}
         while True:
             words = (f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
             listing = Resource(f"{self._base_url}?{'&'.join(words)}", self._sign, "store")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from pipeline.bucket_listing import list_bucket
 from pipeline.bucket_store import BucketStore, check_bucket_name
 from pipeline.connections import basic_authorization
 from pipeline.gs_access import gs_bucket
@@ -79,10 +80,9 @@ def list_objects(location: str, prefix: str = "") -> Iterator[tuple[str, int]]:
         return
     bucket, key = _split(location)
     store = _bucket(scheme, bucket)
-    for page in store.pages(key + prefix):
-        for item in page:
-            if not (item.key.endswith("/") and not item.num_bytes):  # a marker of a folder
-                yield f"{scheme}://{bucket}/{item.key}", item.num_bytes or 0
+    for item in list_bucket(store, key + prefix):
+        if not (item.key.endswith("/") and not item.num_bytes):  # a marker of a folder
+            yield f"{scheme}://{bucket}/{item.key}", item.num_bytes or 0
 
 
 def _resource(location: str) -> Resource:

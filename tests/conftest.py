@@ -66,7 +66,17 @@ def collection(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remote reads that are given up after three attempts and tenths of seconds."""
+    _set_patience(monkeypatch, silence_s=0.4)
+
+
+@pytest.fixture
+def persistent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three attempts soon after each other, but time enough for a busy S3 server to answer."""
+    _set_patience(monkeypatch, silence_s=5.0)
+
+
+def _set_patience(monkeypatch: pytest.MonkeyPatch, silence_s: float) -> None:
     from pipeline import http_reads
 
-    patience = http_reads.Patience(3, 0.01, 0.02, connect_s=1.0, silence_s=0.4)
+    patience = http_reads.Patience(3, 0.01, 0.02, connect_s=silence_s, silence_s=silence_s)
     monkeypatch.setattr(http_reads, "PATIENCE", {"store": patience, "web": patience})

@@ -30,7 +30,7 @@ AWS = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 _START_S = 60
-MANY_KEYS = tuple(f"{number % 7}/{number:05d}.jpg" for number in range(5200))
+MANY_KEYS = tuple(f"{number:05d}.jpg" for number in range(5200))
 # moto's own server; a bucket of many keys is there from the start, as putting them takes long.
 _MOTO = f"""
 import sys
@@ -39,7 +39,7 @@ from moto.server import main
 bucket = s3_backends["123456789012"]["aws"]
 bucket.create_bucket("many", "us-east-1")
 for number in range({len(MANY_KEYS)}):
-    bucket.put_object("many", f"{{number % 7}}/{{number:05d}}.jpg", b"%d" % number)
+    bucket.put_object("many", f"{{number:05d}}.jpg", b"%d" % number)
 main(["-H", "127.0.0.1", "-p", sys.argv[1]])
 """
 

@@ -123,7 +123,7 @@ def test_an_archive_that_has_gone_costs_its_images(folder: str, files: dict[str,
                 ask(ref)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("persistent")
 def test_a_stream_goes_on_after_what_passes(
     s3: Bucket, s3_url: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from corpora import made_tar, parquet
 from jpegs import encode, photo
 from servers import Answer, Bucket, Proxy, Request, WebServer, use_s3
 
-from pipeline import http_reads, image_bytes, read_ahead
+from pipeline import image_bytes, read_ahead
 from pipeline.http_reads import AccessError
 from pipeline.read_ahead import ReadAhead, StoreDownError
 from pipeline.records import Container, ImageRef, Status
@@ -142,13 +142,6 @@ def test_the_threads_seconds_are_added_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # Elsewhere
-
-
-@pytest.fixture
-def persistent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three attempts soon after each other, but with time enough for a busy server to answer."""
-    patience = http_reads.Patience(3, 0.01, 0.02, silence_s=5.0)
-    monkeypatch.setattr(http_reads, "PATIENCE", {"store": patience, "web": patience})
 
 
 @pytest.fixture

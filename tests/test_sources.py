@@ -88,13 +88,10 @@ def test_sizes_come_with_a_buckets_listing(s3: Bucket) -> None:
 
 
 @pytest.mark.usefixtures("s3")
-def test_hundreds_of_objects() -> None:
-    assert sum(1 for _ in list_images("s3://many/3")) == 743
-    refs = list(list_images("s3://many/3/0*1.jpg"))
-    assert [ref.uri for ref in refs] == sorted(
-        f"s3://many/3/{number:05d}.jpg" for number in range(5200) if number % 70 == 31
-    )
-    assert read_image(refs[0]) == b"31"
+def test_a_pattern_over_many_objects_asks_for_those_that_begin_as_it_does() -> None:
+    refs = list(list_images("s3://many/031*[02468].jpg"))
+    assert [ref.uri for ref in refs] == [f"s3://many/{n:05d}.jpg" for n in range(3100, 3200, 2)]
+    assert read_image(refs[1]) == b"3102"
 
 
 def test_the_web(tmp_path: Path) -> None:
@@ -127,7 +124,7 @@ def test_archives_elsewhere_are_listed_side_by_side_and_in_order(tmp_path: Path)
     assert found == [f"{name}#{member}" for name in names for member in ("x.jpg", "y.jpg")]
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("persistent")
 def test_listing_goes_on_through_what_passes_and_refuses_what_does_not(
     s3: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
