@@ -34,7 +34,8 @@ class Prepared:
     backbone: Backbone
     afd: AFDModule
     options: TrainingOptions
-    geometry: Geometry
+    geometry: Geometry  # of the training windows
+    preset: Geometry  # of labelling, and so of what is held out
     training: list[ImageRef]
     held_out: list[ImageRef]
 
@@ -43,7 +44,7 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     """The model, the options and the lists of images. Raises ValueError, worded for the user."""
     layer = None if settings.stem_layer == "auto" else settings.stem_layer
     backbone = load_backbone(settings.backbone, settings.weights, layer)
-    geometry = Geometry(**asdict(backbone.preprocessing))
+    geometry = preset = Geometry(**asdict(backbone.preprocessing))
     if settings.crop != "auto":
         # The share of the picture that the model sees stays the preset's.
         resize = geometry.resize and max(
@@ -54,7 +55,8 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     changes: dict[str, Any] = {} if settings.fdm == "auto" else {"fdm": settings.fdm}
     afd = AFDModule(config_for(backbone, settings.afd_size, **changes))
     training, held_out = split_held_out(list(list_images(settings.input)), settings.held_out_images)
-    return Prepared(backbone, afd, _options(settings, device), geometry, training, held_out)
+    options = _options(settings, device)
+    return Prepared(backbone, afd, options, geometry, preset, training, held_out)
 
 
 def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
@@ -94,8 +96,8 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     folder = Path(settings.output)
     trainer = Trainer(ready.backbone, ready.afd, ready.options, device=device, folder=folder)
     trainer.resume()
-    training = _loader(ready.training, ready, settings, rank, device)
-    held_out = _loader(ready.held_out, ready, settings, rank, device)
+    training = _loader(ready.training, ready.geometry, settings, rank, device)
+    held_out = _loader(ready.held_out, ready.preset, settings, rank, device)
     facts = _facts(settings, ready, device)
     log = TrainingLog(folder, trainer.step) if is_first() else None
     try:
@@ -120,7 +122,7 @@ def _ignored(_: object) -> None:
 
 def _loader(
     refs: list[ImageRef],
-    ready: Prepared,
+    geometry: Geometry,
     settings: TrainSettings,
     rank: Rank,
     device: torch.device,
@@ -134,7 +136,7 @@ def _loader(
     )
     return PairLoader(
         refs,
-        ready.geometry,
+        geometry,
         options,
         settings.mix(),
         limits=Limits(settings.max_pixels),
