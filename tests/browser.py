@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+_PATIENCE_MS = 200_000  # a busy machine takes minutes for what takes seconds on an idle one
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -25,6 +26,7 @@ class Page:
 
     def __init__(self, page: Any) -> None:
         self.page = page
+        page.set_default_timeout(_PATIENCE_MS)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         page.on("console", lambda message: self.complaints.append(message.text))
@@ -35,7 +37,7 @@ class Page:
     def open(self, file: Path) -> None:
         """Waits until every chart is drawn."""
         self.page.goto(file.as_uri())
-        self.page.wait_for_selector("html[data-charts]", timeout=60_000)
+        self.page.wait_for_selector("html[data-charts]")
 
 
 @contextmanager
@@ -44,7 +46,9 @@ def running_browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     program = browser_path()
     with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = running.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], timeout=_PATIENCE_MS
+        )
         try:
             yield browser
         finally:
