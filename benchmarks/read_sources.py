@@ -47,7 +47,7 @@ def write_archives(refs: list[ImageRef], folder: Path) -> list[str]:
             tar.addfile(member, io.BytesIO(data))
     paths[1].write_bytes(gzip.compress(paths[0].read_bytes(), compresslevel=1))
     images = pa.table({"image": [read_image(ref) for ref in refs]})
-    pq.write_table(images, paths[2], row_group_size=100, compression="none")
+    pq.write_table(images, paths[2], row_group_size=100, compression="none", use_dictionary=False)
     return list(map(str, paths))
 
 

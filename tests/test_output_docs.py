@@ -12,7 +12,7 @@ import pytest
 from outputs import Made, rewrite, write_output
 
 from jobs.sql import SqlSettings, sql
-from pipeline.records import SCHEMA, ImageRef
+from pipeline.records import SCHEMA, Container, ImageRef
 from pipeline.shards import write_plan
 
 PACKED = 50  # images that the plan says are members of an archive
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_plan(
         output,
         (
-            ImageRef(uri, "/data/x.tar", offset=512 * k, num_bytes=500)
+            ImageRef(uri, "/data/x.tar", Container.TAR, offset=512 * k, num_bytes=500)
             if k < PACKED
             else ImageRef(uri)
             for k, uri in enumerate(uris)
