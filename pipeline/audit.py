@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,11 +21,13 @@ def damaged_parts(output: OutputFolder, *, threads: int = 4) -> Iterator[tuple[i
     Pages are held against their checksums, the URIs against the plan's, and the rows' statuses
     against the counts that were written with them. Raises OutputError when the plan is damaged.
     """
-    plan = Plan(output)
+    plan, one_at_a_time = Plan(output), threading.Lock()
 
     def inspect(index: int) -> str | None:
         try:
-            return _what_is_wrong(output, plan.shard(index))
+            with one_at_a_time:  # an open Parquet file serves one thread
+                shard = plan.shard(index)
+            return _what_is_wrong(output, shard)
         except FileNotFoundError:  # not labelled yet
             return None
         except (pa.ArrowException, OSError, ValueError) as error:
