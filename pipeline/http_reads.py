@@ -151,8 +151,8 @@ def _attempt(
         raise _AttemptFailedError("no answer in time") from None
     except (OSError, http.client.HTTPException) as error:
         raise _AttemptFailedError(_words_of(error)) from None
-    except ValueError as error:
-        raise ReadError(f"not a URL that can be asked for: {error}") from None
+    except ValueError:  # its text may hold part of the URL
+        raise ReadError("not a URL that can be asked for") from None
 
 
 _CONNECTIONS = Connections()

@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.http_reads import AccessError
 from pipeline.locations import SourceError, name_of
 from pipeline.storage import open_input
 
@@ -33,7 +34,7 @@ def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
             yield from _parquet_entries(pq.ParquetFile(file), location)
         else:
             yield from _text_entries(file, _layout(file, location))
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, OSError, AccessError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"cannot read the manifest {location!r}: {error}") from error
 
 

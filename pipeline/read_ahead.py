@@ -32,8 +32,8 @@ class _Loaded:
     lost: per image, whether a store that should have it did not give it.
     """
 
-    images: Sequence[EncodedImage]
-    lost: Sequence[bool]
+    images: list[EncodedImage]
+    lost: list[bool]
     num_bytes: int
     read_s: float
     screen_s: float = 0.0
@@ -64,18 +64,18 @@ class ReadAhead:
         Raises StoreDownError or AccessError when it is not the images that something is wrong
         with: the shard is to be tried again.
         """
-        if self._refs and is_streamed(self._refs[0]):
-            reading: _Reading = _ReadingArchive(self._refs, self._limits, self._num_threads)
-        else:
-            reading = _Reading(self._refs, self._limits, self._threads_for_files())
+        reading = self._reading()
         try:
             yield from self._in_order(reading)
         finally:
             reading.close()
 
-    def _threads_for_files(self) -> int:
+    def _reading(self) -> _Reading:
+        if self._refs and is_streamed(self._refs[0]):
+            return _ReadingArchive(self._refs, self._limits, self._num_threads)
         elsewhere = any(is_elsewhere(ref) for ref in self._refs)
-        return min(_REMOTE_READS, self._max_images) if elsewhere else self._num_threads
+        num_readers = min(_REMOTE_READS, self._max_images) if elsewhere else 0
+        return _Reading(self._refs, self._limits, self._num_threads, num_readers)
 
     def _in_order(self, reading: _Reading) -> Iterator[EncodedImage]:
         runs = deque(_runs(self._refs))
@@ -126,18 +126,27 @@ def _is_read_alone(ref: ImageRef) -> bool:
 
 
 class _Reading:
-    """Tasks that read files, each in a thread of the pool."""
+    """Tasks that read and screen in `num_threads` threads, or read in `num_readers` others.
 
-    def __init__(self, refs: Sequence[ImageRef], limits: Limits, num_threads: int) -> None:
+    As many as read from elsewhere are far too many to screen.
+    """
+
+    def __init__(
+        self, refs: Sequence[ImageRef], limits: Limits, num_threads: int, num_readers: int
+    ) -> None:
         self._refs = refs
         self._limits = limits
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
+        self._readers = ThreadPoolExecutor(num_readers, "read-remote") if num_readers else None
         self._room = threading.Condition()
         self._bytes = 0  # read, or being read as far as the plan tells, and not yet in use
         self._next_row = 0
 
     def submit(self, rows: range) -> Future[_Loaded]:
-        return self._pool.submit(self._load, rows)
+        if self._readers is None:
+            return self._pool.submit(lambda: self._screened(self._load(rows)))
+        loaded = self._readers.submit(self._load, rows)
+        return self._pool.submit(lambda: self._screened(loaded.result()))
 
     def take(self, loaded: _Loaded) -> None:
         """What a task has read is in use now."""
@@ -150,12 +159,14 @@ class _Reading:
         with self._room:
             self._next_row = len(self._refs)  # nobody waits for room any more
             self._room.notify_all()
+        if self._readers is not None:
+            self._readers.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, rows: range) -> _Loaded:
-        return self._screened(self._read(rows, read_image))
+    def _read(self, ref: ImageRef) -> bytes:
+        return read_image(ref)
 
-    def _read(self, rows: range, read: Callable[[ImageRef], bytes]) -> _Loaded:
+    def _load(self, rows: range) -> _Loaded:
         planned = sum(self._refs[row].num_bytes or 0 for row in rows)
         with self._room:  # always for the images that are used next
             self._room.wait_for(
@@ -163,12 +174,13 @@ class _Reading:
             )
             self._bytes += planned
         began = time.perf_counter()
-        images, lost = zip(*(_read(row, self._refs[row], read) for row in rows), strict=True)
+        found = [_read(row, self._refs[row], self._read) for row in rows]
         read_s = time.perf_counter() - began
+        images = [image for image, _ in found]
         num_bytes = sum(len(image.data) for image in images if image.data)
         with self._room:
             self._bytes += num_bytes - planned
-        return _Loaded(images, lost, num_bytes, read_s)
+        return _Loaded(images, [lost for _, lost in found], num_bytes, read_s)
 
     def _screened(self, loaded: _Loaded) -> _Loaded:
         began = time.perf_counter()
@@ -179,18 +191,13 @@ class _Reading:
 
 
 class _ReadingArchive(_Reading):
-    """Tasks that read an archive in its order by one thread, and screen in those of the pool."""
+    """Tasks that read an archive in its order, which takes one thread."""
 
     def __init__(self, refs: Sequence[ImageRef], limits: Limits, num_threads: int) -> None:
-        super().__init__(refs, limits, num_threads)
+        super().__init__(refs, limits, num_threads, num_readers=1)
         self._stream = ArchiveStream(refs)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-archive")
 
-    def submit(self, rows: range) -> Future[_Loaded]:
-        loaded = self._reader.submit(self._read, rows, self._read_next)
-        return self._pool.submit(lambda: self._screened(loaded.result()))
-
-    def _read_next(self, ref: ImageRef) -> bytes:
+    def _read(self, ref: ImageRef) -> bytes:
         try:
             return self._stream.read(ref)
         except TemporaryReadError as error:
@@ -198,9 +205,7 @@ class _ReadingArchive(_Reading):
             raise StoreDownError(f"{ref.uri} cannot be read: {error}") from error
 
     def close(self) -> None:
-        self._reader.shutdown(wait=False, cancel_futures=True)
         super().close()
-        self._reader.shutdown(wait=True)
         self._stream.close()
 
 

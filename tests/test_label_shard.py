@@ -12,7 +12,7 @@ import pytest
 import torch
 from corpora import made_tar, parquet
 from jpegs import encode, photo
-from servers import Bucket, WebServer
+from servers import Bucket, Proxy, WebServer, use_s3
 
 from afd_model.afd_module import AFDModule, config_for
 from afd_model.backbones import load_backbone
@@ -22,6 +22,7 @@ from jobs.demo_corpus import broken_files
 from pipeline.decode import Decoder
 from pipeline.label_shard import LabelledShard, label_shard
 from pipeline.output import OutputFolder
+from pipeline.read_ahead import StoreDownError
 from pipeline.records import SCHEMA, Classifier, ImageRef, Shard
 from pipeline.screen import Limits
 from pipeline.shards import Plan, write_plan
@@ -288,3 +289,20 @@ def test_the_rows_are_the_same_wherever_the_images_are(
             assert SECRET.encode() not in output.plan.read_bytes()
             assert SECRET not in repr(shards) + repr([table["uri"].to_pylist() for table in tables])
     assert {row["status"] for row in expected} == {"ok", "damaged", "rejected"}
+
+
+@pytest.mark.usefixtures("persistent")
+def test_a_store_that_goes_down_amid_a_shard_leaves_the_decoder_for_the_next_attempt(
+    s3: Bucket, s3_url: str, small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.write({f"{number:02d}.jpg": GOOD["good_0.jpg"] for number in range(60)})
+    shard = Shard(0, tuple(list_images(s3.url)))
+    expected = run(shard, small_decoder, MeanColour()).table
+    proxy = Proxy(s3_url)
+    proxy.faults = {r"/[2-5]\d.jpg": ["503:SlowDown"] * 3 * 60}
+    with proxy.running():
+        use_s3(proxy.url, monkeypatch)
+        with pytest.raises(StoreDownError, match="32 images in a row, the last: HTTP 503"):
+            run(shard, small_decoder, MeanColour())
+        proxy.faults.clear()
+        assert run(shard, small_decoder, MeanColour()).table.equals(expected)
