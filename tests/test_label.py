@@ -165,7 +165,8 @@ def test_other_settings_on_the_same_output_are_refused_with_the_difference(
     assert "images-per-shard was 20, is now 30" in line
 
 
-@pytest.mark.timeout(1200)  # Ray starts twice, a worker three times: minutes on a busy machine
+@pytest.mark.slow  # Ray starts twice, a worker three times: a minute and a half
+@pytest.mark.timeout(1200)
 def test_workers_and_the_driver_may_die_at_any_time(
     corpus: Path, labelled: Path, tmp_path: Path
 ) -> None:
