@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from afd_model.backbones import Backbone
 from afd_model.dct import DCT_CHANNELS
-from afd_model.fde_net import FDM_KINDS, FDENet, FDMKind
+from afd_model.fde_net import DCT_INPUTS, FDM_KINDS, DCTInput, FDENet, FDMKind
 from afd_model.fe_net import FENet
 from afd_model.rep_conv import RepConv, fuse_rep_convs
 
@@ -38,7 +38,8 @@ class AFDConfig:
         depth: residual RepConv blocks before the U-Net.
         levels: the U-Net's halvings.
         fde_hidden: FDE-Net's inner width.
-        fdm: "channel" | "spatial" | "both" | "full", see `FDENet`.
+        fdm: "channel" | "spatial" | "both" | "full" | "full+channel", see `FDENet`.
+        dct_input: "linear" | "log", see `FDENet`.
         fdm_on: "output": the FDM gates the correction (the paper); "bottleneck": it gates the
             last narrow features, which the bias-free exit maps to the correction. The latter
             never makes a map of the stem's full size.
@@ -54,6 +55,7 @@ class AFDConfig:
     levels: int = 2
     fde_hidden: int = 128
     fdm: FDMKind = "both"
+    dct_input: DCTInput = "linear"
     fdm_on: Literal["output", "bottleneck"] = "output"
     output_min: float | None = None
     output_max: float | None = None
@@ -63,6 +65,10 @@ class AFDConfig:
             raise ValueError(f"unknown AFD size {self.size!r}: one of {', '.join(AFD_SIZES)}")
         if self.fdm not in FDM_KINDS:
             raise ValueError(f"unknown FDM kind {self.fdm!r}: one of {', '.join(FDM_KINDS)}")
+        if self.dct_input not in DCT_INPUTS:
+            raise ValueError(
+                f"unknown DCT input {self.dct_input!r}: one of {', '.join(DCT_INPUTS)}"
+            )
         if self.fdm_on not in ("output", "bottleneck"):
             raise ValueError(f"fdm_on is 'output' or 'bottleneck', not {self.fdm_on!r}")
         for name in ("stem_channels", "stem_stride", "width", "reduction", "fde_hidden"):
@@ -82,7 +88,7 @@ class AFDModule(nn.Module):
         super().__init__()
         self.config = config
         gated = config.stem_channels if config.fdm_on == "output" else config.width
-        self.fde_net = FDENet(gated, config.fde_hidden, config.fdm)
+        self.fde_net = FDENet(gated, config.fde_hidden, config.fdm, config.dct_input)
         self.fe_net = FENet(
             config.stem_channels, config.width, config.reduction, config.depth, config.levels
         )
@@ -141,8 +147,8 @@ def config_for(backbone: Backbone, size: AFDSize = "light", **changes: Any) -> A
     """The module's configuration for a backbone.
 
     "paper" is Peng et al.'s: width 16, at the stem's resolution, FDM on the output. "light" works
-    in the DCT's own grid of 8x8 blocks and takes the widest FE-Net of `LIGHT_WIDTHS` that costs at
-    most `LIGHT_SHARE` of the backbone's multiply-adds at its preset's crop.
+    on half the stem's grid and takes the widest FE-Net of `LIGHT_WIDTHS` that costs at most
+    `LIGHT_SHARE` of the backbone's multiply-adds at its preset's crop.
 
     Args:
         changes: fields of `AFDConfig` to set otherwise (an ablation).
@@ -154,16 +160,17 @@ def config_for(backbone: Backbone, size: AFDSize = "light", **changes: Any) -> A
     paper = AFDConfig(backbone.stem_channels, backbone.stem_stride, output_min=low, output_max=high)
     if size not in AFD_SIZES:
         raise ValueError(f"unknown AFD size {size!r}: one of {', '.join(AFD_SIZES)}")
-    reduction = max(1, 8 // backbone.stem_stride)
-    if size == "paper" or reduction == 1:
+    # On an eighth of the picture's grid, the DCT's own, the same multiply-adds hold a third of the
+    # stem's detail: docs/experiments.md.
+    if size == "paper" or backbone.stem_stride >= 8:
         return replace(paper, size=size, **changes)
     crop = backbone.preprocessing.crop
     limit = LIGHT_SHARE * count_macs(backbone.module, torch.zeros(1, 3, crop, crop))
     config = paper
     for width in LIGHT_WIDTHS:
-        light: dict[str, Any] = {"width": width, "reduction": reduction, "depth": 2, "levels": 0}
-        gate: dict[str, Any] = {"fde_hidden": width, "fdm": "full", "fdm_on": "bottleneck"}
-        config = replace(paper, size=size, **(light | gate | changes))
+        light: dict[str, Any] = {"width": width, "reduction": 2, "depth": 3, "levels": 0}
+        gate: dict[str, Any] = {"fdm": "full+channel", "dct_input": "log", "fdm_on": "bottleneck"}
+        config = replace(paper, size=size, fde_hidden=width, **(light | gate | changes))
         if module_macs(config, crop) <= limit:
             break
     return config

@@ -1,6 +1,7 @@
 """A frozen classifier with the AFD-Module at its stem: pixels and DCT -> logits and drift."""
 
 import copy
+from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
@@ -110,6 +111,23 @@ class AFDClassifier(nn.Module):
         assert before is not None
         return ClassifierFeatures(logits, before, before, None)
 
+    def stem(self, pixels: Tensor, dct: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The stem's features, (B, C, H, W) each, as they are and enhanced; differentiable.
+
+        Stops there: nothing behind the stem is computed. Without `dct` both are the same.
+        """
+        exchange = self._exchange
+        exchange.dct, exchange.stem_only = dct, True
+        try:
+            with suppress(_StemReached):
+                self.backbone(pixels)
+            before, after = exchange.before, exchange.after
+        finally:
+            exchange.clear()
+        assert before is not None
+        assert after is not None
+        return before, after
+
     def train(self, mode: bool = True) -> "AFDClassifier":
         """Sets the AFD-Module's mode; the backbone's statistics are never updated."""
         super().train(mode)
@@ -129,6 +147,11 @@ class _Exchange:
         self.before: Tensor | None = None
         self.after: Tensor | None = None
         self.fdm: Tensor | None = None
+        self.stem_only = False
+
+
+class _StemReached(Exception):  # noqa: N818
+    """Leaves the backbone's forward pass behind its stem; never seen outside."""
 
 
 class _EnhancedStem(nn.Module):
@@ -149,6 +172,8 @@ class _EnhancedStem(nn.Module):
         if exchange.afd is not None and exchange.dct is not None:
             after, exchange.fdm = exchange.afd(before, exchange.dct)
         exchange.before, exchange.after = before, after
+        if exchange.stem_only:
+            raise _StemReached
         return after
 
 

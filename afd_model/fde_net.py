@@ -14,14 +14,19 @@ from afd_model.dct import DCT_CHANNELS, ZIGZAG
 
 FDMKind = Literal["channel", "spatial", "both", "full", "full+channel"]
 FDM_KINDS: tuple[str, ...] = get_args(FDMKind)
+DCTInput = Literal["linear", "log"]
+DCT_INPUTS: tuple[str, ...] = get_args(DCTInput)
+
+# About the mean of log(1 + |coefficient|) over the 192 channels of photographs.
+_MEAN_LOG = 1.5
 
 
 def dct_scale() -> Tensor:
-    """The typical size of each DCT coefficient in photographs at a classifier's input size.
+    """About the size of the larger DCT coefficients of photographs at a classifier's input size.
 
     A power law in the spatial frequency, which is how photographs fall off; the DC terms'
-    spread is set apart. It only has to be right within a factor of about two: it conditions the
-    first layer's input, which is otherwise spread over three decades.
+    spread is set apart. It only conditions the first layer's input, which is otherwise spread
+    over three decades: the coefficients' mean sizes are 0.1 to 1.1 of it.
 
     Returns:
         (192,) float32, on the scale of JPEG's quantization tables.
@@ -44,17 +49,29 @@ class FDENet(nn.Module):
             "full": its own gate for every channel and position; "full+channel": the sigmoid of
             that and the image's gate summed, since how strongly a picture was compressed shows
             in no block alone.
+        dct_input: "linear": the coefficients over their typical size (the paper's); "log":
+            log(1 + |coefficient|), since a coarsely quantized block shows in which coefficients
+            are nearly 0, a matter of ratios.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind or input.
     """
 
     inverse_scale: Tensor
 
-    def __init__(self, channels: int, hidden: int = 128, kind: FDMKind = "both") -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int = 128,
+        kind: FDMKind = "both",
+        dct_input: DCTInput = "linear",
+    ) -> None:
         super().__init__()
         if kind not in FDM_KINDS:
             raise ValueError(f"unknown FDM kind {kind!r}: one of {', '.join(FDM_KINDS)}")
+        if dct_input not in DCT_INPUTS:
+            raise ValueError(f"unknown DCT input {dct_input!r}: one of {', '.join(DCT_INPUTS)}")
+        self.dct_input = dct_input
         self.hidden = nn.Conv2d(DCT_CHANNELS, hidden, 1)
         pooled = channels if "channel" in kind or kind == "both" else 0
         local = {"channel": 0, "spatial": 1, "both": 1}.get(kind, channels)
@@ -74,11 +91,10 @@ class FDENet(nn.Module):
             In (0, 1), broadcastable against (B, channels, *size): (B, channels, 1, 1) for
             "channel", (B, 1, *size) for "spatial", the full shape otherwise.
         """
-        weight = self.hidden.weight
-        if not self.fused:
-            # Scaling the weight and not the input saves a pass over the coefficients.
-            weight = weight * self.inverse_scale[:, None, None]
-        hidden = F.relu(F.conv2d(dct, weight, self.hidden.bias))
+        if self.dct_input == "log":
+            dct = torch.log1p(dct.abs())
+        weight, bias = self._standardised()
+        hidden = F.relu(F.conv2d(dct, weight, bias))
         gates = []
         if self.pooled is not None:
             # The mean of a linear map is the map of the mean: pool first, it is 784 times less.
@@ -87,12 +103,27 @@ class FDENet(nn.Module):
             gates.append(_resized(self.local(hidden), size))
         return torch.sigmoid(sum(gates[1:], start=gates[0]))
 
+    def _standardised(self) -> tuple[Tensor, Tensor]:
+        """The first convolution's weight and bias with its input's standardisation in them.
+
+        It saves a pass over the coefficients.
+        """
+        weight, bias = self.hidden.weight, self.hidden.bias
+        assert bias is not None
+        if self.fused:
+            return weight, bias
+        if self.dct_input == "log":
+            return weight, bias - _MEAN_LOG * weight.sum((1, 2, 3))
+        return weight * self.inverse_scale[:, None, None], bias
+
     @torch.no_grad()
     def fuse(self) -> None:
         """Folds the standardisation into the first convolution, in place."""
-        if not self.fused:
-            self.hidden.weight.mul_(self.inverse_scale[:, None, None])
-            self.fused = True
+        weight, bias = self._standardised()
+        assert self.hidden.bias is not None
+        self.hidden.weight.copy_(weight)
+        self.hidden.bias.copy_(bias)
+        self.fused = True
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,12 +18,14 @@ class LossWeights:
 
     Attributes:
         kl: `kl_to_clean` of the logits.
+        logits: `logit_distance`.
         features: mean of `feature_distance` at the stem and the stages.
         stem_l1: `stem_l1`, the paper's only term.
         temperature: of the softmax in the first.
     """
 
-    kl: float = 1.0
+    kl: float = 0.0
+    logits: float = 0.2
     features: float = 1.0
     stem_l1: float = 0.0
     temperature: float = 1.0
@@ -32,7 +34,7 @@ class LossWeights:
         for name, value in asdict(self).items():
             if not value >= 0:
                 raise ValueError(f"loss weight {name} {value} is negative")
-        if not self.kl + self.features + self.stem_l1 > 0:
+        if not self.kl + self.logits + self.features + self.stem_l1 > 0:
             raise ValueError("all loss weights are 0: there is nothing to train on")
         if self.temperature == 0:
             raise ValueError("temperature 0 is not positive")
@@ -65,6 +67,17 @@ def feature_distance(features: Tensor, clean: Tensor) -> Tensor:
     return (difference / torch.where(size > 0, size, 1.0)).square()
 
 
+def logit_distance(logits: Tensor, clean_logits: Tensor) -> Tensor:
+    """|z - y|^2 / |y|^2 of the logits less their mean: (B, K) twice -> (B,) float32.
+
+    The mean says nothing about the label. Unlike the KL it weighs a hopeless picture no more than
+    others, whose gradients would drown theirs.
+    """
+    z, y = (x.float() - x.float().mean(1, keepdim=True) for x in (logits, clean_logits))
+    size = y.square().sum(1)
+    return (z - y).square().sum(1) / torch.where(size > 0, size, 1.0)
+
+
 def stem_l1(features: Tensor, clean: Tensor) -> Tensor:
     """Peng et al. 2024, the training loss: mean |f - g|; (B, C, h, w) twice -> (B,) float32."""
     return (features.float() - clean.float()).abs().mean((1, 2, 3))
@@ -95,6 +108,8 @@ def training_loss(
     terms: dict[str, Tensor] = {}
     if weights.kl:
         terms["kl"] = kl_to_clean(found.logits, clean.logits, weights.temperature).mean()
+    if weights.logits:
+        terms["logits"] = logit_distance(found.logits, clean.logits).mean()
     if weights.features:
         distances = [
             feature_distance(f, g).mean()

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +21,9 @@ from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.distributed import any_worker, average_gradients, is_first, num_workers, summed
 from afd_model.folding import fold_batch_norms
-from afd_model.losses import LossWeights, Watched, kl_to_clean, training_loss
+from afd_model.losses import Watched, feature_distance, kl_to_clean, training_loss
 from afd_model.pairs import PairBatch
+from afd_model.schedule import TrainingOptions, learning_rate, stem_steps
 from afd_model.stages import StageTaps, find_stages
 from afd_model.training_state import Best, ExponentialAverage, load_state, save_state
 
@@ -39,45 +40,6 @@ class Pairs(Protocol):
     def training(self, first_step: int) -> Generator[PairBatch, None, None]: ...
     def held_out(self) -> Iterable[PairBatch]: ...
     def random_pass(self, number: int) -> Iterable[PairBatch]: ...
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train.
-
-    Attributes:
-        max_steps: of the optimizer; the cosine ends there.
-        max_time_s: end earlier after so many seconds of this run; None: do not.
-        learning_rate: after `warmup_steps`; it falls to 0 along a cosine.
-        weight_decay: AdamW's, of weights (not of biases and slopes).
-        ema_decay: of the averaged weights, which are what is validated and exported.
-        clip_norm: greatest norm of the gradient.
-        precision: of the arithmetic (autocast); parameters and sums stay float32.
-        num_stages: stages behind the stem that the feature term looks at.
-    """
-
-    max_steps: int = 5000
-    max_time_s: float | None = None
-    learning_rate: float = 2e-3
-    warmup_steps: int = 200
-    weight_decay: float = 1e-4
-    ema_decay: float = 0.998
-    clip_norm: float = 1.0
-    precision: torch.dtype = torch.float32
-    num_stages: int = 3
-    log_every_steps: int = 10
-    save_every_steps: int = 100
-    validate_every_steps: int = 250
-    losses: LossWeights = field(default_factory=LossWeights)
-
-
-def learning_rate(step: int, options: TrainingOptions) -> float:
-    """Of step `step`, counted from 0: a linear rise, then half a cosine to 0."""
-    warmup = min(options.warmup_steps, options.max_steps // 2)
-    if step < warmup:
-        return options.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, options.max_steps - warmup)
-    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class Trainer:
@@ -128,11 +90,10 @@ class Trainer:
         batch: this worker's share.
         """
         batch = batch.to(self.device)
+        if self.step == stem_steps(self.options):
+            self._optimizer.state.clear()  # its sums are of another loss's gradients
         with self._autocast():
-            with torch.no_grad():
-                clean = self._watch(self.classifier.bare(batch.clean))
-            found = self._watch(self.classifier.features(batch.degraded, batch.dct))
-            loss, terms = training_loss(found, clean, self.options.losses)
+            loss, terms = self._loss(batch)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = list(self.afd.parameters())
@@ -212,6 +173,18 @@ class Trainer:
         self.best = None if state["best"] is None else Best(**state["best"])
         return True
 
+    def _loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.step < stem_steps(self.options):
+            with torch.no_grad():
+                clean_stem, _ = self.classifier.stem(batch.clean)
+            _, enhanced = self.classifier.stem(batch.degraded, batch.dct)
+            loss = feature_distance(enhanced, clean_stem).mean()
+            return loss, {"stem": loss.detach()}
+        with torch.no_grad():
+            clean = self._watch(self.classifier.bare(batch.clean))
+        found = self._watch(self.classifier.features(batch.degraded, batch.dct))
+        return training_loss(found, clean, self.options.losses)
+
     def _watch(self, features: Any) -> Watched:
         return Watched(features.logits, features.after, self._taps.take())
 
@@ -256,7 +229,8 @@ def train(
                 spent = time.monotonic() - started > options.max_time_s
                 out_of_time = any_worker(spent, trainer.device)
             last = out_of_time or step == options.max_steps
-            if step % options.log_every_steps == 0 or last:
+            # A record is of one phase: their losses are not the same.
+            if step % options.log_every_steps == 0 or last or step == stem_steps(options):
                 log({"kind": "step", "step": step, **meter.take(step, options)})
             due = step % options.validate_every_steps == 0 or last
             if due:

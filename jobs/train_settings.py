@@ -26,13 +26,16 @@ class TrainSettings(ClassifierSettings):
     )
 
     kl_weight: float = setting(
-        1.0, "loss: KL divergence from the backbone's prediction for the clean picture"
+        0.0, "loss: KL divergence from the backbone's prediction for the clean picture"
     )
     kl_temperature: float = setting(1.0, "temperature of that divergence's softmax")
+    logit_weight: float = setting(
+        0.2, "loss: relative squared distance of the logits to the clean picture's"
+    )
     feature_weight: float = setting(
         1.0, "loss: relative squared distance of the features to the clean ones, stem and stages"
     )
-    feature_stages: int = setting(3, "stages behind the stem that the feature term looks at")
+    feature_stages: int = setting(4, "stages behind the stem that the feature term looks at")
     stem_l1_weight: float = setting(
         0.0, "loss: mean absolute difference of the stem's features, the paper's only term"
     )
@@ -59,8 +62,15 @@ class TrainSettings(ClassifierSettings):
     max_time_s: float | Literal["none"] = setting(
         "none", "end cleanly after so many seconds, with the best checkpoint so far"
     )
-    learning_rate: float = setting(2e-3, "AdamW's, after the warm-up; falls along a cosine")
-    warmup_steps: int = setting(200, "steps in which the learning rate rises from 0")
+    stem_steps: int = setting(
+        1000,
+        "the first steps: on the stem's features alone, which is fast; at most half of --max-steps",
+    )
+    stem_learning_rate: float = setting(2e-3, "AdamW's, in the stem steps")
+    learning_rate: float = setting(
+        3e-4, "AdamW's, after them; each rises in --warmup-steps and falls along a cosine"
+    )
+    warmup_steps: int = setting(100, "steps in which the learning rate rises from 0")
     weight_decay: float = setting(1e-4, "AdamW's, of weights, not of biases")
     ema_decay: float = setting(0.998, "of the averaged weights, which are validated and exported")
     clip_norm: float = setting(1.0, "greatest norm of the gradient")
@@ -102,7 +112,14 @@ class TrainSettings(ClassifierSettings):
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{_spelt(name)} {getattr(self, name)} is not positive")
-        for name in ("workers", "warmup_steps", "feature_stages", "weight_decay", "seed"):
+        for name in (
+            "workers",
+            "stem_steps",
+            "warmup_steps",
+            "feature_stages",
+            "weight_decay",
+            "seed",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{_spelt(name)} {getattr(self, name)} is negative")
         if not 0 <= self.ema_decay < 1:
@@ -125,7 +142,14 @@ class TrainSettings(ClassifierSettings):
 
 _MIX = tuple(DegradationMix.__dataclass_fields__)
 _POSITIVE = (
-    *("batch_size", "max_steps", "learning_rate", "clip_norm", "held_out_images"),
+    *(
+        "batch_size",
+        "max_steps",
+        "stem_learning_rate",
+        "learning_rate",
+        "clip_norm",
+        "held_out_images",
+    ),
     *("validate_every_steps", "save_every_steps", "log_every_steps", "flip_passes"),
     *("cpus_per_worker", "attempts", "read_threads", "prefetch_batches", "max_pixels"),
 )

@@ -66,6 +66,8 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
     return TrainingOptions(
         max_steps=settings.max_steps,
         max_time_s=None if isinstance(settings.max_time_s, str) else settings.max_time_s,
+        stem_steps=settings.stem_steps,
+        stem_learning_rate=settings.stem_learning_rate,
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
@@ -78,6 +80,7 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
         validate_every_steps=settings.validate_every_steps,
         losses=LossWeights(
             kl=settings.kl_weight,
+            logits=settings.logit_weight,
             features=settings.feature_weight,
             stem_l1=settings.stem_l1_weight,
             temperature=settings.kl_temperature,

@@ -36,6 +36,7 @@ PAPER = AFDConfig(stem_channels=8, stem_stride=2, width=4, fde_hidden=8)
 LIGHT = replace(
     PAPER, size="light", reduction=4, depth=1, levels=0, fdm="full", fdm_on="bottleneck"
 )
+LOG = replace(LIGHT, reduction=2, fdm="full+channel", dct_input="log")
 
 
 @cache
@@ -62,7 +63,7 @@ def inputs(channels: int = 8, side: int = 64, stride: int = 2) -> tuple[torch.Te
     return features, torch.randn(2, 192, side // 8, side // 8, generator=generator) * 20
 
 
-@pytest.mark.parametrize("shape", [PAPER, LIGHT])
+@pytest.mark.parametrize("shape", [PAPER, LIGHT, LOG])
 def test_an_untrained_module_is_the_identity(shape: AFDConfig) -> None:
     module = AFDModule(shape)
     features, dct = inputs()
@@ -74,7 +75,7 @@ def test_an_untrained_module_is_the_identity(shape: AFDConfig) -> None:
 
 
 @pytest.mark.parametrize("fdm", ["channel", "spatial", "both", "full", "full+channel"])
-@pytest.mark.parametrize("shape", [PAPER, LIGHT])
+@pytest.mark.parametrize("shape", [PAPER, LIGHT, LOG])
 @pytest.mark.parametrize("side", [64, 72, 75])
 def test_fusion_is_exact_on_any_grid(shape: AFDConfig, fdm: str, side: int) -> None:
     module = trained(AFDModule(replace(shape, fdm=fdm))).double()
@@ -88,7 +89,7 @@ def test_fusion_is_exact_on_any_grid(shape: AFDConfig, fdm: str, side: int) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", [PAPER, LIGHT])
+@pytest.mark.parametrize("shape", [PAPER, LIGHT, LOG])
 def test_fusion_in_half_precision(shape: AFDConfig, dtype: torch.dtype) -> None:
     module = trained(AFDModule(shape))
     features, dct = (x.to(dtype) for x in inputs())

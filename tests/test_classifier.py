@@ -53,6 +53,20 @@ def test_the_enhanced_features_are_what_the_rest_of_the_backbone_sees() -> None:
     assert not torch.allclose(found.logits, net(pixels), rtol=1e-3)
 
 
+def test_the_stem_alone_runs_nothing_behind_it() -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone()))
+    classifier.backbone.layer1.register_forward_hook(lambda *_: pytest.fail("ran on"))
+    pixels, dct = inputs()
+    before, after = classifier.stem(pixels, dct)
+    bare, same = classifier.stem(pixels)
+    assert torch.equal(bare, same)
+    classifier.backbone.layer1._forward_hooks.clear()
+    seen = classifier.features(pixels, dct)
+    assert torch.equal(before, seen.before)
+    assert torch.equal(bare, seen.before)
+    assert torch.equal(after, seen.after)
+
+
 def test_drift_is_between_the_stems_features_before_and_after() -> None:
     classifier = AFDClassifier(backbone(), trained(backbone()))
     output, seen = classifier(*inputs()), classifier.features(*inputs())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from afd_model.fde_net import FDM_KINDS, FDENet
+from afd_model.fde_net import DCT_INPUTS, FDM_KINDS, FDENet
 
 SHAPES = {
     "channel": (2, 6, 1, 1),
@@ -18,17 +18,19 @@ def random_dct(scale: float = 30.0) -> torch.Tensor:
     return torch.randn(2, 192, 4, 6, generator=torch.Generator().manual_seed(0)) * scale
 
 
+@pytest.mark.parametrize("dct_input", DCT_INPUTS)
 @pytest.mark.parametrize("kind", FDM_KINDS)
-def test_shape_and_range(kind: str) -> None:
-    fdm = FDENet(6, hidden=8, kind=kind)(random_dct(), (9, 12))
+def test_shape_and_range(kind: str, dct_input: str) -> None:
+    fdm = FDENet(6, 8, kind, dct_input)(random_dct(), (9, 12))
     assert fdm.shape == SHAPES[kind]
     assert fdm.min() > 0
     assert fdm.max() < 1
 
 
+@pytest.mark.parametrize("dct_input", DCT_INPUTS)
 @pytest.mark.parametrize("kind", FDM_KINDS)
-def test_fused_is_the_same_map(kind: str) -> None:
-    net = FDENet(6, hidden=8, kind=kind).double()
+def test_fused_is_the_same_map(kind: str, dct_input: str) -> None:
+    net = FDENet(6, 8, kind, dct_input).double()
     dct = random_dct().double()
     expected = net(dct, (9, 12))
     net.fuse()
@@ -61,6 +63,26 @@ def test_the_input_of_a_photograph_is_standardised() -> None:
     assert 0.1 < spread.median() < 10
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_the_logarithm_sees_a_coefficients_size_alone() -> None:
+    dct = random_dct()
+    net = FDENet(6, hidden=8, dct_input="log")
+    torch.testing.assert_close(net(-dct, (4, 6)), net(dct, (4, 6)))
+    assert not torch.allclose(net(dct / 4, (4, 6)), net(dct, (4, 6)))
+    linear = FDENet(6, hidden=8)
+    assert not torch.allclose(linear(-dct, (4, 6)), linear(dct, (4, 6)))
+
+
+def test_the_logarithm_in_half_precision_takes_the_largest_coefficients() -> None:
+    net = FDENet(6, hidden=8, dct_input="log")
+    dct = random_dct(600.0)
+    expected = net(dct, (4, 6))
+    net.fuse()
+    found = net.half()(dct.half(), (4, 6)).float()
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+
+
+def test_an_unknown_kind_or_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown DCT input 'wavelet'"):
+        FDENet(4, dct_input="wavelet")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown FDM kind 'depth'"):
         FDENet(4, kind="depth")  # type: ignore[arg-type]

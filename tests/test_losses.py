@@ -12,6 +12,7 @@ from afd_model.losses import (
     Watched,
     feature_distance,
     kl_to_clean,
+    logit_distance,
     stem_l1,
     training_loss,
 )
@@ -49,6 +50,16 @@ def test_a_hot_softmax_compares_logits_by_their_difference() -> None:
     torch.testing.assert_close(logits.grad, difference, rtol=0.01, atol=1e-3)
 
 
+def test_logit_distance_is_relative_and_blind_to_a_constant() -> None:
+    logits, clean = random(5, 7), random(5, 7, seed=1)
+    z, y = (x.double() - x.double().mean(1, keepdim=True) for x in (logits, clean))
+    expected = ((z - y).square().sum(1) / y.square().sum(1)).float()
+    torch.testing.assert_close(logit_distance(logits, clean), expected)
+    torch.testing.assert_close(logit_distance(logits * 10 + 3, clean * 10 - 5), expected)
+    assert logit_distance(clean.half(), clean.half()).tolist() == [0] * 5
+    assert logit_distance(clean, torch.zeros(5, 7)).isfinite().all()
+
+
 def test_feature_distance_is_relative_to_the_clean_features() -> None:
     g = random(3, 4, 5, 6)
     torch.testing.assert_close(feature_distance(g * 1.1, g), torch.full((3,), 0.01))
@@ -74,16 +85,18 @@ def test_stem_l1_is_the_mean_absolute_difference() -> None:
 
 def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
     found, clean = watched(1, requires_grad=True), watched(2)
-    total, terms = training_loss(found, clean, LossWeights(kl=2, features=3, stem_l1=0.5))
-    assert set(terms) == {"kl", "features", "stem_l1"}
-    by_hand = 2 * terms["kl"] + 3 * terms["features"] + 0.5 * terms["stem_l1"]
+    weights = LossWeights(kl=2, logits=4, features=3, stem_l1=0.5)
+    total, terms = training_loss(found, clean, weights)
+    assert set(terms) == {"kl", "logits", "features", "stem_l1"}
+    by_hand = 2 * terms["kl"] + 4 * terms["logits"] + 3 * terms["features"]
+    by_hand += 0.5 * terms["stem_l1"]
     torch.testing.assert_close(total.detach(), by_hand)
     stages = [feature_distance(found.stem, clean.stem).mean()]
     stages += [feature_distance(found.stages[0], clean.stages[0]).mean()]
     torch.testing.assert_close(terms["features"], torch.stack(stages).mean().detach())
     assert total.requires_grad
     assert not any(term.requires_grad for term in terms.values())
-    _, alone = training_loss(found, clean, LossWeights(kl=0, features=0, stem_l1=1))
+    _, alone = training_loss(found, clean, LossWeights(logits=0, features=0, stem_l1=1))
     assert set(alone) == {"stem_l1"}
 
 
@@ -92,7 +105,7 @@ def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
     [
         ({"kl": -1.0}, "loss weight kl -1.0 is negative"),
         ({"features": math.nan}, "loss weight features nan"),
-        ({"kl": 0, "features": 0}, "nothing to train on"),
+        ({"logits": 0, "features": 0}, "nothing to train on"),
         ({"temperature": 0}, "temperature 0"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     after = load_file(output / "afd.safetensors")
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert train(collection, output, *short, "--kl-weight", "2") == 1
-    assert "kl-weight was 1.0, is now 2.0" in capsys.readouterr().err
+    assert "kl-weight was 0.0, is now 2.0" in capsys.readouterr().err
 
 
 def test_the_job_starts_without_ray() -> None:
@@ -155,7 +155,7 @@ def test_mistakes_are_one_line(
     ("flags", "message"),
     [
         (["--held-out-images", "17"], "17 held-out images of 17"),
-        (["--kl-weight", "0", "--feature-weight", "0"], "nothing to train on"),
+        (["--logit-weight", "0", "--feature-weight", "0"], "nothing to train on"),
         (["--backbone", "resnet19"], "did you mean 'resnet1"),
     ],
 )

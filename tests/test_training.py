@@ -16,18 +16,18 @@ from afd_model.afd_module import AFDModule, config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.checkpoint import load_checkpoint
 from afd_model.dct import block_dct
-from afd_model.drift import FLIP_FEATURES, FlipModel, flip_probability
 from afd_model.export import CARD, CHECKPOINT, export, fit_flips
-from afd_model.flip_fit import fit_flip_model
 from afd_model.losses import LossWeights
 from afd_model.pairs import PairBatch
-from afd_model.training import Trainer, TrainingError, TrainingOptions, learning_rate, train
+from afd_model.schedule import TrainingOptions
+from afd_model.training import Trainer, TrainingError, train
 from afd_model.training_state import ExponentialAverage
 
 SIDE, BATCH = 32, 4
 CPU = torch.device("cpu")
 OPTIONS = TrainingOptions(
     max_steps=8,
+    stem_steps=0,
     learning_rate=3e-3,
     warmup_steps=2,
     ema_decay=0.9,
@@ -120,16 +120,33 @@ def test_overfits_one_batch_and_moves_nothing_but_the_module(
         assert torch.equal(value, frozen[name]), name
 
 
-@pytest.mark.parametrize("term", ["kl", "features", "stem_l1"])
+@pytest.mark.parametrize("term", ["kl", "logits", "features", "stem_l1"])
 def test_every_term_can_be_learned_alone(backbone: Backbone, tmp_path: Path, term: str) -> None:
-    only = {"kl": 0.0, "features": 0.0, "stem_l1": 0.0, term: 1.0}
+    only = {"kl": 0.0, "logits": 0.0, "features": 0.0, "stem_l1": 0.0, term: 1.0}
     losses = LossWeights(**only)
-    options = replace(OPTIONS, max_steps=12, learning_rate=0.01, log_every_steps=1, losses=losses)
+    options = replace(OPTIONS, max_steps=20, log_every_steps=1, losses=losses)
     records = [
         r for r in run(make_trainer(backbone, tmp_path, options), OneBatch()) if r["kind"] == "step"
     ]
     assert records[-1][term] < records[0][term]
     assert records[-1]["loss"] == pytest.approx(records[-1][term])
+
+
+def test_the_first_steps_are_on_the_stem_alone(backbone: Backbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, stem_steps=4, stem_learning_rate=0.01, log_every_steps=3)
+    trainer = make_trainer(backbone, tmp_path, options)
+    runs: list[int] = []
+    trainer.classifier.backbone.layer4.register_forward_hook(lambda *_: runs.append(trainer.step))
+    records = [r for r in run(trainer, OneBatch()) if r["kind"] == "step"]
+    # A record never mixes the phases' losses.
+    assert [(r["step"], "stem" in r, "features" in r) for r in records] == [
+        (3, True, False),
+        (4, True, False),
+        (6, False, True),
+        (8, False, True),
+    ]
+    assert records[1]["loss"] < records[0]["loss"]
+    assert min(runs) == 4
 
 
 def test_mixed_precision_follows_full_precision(backbone: Backbone, tmp_path: Path) -> None:
@@ -149,12 +166,14 @@ def test_an_untrained_module_answers_as_the_backbone(backbone: Backbone, tmp_pat
     assert score["compressed_agreement"] == score["direct_agreement"]
 
 
+@pytest.mark.parametrize("stem_steps", [0, 4])
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
-    backbone: Backbone, tmp_path: Path
+    backbone: Backbone, tmp_path: Path, stem_steps: int
 ) -> None:
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-    whole = make_trainer(backbone, tmp_path / "whole")
+    options = replace(OPTIONS, stem_steps=stem_steps)
+    whole = make_trainer(backbone, tmp_path / "whole", options)
     run(whole)
 
     class Killed(RandomPairs):
@@ -165,9 +184,9 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
                 yield batch
 
     with pytest.raises(KeyboardInterrupt):
-        run(make_trainer(backbone, tmp_path / "broken"), Killed())
+        run(make_trainer(backbone, tmp_path / "broken", options), Killed())
     torch.manual_seed(99)
-    resumed = make_trainer(backbone, tmp_path / "broken")
+    resumed = make_trainer(backbone, tmp_path / "broken", options)
     assert resumed.resume()
     assert resumed.step == 4
     run(resumed)
@@ -238,17 +257,6 @@ def test_a_loss_that_is_no_number_ends_training(backbone: Backbone, tmp_path: Pa
         run(trainer)
 
 
-def test_the_learning_rate_rises_and_falls_to_zero() -> None:
-    options = TrainingOptions(max_steps=100, warmup_steps=10, learning_rate=2.0)
-    rates = [learning_rate(step, options) for step in range(100)]
-    assert rates[0] == pytest.approx(0.2)
-    assert max(rates) == rates[10] == pytest.approx(2.0)
-    assert rates[:11] == sorted(rates[:11])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] < 1e-3
-    assert learning_rate(55, options) == pytest.approx(1.0, abs=0.02)
-
-
 def test_the_average_follows_fast_then_slowly() -> None:
     module = nn.Linear(1, 1)
     nn.init.zeros_(module.weight)
@@ -259,50 +267,3 @@ def test_the_average_follows_fast_then_slowly() -> None:
     nn.init.zeros_(module.weight)
     average.follow(module, 100_000)
     assert average.module.weight.item() == pytest.approx(0.9 * 0.99)
-
-
-def flip_data(count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, flips drawn from a known logistic model, and that model's probabilities."""
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(count, len(FLIP_FEATURES))) * 3 + 5
-    features[: count // 4, 7] = np.nan
-    logit = 0.5 * (features[:, 0] - 5) - 0.8 * (features[:, 1] - 5) - 1
-    probability = 1 / (1 + np.exp(-logit))
-    return features, (rng.random(count) < probability).astype(float), probability
-
-
-def test_the_flip_fit_recovers_the_model_that_drew_the_data() -> None:
-    features, flipped, truth = flip_data()
-    model = fit_flip_model(features, flipped)
-    found = flip_probability(model, torch.tensor(features, dtype=torch.float32)).numpy()
-    assert np.abs(found - truth).mean() < 0.02
-    # At the optimum of a logistic regression the predictions sum to the flips.
-    assert found.sum() == pytest.approx(flipped.sum(), rel=1e-3)
-
-
-def test_the_flip_fit_is_where_the_penalised_likelihood_is_flat() -> None:
-    features, flipped, _ = flip_data(500)
-    model = fit_flip_model(features, flipped)
-    standard = np.nan_to_num((features - model.means) / model.scales)
-    coefficients = np.array(model.coefficients)
-    p = 1 / (1 + np.exp(-(standard @ coefficients + model.intercept)))
-    gradient = standard.T @ (p - flipped) + coefficients  # the prior: standard normal
-    np.testing.assert_allclose(gradient, 0, atol=1e-3)
-    assert (p - flipped).sum() == pytest.approx(0, abs=1e-3)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_data_without_both_outcomes_give_a_constant(value: float) -> None:
-    features, flipped, _ = flip_data(99)
-    model = fit_flip_model(features, np.full_like(flipped, value))
-    found = flip_probability(model, torch.tensor(features, dtype=torch.float32))
-    torch.testing.assert_close(found, torch.full_like(found, 0.995 if value else 0.005))
-    assert isinstance(model, FlipModel)
-
-
-def test_separable_data_stay_finite() -> None:
-    features, _, _ = flip_data(200)
-    model = fit_flip_model(features, (features[:, 0] > 5).astype(float))
-    assert all(map(math.isfinite, (model.intercept, *model.coefficients)))
-    with pytest.raises(ValueError, match="flip fit takes"):
-        fit_flip_model(features[:, :3], np.zeros(200))
