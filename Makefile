@@ -8,7 +8,7 @@ STAMP := $(VENV)/.made-from-$(shell cat pyproject.toml constraints.txt | cksum |
 # `make gpu-check` installs nothing: it takes the environment that is there.
 GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-.PHONY: demo test lint types check gpu-check clean
+.PHONY: demo test faults lint types check gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/python -m jobs.demo
@@ -24,6 +24,12 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 check: lint types test
+
+# Faults done to the real job, each kind ROUNDS times; KINDS chooses some of them.
+ROUNDS ?= 3
+SEED ?= 0
+faults: $(STAMP)
+	PYTHONPATH=.:tests $(BIN)/python -m faults --rounds $(ROUNDS) --seed $(SEED) $(KINDS)
 
 # GPU tests and the benchmark on CUDA; ARGS go to the benchmark. The last line is its JSON.
 gpu-check:

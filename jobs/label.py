@@ -38,8 +38,7 @@ def label(settings: LabelSettings) -> Summary:
     if record is not None and (summary := finished_summary(output)):
         _say(f"{output.path} is complete ({summary.images} images): nothing to do")
         return summary
-    if record is None:
-        output.create()
+    output.create()
     with Presence(output) as presence:
         summary = _label(settings, output, presence, began)
         if not presence.others():

@@ -78,7 +78,8 @@ def write_summary(
     """
     sizes = Plan(output).size.images_per_shard
     counts, failed = _audit(output, sizes, records)
-    committed = [record for record in records if record.error is None]
+    # What another driver committed first has a record, but no seconds of this run.
+    committed = [record for record in records if record.error is None and record.seconds]
     images_now = sum(sizes[record.shard] for record in committed)
     wall_s = time.time() - began
     start_up_s = min((record.started_at for record in records), default=time.time()) - began

@@ -58,8 +58,7 @@ class Presence:
         self._thread = threading.Thread(target=self._refresh, name="presence", daemon=True)
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(asdict(self._driver)), encoding="utf-8")
+        self._show()
         self._thread.start()
         return self
 
@@ -84,7 +83,7 @@ class Presence:
 
         Ages are differences of the storage's own clock, so hosts' clocks may disagree.
         """
-        self._path.touch()
+        self._stay_visible()
         now = self._path.stat().st_mtime
         found = []
         for path in self._folder.glob("*.json"):
@@ -103,12 +102,20 @@ class Presence:
                 found.append(driver)
         return found
 
+    def _show(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(asdict(self._driver)), encoding="utf-8")
+
     def _refresh(self) -> None:
         while not self._ended.wait(self._refresh_s):
-            try:
-                os.utime(self._path)
-            except OSError:  # the folder was removed: whoever did that will be noticed elsewhere
-                continue
+            with suppress(OSError):  # the next refresh may get through
+                self._stay_visible()
+
+    def _stay_visible(self) -> None:
+        try:
+            os.utime(self._path)
+        except FileNotFoundError:  # taken for dead by another driver, after a long stop
+            self._show()
 
 
 def _is_gone(driver: Driver) -> bool:

@@ -1,5 +1,6 @@
 """Every byte of a part counts: whatever is changed after the commit is found."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from pipeline.audit import damaged_parts, remove_damaged
 from pipeline.output import OutputError, OutputFolder
-from pipeline.records import SCHEMA, EncodedImage, ImageRef, Status
+from pipeline.records import SCHEMA, EncodedImage, ImageRef, Shard, Status
 from pipeline.shards import Plan, part_path, write_plan
 from pipeline.sink import ShardRows, write_part
 
@@ -79,6 +80,26 @@ def test_rows_that_contradict_their_counts_are_found(output: OutputFolder) -> No
     [(index, reason)] = list(damaged_parts(output))
     assert index == 0
     assert "its rows are not the {'rejected': 333, 'unreadable': 167}" in reason
+
+
+def test_the_plan_is_read_by_one_thread_at_a_time(
+    output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open Parquet file read by two threads hangs now and then."""
+    readers, most, read = 0, 0, Plan.shard
+
+    def watched(plan: Plan, index: int) -> Shard:
+        nonlocal readers, most
+        readers += 1
+        most = max(most, readers)
+        time.sleep(0.02)  # long enough for another thread to come in
+        shard = read(plan, index)
+        readers -= 1
+        return shard
+
+    monkeypatch.setattr(Plan, "shard", watched)
+    assert list(damaged_parts(output, threads=3)) == []
+    assert most == 1
 
 
 def test_a_damaged_plan_is_refused(output: OutputFolder) -> None:

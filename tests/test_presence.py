@@ -66,6 +66,18 @@ with Presence(OutputFolder(sys.argv[1])):
         assert not left.exists()
 
 
+def test_a_driver_taken_for_dead_shows_itself_again(output: OutputFolder) -> None:
+    with Presence(output, refresh_s=0.05) as stopped, Presence(output) as other:
+        (output.path / DRIVERS / f"{stopped.name}.json").unlink()
+        deadline = time.monotonic() + 10
+        while not other.others() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [driver.name for driver in other.others()] == [stopped.name]
+        (output.path / DRIVERS / f"{other.name}.json").unlink()
+        assert other.others()  # a look around shows the one who looks
+        assert [driver.name for driver in stopped.others()] == [other.name]
+
+
 def test_a_driver_elsewhere_is_gone_when_it_is_silent(output: OutputFolder) -> None:
     elsewhere = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": "x"}
     with Presence(output) as presence:

@@ -59,6 +59,15 @@ def test_shards_of_an_earlier_run_count_in_the_rows_but_not_in_the_speed(
     assert (summary.images, summary.images_this_run) == (7, 4)
 
 
+def test_shards_that_another_driver_committed_first_are_not_in_the_speed(
+    output: OutputFolder,
+) -> None:
+    records = [commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1)]
+    records[1] = CommitRecord(1, time.time(), COUNTS)
+    summary = summarise(output, *records)
+    assert (summary.images, summary.images_this_run) == (7, 4)
+
+
 def test_a_part_that_was_reported_but_is_not_there_fails_the_run(output: OutputFolder) -> None:
     records = [commit(output, 0), commit(output, 1), CommitRecord(2, time.time(), COUNTS)]
     summary = summarise(output, *records)

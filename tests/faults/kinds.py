@@ -10,7 +10,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,7 +278,7 @@ NEEDS_ROOT = frozenset({"disk_full"})  # to mount a disk of its own
 
 
 @contextmanager
-def _small_disk(folder: Path, *, kib: int):  # type: ignore[no-untyped-def]
+def _small_disk(folder: Path, *, kib: int) -> Iterator[Callable[[], None]]:
     folder.mkdir(parents=True)
     options = f"size={kib}k"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
