@@ -105,19 +105,13 @@ def load_checkpoint(path: str | Path, backbone: Backbone) -> tuple[AFDModule, Ch
     """
     facts, tensors = _read(path)
     _check_backbone(facts, backbone)
-    module = AFDModule(facts.config)
-    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
-    for key in sorted(expected.keys() | found.keys()):
-        if expected.get(key) != found.get(key):
-            raise ValueError(
-                f"AFD checkpoint {path}: tensor {key} is {found.get(key, 'missing')}, "
-                f"its configuration says {expected.get(key, 'there is none')}"
-            )
-    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
-        raise ValueError(f"AFD checkpoint {path}: tensor {broken[0]} holds NaN or infinity")
-    module.load_state_dict(tensors)
-    return module.eval(), facts
+    return _built(facts, tensors), facts
+
+
+def load_module(path: str | Path) -> tuple[AFDModule, CheckpointFacts]:
+    """As `load_checkpoint`, whatever backbone it was made for."""
+    facts, tensors = _read(path)
+    return _built(facts, tensors), facts
 
 
 def resolve_afd(
@@ -176,6 +170,24 @@ def _read(path: str | Path) -> tuple[CheckpointFacts, dict[str, Tensor]]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"AFD checkpoint {path}: its facts do not read ({error})") from error
     return replace(facts, path=str(path), sha256=_file_sha256(path)), tensors
+
+
+def _built(facts: CheckpointFacts, tensors: dict[str, Tensor]) -> AFDModule:
+    """The module of a file that was read, in eval mode; strict."""
+    path = facts.path
+    module = AFDModule(facts.config)
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            raise ValueError(
+                f"AFD checkpoint {path}: tensor {key} is {found.get(key, 'missing')}, "
+                f"its configuration says {expected.get(key, 'there is none')}"
+            )
+    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
+        raise ValueError(f"AFD checkpoint {path}: tensor {broken[0]} holds NaN or infinity")
+    module.load_state_dict(tensors)
+    return module.eval()
 
 
 def _check_backbone(facts: CheckpointFacts, backbone: Backbone) -> None:

@@ -23,12 +23,13 @@ import torch
 
 from afd_model.predictor import resolve_device
 from jobs.benchmark_corpus import make_corpus
-from jobs.benchmark_machine import corpus_facts, machine_facts, num_cores, software
+from jobs.benchmark_machine import corpus_facts, machine_facts, software
 from jobs.benchmark_report import Round, figures, table
 from jobs.benchmark_settings import NO_RECORD, OWN, TEMPORARY, BenchmarkSettings
 from jobs.benchmark_stages import Stages
 from jobs.benchmark_workers import Workers
 from jobs.command_line import parse
+from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 from pipeline.records import ImageRef
 from pipeline.sources import list_images

@@ -7,33 +7,25 @@ import platform
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from afd_model.predictor import has_native_bf16
+from jobs.machine import cpu_name, memory_bytes, num_cores
 from jobs.run_record import versions
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.records import ImageRef
 from pipeline.sources import read_image
 
-_CPU_INFO = Path("/proc/cpuinfo")
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
     """The hardware, and how busy it is before anything is measured."""
     facts: dict[str, Any] = {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": num_cores(),
         "native_bf16": has_native_bf16(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
         "load_average": round(os.getloadavg()[0], 2),  # of the last minute, processes
         "gpu": None,
     }
@@ -42,14 +34,6 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         facts["gpu"] = properties.name
         facts["gpu_memory_gib"] = round(properties.total_memory / 2**30, 1)
     return facts
-
-
-def _cpu_name() -> str:
-    if _CPU_INFO.is_file():
-        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def software() -> dict[str, str | None]:

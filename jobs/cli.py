@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from jobs.command_line import EXIT_USAGE, interrupt_on_sigterm, nearest
 
+EXIT_FAILED = 1
+
 JOBS = {
     "label": "label every image of a collection",
     "train": "train an AFD-Module for a frozen classifier on unlabelled images",
@@ -17,6 +19,7 @@ JOBS = {
     "report": "one HTML page about an output: the corpus, and which labels to trust",
     "sql": "ask an output something in SQL",
     "benchmark": "measure each stage, the whole job and this machine's limit",
+    "doctor": "what is here, what is missing, and the command that mends it",
     "demo": "label a small corpus of real photographs and show what was found",
 }
 
@@ -33,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
         return EXIT_USAGE
     interrupt_on_sigterm()
-    code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
+    try:
+        code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
+    except ModuleNotFoundError as error:
+        print(f"afd {name}: {error}: `afd doctor` says how to install it", file=sys.stderr)
+        return EXIT_FAILED
     return code
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from afd_model.predictor import resolve_device
 from jobs.benchmark import EXIT_COMPLETE, EXIT_FAILED, run
-from jobs.benchmark_machine import num_cores
 from jobs.benchmark_settings import BenchmarkSettings
 from jobs.command_line import parse
+from jobs.machine import num_cores
 
 GPU_TESTS = ("tests/test_gpu_path.py", "tests/test_predictor.py")
 _ROOT = Path(__file__).parent.parent

@@ -11,7 +11,6 @@ import torch
 from jpegs import encode, photo
 
 from jobs.benchmark import main
-from jobs.benchmark_machine import num_cores
 from jobs.benchmark_report import (
     Round,
     cpu_speed_of_light,
@@ -21,6 +20,7 @@ from jobs.benchmark_report import (
 )
 from jobs.benchmark_stages import Cost, Stages
 from jobs.benchmark_workers import JobRun, Workers
+from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 from pipeline.sources import list_images
 

@@ -1,5 +1,7 @@
 """`afd JOB`: finds the job, or says which one was meant."""
 
+import sys
+
 import pytest
 
 from jobs.cli import JOBS, main
@@ -23,3 +25,17 @@ def test_every_job_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> No
         main([name, "--help"])
     assert exit_info.value.code == 0
     assert f"usage: afd {name}" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in [name for name in sys.modules if name.startswith(("jobs.compress", "turbojpeg"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules, "pipeline.degrade", raising=False)
+    monkeypatch.setitem(sys.modules, "turbojpeg", None)
+    assert main(["compress", "photos", "--output", "out"]) == 1
+    told = capsys.readouterr().err
+    assert "turbojpeg" in told
+    assert "afd doctor" in told
+    assert told.count("\n") == 1

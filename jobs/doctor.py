@@ -1,0 +1,107 @@
+"""The doctor job: what is here, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError
+from typing import Any, Literal, TextIO
+
+from jobs.command_line import parse
+from jobs.doctor_check import NAME_WIDTH, Check, line
+from jobs.doctor_machine import (
+    check_cpu,
+    check_gpu,
+    check_memory,
+    check_python,
+    check_shared_memory,
+)
+from jobs.doctor_packages import PACKAGE, installed_requirements, package_checks
+from jobs.settings import setting
+
+EXIT_COMPLETE, EXIT_FAILED = 0, 1
+_TRIALS = {
+    "decoder self-test": "check_decoder",
+    "shipped AFD weights": "check_shipped_weights",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorSettings:
+    """Say whether labelling can run here, what was found, and how to mend what is missing."""
+
+    format: Literal["table", "json"] = setting("table", "a line a check, or one JSON document")
+
+
+def doctor() -> Iterator[Check]:
+    """Every finding, in order, as it is made. None raises: what does not run is a finding."""
+    yield from (check_python(), check_cpu(), check_memory(), check_shared_memory())
+    try:
+        requirements = installed_requirements()
+    except PackageNotFoundError:
+        requirements = ()
+        yield Check(
+            name=PACKAGE,
+            state="missing",
+            found="not installed: it is run from its source, and its needs are not known",
+            mend="pip install --editable .",
+        )
+    for check in package_checks(requirements):
+        yield check()
+    yield check_gpu(_torch())
+    for name, function in _TRIALS.items():
+        yield _trial(name, function)
+
+
+def _torch() -> Any | None:
+    try:
+        return importlib.import_module("torch")
+    except Exception:  # its own line says why
+        return None
+
+
+def _trial(name: str, function: str) -> Check:
+    try:
+        trials = importlib.import_module("jobs.doctor_trials")
+        check: Callable[[], Check] = getattr(trials, function)
+        return check()
+    except ImportError as error:  # that package's own line says how to mend it
+        return Check(name=name, state="missing", found=f"not run: {error}")
+    except Exception as error:  # whatever a decoder raises, the other findings still count
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Check(name=name, state="wrong", found=found)
+
+
+def _table(checks: Iterator[Check], to: TextIO) -> list[Check]:
+    """A line each, as soon as it is known: a library that kills the process is the next one."""
+    found = []
+    for check in checks:
+        print(f"{check.name:<{NAME_WIDTH}}{line(check)}", file=to, flush=True)
+        found.append(check)
+    stops = [check.name for check in found if check.stops]
+    verdict = f"cannot run here: {', '.join(stops)}" if stops else "can run here"
+    print(f"\nlabelling {verdict}", file=to, flush=True)
+    return found
+
+
+def _json(checks: Iterator[Check], to: TextIO) -> list[Check]:
+    found = list(checks)
+    can_label = not any(check.stops for check in found)
+    document = {"can_label": can_label, "checks": [asdict(check) for check in found]}
+    print(json.dumps(document, indent=2), file=to)
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`afd doctor`: exit code 0 when labelling can run here, 1 when it cannot, 2 for bad usage."""
+    settings = parse(DoctorSettings, arguments, prog="afd doctor")
+    write = _json if settings.format == "json" else _table
+    stopped = any(check.stops for check in write(doctor(), sys.stdout))
+    return EXIT_FAILED if stopped else EXIT_COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,36 @@
+"""What `afd doctor` says about one thing, as a line of a table or as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["ok", "missing", "wrong"]
+NAME_WIDTH, _STATE_WIDTH = 24, 9  # characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A finding.
+
+    required: labelling cannot run here while it is not ok.
+    mend: the command that mends it, or None where it is ok or no command does.
+    """
+
+    name: str
+    state: State
+    found: str
+    required: bool = True
+    mend: str | None = None
+
+    @property
+    def stops(self) -> bool:
+        return self.required and self.state != "ok"
+
+
+def line(check: Check) -> str:
+    """What follows the name in the table."""
+    text = f"{check.state:<{_STATE_WIDTH}}{check.found}"
+    if check.mend is None:
+        return text
+    return f"{text}\n{'':<{NAME_WIDTH + _STATE_WIDTH}}mend it: {check.mend}"

@@ -1,0 +1,44 @@
+"""What hardware this process may use; with the standard library alone."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's: bytes, or "max"
+# What the model's and the decoder's kernels choose by: names of Linux's cpuinfo, x86 and Arm.
+_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def cpu_name() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Those of the vector instruction sets that matter here which the CPU has."""
+    flags = set((_cpu_info("flags") or _cpu_info("Features")).split())
+    return tuple(name for name in _FEATURES if name in flags)
+
+
+def memory_bytes() -> int:
+    """The machine's memory, or the container's share of it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _MEMORY_LIMIT.read_text().strip() if _MEMORY_LIMIT.is_file() else "max"
+    return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def _cpu_info(key: str) -> str:
+    """The first CPU's value; empty where the kernel does not say."""
+    if _CPU_INFO.is_file():
+        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""

@@ -1,0 +1,160 @@
+"""`afd doctor`: says what is there, what is not, and never dies of it."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs import doctor_machine, doctor_trials
+from jobs.doctor import main
+from jobs.doctor_check import Check, line
+from jobs.doctor_machine import check_gpu, check_shared_memory
+from jobs.doctor_packages import check_extra, check_package, module_of, package_checks
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BASE = PROJECT["dependencies"]
+EXTRAS = PROJECT["optional-dependencies"]
+METADATA = BASE + [f'{text}; extra == "{extra}"' for extra in EXTRAS for text in EXTRAS[extra]]
+
+
+def distribution(requirement: str) -> str:
+    return requirement.partition(">")[0].partition("[")[0]
+
+
+def doctor_without(*modules: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, document and standard error in a process that cannot import these."""
+    hide = f"import sys; sys.modules.update(dict.fromkeys({modules!r}))"
+    run = "from jobs.doctor import main; sys.exit(main(['--format', 'json']))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{hide}\n{run}"], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def named(document: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = (check for check in document["checks"] if check["name"] == name)
+    return dict(found)
+
+
+def test_labelling_can_run_where_the_tests_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "labelling can run here"
+    states = {text[24:33].strip() for text in lines[:-2] if text[:24].strip()}
+    assert states <= {"ok", "missing", "wrong"}
+    (trial,) = (text for text in lines if text.startswith("decoder self-test"))
+    assert "cpu: exact" in trial
+
+
+def test_a_package_that_does_not_import_is_a_finding() -> None:
+    code, document, stderr = doctor_without("nvidia.dali")
+    assert (code, document["can_label"]) == (1, False)
+    assert "Traceback" not in stderr
+    found = named(document, "nvidia-dali-cuda130")
+    assert (found["state"], found["required"]) == ("wrong", True)
+    assert found["mend"].startswith("pip install --force-reinstall 'nvidia-dali-cuda130>=")
+    assert named(document, "decoder self-test")["state"] == "missing"
+    assert named(document, "torch")["state"] == "ok"
+
+
+def test_it_outlives_every_package_but_the_command_lines() -> None:
+    hidden = [module_of(distribution(text)) for text in BASE if "jsonargparse" not in text]
+    code, document, stderr = doctor_without(*hidden)
+    assert code == 1
+    assert "Traceback" not in stderr
+    assert named(document, "torch")["state"] == "wrong"
+    assert named(document, "shipped AFD weights")["state"] == "missing"
+    assert named(document, "Python")["state"] == "ok"
+
+
+@pytest.mark.parametrize("requirement", BASE + [t for e in EXTRAS if e != "dev" for t in EXTRAS[e]])
+def test_every_requirement_has_its_module(requirement: str) -> None:
+    if not requirement.startswith(PROJECT["name"]):
+        assert find_spec(module_of(distribution(requirement))) is not None
+
+
+def test_every_package_and_extra_has_a_line() -> None:
+    names = [check().name for check in package_checks(METADATA)]
+    expected = [distribution(text) for text in BASE]
+    assert names == expected + sorted(f"extra {name}" for name in EXTRAS if name != "dev")
+
+
+def test_what_is_not_installed() -> None:
+    found = check_package("no-such-distribution>=1.2")
+    assert (found.state, found.mend) == ("missing", "pip install 'no-such-distribution>=1.2'")
+    found = check_extra("s3", ["no-such-distribution>=1", "numpy>=1"])
+    assert (found.state, found.found, found.stops) == ("missing", "no-such-distribution", False)
+    assert found.mend == "pip install 'afd-label[s3]'"
+
+
+def test_what_is_too_old() -> None:
+    found = check_package("numpy>=99")
+    assert (found.state, found.stops) == ("wrong", True)
+    assert ">=99 needed" in found.found
+    assert check_extra("demo", ["numpy>=99"]).state == "wrong"
+
+
+def test_a_decoder_that_is_off_by_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = doctor_trials.decompress
+    monkeypatch.setattr(doctor_trials, "decompress", lambda data: np.maximum(right(data), 1) - 1)
+    found = doctor_trials.check_decoder()
+    assert found.state == "wrong"
+    assert "up to 1" in found.found
+
+
+def test_weights_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shipped = sorted(doctor_trials.SHIPPED.glob("*.safetensors"))
+    assert doctor_trials.check_shipped_weights().state == "ok"
+    monkeypatch.setattr(doctor_trials, "SHIPPED", tmp_path)
+    assert doctor_trials.check_shipped_weights().state == "missing"
+    (tmp_path / "cut.safetensors").write_bytes(shipped[0].read_bytes()[:-100])
+    found = doctor_trials.check_shipped_weights()
+    assert (found.state, found.mend is not None) == ("wrong", True)
+
+
+def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_shared_memory(tmp_path / "none").state == "missing"
+    monkeypatch.setattr(doctor_machine, "_LEAST_SHARED_MEMORY", 2**60)
+    found = check_shared_memory(tmp_path)
+    assert (found.state, found.stops) == ("wrong", False)
+    assert "--shm-size" in (found.mend or "")
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "said"),
+    [
+        ("echo 'NVIDIA X, 81559 MiB, 570.1'", "wrong", "1 x NVIDIA X, 81559 MiB, driver 570.1"),
+        ("echo 'could not talk to the driver' >&2; exit 9", "wrong", "could not talk"),
+    ],
+)
+def test_a_driver_that_pytorch_cannot_use(
+    script: str, state: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    found = check_gpu(None)
+    assert (found.state, found.required) == (state, False)
+    assert said in found.found
+
+
+def test_a_machine_without_a_gpu_can_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    found = check_gpu(None)
+    assert (found.state, found.stops) == ("missing", False)
+
+
+def test_a_line_has_its_command_below() -> None:
+    check = Check(name="x", state="missing", found="not installed", mend="pip install 'x>=1'")
+    first, second = line(check).splitlines()
+    assert first == "missing  not installed"
+    assert second == " " * 33 + "mend it: pip install 'x>=1'"
