@@ -16,14 +16,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.predictor import Predictor
-from jobs.model import load_model
+from jobs.model import backbone_of, load_model
 from jobs.settings import LabelSettings
 from pipeline.block_dct import BlockDct
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.label_shard import label_shard
+from pipeline.output import OutputFolder
 from pipeline.records import EncodedImage, ImageRef, Shard
 from pipeline.screen import Limits, screen
 from pipeline.sink import write_part
@@ -67,7 +67,7 @@ class Stages:
     ) -> None:
         self._refs = refs
         self._limits = Limits(settings.max_pixels, settings.integrity)
-        self._part = scratch / "part.parquet"
+        self._scratch = OutputFolder(str(scratch))
         self._model = load_model(settings, num_threads=num_threads)
         self._predictor = self._model.predictor
         self._cuda = self._predictor.device.type == "cuda"
@@ -175,7 +175,7 @@ class Stages:
             afd(features, dct)
 
     def _write(self) -> None:
-        write_part(self._part, self._table, {})
+        write_part(self._scratch, 0, self._table, {})
 
     def _make_table(self, num_rows: int) -> pa.Table:
         """The rows of a whole shard: those of one batch, as often as it takes."""
@@ -225,8 +225,7 @@ def _bytes_of(ref: ImageRef) -> bytes | None:
 
 def _bare(settings: LabelSettings, like: Predictor) -> Predictor:
     """The backbone without a module, in the same arithmetic."""
-    layer = None if settings.stem_layer == "auto" else settings.stem_layer
-    backbone = load_backbone(settings.backbone, settings.weights, layer)
+    backbone = backbone_of(settings)
     return Predictor(
         AFDClassifier(backbone, None),
         device=like.device,

@@ -131,7 +131,7 @@ class Workers:
 
     def _check_rows(self, counted: int) -> None:
         rows = sum(
-            read_facts(part_path(self._output, shard))["num_rows"] for shard in range(self._shards)
+            read_facts(self._output, shard)["num_rows"] for shard in range(self._shards)
         )
         if not rows == counted == self._images == Plan(self._output).size.num_images:
             raise RuntimeError(f"{rows} rows and {counted} outcomes for {self._images} images")

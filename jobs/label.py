@@ -36,7 +36,7 @@ def label(settings: LabelSettings) -> Summary:
         for name, reason in remove_damaged(output):
             _say(f"{name} is damaged and will be labelled again: {reason}")
     if record is not None and (summary := finished_summary(output)):
-        _say(f"{output.path} is complete ({summary.images} images): nothing to do")
+        _say(f"{output.location} is complete ({summary.images} images): nothing to do")
         return summary
     output.create()
     with Presence(output) as presence:
@@ -51,7 +51,7 @@ def _label(
 ) -> Summary:
     others = presence.others()
     for driver in others:
-        _say(f"{output.path} is being labelled by another driver too ({driver}): sharing its work")
+        _say(f"another driver is labelling to {output.location} ({driver}): sharing its work")
     if not others:
         output.clean()
     record = join_run(output, settings, presence)

@@ -15,7 +15,7 @@ from jobs.labels_view import list_parts
 from jobs.report_queries import Row
 from pipeline.output import OutputError, OutputFolder
 from pipeline.shards import Plan
-from pipeline.sink import read_facts
+from pipeline.sink import facts_of
 
 # What makes up a worker's time, in the order of the work; what else is in the facts runs beside it.
 STAGES = ("read", "decode", "dct", "model", "rows")
@@ -59,9 +59,9 @@ class Run:
 def read_run(output: OutputFolder, *, threads: int = 4) -> Run:
     """Read every part's facts."""
 
-    def facts_of(path: Path) -> dict[str, Any] | str:
+    def facts_or_reason(path: Path) -> dict[str, Any] | str:
         try:
-            return read_facts(path)
+            return facts_of(path, path.name)
         except (OSError, ValueError) as error:
             return " ".join(str(error).split())
 
@@ -70,7 +70,7 @@ def read_run(output: OutputFolder, *, threads: int = 4) -> Run:
     first: dict[str, Any] = {}
     found = list_parts(output)
     with ThreadPoolExecutor(threads) as pool:
-        for path, facts in zip(found, pool.map(facts_of, found), strict=True):
+        for path, facts in zip(found, pool.map(facts_or_reason, found), strict=True):
             if isinstance(facts, str):
                 damaged[path.name] = facts
                 continue

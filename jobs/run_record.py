@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs.settings import LabelSettings
-from pipeline.output import RUN, OutputError, OutputFolder
+from pipeline.output import LABELS, RUN, OutputError, OutputFolder
 from pipeline.presence import Presence
 from pipeline.records import SCHEMA_VERSION
-from pipeline.shards import write_plan
+from pipeline.shards import is_part, write_plan
 from pipeline.sources import list_images
 
 _RECORDED_PACKAGES = ("afd-label", "nvidia-dali-cuda130", "pyarrow", "ray", "timm", "torch")
@@ -26,15 +26,13 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
     Raises OutputError when the folder holds a run with other settings, or labels of no known run.
     """
     record = output.read_json(RUN)
-    if not any(output.labels.glob("part-*.parquet")):
+    if not any(is_part(name) for name in output.changes(LABELS)):
         return record if record and record.get("settings") == settings.row_settings else None
     if record is None:
-        raise OutputError(
-            f"{str(output.path)!r} holds labels but no {RUN}: choose another --output"
-        )
+        raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")
     if changed := differences(record.get("settings", {}), settings.row_settings):
         raise OutputError(
-            f"{str(output.path)!r} holds a run with other settings: {changed}."
+            f"{output.location!r} holds a run with other settings: {changed}."
             " Use the same, or another --output"
         )
     return record

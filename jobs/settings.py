@@ -31,7 +31,11 @@ class CollectionSettings:
         "folder (recursive), glob, tar or Parquet file of images, manifest (text, CSV or Parquet of"
         " any of these) or one image, on disk or on s3://, gs://, hf:// or https://",
     )
-    output: str = setting(REQUIRED, "output folder; the same command again continues the run in it")
+    output: str = setting(
+        REQUIRED,
+        "output folder; the same command again continues the run in it. `afd label` also takes"
+        " s3://BUCKET/KEY and gs://BUCKET/KEY",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
+from pipeline.http_reads import AccessError
 from pipeline.output import OutputFolder
-from pipeline.shards import Plan, part_name, part_path
+from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts, write_part
 
 
@@ -115,14 +117,13 @@ class ShardLabeler:
                 else:
                     self._output.end_attempts(name)
                     return record
-        except OSError as failure:
+        except (OSError, AccessError) as failure:
             error = _one_line(failure)
         return CommitRecord(shard, started_at, error=error)
 
     def _commit(self, shard: int, started_at: float) -> CommitRecord:
-        path = part_path(self._output, shard)
-        if path.exists():  # committed by a worker that died before it could say so
-            return CommitRecord(shard, started_at, read_facts(path)["counts"])
+        with suppress(FileNotFoundError):  # else a worker committed it and died before it said so
+            return CommitRecord(shard, started_at, read_facts(self._output, shard)["counts"])
         began_at = time.time()
         labelled = self._label_shard(
             self._plan.shard(shard),
@@ -139,7 +140,7 @@ class ShardLabeler:
             "counts": labelled.counts,
             "seconds": labelled.seconds,
         }
-        write_part(path, labelled.table, facts)
+        write_part(self._output, shard, labelled.table, facts)
         seconds = {**labelled.seconds, "write": time.perf_counter() - began}
         return CommitRecord(
             shard,

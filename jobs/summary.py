@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobs.shard_labeler import CommitRecord
-from pipeline.output import SUMMARY, OutputFolder
+from pipeline.http_reads import AccessError
+from pipeline.output import LABELS, SUMMARY, OutputFolder
 from pipeline.records import STATUSES
-from pipeline.shards import Plan, part_name, part_path
+from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts
 
 COMPLETE = "complete"
@@ -51,7 +52,7 @@ class Summary:
 
 def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
     """The shards whose part exists. One listing, however many there are."""
-    present = {path.name for path in output.labels.glob("part-*.parquet")}
+    present = output.changes(LABELS)
     return {shard for shard in range(num_shards) if part_name(shard) in present}
 
 
@@ -88,7 +89,7 @@ def write_summary(
         seconds.update(record.seconds)
     summary = Summary(
         run_id=run_id,
-        output=str(output.path),
+        output=output.location,
         exit_reason="failed shards" if failed and exit_reason == COMPLETE else exit_reason,
         images=counts.total(),
         planned_images=sum(sizes),
@@ -116,10 +117,10 @@ def _audit(
 
     def facts_of(shard: int) -> dict[str, Any] | str:
         try:
-            facts = read_facts(part_path(output, shard))
+            facts = read_facts(output, shard)
         except FileNotFoundError:
             return errors.get(shard) or "not labelled yet"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AccessError) as error:
             return f"damaged: {error}"
         if facts["num_rows"] != sizes[shard]:
             return f"damaged: {facts['num_rows']} rows for {sizes[shard]} planned images"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
-from pipeline.shards import Plan, part_name, part_path
+from pipeline.shards import Plan, part_file, part_name
 from pipeline.sink import read_facts
 
 
@@ -43,14 +43,14 @@ def damaged_parts(output: OutputFolder, *, threads: int = 4) -> Iterator[tuple[i
 def remove_damaged(output: OutputFolder) -> Iterator[tuple[str, str]]:
     """Remove the parts that are not whole, so that they are made again; (name, why) of each."""
     for shard, reason in damaged_parts(output):
-        part_path(output, shard).unlink()
+        output.remove(part_file(shard))
         yield part_name(shard), reason
 
 
 def _what_is_wrong(output: OutputFolder, shard: Shard) -> str | None:
-    path = part_path(output, shard.index)
-    facts = read_facts(path)
-    table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+    facts = read_facts(output, shard.index)
+    with output.open(part_file(shard.index)) as file:
+        table = pq.ParquetFile(file, page_checksum_verification=True).read()
     if table.column("uri").to_pylist() != [ref.uri for ref in shard.refs]:
         return f"its {table.num_rows} URIs are not the {len(shard.refs)} of the plan"
     statuses = table.column("status").to_pylist()

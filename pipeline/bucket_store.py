@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import NamedTuple
 from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree
 
-from pipeline.http_reads import ReadError, Resource, get
+from pipeline.http_reads import ReadError, Resource, Sign, get
 from pipeline.locations import SourceError
 
 _BUCKET = re.compile(r"[a-z0-9A-Z][\w.-]{1,221}")
@@ -17,16 +17,20 @@ _KEY_SAFE = "/-_.~"  # what a signature takes as it is
 
 
 class StoredObject(NamedTuple):
-    """A key as it is in the bucket, or a folder of keys (`num_bytes` None, a trailing slash)."""
+    """A key as it is in the bucket, or a folder of keys (`num_bytes` None, a trailing slash).
+
+    modified: when it was stored, as the store wrote it (ISO 8601).
+    """
 
     key: str
     num_bytes: int | None
+    modified: str = ""
 
 
 class BucketStore:
-    """One bucket. base_url: what its keys stand below. sign: gives a URL's headers."""
+    """One bucket. base_url: what its keys stand below. sign: gives a request's headers."""
 
-    def __init__(self, base_url: str, sign: Callable[[str], dict[str, str]]) -> None:
+    def __init__(self, base_url: str, sign: Sign) -> None:
         self._base_url = base_url
         self._sign = sign
 
@@ -74,7 +78,11 @@ def _parse(data: bytes) -> tuple[list[StoredObject], str | None]:
         return unquote_plus(text) if encoded else text
 
     found = [
-        StoredObject(key_of(item, "Key"), int(item.findtext(f"{space}Size") or 0))
+        StoredObject(
+            key_of(item, "Key"),
+            int(item.findtext(f"{space}Size") or 0),
+            item.findtext(f"{space}LastModified") or "",
+        )
         for item in root.iterfind(f"{space}Contents")
     ]
     folders = [

@@ -9,32 +9,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from pipeline.http_reads import AccessError
+from pipeline.http_reads import AccessError, Sign
 from pipeline.locations import SourceError
 
 _ENDPOINT = "https://storage.googleapis.com"
-_SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
+_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _LOCK = threading.Lock()
 
 
-def gs_bucket(bucket: str) -> tuple[str, Callable[[str], dict[str, str]]]:
+def gs_bucket(bucket: str) -> tuple[str, Sign]:
     """(the URL that the bucket's keys stand below, what gives the headers that let us in).
 
     Raises SourceError where the package that finds credentials is missing.
     """
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
         endpoint = emulator if "://" in emulator else f"http://{emulator}"
-        return f"{endpoint.rstrip('/')}/{bucket}", lambda url: {}
+        return f"{endpoint.rstrip('/')}/{bucket}", lambda method, url: {}
     if find_spec("google") is None or find_spec("google.auth") is None:
         raise SourceError(
             "gs:// needs google-auth, which is not installed: pip install 'afd-label[gs]'"
         )
-    return f"{_ENDPOINT}/{bucket}", lambda url: _token_header()
+    return f"{_ENDPOINT}/{bucket}", lambda method, url: _token_header()
 
 
 def _token_header() -> dict[str, str]:

@@ -87,7 +87,7 @@ def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", _ENDPOINT).rstrip("/")
 
 
-def _token_header(url: str) -> dict[str, str]:
+def _token_header(method: str, url: str) -> dict[str, str]:
     from huggingface_hub import get_token
 
     token = get_token()

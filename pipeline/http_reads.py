@@ -1,17 +1,23 @@
-"""A file or a range of one over HTTP: time-outs, bounded retries with exponential back-off.
+"""Files over HTTP, read and written: time-outs, bounded retries with exponential back-off.
 
-Every remote read passes through `get`. What it raises names no URL: that might hold a signature.
+Every remote read passes through `get`, every write through `put` and `delete`. What they raise
+names no URL: that might hold a signature.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import io
 import random
 import re
 import ssl
 import time
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urljoin
 
 from pipeline.connections import Address, Connections, address_of, connect
@@ -22,26 +28,31 @@ _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
+_PUT_BLOCK_BYTES = 1 << 16
 # S3's names for what passes, whatever the status that comes with it.
 _RETRIED_CODES = ("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable")
-# ... and for what is wrong with the credentials or the bucket: every read would fail alike.
+# ... and for what is wrong with the credentials: every read would fail alike.
 _ACCESS_CODES = (
     "AuthorizationHeaderMalformed",
     "ExpiredToken",
     "InvalidAccessKeyId",
     "InvalidToken",
-    "NoSuchBucket",
     "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 )
 
 
+# (method, url) -> headers
+Sign = Callable[[str, str], dict[str, str]]
+_Result = TypeVar("_Result")
+
+
 class ReadError(OSError):
-    """The bytes cannot be had; one line says why."""
+    """The bytes cannot be had, or stored; one line says why."""
 
 
-class MissingError(ReadError):
+class MissingError(ReadError, FileNotFoundError):
     """There is nothing at the location."""
 
 
@@ -80,13 +91,13 @@ PATIENCE = {"store": Patience(attempts=8), "web": Patience(attempts=4)}
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A URL and what lets us in: `sign(url)` gives the headers of one attempt.
+    """A URL and what lets us in: `sign(method, url)` gives the headers of one attempt.
 
     kind: "store" for one service of many objects, "web" for any host.
     """
 
     url: str
-    sign: Callable[[str], dict[str, str]]
+    sign: Sign
     kind: str
 
 
@@ -115,11 +126,36 @@ def get(
     most_bytes: more are not read: a larger file, or one from a server that knows no ranges, is
     refused. Raises MissingError, TemporaryReadError, AccessError or another ReadError.
     """
+    return _patiently(
+        resource, lambda patience: _attempt(resource, start, stop, most_bytes, patience)
+    )
+
+
+def put(resource: Resource, data: bytes) -> None:
+    """Store an object whole, in one request; nothing is there before its last byte has arrived.
+
+    The server holds it against an MD5 of what was sent. At most 5 GiB, S3's limit of one request.
+    Raises as `get`, but for MissingError only where the bucket is missing.
+    """
+    digest = b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")
+    headers = {"Content-MD5": digest, "Content-Length": str(len(data))}
+    _patiently(resource, lambda patience: _send(resource, "PUT", headers, data, patience))
+
+
+def delete(resource: Resource) -> None:
+    """Remove an object; none there is no fault. Raises as `put`."""
+    with suppress(MissingError):
+        _patiently(resource, lambda patience: _send(resource, "DELETE", {}, None, patience))
+
+
+def _patiently(resource: Resource, attempt_once: Callable[[Patience], _Result]) -> _Result:
+    """The result of the first attempt that succeeds."""
     patience = PATIENCE[resource.kind]
     began = time.monotonic()
     for attempt in range(1, patience.attempts + 1):
         try:
-            return _attempt(resource, start, stop, most_bytes, patience)
+            with _faults_named():
+                return attempt_once(patience)
         except _AttemptFailedError as failure:
             reason = str(failure)
             after_s = min(failure.after_s, patience.longest_pause_s)
@@ -132,15 +168,45 @@ def get(
 def _attempt(
     resource: Resource, start: int, stop: int | None, most_bytes: int, patience: Patience
 ) -> Answer:
+    address, connection, response = _follow(resource, start, stop, patience)
     try:
-        address, connection, response = _follow(resource, start, stop, patience)
-        try:
-            return _answer(response, resource, start, stop, most_bytes, patience)
-        finally:
-            if response.isclosed() and not response.will_close:  # read to its end
-                _CONNECTIONS.give(address, connection)
-            else:
-                connection.close()
+        return _answer(response, resource, start, stop, most_bytes, patience)
+    finally:
+        _give_back(address, connection, response)
+
+
+def _send(
+    resource: Resource,
+    method: str,
+    headers: dict[str, str],
+    data: bytes | None,
+    patience: Patience,
+) -> None:
+    address = address_of(resource.url)
+    headers = {**resource.sign(method, resource.url), **headers}
+    connection, response = _ask(address, headers, patience, method, data)
+    try:
+        if response.status not in (200, 201, 204):
+            _fail(response, resource, patience)
+        _read(response, _CHUNK_BYTES, patience)
+    finally:
+        _give_back(address, connection, response)
+
+
+def _give_back(
+    address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+) -> None:
+    if response.isclosed() and not response.will_close:  # read to its end
+        _CONNECTIONS.give(address, connection)
+    else:
+        connection.close()
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    """What goes wrong on the way, in words: an attempt that failed, or an error for good."""
+    try:
+        yield
     except ReadError:
         raise
     except ssl.SSLCertVerificationError as error:
@@ -166,7 +232,7 @@ def _follow(
     for _ in range(_MOST_REDIRECTS + 1):
         address = address_of(url)
         first_host = first_host or address.host
-        headers = resource.sign(url) if address.host == first_host else {}
+        headers = resource.sign("GET", url) if address.host == first_host else {}
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         connection, response = _ask(address, headers, patience)
@@ -190,13 +256,16 @@ def _discard(
 
 
 def _ask(
-    address: Address, headers: dict[str, str], patience: Patience
+    address: Address,
+    headers: dict[str, str],
+    patience: Patience,
+    method: str = "GET",
+    data: bytes | None = None,
 ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     kept = _CONNECTIONS.take(address)
     if kept is not None:
         try:
-            kept.request("GET", address.target, headers=headers)
-            return kept, kept.getresponse()
+            return kept, _exchange(kept, address, headers, method, data)
         except (http.client.HTTPException, ConnectionError):  # closed meanwhile: no fault
             kept.close()
         except BaseException:
@@ -204,11 +273,24 @@ def _ask(
             raise
     new = connect(address, connect_s=patience.connect_s, silence_s=patience.silence_s)
     try:
-        new.request("GET", address.target, headers=headers)
-        return new, new.getresponse()
+        return new, _exchange(new, address, headers, method, data)
     except BaseException:
         new.close()
         raise
+
+
+def _exchange(
+    connection: http.client.HTTPConnection,
+    address: Address,
+    headers: dict[str, str],
+    method: str,
+    data: bytes | None,
+) -> http.client.HTTPResponse:
+    connection.blocksize = _PUT_BLOCK_BYTES
+    # As a file, for each block has the time-out that bytes would have for all of them.
+    body = None if data is None else io.BytesIO(data)
+    connection.request(method, address.target, body=body, headers=headers)
+    return connection.getresponse()
 
 
 def _answer(
@@ -264,6 +346,8 @@ def _fail(response: http.client.HTTPResponse, resource: Resource, patience: Pati
     if response.status in _RETRIED or code in _RETRIED_CODES:
         after = response.getheader("Retry-After") or ""
         raise _AttemptFailedError(reason, float(after) if after.isdigit() else 0.0)
+    if code == "NoSuchBucket":
+        raise AccessError(f"{reason}: there is no such bucket")
     if code in _ACCESS_CODES or (response.status == 401 and resource.kind == "store"):
         raise AccessError(f"{reason}: the credentials in the environment are not accepted")
     raise MissingError(reason) if response.status in (404, 410) else ReadError(reason)

@@ -1,56 +1,70 @@
-"""The output folder: where its files stand, and how each is written whole or not at all."""
+"""The output of a run: where its files stand, and how each is written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-LABELS = "labels"
+from pipeline import storage
+from pipeline.http_reads import AccessError
+from pipeline.locations import SourceError, recorded, scheme_of
+from pipeline.output_store import (
+    LABELS,
+    STAGING,
+    BucketFolder,
+    LocalFolder,
+    OutputStore,
+    written_whole,
+)
+
 PLAN = "plan.parquet"
 RUN = "run.json"
 SUMMARY = "summary.json"
-_STAGING = ".staging"  # readers of the data set skip names with a leading dot
 _ATTEMPTS = ".attempts"
+_WRITABLE_SCHEMES = ("s3", "gs")
+
+__all__ = ["LABELS", "PLAN", "RUN", "SUMMARY", "OutputError", "OutputFolder", "written_whole"]
 
 
 class OutputError(ValueError):
     """The output folder cannot be used as it is; the message says what to do."""
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; the file appears at `path` only when the block succeeds.
-
-    The name is unique, so that two writers of the same file never mix; the last rename wins.
-    """
-    staging = (
-        path.parent.parent / _STAGING if path.parent.name == LABELS else path.parent / _STAGING
-    )
-    staging.mkdir(parents=True, exist_ok=True)
-    temporary = staging / f"{path.name}.{uuid.uuid4().hex}"
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class OutputFolder:
-    """Names and small files of one run's output."""
+    """Names and small files of one run's output.
+
+    Args:
+        location: a path, or s3://BUCKET/KEY or gs://BUCKET/KEY.
+
+    Raises:
+        OutputError: another scheme, which cannot be written to.
+    """
 
     def __init__(self, location: str) -> None:
-        if "://" in location:
-            scheme = location.split("://", 1)[0]
-            raise OutputError(f"cannot write to {location!r}: {scheme}:// is not supported yet")
-        self.path = Path(os.path.abspath(location))
+        self._store: OutputStore
+        if "://" not in location:
+            self._store = LocalFolder(Path(os.path.abspath(location)))
+        elif scheme_of(location) in _WRITABLE_SCHEMES and location.partition("://")[2].strip("/"):
+            self._store = BucketFolder(location)
+        else:
+            raise OutputError(
+                f"cannot write to {recorded(location)!r}: give a path, or s3:// or gs:// with a"
+                " bucket and a key"
+            )
+        self.location = self._store.location
+
+    @property
+    def path(self) -> Path:
+        """Of a local output. Raises OutputError for one in a bucket."""
+        if isinstance(self._store, BucketFolder):
+            raise OutputError(
+                f"{self.location!r} is in a bucket, and this job works on a disk: copy it here"
+                " first"
+            )
+        return Path(self.location)
 
     @property
     def plan(self) -> Path:
@@ -63,42 +77,70 @@ class OutputFolder:
     def create(self) -> None:
         """Make the folder, and find out now whether it can be written to."""
         try:
-            self.labels.mkdir(parents=True, exist_ok=True)
-            with written_whole(self.path / ".writable") as probe:
-                probe.touch()
-            (self.path / ".writable").unlink(missing_ok=True)  # another driver may be here
-        except OSError as error:
-            reason = error.strerror or str(error)
+            self._store.prepare(LABELS)
+            self._store.write(".writable", b"")
+            self._store.remove(".writable")
+        except (OSError, AccessError, SourceError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
             raise OutputError(
-                f"cannot write to the output folder {str(self.path)!r}: {reason}"
+                f"cannot write to the output folder {self.location!r}: {reason}"
             ) from error
 
     def clean(self) -> None:
         """Remove what dead writers of an earlier run left behind."""
-        for folder in (self.path / _STAGING, self.path / _ATTEMPTS):
-            if folder.is_dir():
-                for leftover in folder.iterdir():
-                    leftover.unlink(missing_ok=True)
-                with suppress(OSError):  # another driver has just begun to use it
-                    folder.rmdir()
+        for folder in (STAGING, _ATTEMPTS):
+            self._store.discard(folder)
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read and to seek in. Raises FileNotFoundError, another OSError, AccessError."""
+        return storage.open_input(self._store.locate(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """A file, whole or not at all. Raises OSError, AccessError."""
+        self._store.write(name, data)
+
+    def staged(self, name: str) -> AbstractContextManager[Path]:
+        """A local file to write to, which becomes the named one when the block succeeds."""
+        return self._store.staged(name)
+
+    def show(self, name: str, data: bytes) -> None:
+        """Make a small file new again, so that it is seen as changed just now."""
+        self._store.show(name, data)
+
+    def changes(self, folder: str) -> dict[str, float]:
+        """The files right in a folder, and when each was changed, by the storage's own clock."""
+        return self._store.changes(folder)
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError, another OSError, AccessError."""
+        return self._store.read(name)
+
+    def remove(self, name: str) -> None:
+        """None there is no fault."""
+        self._store.remove(name)
+
+    def remove_empty(self, folder: str) -> None:
+        """Remove a folder that holds nothing; nothing happens to one that does."""
+        self._store.remove_empty(folder)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        with written_whole(self.path / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        self.write(name, (json.dumps(content, indent=2) + "\n").encode("utf-8"))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The content of a JSON file, or None when there is none. Raises OutputError if damaged."""
         try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+            content = json.loads(self.read(name).decode("utf-8"))
         except FileNotFoundError:
             return None
+        except (AccessError, SourceError) as error:
+            raise OutputError(f"cannot read the output {self.location!r}: {error}") from error
         except (OSError, ValueError) as error:
             raise OutputError(
-                f"{str(self.path / name)!r} is damaged ({error}): remove the output folder or"
+                f"{self._store.locate(name)!r} is damaged ({error}): remove the output folder or"
                 " choose another one"
             ) from error
         if not isinstance(content, dict):
-            raise OutputError(f"{str(self.path / name)!r} is damaged: it holds no JSON object")
+            raise OutputError(f"{self._store.locate(name)!r} is damaged: it holds no JSON object")
         return content
 
     def begin_attempt(self, name: str) -> int:
@@ -106,19 +148,13 @@ class OutputFolder:
 
         The marker outlives a process that dies in the attempt, which is what it is for.
         """
-        folder = self.path / _ATTEMPTS
-        folder.mkdir(parents=True, exist_ok=True)
         attempt = 1
-        while True:
-            try:
-                (folder / f"{name}.{attempt}").touch(exist_ok=False)
-            except FileExistsError:
-                attempt += 1
-            else:
-                return attempt
+        while not self._store.create(f"{_ATTEMPTS}/{name}.{attempt}"):
+            attempt += 1
+        return attempt
 
     def end_attempts(self, name: str) -> None:
-        attempt = 1
-        while (marker := self.path / _ATTEMPTS / f"{name}.{attempt}").exists():
-            marker.unlink(missing_ok=True)
-            attempt += 1
+        markers = self.changes(_ATTEMPTS)
+        for marker in markers:
+            if marker.rpartition(".")[0] == name:
+                self.remove(f"{_ATTEMPTS}/{marker}")

@@ -20,6 +20,7 @@ from typing import Self
 
 import psutil
 
+from pipeline.http_reads import AccessError
 from pipeline.output import OutputFolder
 
 DRIVERS = ".drivers"
@@ -51,8 +52,8 @@ class Presence:
     def __init__(self, output: OutputFolder, *, refresh_s: float = REFRESH_S) -> None:
         self.name = uuid.uuid4().hex
         self._driver = Driver(time.time(), socket.gethostname(), os.getpid(), self.name)
-        self._folder = output.path / DRIVERS
-        self._path = self._folder / f"{self.name}.json"
+        self._output = output
+        self._sign = f"{self.name}.json"
         self._refresh_s = refresh_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="presence", daemon=True)
@@ -70,9 +71,8 @@ class Presence:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        self._path.unlink(missing_ok=True)
-        with suppress(OSError):  # others are still there
-            self._folder.rmdir()
+        self._output.remove(f"{DRIVERS}/{self._sign}")
+        self._output.remove_empty(DRIVERS)
 
     def leads(self) -> bool:
         """Whether no living driver came before this one: then it decides for all."""
@@ -83,39 +83,32 @@ class Presence:
 
         Ages are differences of the storage's own clock, so hosts' clocks may disagree.
         """
-        self._stay_visible()
-        now = self._path.stat().st_mtime
+        self._show()
+        shown_at = self._output.changes(DRIVERS)
+        now = shown_at.pop(self._sign, time.time())
         found = []
-        for path in self._folder.glob("*.json"):
-            if path == self._path:
-                continue
+        for sign, shown in shown_at.items():
             try:
-                driver = Driver(**json.loads(path.read_text(encoding="utf-8")))
-                age_s = now - path.stat().st_mtime
+                driver = Driver(**json.loads(self._output.read(f"{DRIVERS}/{sign}")))
             except FileNotFoundError:  # it has just ended
                 continue
             except (ValueError, TypeError):  # it has just begun
                 continue
-            if age_s > silent_s or _is_gone(driver):
-                path.unlink(missing_ok=True)
+            if now - shown > silent_s or _is_gone(driver):
+                self._output.remove(f"{DRIVERS}/{sign}")
             else:
                 found.append(driver)
         return found
 
     def _show(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(asdict(self._driver)), encoding="utf-8")
+        """Also for one that was taken for dead by another driver, after a long stop."""
+        data = json.dumps(asdict(self._driver)).encode("utf-8")
+        self._output.show(f"{DRIVERS}/{self._sign}", data)
 
     def _refresh(self) -> None:
         while not self._ended.wait(self._refresh_s):
-            with suppress(OSError):  # the next refresh may get through
-                self._stay_visible()
-
-    def _stay_visible(self) -> None:
-        try:
-            os.utime(self._path)
-        except FileNotFoundError:  # taken for dead by another driver, after a long stop
-            self._show()
+            with suppress(OSError, AccessError):  # the next refresh may get through
+                self._show()
 
 
 def _is_gone(driver: Driver) -> bool:

@@ -6,6 +6,7 @@ An image's way: `ImageRef` (planned) -> `EncodedImage` (bytes and what its heade
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -141,33 +142,79 @@ class Classifier(Protocol):
 _DICTIONARY_STRING = pa.dictionary(pa.int32(), pa.string())
 
 
-def _column(name: str, kind: pa.DataType, description: str, *, nullable: bool = True) -> pa.Field:
-    return pa.field(name, kind, nullable=nullable, metadata={"description": description})
+def _column(
+    name: str,
+    kind: pa.DataType,
+    description: str,
+    unit: str | None = None,
+    *,
+    nullable: bool = True,
+) -> pa.Field:
+    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
+
+_COLUMNS = [
+    _column("uri", pa.string(), "the image's absolute path or URI", nullable=False),
+    _column("shard", pa.int32(), "the shard it was labelled in", "index", nullable=False),
+    _column("status", _DICTIONARY_STRING, "ok, damaged, rejected or unreadable", nullable=False),
+    _column("error", pa.string(), "what is wrong, one line; null when ok"),
+    _column("num_bytes", pa.int64(), "encoded size; null when it could not be read", "bytes"),
+    _column("width", pa.int32(), "as stored: an EXIF orientation is not applied", "pixels"),
+    _column("height", pa.int32(), "as stored: an EXIF orientation is not applied", "pixels"),
+    _column(
+        "jpeg_quality",
+        pa.int8(),
+        "the quality whose luma quantization table is nearest; null where none is near",
+        "IJG quality, 1 to 100",
+    ),
+    _column(
+        "jpeg_quality_error",
+        pa.float32(),
+        "mean absolute difference of the two tables; 0 for an exact one",
+        "quantization steps",
+    ),
+    _column("jpeg_subsampling", pa.string(), "chroma subsampling, such as 4:2:0, or gray"),
+    _column("jpeg_progressive", pa.bool_(), "progressive rather than sequential"),
+    _column("jpeg_components", pa.int8(), "1 gray, 3 colour, 4 CMYK or YCCK", "count"),
+    _column("label", pa.int32(), "most probable class; null unless labelled", "index"),
+    _column("label_name", _DICTIONARY_STRING, "its name, where the weights say one"),
+    _column("confidence", pa.float32(), "its softmax probability", "probability"),
+    _column("top_labels", pa.list_(pa.int32()), "the most probable classes, best first", "index"),
+    _column(
+        "top_confidences", pa.list_(pa.float32()), "their softmax probabilities", "probability"
+    ),
+    _column(
+        "drift_angle_deg",
+        pa.float32(),
+        "how far the AFD-Module turned the stem features; null without a trained one",
+        "degrees",
+    ),
+    _column(
+        "drift_energy",
+        pa.float32(),
+        "L2 norm of what the AFD-Module changed, relative to the stem features'; null likewise",
+        "ratio",
+    ),
+    _column(
+        "flip_probability",
+        pa.float32(),
+        "that compression changed the label; null without a fitted model",
+        "probability",
+    ),
+]
+
+# A field's metadata is Arrow's own: readers that know Parquet alone find it here, as JSON.
+COLUMNS_KEY = b"columns"
 
 SCHEMA = pa.schema(
-    [
-        _column("uri", pa.string(), "the image's file path or URI", nullable=False),
-        _column("shard", pa.int32(), "the shard the image was labelled in", nullable=False),
-        _column(
-            "status", _DICTIONARY_STRING, "ok, damaged, rejected or unreadable", nullable=False
-        ),
-        _column("error", pa.string(), "what is wrong, one line; null when ok"),
-        _column("num_bytes", pa.int64(), "encoded size, bytes"),
-        _column("width", pa.int32(), "stored width, pixels"),
-        _column("height", pa.int32(), "stored height, pixels"),
-        _column("jpeg_quality", pa.int8(), "nearest IJG quality of the luma table, 1-100"),
-        _column("jpeg_quality_error", pa.float32(), "mean absolute residual of that fit; 0: exact"),
-        _column("jpeg_subsampling", pa.string(), "chroma subsampling, such as 4:2:0"),
-        _column("jpeg_progressive", pa.bool_(), "progressive rather than sequential coding"),
-        _column("jpeg_components", pa.int8(), "colour components in the frame"),
-        _column("label", pa.int32(), "top-1 class index; null unless labelled"),
-        _column("label_name", _DICTIONARY_STRING, "top-1 class name"),
-        _column("confidence", pa.float32(), "softmax probability of the top-1 class"),
-        _column("top_labels", pa.list_(pa.int32()), "class indices, most probable first"),
-        _column("top_confidences", pa.list_(pa.float32()), "their softmax probabilities"),
-        _column("drift_angle_deg", pa.float32(), "feature response angle, degrees"),
-        _column("drift_energy", pa.float32(), "relative L2 change of the stem features"),
-        _column("flip_probability", pa.float32(), "probability that compression changed the label"),
-    ]
+    _COLUMNS,
+    metadata={
+        COLUMNS_KEY: json.dumps(
+            {
+                field.name: {key.decode(): value.decode() for key, value in field.metadata.items()}
+                for field in _COLUMNS
+            }
+        )
+    },
 )

@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import os
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs
 
-from pipeline.http_reads import AccessError, TemporaryReadError
+from pipeline.http_reads import AccessError, Sign, TemporaryReadError
 from pipeline.locations import SourceError
 
 _DEFAULT_REGION = "us-east-1"
@@ -34,7 +33,7 @@ class Credentials(NamedTuple):
     token: str | None = None
 
 
-def s3_bucket(bucket: str) -> tuple[str, Callable[[str], dict[str, str]]]:
+def s3_bucket(bucket: str) -> tuple[str, Sign]:
     """(the URL that the bucket's keys stand below, what gives the headers that sign a URL).
 
     Raises SourceError where the package that finds credentials is missing.
@@ -54,9 +53,11 @@ def s3_bucket(bucket: str) -> tuple[str, Callable[[str], dict[str, str]]]:
         if "." in bucket:  # no certificate covers such a host
             base = f"https://s3.{region}.amazonaws.com/{bucket}"
 
-    def signed(url: str) -> dict[str, str]:
+    def signed(method: str, url: str) -> dict[str, str]:
         credentials = _credentials()
-        return {} if credentials is None else sign(url, credentials, region, datetime.now(UTC))
+        if credentials is None:
+            return {}
+        return sign(method, url, credentials, region, datetime.now(UTC))
 
     return base, signed
 
@@ -94,12 +95,18 @@ def _look_up_credentials() -> Any:
     return botocore.session.get_session().get_credentials()
 
 
-def sign(url: str, credentials: Credentials, region: str, now: datetime) -> dict[str, str]:
-    """The headers of a GET of `url` under AWS Signature Version 4, which hold for 15 minutes."""
+def sign(
+    method: str, url: str, credentials: Credentials, region: str, now: datetime
+) -> dict[str, str]:
+    """The headers of a request under AWS Signature Version 4, which hold for 15 minutes.
+
+    What a PUT carries is not signed: its own checksum goes with it.
+    """
     parts = urlsplit(url)
+    content = "UNSIGNED-PAYLOAD" if method == "PUT" else _EMPTY_SHA256
     headers = {
         "host": parts.netloc,
-        "x-amz-content-sha256": _EMPTY_SHA256,
+        "x-amz-content-sha256": content,
         "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
     }
     if credentials.token:
@@ -107,13 +114,13 @@ def sign(url: str, credentials: Credentials, region: str, now: datetime) -> dict
     names = ";".join(headers)  # sorted as written
     request = "\n".join(
         (
-            "GET",
+            method,
             parts.path or "/",
             "&".join(sorted(parts.query.split("&"))),
             *(f"{name}:{value}" for name, value in headers.items()),
             "",
             names,
-            _EMPTY_SHA256,
+            content,
         )
     )
     day = headers["x-amz-date"][:8]

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.output import OutputError, OutputFolder, written_whole
+from pipeline.http_reads import AccessError
+from pipeline.output import LABELS, PLAN, OutputError, OutputFolder
 from pipeline.records import Container, ImageRef, Shard
 
 PLAN_SCHEMA = pa.schema(
@@ -32,8 +33,17 @@ class PlanSize(NamedTuple):
     images_per_shard: tuple[int, ...]  # of each shard, in order
 
 
+def is_part(name: str) -> bool:
+    return name.startswith("part-") and name.endswith(".parquet")
+
+
+def part_file(shard: int) -> str:
+    """The name of a shard's rows within the output."""
+    return f"{LABELS}/{part_name(shard)}"
+
+
 def part_path(output: OutputFolder, shard: int) -> Path:
-    """Where the rows of a shard stand once it is committed."""
+    """Where the rows of a shard stand on a disk once it is committed."""
     return output.labels / part_name(shard)
 
 
@@ -65,7 +75,7 @@ def _archive(ref: ImageRef) -> str | None:
 def write_plan(output: OutputFolder, refs: Iterable[ImageRef], images_per_shard: int) -> PlanSize:
     """Freeze the shards of a collection; holds one shard in memory at a time."""
     with (
-        written_whole(output.plan) as temporary,
+        output.staged(PLAN) as temporary,
         pq.ParquetWriter(
             temporary, PLAN_SCHEMA, compression="zstd", write_statistics=False
         ) as plan,
@@ -87,17 +97,17 @@ class Plan:
     """An open plan. Raises OutputError when the file is damaged."""
 
     def __init__(self, output: OutputFolder) -> None:
-        self._path = output.plan
+        self._path = f"{output.location}/{PLAN}"
         try:
-            self._file = pq.ParquetFile(output.plan)
-        except (pa.ArrowException, OSError) as error:
+            self._file = pq.ParquetFile(output.open(PLAN))
+        except (pa.ArrowException, OSError, AccessError) as error:
             raise self._damaged(str(error)) from error
         if self._file.schema_arrow.names != PLAN_SCHEMA.names:
             raise self._damaged(f"it has the columns {', '.join(self._file.schema_arrow.names)}")
 
     def _damaged(self, reason: str) -> OutputError:
         return OutputError(
-            f"the plan {str(self._path)!r} cannot be read ({reason}): remove the output folder"
+            f"the plan {self._path!r} cannot be read ({reason}): remove the output folder"
             " or choose another one"
         )
 
@@ -110,7 +120,7 @@ class Plan:
     def shard(self, index: int) -> Shard:
         try:
             table = self._file.read_row_group(index)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, AccessError) as error:
             raise self._damaged(str(error)) from error
         columns = (table.column(name).to_pylist() for name in PLAN_SCHEMA.names)
         return Shard(index, tuple(_ref(*values) for values in zip(*columns, strict=True)))

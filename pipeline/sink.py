@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.output import written_whole
+from pipeline.output import OutputFolder
 from pipeline.records import SCHEMA, STATUSES, EncodedImage, Predictions, Shard
+from pipeline.shards import part_file, part_name
 
 FACTS_KEY = b"afd"  # the key of a part's own facts, JSON, in its Parquet metadata
 _PREDICTED = ("labels", "confidences", "drift_angle_deg", "drift_energy", "flip_probability")
@@ -143,22 +144,33 @@ _PREDICTED_TYPES = {
 }
 
 
-def write_part(path: Path, table: pa.Table, facts: dict[str, Any]) -> None:
-    """Commit a shard: the file exists under `path` only when all of it is written."""
+def write_part(output: OutputFolder, shard: int, table: pa.Table, facts: dict[str, Any]) -> None:
+    """Commit a shard: its part exists only when all of it is written. Raises OSError."""
     metadata = {**(table.schema.metadata or {}), FACTS_KEY: json.dumps(facts).encode()}
-    with written_whole(path) as temporary:
-        rows = table.replace_schema_metadata(metadata)
-        # The checksums are what `pipeline.audit` finds a flipped bit by.
-        pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
+    rows = table.replace_schema_metadata(metadata)
+    part = pa.BufferOutputStream()
+    # The checksums are what `pipeline.audit` finds a flipped bit by.
+    pq.write_table(rows, part, compression="zstd", write_page_checksum=True)
+    output.write(part_file(shard), part.getvalue().to_pybytes())
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """The facts a part was written with. Raises ValueError or OSError when it is not whole."""
-    metadata = pq.read_metadata(path)
+def read_facts(output: OutputFolder, shard: int) -> dict[str, Any]:
+    """The facts a part was written with, and `num_rows`.
+
+    Raises FileNotFoundError when there is none; ValueError, OSError or AccessError when it is not
+    whole.
+    """
+    with output.open(part_file(shard)) as file:
+        return facts_of(file, part_name(shard))
+
+
+def facts_of(part: Path | BinaryIO, name: str) -> dict[str, Any]:
+    """As `read_facts`, of a file. name: for messages."""
+    metadata = pq.read_metadata(part)
     stored = (metadata.metadata or {}).get(FACTS_KEY)
     if stored is None:
         raise ValueError(
-            f"{path} is not a part of a labels data set: it has no {FACTS_KEY!r} facts"
+            f"{name} is not a part of a labels data set: it has no {FACTS_KEY!r} facts"
         )
     facts: dict[str, Any] = json.loads(stored)
     return {**facts, "num_rows": metadata.num_rows}

@@ -9,6 +9,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from typing import BinaryIO
 
 from pipeline.bucket_listing import list_bucket
@@ -16,7 +17,7 @@ from pipeline.bucket_store import BucketStore, check_bucket_name
 from pipeline.connections import basic_authorization
 from pipeline.gs_access import gs_bucket
 from pipeline.hf_store import hf_resource, list_hf, parse_hf
-from pipeline.http_reads import MOST_BYTES, Resource, get
+from pipeline.http_reads import MOST_BYTES, Resource, delete, get, put
 from pipeline.locations import SourceError, is_remote, is_web, local_path, recorded, scheme_of
 from pipeline.remote_file import RemoteFile
 from pipeline.s3_access import s3_bucket
@@ -85,6 +86,29 @@ def list_objects(location: str, prefix: str = "") -> Iterator[tuple[str, int]]:
             yield f"{scheme}://{bucket}/{item.key}", item.num_bytes or 0
 
 
+def write_object(location: str, data: bytes) -> None:
+    """Store an object of a bucket, whole or not at all. Raises as `read`."""
+    put(_resource(location), data)
+
+
+def remove_object(location: str) -> None:
+    """Remove an object of a bucket; none there is no fault. Raises as `read`."""
+    delete(_resource(location))
+
+
+def list_changes(location: str) -> Iterator[tuple[str, float]]:
+    """(location, when it was stored) of the objects below a folder of a bucket.
+
+    When: seconds since the epoch, by the store's clock; S3's has whole seconds. Raises as `read`.
+    """
+    scheme = scheme_of(location)
+    bucket, key = _split(location)
+    for page in _bucket(scheme, bucket).pages(key):
+        for item in page:
+            stored_at = datetime.fromisoformat(item.modified).timestamp()
+            yield f"{scheme}://{bucket}/{item.key}", stored_at
+
+
 def _resource(location: str) -> Resource:
     scheme = scheme_of(location)
     if scheme == "hf":
@@ -92,7 +116,7 @@ def _resource(location: str) -> Resource:
     if scheme in ("s3", "gs"):
         bucket, key = _split(location)
         return _bucket(scheme, bucket).resource(key)
-    return Resource(location, lambda url: basic_authorization(location), "web")
+    return Resource(location, lambda method, url: basic_authorization(location), "web")
 
 
 def _split(location: str) -> tuple[str, str]:

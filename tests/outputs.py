@@ -54,7 +54,7 @@ def write_output(folder: Path, made: Made, *, plan: bool = True) -> OutputFolder
         write_plan(output, uris, made.images_per_shard)
     for shard in range(-(-made.images // made.images_per_shard)):
         table = part_table(shard, made)
-        write_part(part_path(output, shard), table, _facts(shard, _counts(table)))
+        write_part(output, shard, table, _facts(shard, _counts(table)))
     return output
 
 
@@ -66,7 +66,8 @@ def rewrite(
     rows = pq.ParquetFile(path).read().to_pylist()
     for row in rows:
         change(row)
-    write_part(path, pa.Table.from_pylist(rows, SCHEMA), {**read_facts(path), **facts})
+    facts = {**read_facts(output, shard), **facts}
+    write_part(output, shard, pa.Table.from_pylist(rows, SCHEMA), facts)
 
 
 def uri(number: int) -> str:

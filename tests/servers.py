@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -92,6 +93,15 @@ class Bucket:
         for key, content in files.items():
             self._client.put_object(Bucket=self.name, Key=key, Body=content, ACL=acl)
 
+    def download(self, prefix: str, folder: Path) -> None:
+        """What is below a prefix, as files of a folder."""
+        pages = self._client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self.name, Prefix=prefix):
+            for item in page.get("Contents", ()):
+                path = folder / item["Key"].removeprefix(prefix)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._client.download_file(self.name, item["Key"], str(path))
+
 
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
@@ -107,12 +117,15 @@ class Answer(NamedTuple):
 class Request(NamedTuple):
     path: str
     headers: dict[str, str]
+    method: str = "GET"
+    body: bytes = b""
 
 
 class Server(ThreadingHTTPServer):
-    """Answers GETs with `answer`, unless a fault is set for the path.
+    """Answers with `answer`, unless a fault is set for the path.
 
-    faults: what happens to the next requests whose path matches a pattern, one entry each:
+    faults: what happens to the next requests whose path matches a pattern, one entry each; for a
+    PUT alone a pattern begins with "PUT ":
     "reset", "cut" (half the body, then the end), "reset-midway", "stall", "stall-midway", "drip"
     (slowly), or a status with S3's name for it, such as "503:SlowDown".
     """
@@ -160,9 +173,23 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        request = Request(self.path, dict(self.headers))
+        self._respond("GET", b"")
+
+    def do_PUT(self) -> None:
+        fault = self.server.fault_of(f"PUT {self.path}")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self._respond("PUT", body, fault)
+
+    def do_DELETE(self) -> None:
+        self._respond("DELETE", b"")
+
+    def do_POST(self) -> None:
+        self._respond("POST", self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _respond(self, method: str, body: bytes, fault: str | None = None) -> None:
+        request = Request(self.path, dict(self.headers), method, body)
         self.server.requests.append(request)
-        fault = self.server.fault_of(self.path)
+        fault = fault or self.server.fault_of(self.path)
         if fault == "reset":
             self._reset()
         elif fault == "stall":
@@ -173,10 +200,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(Answer(int(status), self.server.fault_headers, body))
         else:
             self._send(self.server.answer(request), fault)
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.do_GET()
 
     def _send(self, answer: Answer, fault: str | None = None) -> None:
         self.send_response(answer.status)
@@ -246,7 +269,7 @@ class Proxy(Server):
 
     def answer(self, request: Request) -> Answer:
         connection = http.client.HTTPConnection(self._upstream)
-        connection.request("GET", request.path, headers=request.headers)
+        connection.request(request.method, request.path, request.body, request.headers)
         response = connection.getresponse()
         hop_by_hop = ("connection", "content-length", "transfer-encoding")
         headers = {k: v for k, v in response.getheaders() if k.lower() not in hop_by_hop}

@@ -23,7 +23,7 @@ def commit(output: OutputFolder, index: int, *, shard: int | None = None) -> Non
         image = EncodedImage(row, b"", size=(row + 10, 99))
         image.fail(Status.REJECTED if row % 3 else Status.UNREADABLE, f"test {row}")
         rows.add_image(image)
-    write_part(part_path(output, index), rows.to_table(), {"counts": rows.counts})
+    write_part(output, index, rows.to_table(), {"counts": rows.counts})
 
 
 @pytest.fixture

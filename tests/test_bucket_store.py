@@ -56,7 +56,7 @@ def test_a_listing_goes_on_through_faults_or_says_why_not(
 
 def test_keys_by_folder(s3: Bucket, s3_url: str) -> None:
     s3.write(dict.fromkeys(("a b/1", "a-1", "a/1", "a/2", "ab", "é/1", "é/2"), b""))
-    store = BucketStore(f"{s3_url}/{s3.name}", lambda url: {})
+    store = BucketStore(f"{s3_url}/{s3.name}", lambda *_: {})
     (page,) = store.pages("", delimiter="/")
     assert [item.key for item in page] == ["a b/", "a-1", "a/", "ab", "é/"]
     assert [item.num_bytes for item in page] == [None, 0, None, 0, None]
@@ -69,7 +69,7 @@ def test_keys_by_folder(s3: Bucket, s3_url: str) -> None:
 def test_what_answers_is_no_store(body: bytes, message: str) -> None:
     web = WebServer({"/b": body})
     with web.running(), pytest.raises(ReadError, match=f"the store's listing .*{message}"):
-        list(BucketStore(f"{web.url}/b", lambda url: {}).pages(""))
+        list(BucketStore(f"{web.url}/b", lambda *_: {}).pages(""))
 
 
 def test_what_names_no_bucket_is_refused() -> None:

@@ -126,7 +126,7 @@ def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 def a_jpg(web: WebServer) -> Resource:
-    return Resource(f"{web.url}/a.jpg", lambda _: {}, "web")
+    return Resource(f"{web.url}/a.jpg", lambda *_: {}, "web")
 
 
 @pytest.mark.usefixtures("trusted")

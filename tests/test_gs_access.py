@@ -56,13 +56,13 @@ def test_a_token_of_the_default_credentials_is_sent_and_kept(
         base, signed = gs_bucket("photos")
         assert base == "https://storage.googleapis.com/photos"
         for _ in range(3):
-            assert signed(f"{base}/a") == {"Authorization": "Bearer t0ken"}
+            assert signed("GET", f"{base}/a") == {"Authorization": "Bearer t0ken"}
         assert len(web.requests) == 1
 
 
 def test_without_credentials_requests_are_anonymous(environment: pytest.MonkeyPatch) -> None:
     base, signed = gs_bucket("public")
-    assert signed(f"{base}/a") == {}
+    assert signed("GET", f"{base}/a") == {}
 
 
 def test_credentials_that_are_refused_are_no_fault_of_the_image(
@@ -74,7 +74,7 @@ def test_credentials_that_are_refused_are_no_fault_of_the_image(
         environment.setenv("GOOGLE_APPLICATION_CREDENTIALS", account)
         base, signed = gs_bucket("photos")
         with pytest.raises(AccessError, match="no Google credentials: ") as caught:
-            signed(f"{base}/a")
+            signed("GET", f"{base}/a")
         assert "\n" not in str(caught.value)
 
 

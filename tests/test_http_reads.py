@@ -32,7 +32,7 @@ def server() -> Iterator[WebServer]:
 
 
 def resource(url: str, kind: str = "store") -> Resource:
-    return Resource(url, lambda _: {"X-Signed": "yes"}, kind)
+    return Resource(url, lambda *_: {"X-Signed": "yes"}, kind)
 
 
 def test_a_file_and_its_ranges(server: WebServer) -> None:

@@ -2,10 +2,7 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +10,13 @@ from typing import Any
 import duckdb
 import numpy as np
 import polars as pl
-import psutil
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
 import ray
 from jpegs import encode, photo
 from ray.cluster_utils import Cluster
+from servers import Bucket, use_s3
 
 import jobs.label
 from jobs.demo_corpus import broken_files
@@ -27,7 +24,7 @@ from jobs.label import label, main
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
 from pipeline.records import SCHEMA, STATUSES
-from pipeline.shards import Plan, part_path
+from pipeline.shards import Plan
 from pipeline.sink import write_part
 
 # Small and random: these tests are about rows, not about what the labels are.
@@ -59,8 +56,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def files_of(corpus: Path) -> list[Path]:
+    return [path for path in corpus.rglob("*") if path.is_file()]
+
+
 def planned(corpus: Path) -> list[str]:
-    return sorted(str(path) for path in corpus.rglob("*") if path.is_file())
+    return sorted(map(str, files_of(corpus)))
 
 
 def rows_of(output: Path) -> pl.DataFrame:
@@ -69,9 +70,16 @@ def rows_of(output: Path) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A Ray cluster that is there already: joining one takes less than starting one."""
-    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+def address(s3_url: str) -> Iterator[str]:
+    """A Ray cluster that is there already: joining one takes less than starting one.
+
+    Its workers reach S3 by the environment that it was started in.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        use_s3(s3_url, environment)
+        head = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
+        )
     yield head.address
     head.shutdown()
 
@@ -87,6 +95,41 @@ def labelled(corpus: Path, address: str, tmp_path_factory: pytest.TempPathFactor
     )
     assert summary.complete
     return output
+
+
+def in_bucket(s3: Bucket, corpus: Path) -> str:
+    s3.write({f"photos/{path.relative_to(corpus)}": path.read_bytes() for path in files_of(corpus)})
+    return f"{s3.url}/photos"
+
+
+def same_rows(found: pl.DataFrame, expected: pl.DataFrame) -> None:
+    """Whose batches were others: only the last bits of the probabilities may differ."""
+    columns = [name for name in SCHEMA.names if name not in ("shard", "confidence")]
+    flat = [name for name in columns if not name.startswith("top_")]
+    assert found.select(flat).equals(expected.select(flat))
+    np.testing.assert_allclose(
+        found["confidence"].drop_nulls().to_numpy(),
+        expected["confidence"].drop_nulls().to_numpy(),
+        atol=1e-4,
+    )
+
+
+def test_from_a_bucket_to_a_bucket(
+    corpus: Path, labelled: Path, address: str, s3: Bucket, tmp_path: Path
+) -> None:
+    source, output = in_bucket(s3, corpus), f"{s3.url}/runs/1"
+    settings = LabelSettings(
+        input=source, output=output, images_per_shard=20, address=address, **MODEL
+    )
+    summary = label(settings)
+    assert summary.complete
+    assert label(settings) == summary
+    s3.download("runs/1/", tmp_path)
+    assert not list(tmp_path.glob(".*"))
+    found = rows_of(tmp_path).with_columns(
+        pl.col("uri").str.replace(source, str(corpus), literal=True)
+    )
+    same_rows(found.sort("uri"), rows_of(labelled))
 
 
 def test_every_planned_image_has_exactly_one_row(corpus: Path, labelled: Path) -> None:
@@ -165,48 +208,6 @@ def test_other_settings_on_the_same_output_are_refused_with_the_difference(
     assert "images-per-shard was 20, is now 30" in line
 
 
-@pytest.mark.slow  # Ray starts twice, a worker three times: a minute and a half
-@pytest.mark.timeout(1200)
-def test_workers_and_the_driver_may_die_at_any_time(
-    corpus: Path, labelled: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
-    arguments = [str(corpus), "--output", str(output), "--images-per-shard", "2", *MODEL_FLAGS]
-    command = [sys.executable, "-m", "jobs.label", *arguments]
-    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_for_parts(output, 3, driver)
-        workers = [p for p in descendants(driver) if "ShardLabeler" in command_of(p)]
-        assert workers
-        workers[0].kill()
-        wait_for_parts(output, 10, driver)
-    finally:
-        family = descendants(driver)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    # Ray's processes end with their driver; a worker that writes after that would be a third hand.
-    psutil.wait_procs(family, timeout=30)
-    kept = {path: path.stat().st_mtime_ns for path in output.glob("labels/*.parquet")}
-    assert 0 < len(kept) < len(planned(corpus)) // 2, "killed too early or too late to say anything"
-    assert not (output / "summary.json").exists()
-
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert f"continuing: {len(kept)} of" in finished.stderr
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert not (output / ".staging").exists()
-    columns = [name for name in SCHEMA.names if name not in ("shard", "confidence")]
-    flat = [name for name in columns if not name.startswith("top_")]
-    # The same rows as the undisturbed run, whose batches were others: only the last bits of the
-    # probabilities may differ.
-    assert rows_of(output).select(flat).equals(rows_of(labelled).select(flat))
-    np.testing.assert_allclose(
-        rows_of(output)["confidence"].drop_nulls().to_numpy(),
-        rows_of(labelled)["confidence"].drop_nulls().to_numpy(),
-        atol=1e-4,
-    )
-
-
 class PoisonedLabeler(ShardLabeler):
     """Dies, as a crash in native code would, at the second shard; commits the others unlabelled.
 
@@ -221,7 +222,7 @@ class PoisonedLabeler(ShardLabeler):
             os._exit(1)
         uris = [ref.uri for ref in self._plan.shard(shard).refs]
         counts = {"ok": len(uris)}
-        write_part(part_path(self._output, shard), pa.table({"uri": uris}), {"counts": counts})
+        write_part(self._output, shard, pa.table({"uri": uris}), {"counts": counts})
         return CommitRecord(shard, started_at, counts)
 
 
@@ -264,22 +265,3 @@ def test_an_input_that_is_not_there_is_one_line(
     assert main([missing, "--output", str(tmp_path / "out")]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert missing in line
-
-
-def descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def command_of(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it has just ended
-        return ""
-
-
-def wait_for_parts(output: Path, count: int, driver: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 500
-    while len(list(output.glob("labels/*.parquet"))) < count:
-        assert driver.poll() is None, "the driver ended before it could be killed"
-        assert time.monotonic() < deadline, "no progress"
-        time.sleep(0.02)

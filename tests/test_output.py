@@ -97,8 +97,19 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_at_once(tmp_path: Path)
     (tmp_path / "out" / "labels").write_text("in the way")
     with pytest.raises(OutputError, match=r"out': File exists"):
         OutputFolder(str(tmp_path / "out")).create()
-    with pytest.raises(OutputError, match="s3:// is not supported yet"):
-        OutputFolder("s3://bucket/out")
+
+
+@pytest.mark.parametrize(
+    "location", ["https://host/out", "hf://datasets/a/b", "s3://", "file:///a"]
+)
+def test_what_cannot_be_written_to_is_refused(location: str) -> None:
+    with pytest.raises(OutputError, match=f"cannot write to '{location}': give a path"):
+        OutputFolder(location)
+
+
+def test_a_job_that_works_on_a_disk_refuses_a_bucket() -> None:
+    with pytest.raises(OutputError, match="'s3://bucket/out' is in a bucket, and this job"):
+        _ = OutputFolder("s3://bucket/out/").path
 
 
 def test_creating_leaves_no_trace_and_does_not_mind_company(tmp_path: Path) -> None:

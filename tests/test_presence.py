@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from servers import Bucket
 
 from pipeline.output import OutputFolder
 from pipeline.presence import DRIVERS, Presence
@@ -31,6 +32,22 @@ def test_drivers_see_each_other_while_they_are_there(output: OutputFolder) -> No
             assert not second.leads()
         assert first.others() == []
     assert list(output.path.iterdir()) == []
+
+
+def test_drivers_see_each_other_in_a_bucket(s3: Bucket) -> None:
+    output = OutputFolder(f"{s3.url}/run")
+    with Presence(output) as first:
+        with Presence(output) as second:
+            [other] = second.others()
+            assert (other.name, other.pid) == (first.name, os.getpid())
+            assert first.leads()
+            assert not second.leads()
+        gone = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": "x"}
+        output.write(f"{DRIVERS}/x.json", json.dumps(gone).encode())
+        assert [driver.name for driver in first.others()] == ["x"]
+        time.sleep(2.1)  # S3's dates have whole seconds
+        assert first.others(silent_s=1.0) == []
+    assert output.changes(DRIVERS) == {}
 
 
 def test_exactly_one_of_many_leads(output: OutputFolder) -> None:

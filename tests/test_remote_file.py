@@ -35,7 +35,7 @@ def server() -> Iterator[WebServer]:
 
 
 def opened(server: WebServer, path: str = "/a") -> RemoteFile:
-    return RemoteFile(Resource(server.url + path, lambda _: {}, "store"))
+    return RemoteFile(Resource(server.url + path, lambda *_: {}, "store"))
 
 
 def ranges_of(server: WebServer) -> list[int]:

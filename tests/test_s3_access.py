@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import botocore.auth
 import pytest
+from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
 from hypothesis import HealthCheck, given, settings
@@ -27,19 +28,28 @@ NOW = datetime(2026, 11, 23, 12, 34, 56, tzinfo=UTC)
     prefix=st.none() | st.text("a é+&=/%", max_size=5),
     token=st.none() | st.text("abc/+=", min_size=1),
     base=st.sampled_from(["https://b.s3.eu-west-3.amazonaws.com", "http://127.0.0.1:5000/b"]),
+    method=st.sampled_from(["GET", "PUT", "DELETE"]),
 )
 def test_requests_are_signed_as_botocore_signs_them(
-    monkeypatch: pytest.MonkeyPatch, key: str, prefix: str | None, token: str | None, base: str
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    prefix: str | None,
+    token: str | None,
+    base: str,
+    method: str,
 ) -> None:
     monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: NOW)
-    url = BucketStore(base, lambda _: {}).resource(key).url
+    # Else botocore decides by the scheme and the headers whether it signs what is sent.
+    signs_content = lambda auth, request: request.method != "PUT"  # noqa: E731
+    monkeypatch.setattr(S3SigV4Auth, "_should_sha256_sign_payload", signs_content)
+    url = BucketStore(base, lambda *_: {}).resource(key).url
     if prefix is not None:
         url = f"{base}/?prefix={quote(prefix, safe='-_.~')}&list-type=2"
     credentials = Credentials("AKIA", "a+secret/", token)
-    request = AWSRequest("GET", url)
+    request = AWSRequest(method, url)
     botocores = BotocoreCredentials(*credentials)
-    botocore.auth.S3SigV4Auth(botocores, "s3", "eu-west-3").add_auth(request)
-    signed = sign(url, credentials, "eu-west-3", NOW)
+    S3SigV4Auth(botocores, "s3", "eu-west-3").add_auth(request)
+    signed = sign(method, url, credentials, "eu-west-3", NOW)
     assert signed["Authorization"] == request.headers["Authorization"]
     for name, value in signed.items():
         assert name in ("host", "Authorization") or request.headers[name] == value
@@ -66,13 +76,13 @@ def test_a_stores_endpoint_and_region_come_from_the_environment(
     environment.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     base, signed = s3_bucket("photos")
     assert base == "https://minio:9000/photos"
-    assert "/us-east-1/s3/aws4_request" in signed(f"{base}/a")["Authorization"]
+    assert "/us-east-1/s3/aws4_request" in signed("GET", f"{base}/a")["Authorization"]
     environment.setenv("AWS_ENDPOINT_URL_S3", "http://ceph")
     environment.setenv("AWS_DEFAULT_REGION", "north")
     environment.setenv("AWS_REGION", "south")
     base, signed = s3_bucket("photos")
     assert base == "http://ceph/photos"
-    assert "/south/s3/aws4_request" in signed(f"{base}/a")["Authorization"]
+    assert "/south/s3/aws4_request" in signed("GET", f"{base}/a")["Authorization"]
 
 
 def test_amazons_own_buckets_stand_where_their_region_is(environment: pytest.MonkeyPatch) -> None:
@@ -84,7 +94,7 @@ def test_amazons_own_buckets_stand_where_their_region_is(environment: pytest.Mon
 def test_without_credentials_requests_go_unsigned(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("AWS_ENDPOINT_URL", "http://minio")
     base, signed = s3_bucket("public")
-    assert signed(f"{base}/a") == {}
+    assert signed("GET", f"{base}/a") == {}
 
 
 def test_a_profile_that_is_not_there_is_named(environment: pytest.MonkeyPatch) -> None:
@@ -92,7 +102,7 @@ def test_a_profile_that_is_not_there_is_named(environment: pytest.MonkeyPatch) -
     environment.setenv("AWS_PROFILE", "nobody")
     base, signed = s3_bucket("photos")
     with pytest.raises(AccessError, match=r"no AWS credentials: .*nobody"):
-        signed(f"{base}/a")
+        signed("GET", f"{base}/a")
 
 
 def test_credentials_of_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,7 +113,7 @@ def test_credentials_of_a_profile(environment: pytest.MonkeyPatch, tmp_path: Pat
     environment.setenv("AWS_ENDPOINT_URL", "http://minio")
     environment.setenv("AWS_PROFILE", "work")
     base, signed = s3_bucket("photos")
-    headers = signed(f"{base}/a")
+    headers = signed("GET", f"{base}/a")
     assert "Credential=AKWORK/" in headers["Authorization"]
     assert headers["x-amz-security-token"] == "t"
 

@@ -70,7 +70,7 @@ def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputF
     table = pq.read_table(part_path(output, 1))
     assert [Path(uri).name for uri in table["uri"].to_pylist()] == ["2.jpg", "3.jpg"]
     assert table["shard"].to_pylist() == [1, 1]
-    facts = read_facts(part_path(output, 1))
+    facts = read_facts(output, 1)
     assert record.started_at <= facts["began_at"] <= time.time() - facts["seconds"]["model"]
     assert not list((output.path / ".attempts").iterdir())
 

@@ -14,7 +14,9 @@ import pytest
 from decoding import screened
 from jpegs import encode, photo, save
 
+from pipeline.output import OutputFolder
 from pipeline.records import SCHEMA, STATUSES, EncodedImage, ImageRef, Shard, Status
+from pipeline.shards import part_path
 from pipeline.sink import FACTS_KEY, ShardRows, read_facts, write_part
 
 CLASS_NAMES = ("cat", "dög", "tench, Tinca tinca")
@@ -170,9 +172,9 @@ def test_a_missing_image_or_label_is_an_error_and_no_null() -> None:
 
 @pytest.fixture
 def part(tmp_path: Path) -> Path:
-    path = tmp_path / "labels" / "part-00007.parquet"
-    write_part(path, filled().to_table(), FACTS)
-    return path
+    output = OutputFolder(str(tmp_path))
+    write_part(output, 7, filled().to_table(), FACTS)
+    return part_path(output, 7)
 
 
 def test_a_part_keeps_the_schema_and_its_descriptions(part: Path) -> None:
@@ -186,11 +188,10 @@ def test_a_part_keeps_the_schema_and_its_descriptions(part: Path) -> None:
 
 
 def test_a_null_where_none_may_be_is_not_written(tmp_path: Path) -> None:
-    path = tmp_path / "labels" / "part-00000.parquet"
     columns = [pa.nulls(1, field.type) for field in SCHEMA]
     with pytest.raises(pa.ArrowInvalid):
-        write_part(path, pa.table(columns, schema=SCHEMA), FACTS)
-    assert not path.exists()
+        write_part(OutputFolder(str(tmp_path)), 0, pa.table(columns, schema=SCHEMA), FACTS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_readers_see_the_same_rows(part: Path) -> None:
@@ -206,22 +207,23 @@ def test_other_readers_see_the_same_rows(part: Path) -> None:
     assert duckdb.sql(query).fetchall() == [(2,)]
 
 
-def test_facts_go_round(part: Path) -> None:
-    assert read_facts(part) == {**FACTS, "num_rows": 6}
+def test_facts_go_round(part: Path, tmp_path: Path) -> None:
+    assert read_facts(OutputFolder(str(tmp_path)), 7) == {**FACTS, "num_rows": 6}
 
 
 def test_what_is_not_a_whole_part_has_no_facts(part: Path, tmp_path: Path) -> None:
+    output = OutputFolder(str(tmp_path))
     whole = part.read_bytes()
     for damaged in (whole[:-1], whole[: len(whole) // 2], b"", b"PAR1"):
         part.write_bytes(damaged)
         with pytest.raises((ValueError, OSError)):
-            read_facts(part)
-    with pytest.raises(OSError, match="No such file"):
-        read_facts(tmp_path / "gone.parquet")
+            read_facts(output, 7)
+    with pytest.raises(FileNotFoundError):
+        read_facts(output, 8)
     table = pa.table({"a": [1]})
     pq.write_table(table, part)
     with pytest.raises(ValueError, match="is not a part of a labels data set"):
-        read_facts(part)
+        read_facts(output, 7)
     pq.write_table(table.replace_schema_metadata({FACTS_KEY: b"{"}), part)
     with pytest.raises(json.JSONDecodeError):
-        read_facts(part)
+        read_facts(output, 7)

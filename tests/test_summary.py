@@ -30,7 +30,7 @@ def output(tmp_path: Path) -> OutputFolder:
 def commit(output: OutputFolder, shard: int, *, num_rows: int = 3) -> CommitRecord:
     counts = COUNTS if num_rows == 3 else {**COUNTS, "ok": num_rows, "rejected": 0}
     facts: dict[str, Any] = {"counts": counts}
-    write_part(part_path(output, shard), pa.table({"uri": ["x"] * num_rows}), facts)
+    write_part(output, shard, pa.table({"uri": ["x"] * num_rows}), facts)
     return CommitRecord(shard, time.time(), counts, {"model": 1.5})
 
 

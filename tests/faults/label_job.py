@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 from jpegs import encode, photo
 
 from jobs.demo_corpus import broken_files
+from pipeline.output import LABELS, OutputFolder
 
 # Small and random: these tests are about rows, not about what the labels are.
 _MODEL = (
@@ -44,20 +46,21 @@ class Ended:
 class LabelJob:
     """One `afd label` process and its family."""
 
-    def __init__(self, corpus: Path, output: Path, *flags: str, images_per_shard: int = 4) -> None:
-        self.output = output
+    def __init__(
+        self, corpus: Path | str, output: Path | str, *flags: str, images_per_shard: int = 4
+    ) -> None:
+        self.output = OutputFolder(str(output))
         self._began = time.monotonic()
         command = [sys.executable, "-m", "jobs.cli", "label", str(corpus), "--output", str(output)]
         command += ["--images-per-shard", str(images_per_shard), *_MODEL, *flags]
-        self._log = output.with_suffix(f".{time.monotonic_ns()}.log")
-        with self._log.open("wb") as log:
-            # A group of its own: what a terminal sends to a job reaches this one alone.
-            self.driver = psutil.Popen(command, stderr=log, start_new_session=True)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        # A group of its own: what a terminal sends to a job reaches this one alone.
+        self.driver = psutil.Popen(command, stderr=self._log, start_new_session=True)
 
     def wait_for_parts(self, count: int, timeout_s: float = 300) -> bool:
         """Whether so many parts were seen before the job ended."""
         deadline = time.monotonic() + timeout_s
-        while len(list(self.output.glob("labels/*.parquet"))) < count:
+        while len(self.output.changes(LABELS)) < count:
             if self.driver.poll() is not None:
                 return False
             if time.monotonic() > deadline:
@@ -84,8 +87,9 @@ class LabelJob:
         _, alive = psutil.wait_procs(family, timeout=30)
         for process in alive:
             process.kill()
-        said = self._log.read_text(errors="replace")
-        self._log.unlink()
+        self._log.seek(0)
+        said = self._log.read().decode(errors="replace")
+        self._log.close()
         return Ended(code, said, wall_s)
 
 
@@ -96,6 +100,6 @@ def command_of(process: psutil.Process) -> str:
         return ""
 
 
-def run(corpus: Path, output: Path, *flags: str) -> Ended:
+def run(corpus: Path | str, output: Path | str, *flags: str) -> Ended:
     """The command from beginning to end."""
     return LabelJob(corpus, output, *flags).end()

@@ -5,11 +5,15 @@ import shutil
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
+from servers import Bucket
 
 from faults.audit import audit
 from faults.kinds import KINDS, NEEDS_ROOT
+from faults.label_job import LabelJob, run
 from faults.rounds import Stage, play, set_up
+from pipeline.output import LABELS, OutputFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -26,6 +30,34 @@ def test_nothing_is_lost_doubled_or_wrong(stage: Stage, kind: str, seed: int) ->
         pytest.skip("mounting a small disk needs root")
     played = play(stage, kind, seed)
     assert played.audit.clean, played
+
+
+def test_a_run_from_a_bucket_to_a_bucket_survives_its_worker_and_its_driver(
+    stage: Stage, s3: Bucket, tmp_path: Path
+) -> None:
+    files = [path for path in stage.corpus.rglob("*") if path.is_file()]
+    s3.write({f"photos/{path.relative_to(stage.corpus)}": path.read_bytes() for path in files})
+    source, output = f"{s3.url}/photos", f"{s3.url}/run"
+    job = LabelJob(source, output)
+    assert job.wait_for_parts(3)
+    job.workers()[0].kill()
+    assert job.wait_for_parts(8)
+    family = job.family()
+    job.driver.kill()
+    psutil.wait_procs(family, timeout=60)
+    job.end()
+    kept = OutputFolder(output).changes(LABELS)
+    assert 8 <= len(kept) < stage.shards
+    ended = run(source, output)
+    assert ended.code == 0, ended.said
+    assert f"continuing: {len(kept)} of {stage.shards} shards" in ended.said
+    assert OutputFolder(output).changes(LABELS).items() >= kept.items()
+    s3.download("run/", tmp_path / "run")
+    for part in [*(tmp_path / "run").glob("labels/*"), tmp_path / "run" / "plan.parquet"]:
+        rows = pl.read_parquet(part)
+        local = pl.col("uri").str.replace(source, str(stage.corpus), literal=True)
+        rows.with_columns(local).write_parquet(part)
+    assert audit(tmp_path / "run", stage.reference).clean
 
 
 def test_the_audit_sees_what_it_is_for(stage: Stage, tmp_path: Path) -> None:
