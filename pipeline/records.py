@@ -143,13 +143,9 @@ _DICTIONARY_STRING = pa.dictionary(pa.int32(), pa.string())
 
 
 def _column(
-    name: str,
-    kind: pa.DataType,
-    description: str,
-    unit: str | None = None,
-    *,
-    nullable: bool = True,
+    name: str, kind: pa.DataType, description: str, unit: str = "", *, nullable: bool = True
 ) -> pa.Field:
+    """unit: of a number; text and truth values have none."""
     metadata = {"description": description} | ({"unit": unit} if unit else {})
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +23,14 @@ DOCS = (ROOT / "docs/output.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The question in bold before each block.
 QUERIES = dict(re.findall(r"^\*\*(.+?)\*\*(?:(?!```).)*?```sql\n(.+?)```", DOCS, re.DOTALL | re.M))
+
+# What the page calls a type, where it is not Arrow's own word.
+TYPES = {
+    "float": "float32",
+    str(pa.dictionary(pa.int32(), pa.string())): "dictionary string",
+    str(pa.list_(pa.field("element", pa.int32()))): "list of int32",
+    str(pa.list_(pa.field("element", pa.float32()))): "list of float32",
+}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +81,8 @@ def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_block_is_tried() -> None:
-    assert DOCS.count("```sql") == len(QUERIES) == 6
+    questions = DOCS.split("## Status")[1]
+    assert questions.count("```sql") == len(QUERIES) == 6
 
 
 def test_which_images_need_relabelling(ask: Any, rows: list[dict[str, Any]]) -> None:
@@ -150,7 +161,30 @@ def test_the_readmes_query_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         assert len(to.getvalue().splitlines()) > 10
 
 
-def test_every_column_is_explained() -> None:
+def column_rows() -> dict[str, list[str]]:
+    """column -> its cells in the page's table: type, unit, meaning."""
     table = DOCS.split("## Status")[0]
-    for name in SCHEMA.names:
-        assert f"`{name}`" in table, name
+    found = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+) \|$", table, re.M)
+    return {name: list(cells) for name, *cells in found}
+
+
+def test_every_column_is_explained_as_the_files_explain_it(folder: Path) -> None:
+    rows = column_rows()
+    assert list(rows) == SCHEMA.names
+    for field in pq.read_schema(folder / "labels-out/labels/part-00000.parquet"):
+        kind, unit, meaning = rows[field.name]
+        metadata = {key.decode(): value.decode() for key, value in field.metadata.items()}
+        assert meaning.startswith(metadata["description"]), field.name
+        assert unit == metadata.get("unit", "–"), field.name
+        assert kind == TYPES.get(str(field.type), str(field.type)), field.name
+
+
+def test_any_reader_of_parquet_finds_the_descriptions(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (query,) = re.findall(r"```sql\n(.+?)```", DOCS.split("## Status")[0], re.DOTALL)
+    ((answer,),) = duckdb.sql(query).fetchall()
+    found = json.loads(answer)
+    assert found["drift_angle_deg"]["unit"] == "degrees"
+    assert list(found) == SCHEMA.names

@@ -1,6 +1,10 @@
 """The schema is a promise to the readers of the data set."""
 
-from pipeline.records import SCHEMA, STATUSES, EncodedImage, Status
+import json
+
+from pyarrow import types
+
+from pipeline.records import COLUMNS_KEY, SCHEMA, STATUSES, EncodedImage, Status
 
 # As the table in the documentation has it: a change here is a change of SCHEMA_VERSION.
 PROMISED = {
@@ -33,6 +37,20 @@ def test_the_schema_is_the_promised_one() -> None:
     assert list(found.items()) == list(PROMISED.items())
     assert all(field.metadata[b"description"] for field in SCHEMA)
     assert STATUSES == ("ok", "damaged", "rejected", "unreadable")
+
+
+def test_every_number_has_a_unit_and_nothing_else_has() -> None:
+    for field in SCHEMA:
+        kind = field.type.value_type if types.is_list(field.type) else field.type
+        is_number = types.is_integer(kind) or types.is_floating(kind)
+        assert (b"unit" in field.metadata) == is_number, field.name
+
+
+def test_readers_of_parquet_alone_find_the_same_descriptions() -> None:
+    found = json.loads(SCHEMA.metadata[COLUMNS_KEY])
+    assert list(found) == SCHEMA.names
+    for field in SCHEMA:
+        assert {k.encode(): v.encode() for k, v in found[field.name].items()} == field.metadata
 
 
 def test_only_what_is_ok_or_damaged_is_decoded() -> None:
