@@ -1,1 +1,17 @@
 """The AFD-Module and the classifiers it is attached to, in plain PyTorch."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from afd_model.image_classifier import ImageClassifier, load_classifier
+
+__all__ = ["ImageClassifier", "load_classifier"]
+
+
+def __getattr__(name: str) -> Any:
+    """The names above, when they are asked for: torchvision and timm take seconds to import."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from afd_model import image_classifier
+
+    return getattr(image_classifier, name)

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from afd_model.backbones import Backbone, load_backbone
+from afd_model.backbones import Backbone
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
 from afd_model.evaluator import Evaluator, Outcome
 from afd_model.predictor import resolve_device, resolve_precision
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_angles import AngleStudy, measure_angles
+from jobs.model import backbone_of
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
 from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
@@ -109,8 +110,7 @@ def _angles(
 
 def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, Any]]:
     """The classifier, ready, and the facts about it for the report."""
-    layer = None if settings.stem_layer == "auto" else settings.stem_layer
-    backbone = load_backbone(settings.backbone, settings.weights, layer)
+    backbone = backbone_of(settings)
     afd, checkpoint = resolve_afd(settings.afd, backbone)
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from afd_model.backbones import load_backbone
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
 from afd_model.explainer import explain
@@ -18,6 +17,7 @@ from afd_model.predictor import resolve_device
 from jobs.command_line import parse
 from jobs.explain_settings import ExplainSettings
 from jobs.extras import require
+from jobs.model import backbone_of
 from pipeline.clean_twins import CleanTwins
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry
@@ -35,8 +35,7 @@ class Explainer:
     """Holds the classifier and the decoder; in float32, so that maps show drift, not rounding."""
 
     def __init__(self, settings: ExplainSettings, twins: CleanTwins | None) -> None:
-        layer = None if settings.stem_layer == "auto" else settings.stem_layer
-        self._backbone = load_backbone(settings.backbone, settings.weights, layer)
+        self._backbone = backbone_of(settings)
         afd, checkpoint = resolve_afd(settings.afd, self._backbone)
         self._device = resolve_device(settings.device)
         self._classifier = AFDClassifier(self._backbone, afd).eval().to(self._device)

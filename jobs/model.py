@@ -12,7 +12,7 @@ from afd_model.backbones import Backbone, Preprocessing, load_backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
 from afd_model.classifier import AFDClassifier
 from afd_model.predictor import Predictor, resolve_device, resolve_precision
-from jobs.settings import LabelSettings
+from jobs.settings import BackboneSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry
 
@@ -32,6 +32,12 @@ class Model:
     class_names: tuple[str, ...] | None
     facts: dict[str, Any]
     host: dict[str, str]
+
+
+def backbone_of(settings: BackboneSettings) -> Backbone:
+    """The classifier that a job's settings name. Raises ValueError, worded for the user."""
+    layer = None if settings.stem_layer == "auto" else settings.stem_layer
+    return load_backbone(settings.backbone, settings.weights, layer)
 
 
 def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
@@ -72,8 +78,7 @@ def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
 
 
 def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, CheckpointFacts | None]:
-    layer = None if settings.stem_layer == "auto" else settings.stem_layer
-    backbone = load_backbone(settings.backbone, settings.weights, layer)
+    backbone = backbone_of(settings)
     afd, checkpoint = resolve_afd(settings.afd, backbone)
     return backbone, afd, checkpoint
 

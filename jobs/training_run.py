@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from afd_model.afd_module import AFDModule, config_for
-from afd_model.backbones import Backbone, load_backbone
+from afd_model.backbones import Backbone
 from afd_model.distributed import is_first
 from afd_model.export import export, fit_flips
 from afd_model.losses import LossWeights
 from afd_model.predictor import resolve_device, resolve_precision
 from afd_model.training import Trainer, TrainingOptions, train
+from jobs.model import backbone_of
 from jobs.run_record import versions
 from jobs.train_settings import TrainSettings
 from jobs.training_log import TrainingLog
@@ -42,8 +43,7 @@ class Prepared:
 
 def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     """The model, the options and the lists of images. Raises ValueError, worded for the user."""
-    layer = None if settings.stem_layer == "auto" else settings.stem_layer
-    backbone = load_backbone(settings.backbone, settings.weights, layer)
+    backbone = backbone_of(settings)
     geometry = preset = Geometry(**asdict(backbone.preprocessing))
     if settings.crop != "auto":
         # The share of the picture that the model sees stays the preset's.
