@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -18,25 +17,14 @@ import ray
 import ray.data
 import ray.exceptions
 
+from jobs.pool import ClusterError, Node, Pool
+
 _START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
 
 
 # "ValueError: ...", as the last line of a Python traceback.
 _ERROR_LINE = re.compile(r"(?!ray\.)(\w+\.)*\w*(Error|Exception)(: .*)?$")
-
-
-class ClusterError(RuntimeError):
-    """The cluster could not be reached, or gave up on the job; one line for the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """num_workers processes, each with num_cpus cores and num_gpus GPUs (0 or 1)."""
-
-    num_workers: int
-    num_cpus: int
-    num_gpus: int
 
 
 @contextmanager
@@ -114,29 +102,11 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
                 descendant.kill()
 
 
-def make_pool(
-    *, device: str, workers: int | None, cpus_per_worker: int | None, num_shards: int
-) -> Pool:
-    """The workers for a job on the connected cluster; None chooses.
-
-    On CPUs one core a worker does most: the model's threads wait for each other, processes do not.
-    Raises ClusterError when a worker fits nowhere.
-    """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    if device == "cuda" and not gpus:
-        raise ClusterError("--device cuda: the cluster has no GPU; use --device cpu")
-    num_gpus = 1 if device != "cpu" and gpus else 0
-    num_cpus = cpus_per_worker or (max(1, cpus // gpus) if num_gpus else 1)
-    most = gpus if num_gpus else cpus // num_cpus
-    if most < 1:
-        raise ClusterError(f"--cpus-per-worker {num_cpus}: the cluster has {cpus} CPUs; use fewer")
-    if workers is not None and workers > most:
-        raise ClusterError(
-            f"--workers {workers} with {num_cpus} CPUs and {num_gpus} GPUs each do not fit on"
-            f" {cpus} CPUs and {gpus} GPUs: use at most {most}"
-        )
-    return Pool(min(workers or most, max(1, num_shards)), num_cpus, num_gpus)
+def nodes() -> list[Node]:
+    """The living nodes of the connected cluster that can work."""
+    resources = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    found = (Node(int(r.get("CPU", 0)), int(r.get("GPU", 0))) for r in resources)
+    return [node for node in found if node.cpus or node.gpus]
 
 
 def run_shards(
@@ -156,7 +126,9 @@ def run_shards(
         batch_size=1,
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
-        compute=ray.data.ActorPoolStrategy(size=pool.num_workers),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.num_workers, max_size=max(pool.num_workers, pool.max_workers)
+        ),
     )
     try:
         for row in records.iter_rows():

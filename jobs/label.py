@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobs.cluster import ClusterError, cluster, make_pool, run_shards
+from jobs.cluster import cluster, nodes, run_shards
 from jobs.command_line import parse
+from jobs.dry_run import dry_run
+from jobs.pool import ClusterError, make_pool
 from jobs.progress import Progress
 from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
@@ -88,8 +90,10 @@ def _run(
         return
     with cluster(settings.address):
         pool = make_pool(
+            nodes(),
             device=settings.device,
             workers=_chosen(settings.workers),
+            max_workers=_chosen(settings.max_workers),
             cpus_per_worker=_chosen(settings.cpus_per_worker),
             num_shards=len(todo),
         )
@@ -124,9 +128,15 @@ def _say(line: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`afd label`: exit code 0 when every shard is committed, 1 when not, 2 for bad usage."""
+    """`afd label`: exit code 0 when every shard is committed, 1 when not, 2 for bad usage.
+
+    A dry run that could tell what it was asked ends with 0.
+    """
     settings = parse(LabelSettings, arguments, prog="afd label", positional=["input"])
     try:
+        if settings.dry_run:
+            print(dry_run(settings))
+            return EXIT_COMPLETE
         summary = label(settings)
     except (ValueError, ClusterError) as error:
         _say(f"afd label: {error}")

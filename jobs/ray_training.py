@@ -18,7 +18,8 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")  # the default, but not yet i
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from jobs.cluster import ClusterError, cluster
+from jobs.cluster import cluster
+from jobs.pool import ClusterError
 from jobs.train_settings import TrainSettings
 from pipeline.training_data import Rank
 

@@ -122,6 +122,11 @@ class LabelSettings(ClassifierSettings):
     workers: int | Literal["auto"] = setting(
         "auto", "worker processes; auto: one for each GPU, or as many as the CPUs allow"
     )
+    max_workers: int | Literal["none"] = setting(
+        "none",
+        "let the pool grow from --workers (auto: 1) to so many, as an autoscaling cluster does;"
+        " what fits on no node yet is waited for",
+    )
     cpus_per_worker: int | Literal["auto"] = setting(
         "auto",
         "CPU cores (threads of the model and of the decoder) a worker; auto: 1 without GPUs, else"
@@ -136,6 +141,11 @@ class LabelSettings(ClassifierSettings):
     address: str = setting(
         "local", "Ray cluster: local starts one here, auto finds the running one"
     )
+    dry_run: bool = setting(
+        False,
+        "label nothing: say how many images, bytes, shards and workers there would be, and about"
+        " how long it would take, from a short probe in this process",
+    )
     verify: bool = setting(
         False,
         "read every part of an earlier run in full first, and label the damaged ones again",
@@ -147,9 +157,12 @@ class LabelSettings(ClassifierSettings):
     def __post_init__(self) -> None:
         for name in ("top_k", "images_per_shard", "attempts_per_shard", "max_pixels"):
             _require_positive(self, name)
-        for name in ("batch_size", "workers", "cpus_per_worker", "resize", "crop"):
+        for name in ("batch_size", "workers", "max_workers", "cpus_per_worker", "resize", "crop"):
             if isinstance(getattr(self, name), int):
                 _require_positive(self, name)
+        pool = (self.workers, self.max_workers)
+        if isinstance(pool[0], int) and isinstance(pool[1], int) and pool[0] > pool[1]:
+            raise ValueError(f"--workers {pool[0]} is more than --max-workers {pool[1]}")
         for name in ("read_threads", "prefetch_batches"):
             _require_positive(self, name)
         if not 0.0 <= self.hw_decoder_load <= 1.0:

@@ -1,0 +1,152 @@
+"""`afd label --dry-run`: what a run would come to, from the listing and a short probe."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from jobs.cluster import cluster, nodes
+from jobs.pool import Node, Pool, make_pool
+from jobs.settings import LabelSettings
+from pipeline.records import ImageRef, Shard
+from pipeline.shards import cut
+from pipeline.sources import list_images
+
+_PROBED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Listing:
+    """num_bytes: None where the listing does not know them. sample: some images, at random."""
+
+    num_images: int
+    num_shards: int
+    num_bytes: int | None
+    sample: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """images_per_s: of one worker. bytes_per_image: mean of those that could be read."""
+
+    num_images: int
+    images_per_s: float
+    bytes_per_image: float
+
+
+def dry_run(settings: LabelSettings) -> str:
+    """The plan in lines of text; nothing is written. Raises as `jobs.label.label`."""
+    settings = settings.located()
+    listing = survey(list_images(settings.input), settings.images_per_shard)
+    pool = _pool(settings, listing.num_shards)
+    return "\n".join(_lines(listing, pool, probe(settings, listing.sample, pool.num_cpus)))
+
+
+def survey(refs: Iterable[ImageRef], images_per_shard: int) -> Listing:
+    """Counts a collection in one pass; holds one shard of it in memory."""
+    luck, sample = random.Random(0), list[ImageRef]()
+    num_images = num_shards = num_bytes = 0
+    all_known = True
+    for shard in cut(refs, images_per_shard):
+        num_shards += 1
+        for ref in shard:
+            num_images += 1
+            all_known = all_known and ref.num_bytes is not None
+            num_bytes += ref.num_bytes or 0
+            # Vitter's algorithm R: every image is in the sample with the same probability.
+            if len(sample) < _PROBED_IMAGES:
+                sample.append(ref)
+            elif (place := luck.randrange(num_images)) < _PROBED_IMAGES:
+                sample[place] = ref
+    return Listing(num_images, num_shards, num_bytes if all_known else None, tuple(sample))
+
+
+def probe(settings: LabelSettings, sample: tuple[ImageRef, ...], num_threads: int) -> Probe:
+    """Label a sample as a worker would, after a batch to warm up."""
+    from jobs.model import load_model
+    from pipeline.label_shard import label_shard
+    from pipeline.screen import Limits
+
+    model = load_model(settings, num_threads=num_threads)
+
+    def label(refs: tuple[ImageRef, ...]) -> list[int]:
+        labelled = label_shard(
+            Shard(0, refs),
+            decoder=model.decoder,
+            classifier=model.predictor,
+            class_names=model.class_names,
+            limits=Limits(settings.max_pixels, settings.integrity),
+            read_threads=settings.read_threads,
+        )
+        sizes: list[int | None] = labelled.table["num_bytes"].to_pylist()
+        return [size for size in sizes if size is not None]
+
+    label(sample[: model.decoder.batch_size])
+    began = time.perf_counter()
+    sizes = label(sample)
+    images_per_s = len(sample) / (time.perf_counter() - began)
+    return Probe(len(sample), images_per_s, sum(sizes) / max(1, len(sizes)))
+
+
+def _pool(settings: LabelSettings, num_shards: int) -> Pool:
+    def chosen(value: int | str) -> int | None:
+        return None if isinstance(value, str) else value
+
+    if settings.address == "local":
+        there = [_this_machine()]
+    else:
+        with cluster(settings.address):
+            there = nodes()
+    return make_pool(
+        there,
+        device=settings.device,
+        workers=chosen(settings.workers),
+        max_workers=chosen(settings.max_workers),
+        cpus_per_worker=chosen(settings.cpus_per_worker),
+        num_shards=num_shards,
+    )
+
+
+def _this_machine() -> Node:
+    import torch
+
+    return Node(os.cpu_count() or 1, torch.cuda.device_count())
+
+
+def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:
+    images = listing.num_images
+    yield f"images   {images:,} in {listing.num_shards:,} shards"
+    about = "" if listing.num_bytes is not None else "about "
+    num_bytes = listing.num_bytes or round(probed.bytes_per_image * images)
+    yield f"bytes    {about}{_bytes(num_bytes)}, {_bytes(probed.bytes_per_image)} an image"
+    counts = sorted({pool.num_workers, pool.max_workers})
+    device = f"{pool.num_cpus} CPU{'s' * (pool.num_cpus > 1)}" + " and a GPU" * pool.num_gpus
+    yield f"workers  {' to '.join(map(str, counts))}, each with {device}"
+    yield (
+        f"speed    {probed.images_per_s:,.1f} images/s in one worker, by a probe of"
+        f" {probed.num_images} images in this process"
+    )
+    times = [_duration(images / (probed.images_per_s * count)) for count in reversed(counts)]
+    yield f"time     about {' to '.join(times)} if the workers do not slow each other down"
+
+
+def _bytes(count: float) -> str:
+    for power, unit in reversed(list(enumerate(("B", "kB", "MB", "GB", "TB", "PB")))):
+        if count >= 1000**power:
+            return f"{count / 1000**power:.3g} {unit}"
+    return "0 B"
+
+
+def _duration(seconds: float) -> str:
+    """In the two largest units that matter."""
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    parts, left = [], round(seconds)
+    for name, size in units:
+        parts.append((left // size, name))
+        left %= size
+    kept = list(itertools.dropwhile(lambda part: not part[0], parts))[:2] or [(0, "s")]
+    return " ".join(f"{count} {name}" for count, name in kept if count or len(kept) == 1)

@@ -1,0 +1,71 @@
+"""What a dry run says is what a run would do, and it leaves nothing behind."""
+
+import re
+from pathlib import Path
+
+import pytest
+from jpegs import encode, photo
+
+from jobs.dry_run import Listing, Probe, _duration, _lines, survey
+from jobs.label import main
+from jobs.pool import Pool
+from pipeline.records import Container, ImageRef
+
+
+def refs(count: int, *, num_bytes: int | None = None) -> list[ImageRef]:
+    return [ImageRef(f"/{number}.jpg", num_bytes=num_bytes) for number in range(count)]
+
+
+def test_a_collection_is_counted_in_one_pass() -> None:
+    listing = survey(iter(refs(1001)), 100)
+    assert (listing.num_images, listing.num_shards, listing.num_bytes) == (1001, 11, None)
+    assert len(set(listing.sample)) == 64
+    members = [
+        ImageRef(f"{tar}#{n}", tar, Container.TAR, 512 * n, 7) for tar in "ab" for n in range(3)
+    ]
+    assert survey(members, 100) == Listing(6, 2, 42, tuple(members))
+
+
+def test_every_image_may_be_in_the_sample() -> None:
+    places = [int(ref.uri[1:-4]) for ref in survey(refs(64_000), 1000).sample]
+    # The mean of 64 uniform numbers is within four of its standard deviations.
+    assert abs(sum(places) / 64 - 32_000) < 4 * 64_000 / (12 * 64) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "0 s"), (59.6, "1 min"), (61, "1 min 1 s"), (7200, "2 h"), (200_000, "2 d 7 h")],
+)
+def test_a_duration_in_its_two_largest_units(seconds: float, words: str) -> None:
+    assert _duration(seconds) == words
+
+
+def test_a_pool_that_grows_has_two_times() -> None:
+    listing = Listing(1_000_000, 500, 14_000_000_000, ())
+    lines = list(_lines(listing, Pool(1, 8, num_cpus=4, num_gpus=1), Probe(64, 1000.0, 14_000)))
+    assert lines[0] == "images   1,000,000 in 500 shards"
+    assert lines[1] == "bytes    14 GB, 14 kB an image"
+    assert lines[2] == "workers  1 to 8, each with 4 CPUs and a GPU"
+    assert "about 2 min 5 s to 16 min 40 s" in lines[4]
+
+
+def test_the_command_says_it_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.jpg").write_bytes(encode(photo(70, 80, seed=number)))
+    (folder / "bad.jpg").write_bytes(b"<html>")
+    flags = ["--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "64"]
+    flags += ["--resize", "64", "--device", "cpu", "--images-per-shard", "4", "--workers", "1"]
+    assert main([str(folder), "--output", str(output), "--dry-run", *flags]) == 0
+    said = capsys.readouterr().out.splitlines()
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert said[0] == "images   6 in 2 shards"
+    assert re.match(rf"bytes    about {size / 1000:.3g} kB", said[1])
+    assert said[2] == "workers  1, each with 1 CPU"
+    assert float(said[3].split()[1].replace(",", "")) > 0
+    assert not output.exists()
+    assert main([str(tmp_path / "none"), "--output", str(output), "--dry-run", *flags]) == 1
+    assert "no such file or folder" in capsys.readouterr().err
