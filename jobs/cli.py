@@ -21,6 +21,7 @@ JOBS = {
     "benchmark": "measure each stage, the whole job and this machine's limit",
     "doctor": "what is here, what is missing, and the command that mends it",
     "demo": "label a small corpus of real photographs and show what was found",
+    "completion": "print what makes a shell complete these commands",
 }
 
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: afd JOB [--help] ...\n")
-        print("\n".join(f"  {name:<10}{text}" for name, text in JOBS.items()))
+        print("\n".join(f"  {name:<12}{text}" for name, text in JOBS.items()))
         return 0 if arguments else EXIT_USAGE
     name = arguments[0]
     if name not in JOBS:

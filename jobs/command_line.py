@@ -41,18 +41,18 @@ class _Parser(ArgumentParser):
         fields = {field.name: field for field in dataclasses.fields(self.settings_class)}
         if match := _UNKNOWN_FLAG.search(message):
             flag = match[1].partition("=")[0]
-            flags = [_flag(name) for name in fields] + ["--config", "--print-config", "--help"]
+            flags = [flag_of(name) for name in fields] + ["--config", "--print-config", "--help"]
             return f"unknown argument {flag}{nearest(flag, flags)}; --help lists them"
         if match := _UNKNOWN_KEY.search(message):
             return f"unknown setting {match[1]!r} in the file{nearest(match[1], list(fields))}"
         if (match := _BAD_VALUE.search(message)) and match[1] in fields:
             hint = typing.get_type_hints(self.settings_class)[match[1]]
             given = match[2].strip().splitlines()[0]
-            near = nearest(given, _choices(hint))
-            return f"{_flag(match[1])} {given!r} is not {_described(hint)}{near}"
+            near = nearest(given, choices_of(hint))
+            return f"{flag_of(match[1])} {given!r} is not {_described(hint)}{near}"
         if match := _MISSING.search(message):
             names = [name.lstrip("-") for name in match[1].split(", ")]
-            missing = [n.upper() if n in self.positional else _flag(n) for n in names]
+            missing = [n.upper() if n in self.positional else flag_of(n) for n in names]
             return f"missing {' and '.join(missing)}; --help explains them"
         return " ".join(message.split())
 
@@ -71,7 +71,7 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
     hints = typing.get_type_hints(settings_class)
     for field in dataclasses.fields(settings_class):
         required = field.default is dataclasses.MISSING
-        name = field.name if field.name in positional else _flag(field.name)
+        name = field.name if field.name in positional else flag_of(field.name)
         extra: dict[str, Any] = {} if required else {"default": field.default}
         hint = hints[field.name]
         if typing.get_origin(hint) is tuple:  # Several values: --quality 7 10 15
@@ -121,7 +121,8 @@ def _respell_print_config(parser: ArgumentParser) -> None:
     parser._option_string_actions["--print_config"].option_strings = ["--print-config"]
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """images_per_shard -> --images-per-shard."""
     return "--" + name.replace("_", "-")
 
 
@@ -139,12 +140,12 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (types.UnionType, typing.Union)
 
 
-def _choices(hint: Any) -> list[str]:
+def choices_of(hint: Any) -> list[str]:
     """The words that a type allows."""
     if _is_choice(hint):
         return [str(choice) for choice in typing.get_args(hint)]
     if _is_union(hint):
-        return [choice for part in typing.get_args(hint) for choice in _choices(part)]
+        return [choice for part in typing.get_args(hint) for choice in choices_of(part)]
     return []
 
 
@@ -153,7 +154,7 @@ def _described(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
         hint = typing.get_args(hint)[0]
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
-    parts = [numbers[kind] for kind in kinds if kind in numbers] + _choices(hint)
+    parts = [numbers[kind] for kind in kinds if kind in numbers] + choices_of(hint)
     return "one of: " + ", ".join(parts) if len(parts) > 1 else "".join(parts) or "valid"
 
 
