@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jobs.cluster import cluster, nodes
-from jobs.pool import Node, Pool, make_pool
+from jobs.pool import Node, Pool, pool_for
 from jobs.settings import LabelSettings
 from pipeline.records import ImageRef, Shard
 from pipeline.shards import cut
@@ -93,22 +93,10 @@ def probe(settings: LabelSettings, sample: tuple[ImageRef, ...], num_threads: in
 
 
 def _pool(settings: LabelSettings, num_shards: int) -> Pool:
-    def chosen(value: int | str) -> int | None:
-        return None if isinstance(value, str) else value
-
     if settings.address == "local":
-        there = [_this_machine()]
-    else:
-        with cluster(settings.address):
-            there = nodes()
-    return make_pool(
-        there,
-        device=settings.device,
-        workers=chosen(settings.workers),
-        max_workers=chosen(settings.max_workers),
-        cpus_per_worker=chosen(settings.cpus_per_worker),
-        num_shards=num_shards,
-    )
+        return pool_for(settings, [_this_machine()], num_shards)
+    with cluster(settings.address):
+        return pool_for(settings, nodes(), num_shards)
 
 
 def _this_machine() -> Node:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from jobs.cluster import cluster, nodes, run_shards
 from jobs.command_line import parse
 from jobs.dry_run import dry_run
-from jobs.pool import ClusterError, make_pool
+from jobs.log import configure, say
+from jobs.pool import ClusterError, pool_for
 from jobs.progress import Progress
 from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
@@ -36,9 +39,9 @@ def label(settings: LabelSettings) -> Summary:
     record = open_run(output, settings)
     if record is not None and settings.verify:
         for name, reason in remove_damaged(output):
-            _say(f"{name} is damaged and will be labelled again: {reason}")
+            say(f"{name} is damaged and will be labelled again: {reason}")
     if record is not None and (summary := finished_summary(output)):
-        _say(f"{output.location} is complete ({summary.images} images): nothing to do")
+        say(f"{output.location} is complete ({summary.images} images): nothing to do")
         return summary
     output.create()
     with Presence(output) as presence:
@@ -53,14 +56,14 @@ def _label(
 ) -> Summary:
     others = presence.others()
     for driver in others:
-        _say(f"another driver is labelling to {output.location} ({driver}): sharing its work")
+        say(f"another driver is labelling to {output.location} ({driver}): sharing its work")
     if not others:
         output.clean()
     record = join_run(output, settings, presence)
     sizes = Plan(output).size.images_per_shard
     done = committed_shards(output, len(sizes))
     if done:
-        _say(f"continuing: {len(done)} of {len(sizes)} shards are labelled already")
+        say(f"continuing: {len(done)} of {len(sizes)} shards are labelled already")
     todo = [shard for shard in range(len(sizes)) if shard not in done]
     if others:
         todo.reverse()  # from the other end, to meet half-way
@@ -89,14 +92,7 @@ def _run(
     if not todo:
         return
     with cluster(settings.address):
-        pool = make_pool(
-            nodes(),
-            device=settings.device,
-            workers=_chosen(settings.workers),
-            max_workers=_chosen(settings.max_workers),
-            cpus_per_worker=_chosen(settings.cpus_per_worker),
-            num_shards=len(todo),
-        )
+        pool = pool_for(settings, nodes(), len(todo))
         arguments = {
             "settings": settings,
             "run_id": run["run_id"],
@@ -113,18 +109,10 @@ def _run(
 
 def _warn_of_untrained(model: dict[str, Any]) -> None:
     if model["afd"] == "untrained":
-        _say(
+        say(
             f"no trained AFD-Module ships for {model['backbone']}: the labels are the backbone's"
             " own, the drift columns are null"
         )
-
-
-def _chosen(value: int | str) -> int | None:
-    return None if isinstance(value, str) else value
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -133,24 +121,29 @@ def main(arguments: Sequence[str]) -> int:
     A dry run that could tell what it was asked ends with 0.
     """
     settings = parse(LabelSettings, arguments, prog="afd label", positional=["input"])
+    configure(settings.log_format, settings.log_level)
     try:
         if settings.dry_run:
             print(dry_run(settings))
             return EXIT_COMPLETE
         summary = label(settings)
     except (ValueError, ClusterError) as error:
-        _say(f"afd label: {error}")
+        say(f"afd label: {error}", level=logging.ERROR)
         return EXIT_FAILED
     bad = {status: count for status, count in summary.counts.items() if count and status != "ok"}
-    _say(
+    say(
         f"{summary.images} of {summary.planned_images} images in {summary.output}"
         + "".join(f", {count} {status}" for status, count in bad.items())
-        + f"; {summary.images_per_s} images/s"
+        + f"; {summary.images_per_s} images/s",
+        **asdict(summary),
     )
     for name, reason in summary.failed.items():
-        _say(f"afd label: {name}: {reason}")
+        say(f"afd label: {name}: {reason}", level=logging.ERROR)
     if not summary.complete:
-        _say(f"afd label: {summary.exit_reason}; the same command continues the run")
+        say(
+            f"afd label: {summary.exit_reason}; the same command continues the run",
+            level=logging.ERROR,
+        )
     return EXIT_COMPLETE if summary.complete else EXIT_FAILED
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.settings import LabelSettings
+
 
 class ClusterError(RuntimeError):
     """The cluster could not be reached, or gave up on the job; one line for the user."""
@@ -27,6 +29,22 @@ class Pool:
     max_workers: int
     num_cpus: int
     num_gpus: int
+
+
+def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) -> Pool:
+    """`make_pool` by a job's settings."""
+    return make_pool(
+        nodes,
+        device=settings.device,
+        workers=_chosen(settings.workers),
+        max_workers=_chosen(settings.max_workers),
+        cpus_per_worker=_chosen(settings.cpus_per_worker),
+        num_shards=num_shards,
+    )
+
+
+def _chosen(value: int | str) -> int | None:
+    return None if isinstance(value, str) else value
 
 
 def make_pool(

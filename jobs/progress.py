@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import rich.progress
 from rich.console import Console
 
+from jobs.log import is_json, say
 from jobs.shard_labeler import CommitRecord
+from pipeline.shards import part_name
 
 _PLAIN_INTERVAL_S = 10.0
 
@@ -26,7 +29,7 @@ class Progress:
 
     def __init__(self, total: int, done: int, style: Style) -> None:
         if style == "auto":
-            style = "bar" if sys.stderr.isatty() else "plain"
+            style = "bar" if sys.stderr.isatty() and not is_json() else "plain"
         self._style = style
         self._total, self._done, self._bad = total, done, 0
         self._started_done = done
@@ -64,6 +67,7 @@ class Progress:
 
         What the worker has to say is shown once, whatever the style and however many say it.
         """
+        _report(record)
         if record.error is None:
             self._done += images
             self._bad += images - record.counts["ok"]
@@ -78,19 +82,38 @@ class Progress:
         finished = self._done == self._total
         if self._style == "plain" and (finished or now - self._printed > _PLAIN_INTERVAL_S):
             self._printed = now
-            self._say(f"{self._done}/{self._total} images, {self._pace()}")
+            self._say(
+                f"{self._done}/{self._total} images, {self._pace()}",
+                done=self._done,
+                total=self._total,
+                bad=self._bad,
+                images_per_s=round(self._rate(), 2),
+            )
+
+    def _rate(self) -> float:
+        return (self._done - self._started_done) / max(time.time() - self._started, 1e-9)
 
     def _pace(self) -> str:
-        elapsed = max(time.time() - self._started, 1e-9)
-        rate = (self._done - self._started_done) / elapsed
+        rate = self._rate()
         left = (self._total - self._done) / rate if rate else 0.0
         return f"{rate:.1f} images/s, {_duration(left)} left, {self._bad} bad"
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, **fields: Any) -> None:
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)  # above the bar
         else:
-            print(line, file=sys.stderr, flush=True)
+            say(line, **fields)
+
+
+def _report(commit: CommitRecord) -> None:
+    """A shard that ended, for whoever looks closely."""
+    name = part_name(commit.shard)
+    seconds = {stage: round(spent_s, 3) for stage, spent_s in commit.seconds.items()}
+    fields = {"part": name, "counts": commit.counts, "seconds": seconds, "error": commit.error}
+    found = ", ".join(f"{count} {status}" for status, count in commit.counts.items() if count)
+    spent = ", ".join(f"{stage} {spent_s} s" for stage, spent_s in seconds.items())
+    line = f"{name}: {commit.error or found}" + (f" ({spent})" if spent else "")
+    say(line, level=logging.DEBUG, **fields)
 
 
 def _duration(seconds: float) -> str:

@@ -153,6 +153,10 @@ class LabelSettings(ClassifierSettings):
     progress: Literal["auto", "bar", "plain", "off"] = setting(
         "auto", "auto: a live bar on a terminal, plain lines elsewhere"
     )
+    log_format: Literal["text", "json"] = setting(
+        "text", "of the lines on stderr; json: one object a line, with the numbers as fields"
+    )
+    log_level: Literal["info", "debug"] = setting("info", "debug: also a line for each shard")
 
     def __post_init__(self) -> None:
         for name in ("top_k", "images_per_shard", "attempts_per_shard", "max_pixels"):
@@ -167,6 +171,9 @@ class LabelSettings(ClassifierSettings):
             _require_positive(self, name)
         if not 0.0 <= self.hw_decoder_load <= 1.0:
             raise ValueError(f"--hw-decoder-load {self.hw_decoder_load} is not between 0 and 1")
+
+        if self.log_format == "json" and self.progress == "bar":
+            raise ValueError("--progress bar draws on a terminal: with --log-format json use plain")
 
     @property
     def row_settings(self) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
+from jobs.metrics import ShardMetrics
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
 from pipeline.http_reads import AccessError
@@ -60,6 +62,7 @@ class ShardLabeler:
         self._settings = settings
         self._output = OutputFolder(settings.output)
         self._driver = driver
+        self._metrics = ShardMetrics()
         self._fatal: str | None = None
         try:
             self._load(run_id, expected_model, num_threads)
@@ -119,6 +122,7 @@ class ShardLabeler:
                     return record
         except (OSError, AccessError) as failure:
             error = _one_line(failure)
+        self._metrics.failed()
         return CommitRecord(shard, started_at, error=error)
 
     def _commit(self, shard: int, started_at: float) -> CommitRecord:
@@ -142,6 +146,8 @@ class ShardLabeler:
         }
         write_part(self._output, shard, labelled.table, facts)
         seconds = {**labelled.seconds, "write": time.perf_counter() - began}
+        num_bytes = pc.sum(labelled.table["num_bytes"]).as_py() or 0
+        self._metrics.committed(labelled.counts, num_bytes, seconds)
         return CommitRecord(
             shard,
             started_at,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,10 +21,14 @@ from jpegs import encode, photo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[1]
 
 
 class Head(NamedTuple):
+    """address: of the dashboard. metrics: what Prometheus would scrape."""
+
     address: str
+    metrics: str
     environment: dict[str, str]
 
 
@@ -45,9 +50,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "RAY_AUTH_MODE": "disabled",  # or a token in the home decides
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    port = free_port()
+    port, metrics_port = free_port(), free_port()
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2"]
     command += [f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
+    command += [f"--metrics-export-port={metrics_port}"]
     command += [f"--temp-dir=/tmp/ray-{home.parent.name[-8:]}", "--object-store-memory=100000000"]
     with (home / "head.log").open("wb") as log:
         process = psutil.Popen(command, env=environment, stdout=log, stderr=log)
@@ -58,7 +64,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             assert process.poll() is None, (home / "head.log").read_text()
             assert time.monotonic() < deadline, (home / "head.log").read_text()
             time.sleep(0.5)
-        yield Head(address, environment)
+        yield Head(address, f"http://127.0.0.1:{metrics_port}/metrics", environment)
     finally:
         started = process.children(recursive=True)
         process.send_signal(signal.SIGTERM)
@@ -102,3 +108,37 @@ def test_a_submitted_job_labels_everything_and_a_second_one_has_nothing_to_do(
     assert sorted(rows["uri"]) == sorted(map(str, photos.iterdir()))
     assert (rows["status"] == "ok").all()
     assert json.loads((output / "summary.json").read_text())["exit_reason"] == "complete"
+
+
+def test_prometheus_is_told_what_the_dashboard_draws(head: Head, tmp_path: Path) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for number in range(12):
+        (photos / f"{number:02d}.jpg").write_bytes(encode(photo(70, 80, seed=number)))
+    (photos / "bad.jpg").write_bytes(b"<html>")
+    command = [str(BIN / "ray"), "job", "submit", "--address", head.address, "--no-wait", "--"]
+    command += ["afd", "label", str(photos), "--output", str(output), "--address", "auto"]
+    command += ["--backbone", "mobilenet_v3_small", "--weights", "none", "--device", "cpu"]
+    command += ["--resize", "64", "--crop", "64", "--images-per-shard", "4"]
+    subprocess.run(command, env=head.environment, capture_output=True, check=True, timeout=120)
+    dashboard = (ROOT / "conf" / "grafana" / "afd-label.json").read_text()
+    drawn = set(re.findall(r"ray_afd_\w+", dashboard))
+    assert len(drawn) == 4
+    told: dict[str, float] = {}
+    deadline = time.monotonic() + 300
+    while not drawn <= told.keys() and time.monotonic() < deadline:
+        told |= scraped(head.metrics)  # a worker's counters are gone soon after it has ended
+        time.sleep(0.5)
+    assert drawn <= told.keys()
+    assert told["ray_afd_images_total"] > 0
+
+
+def scraped(url: str) -> dict[str, float]:
+    """Sums over the labels, by metric."""
+    found: dict[str, float] = {}
+    with suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+        for line in response.read().decode().splitlines():
+            if line.startswith("ray_afd_"):
+                name, value = line.split("{")[0].split(" ")[0], float(line.rsplit(" ", 1)[1])
+                found[name] = found.get(name, 0.0) + value
+    return found

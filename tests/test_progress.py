@@ -5,8 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from jobs.log import configure
 from jobs.progress import Progress, Style
 from jobs.shard_labeler import CommitRecord
+
+
+@pytest.fixture(autouse=True)
+def heard() -> None:
+    configure()
 
 
 def record(*, started_s_ago: float, ok: int = 9) -> CommitRecord:
@@ -58,3 +64,18 @@ def test_away_from_a_terminal_auto_is_plain(capsys: pytest.CaptureFixture[str]) 
     with Progress(10, 0, "auto"):
         pass
     assert capsys.readouterr().err == "10 images to label\n"
+
+
+def test_a_closer_look_has_a_line_for_each_shard(capsys: pytest.CaptureFixture[str]) -> None:
+    for level, lines in (("info", 0), ("debug", 2)):
+        configure("text", level)
+        with Progress(20, 0, "off") as progress:
+            done = CommitRecord(3, time.time(), {"ok": 9, "rejected": 1}, {"model": 1.23456})
+            progress.add(10, done)
+            progress.add(10, CommitRecord(4, time.time(), error="disk full"))
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == lines
+    assert said == [
+        "part-00003.parquet: 9 ok, 1 rejected (model 1.235 s)",
+        "part-00004.parquet: disk full",
+    ]

@@ -1,0 +1,52 @@
+"""What a worker tells Ray's metrics agent, which Prometheus scrapes; conf/grafana draws it.
+
+Counters add up over the workers of a run; they begin anew with each worker process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import ray
+from ray.util.metrics import Counter
+
+BYTES, IMAGES, SHARDS, STAGE_SECONDS = (
+    "afd_bytes",
+    "afd_images",
+    "afd_shards",
+    "afd_stage_seconds",
+)
+
+
+class ShardMetrics:
+    """Counts shards as they end. Does nothing in a process without Ray."""
+
+    def __init__(self) -> None:
+        self._heard = ray.is_initialized()
+        if self._heard:
+            self._images = Counter(IMAGES, "Rows committed, by status.", ("status",))
+            self._bytes = Counter(BYTES, "Encoded bytes of the images committed.")
+            self._shards = Counter(SHARDS, "Shards ended, by outcome.", ("outcome",))
+            self._seconds = Counter(STAGE_SECONDS, "Seconds of workers, by stage.", ("stage",))
+
+    def committed(
+        self, counts: Mapping[str, int], num_bytes: int, seconds: Mapping[str, float]
+    ) -> None:
+        """counts: rows per status. num_bytes: of the shard's images. seconds: per stage."""
+        if not self._heard:
+            return
+        self._shards.inc(1, {"outcome": "committed"})
+        for status, count in counts.items():
+            _add(self._images, count, {"status": status})
+        _add(self._bytes, num_bytes, {})
+        for stage, spent_s in seconds.items():
+            _add(self._seconds, spent_s, {"stage": stage})
+
+    def failed(self) -> None:
+        if self._heard:
+            self._shards.inc(1, {"outcome": "failed"})
+
+
+def _add(counter: Counter, value: float, tags: dict[str, str]) -> None:
+    if value > 0:  # Ray refuses to count nothing
+        counter.inc(value, tags)

@@ -1,0 +1,45 @@
+"""Lines for people, objects for programs."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from jobs.log import configure, is_json, say
+
+
+@pytest.fixture(autouse=True)
+def plain_again() -> object:
+    yield
+    configure()
+
+
+def test_people_are_shown_the_line_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    configure()
+    say("3 of 4 images, café", images=3)
+    assert capsys.readouterr() == ("", "3 of 4 images, café\n")
+    assert not is_json()
+
+
+def test_programs_are_given_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("json")
+    assert is_json()
+    say('a "line"\nof two', images=3, counts={"ok": 3}, error=None)
+    [line] = capsys.readouterr().err.splitlines()
+    document = json.loads(line)
+    said_at = datetime.fromisoformat(document.pop("time"))
+    assert abs(datetime.now(UTC) - said_at) < timedelta(minutes=1)
+    assert document == {
+        "level": "info",
+        "message": 'a "line"\nof two',
+        "images": 3,
+        "counts": {"ok": 3},
+        "error": None,
+    }
+
+
+def test_configuring_again_doubles_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    configure()
+    configure("text", "debug")
+    say("once")
+    assert capsys.readouterr().err == "once\n"
