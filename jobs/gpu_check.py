@@ -16,7 +16,7 @@ from jobs.benchmark_settings import BenchmarkSettings
 from jobs.command_line import parse
 from jobs.machine import num_cores
 
-GPU_TESTS = ("tests/test_gpu_path.py", "tests/test_predictor.py")
+GPU_TESTS = ("tests/test_doctor.py", "tests/test_gpu_path.py", "tests/test_predictor.py")
 _ROOT = Path(__file__).parent.parent
 
 

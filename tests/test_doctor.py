@@ -147,6 +147,14 @@ def test_a_driver_that_pytorch_cannot_use(
     assert said in found.found
 
 
+@pytest.mark.gpu
+def test_a_gpu_is_found_and_decodes() -> None:
+    torch = pytest.importorskip("torch")
+    assert check_gpu(torch).state == "ok"
+    found = doctor_trials.check_decoder()
+    assert (found.state, found.found.startswith("cpu: exact, cuda: ")) == ("ok", True)
+
+
 def test_a_machine_without_a_gpu_can_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     found = check_gpu(None)
