@@ -19,6 +19,18 @@ from pipeline.records import SCHEMA, STATUSES, EncodedImage, Predictions, Shard
 from pipeline.shards import part_file, part_name
 
 FACTS_KEY = b"afd"  # the key of a part's own facts, JSON, in its Parquet metadata
+# Of values that repeat. A dictionary of values that do not costs as much as the values do.
+_DICTIONARIES = (
+    *("shard", "status", "error", "width", "height"),
+    *("jpeg_quality", "jpeg_quality_error", "jpeg_subsampling", "jpeg_components"),
+    *("label", "label_name", "top_labels.list.element"),
+)
+# Chosen by measurement, see docs/output.md and benchmarks/parquet_settings.py.
+PARQUET_OPTIONS: dict[str, Any] = {
+    "compression": "zstd",
+    "use_dictionary": list(_DICTIONARIES),
+    "write_page_checksum": True,  # what `pipeline.audit` finds a flipped bit by
+}
 _PREDICTED = ("labels", "confidences", "drift_angle_deg", "drift_energy", "flip_probability")
 
 
@@ -149,8 +161,7 @@ def write_part(output: OutputFolder, shard: int, table: pa.Table, facts: dict[st
     metadata = {**(table.schema.metadata or {}), FACTS_KEY: json.dumps(facts).encode()}
     rows = table.replace_schema_metadata(metadata)
     part = pa.BufferOutputStream()
-    # The checksums are what `pipeline.audit` finds a flipped bit by.
-    pq.write_table(rows, part, compression="zstd", write_page_checksum=True)
+    pq.write_table(rows, part, **PARQUET_OPTIONS)
     output.write(part_file(shard), part.getvalue().to_pybytes())
 
 

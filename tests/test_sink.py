@@ -17,7 +17,7 @@ from jpegs import encode, photo, save
 from pipeline.output import OutputFolder
 from pipeline.records import SCHEMA, STATUSES, EncodedImage, ImageRef, Shard, Status
 from pipeline.shards import part_path
-from pipeline.sink import FACTS_KEY, ShardRows, read_facts, write_part
+from pipeline.sink import FACTS_KEY, PARQUET_OPTIONS, ShardRows, read_facts, write_part
 
 CLASS_NAMES = ("cat", "dög", "tench, Tinca tinca")
 FACTS = {"run_id": "r1", "counts": {"ok": 3}, "note": "é"}
@@ -192,6 +192,20 @@ def test_a_null_where_none_may_be_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(pa.ArrowInvalid):
         write_part(OutputFolder(str(tmp_path)), 0, pa.table(columns, schema=SCHEMA), FACTS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_column_is_written_as_was_found_best(part: Path) -> None:
+    group = pq.read_metadata(part).row_group(0)
+    columns = {group.column(k).path_in_schema: group.column(k) for k in range(group.num_columns)}
+    with_dictionary = {name for name, c in columns.items() if c.has_dictionary_page}
+    assert with_dictionary == set(PARQUET_OPTIONS["use_dictionary"]) & columns.keys()
+    assert set(PARQUET_OPTIONS["use_dictionary"]) <= columns.keys()
+    assert not {"uri", "num_bytes", "confidence", "drift_angle_deg"} & with_dictionary
+    for column in columns.values():
+        assert column.compression == "ZSTD"
+        assert column.is_stats_set  # what readers skip by
+        # Encodings that every reader knows; Spark's is without BYTE_STREAM_SPLIT before 5.0.
+        assert set(column.encodings) <= {"PLAIN", "RLE", "RLE_DICTIONARY"}
 
 
 def test_other_readers_see_the_same_rows(part: Path) -> None:
