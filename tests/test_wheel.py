@@ -83,6 +83,7 @@ def test_afd_runs_away_from_the_checkout(environment: Path, tmp_path: Path) -> N
     told = run(environment, "afd", "doctor", folder=tmp_path)
     assert "labelling can run here" in told
     assert "shipped AFD weights     ok" in told
+    assert "extra report            ok" in told
 
 
 @pytest.mark.slow
