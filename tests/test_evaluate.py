@@ -8,13 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from checkpoints import resnet18_checkpoint
 from jpegs import encode, photo
-from torch import nn
 
-from afd_model.afd_module import AFDModule, config_for
 from afd_model.backbones import load_backbone
-from afd_model.checkpoint import save_checkpoint
-from afd_model.drift import FLIP_FEATURES, FlipModel
 from afd_model.evaluator import Outcome
 from afd_model.statistics import auroc, interval, ranks, resampled_means, spearman
 from jobs.evaluate import main
@@ -134,16 +131,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    backbone = load_backbone("resnet18", "none")
-    torch.manual_seed(0)
-    module = AFDModule(config_for(backbone, "light"))
-    for parameter in module.fe_net.exit.parameters():
-        nn.init.normal_(parameter, std=0.02)
-    count = len(FLIP_FEATURES)
-    flip = FlipModel(0.0, (1.0,) * count, (0.0,) * count, (100.0,) * count)
-    path = tmp_path_factory.mktemp("afd") / "afd.safetensors"
-    save_checkpoint(path, module, backbone, flip_model=flip)
-    return path
+    return resnet18_checkpoint(tmp_path_factory.mktemp("afd"))
 
 
 def run(collection: Path, output: Path, *flags: str) -> int:

@@ -8,13 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from checkpoints import resnet18_checkpoint
 from jpegs import encode, photo
 from PIL import Image
-from torch import nn
 
-from afd_model.afd_module import AFDModule, config_for
-from afd_model.backbones import load_backbone
-from afd_model.checkpoint import save_checkpoint
 from afd_model.response_angles import BlockAngles
 from afd_model.statistics import spearman
 from jobs.evaluate import main
@@ -36,14 +33,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    backbone = load_backbone("resnet18", "none")
-    torch.manual_seed(0)
-    module = AFDModule(config_for(backbone, "light"))
-    for parameter in module.fe_net.exit.parameters():
-        nn.init.normal_(parameter, std=0.02)
-    path = tmp_path_factory.mktemp("afd") / "afd.safetensors"
-    save_checkpoint(path, module, backbone)
-    return path
+    return resnet18_checkpoint(tmp_path_factory.mktemp("afd"))
 
 
 def run(collection: Path, output: Path, *flags: str) -> int:

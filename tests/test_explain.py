@@ -4,14 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from checkpoints import resnet18_checkpoint
 from jpegs import encode, photo, save
 from PIL import Image
-from torch import nn
 
-from afd_model.afd_module import AFDModule, config_for
-from afd_model.backbones import load_backbone
-from afd_model.checkpoint import save_checkpoint
 from jobs.explain import header_in_words, main, output_names
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screen import Limits, screen
@@ -21,14 +17,7 @@ FIXED = ("--backbone", "resnet18", "--weights", "none", "--device", "cpu", "--dp
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    backbone = load_backbone("resnet18", "none")
-    torch.manual_seed(0)
-    module = AFDModule(config_for(backbone, "light"))
-    for parameter in module.fe_net.exit.parameters():
-        nn.init.normal_(parameter, std=0.02)
-    path = tmp_path_factory.mktemp("afd") / "afd.safetensors"
-    save_checkpoint(path, module, backbone)
-    return path
+    return resnet18_checkpoint(tmp_path_factory.mktemp("afd"))
 
 
 def written(folder: Path, name: str, data: bytes) -> str:

@@ -1,0 +1,26 @@
+"""An AFD checkpoint that changes what the classifier says, for jobs that are given one."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from afd_model.afd_module import AFDModule, config_for
+from afd_model.backbones import load_backbone
+from afd_model.checkpoint import save_checkpoint
+from afd_model.drift import FLIP_FEATURES, FlipModel
+
+_COUNT = len(FLIP_FEATURES)
+_FLIP = FlipModel(0.0, (1.0,) * _COUNT, (0.0,) * _COUNT, (100.0,) * _COUNT)
+
+
+def resnet18_checkpoint(folder: Path) -> Path:
+    """For an untrained resnet18: `light`, with a last layer that is not zero, and a flip model."""
+    backbone = load_backbone("resnet18", "none")
+    torch.manual_seed(0)
+    module = AFDModule(config_for(backbone, "light"))
+    for parameter in module.fe_net.exit.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    path = folder / "afd.safetensors"
+    save_checkpoint(path, module, backbone, flip_model=_FLIP)
+    return path
