@@ -130,9 +130,7 @@ class Workers:
         return records
 
     def _check_rows(self, counted: int) -> None:
-        rows = sum(
-            read_facts(self._output, shard)["num_rows"] for shard in range(self._shards)
-        )
+        rows = sum(read_facts(self._output, shard)["num_rows"] for shard in range(self._shards))
         if not rows == counted == self._images == Plan(self._output).size.num_images:
             raise RuntimeError(f"{rows} rows and {counted} outcomes for {self._images} images")
 
