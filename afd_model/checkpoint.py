@@ -121,7 +121,7 @@ def resolve_afd(
 
     Args:
         spec: "none"; "default": the checkpoint shipped for this backbone and these weights, or an
-            untrained module (the identity) where none ships; or a checkpoint file.
+            untrained module (the identity) where none ships; "untrained"; or a checkpoint file.
         size: of the untrained module.
 
     Returns:
@@ -132,9 +132,9 @@ def resolve_afd(
     """
     if spec == "none":
         return None, None
-    if spec != "default":
+    if spec not in ("default", "untrained"):
         return load_checkpoint(spec, backbone)
-    shipped = shipped_checkpoint(backbone)
+    shipped = shipped_checkpoint(backbone) if spec == "default" else None
     if shipped is not None:
         return load_checkpoint(shipped, backbone)
     return AFDModule(config_for(backbone, size)).eval(), None
@@ -153,7 +153,7 @@ def shipped_checkpoint(backbone: Backbone) -> Path | None:
 def _read(path: str | Path) -> tuple[CheckpointFacts, dict[str, Tensor]]:
     if not Path(path).is_file():
         raise ValueError(
-            f"AFD checkpoint not found: {path} (default, none, or a .safetensors file)"
+            f"AFD checkpoint not found: {path} (default, none, untrained, or a .safetensors file)"
         )
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from afd_model.checkpoint import shipped_checkpoint
 from afd_model.predictor import resolve_device
 from jobs.benchmark_corpus import make_corpus
 from jobs.benchmark_machine import corpus_facts, machine_facts, software
@@ -30,6 +31,7 @@ from jobs.benchmark_stages import Stages
 from jobs.benchmark_workers import Workers
 from jobs.command_line import parse
 from jobs.machine import num_cores
+from jobs.model import backbone_of
 from jobs.settings import LabelSettings
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
@@ -101,6 +103,7 @@ class _Bench:
         self._settings, self._device = settings, device
         self._refs, self._folder = refs, folder
         self._num_runs = 0
+        self._afd = _measured_afd(settings)
         cuda = device.type == "cuda"
         threads = max(value for value in (1, *settings.threads) if isinstance(value, int))
         automatic = 1 if cuda else max(1, num_cores() // threads)
@@ -158,7 +161,7 @@ class _Bench:
             backbone=settings.backbone,
             weights=settings.weights,
             stem_layer=settings.stem_layer,
-            afd=settings.afd,
+            afd=self._afd,
             device=settings.device,
             precision=settings.precision,
             batch_size=choice.batch_size,  # type: ignore[arg-type]
@@ -168,6 +171,12 @@ class _Bench:
             integrity=settings.integrity,
             images_per_shard=self.images_per_shard,
         )
+
+
+def _measured_afd(settings: BenchmarkSettings) -> str:
+    """The module that is in the path: an untrained one costs what a trained one does."""
+    ships = settings.afd != "default" or shipped_checkpoint(backbone_of(settings)) is not None
+    return settings.afd if ships else "untrained"
 
 
 def _sweep(settings: BenchmarkSettings, bench: _Bench) -> tuple[Choice, list[dict[str, Any]]]:

@@ -28,7 +28,8 @@ class BenchmarkSettings(BackboneSettings):
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
+        "AFD-Module: default (the shipped checkpoint, or untrained: it costs as much), none, or a"
+        " file",
     )
     device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(

@@ -83,7 +83,8 @@ class LabelSettings(ClassifierSettings):
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
+        "AFD-Module: default (the shipped checkpoint, or none where none ships), none, a file, or"
+        " untrained (the identity, for its cost alone)",
     )
     top_k: int = setting(5, "most probable classes kept for each image")
 

@@ -33,6 +33,11 @@ def test_the_facts_say_what_decides_the_labels() -> None:
     assert load_model(settings(afd="none"), num_threads=1).facts["afd"] == "none"
 
 
+def test_an_untrained_module_is_in_the_path_only_where_it_is_asked_for() -> None:
+    assert load_model(settings(), num_threads=1).predictor.model.afd is None
+    assert load_model(settings(afd="untrained"), num_threads=1).predictor.model.afd is not None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
