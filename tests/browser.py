@@ -22,9 +22,15 @@ def browser_path() -> str:
 
 
 class Page:
-    """A page as somebody sees it. complaints: what its console said, and what it failed to load."""
+    """A page as somebody sees it. complaints: what its console said, and what it failed to load.
+
+    too_late: what is raised when something did not appear in time.
+    """
 
     def __init__(self, page: Any) -> None:
+        from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
+
+        self.too_late = PlaywrightTimeoutError
         self.page = page
         page.set_default_timeout(_PATIENCE_MS)
         self.complaints: list[str] = []
