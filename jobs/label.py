@@ -19,6 +19,7 @@ from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
 from jobs.summary import COMPLETE, Summary, committed_shards, finished_summary, write_summary
+from pipeline.attempts import AccessError
 from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
 from pipeline.presence import Presence
@@ -129,6 +130,13 @@ def main(arguments: Sequence[str]) -> int:
         summary = label(settings)
     except (ValueError, ClusterError) as error:
         say(f"afd label: {error}", level=logging.ERROR)
+        return EXIT_FAILED
+    except (OSError, AccessError) as error:
+        say(
+            f"afd label: cannot go on with the output {settings.output}: {error};"
+            " the same command continues the run",
+            level=logging.ERROR,
+        )
         return EXIT_FAILED
     bad = {status: count for status, count in summary.counts.items() if count and status != "ok"}
     say(

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from jobs.metrics import ShardMetrics
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
-from pipeline.http_reads import AccessError
+from pipeline.attempts import AccessError
 from pipeline.output import OutputFolder
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts, write_part

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobs.shard_labeler import CommitRecord
-from pipeline.http_reads import AccessError
+from pipeline.attempts import AccessError
 from pipeline.output import LABELS, SUMMARY, OutputFolder
 from pipeline.records import STATUSES
 from pipeline.shards import Plan, part_name

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree
 
-from pipeline.http_reads import ReadError, Resource, Sign, get
+from pipeline.attempts import ReadError
+from pipeline.http_transfer import Resource, Sign, get
 from pipeline.locations import SourceError
 
 _BUCKET = re.compile(r"[a-z0-9A-Z][\w.-]{1,221}")

@@ -13,7 +13,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from pipeline.http_reads import AccessError, Sign
+from pipeline.attempts import AccessError
+from pipeline.http_transfer import Sign
 from pipeline.locations import SourceError
 
 _ENDPOINT = "https://storage.googleapis.com"

@@ -11,7 +11,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from pipeline.http_reads import ReadError, Resource, get
+from pipeline.attempts import ReadError
+from pipeline.http_transfer import Resource, get
 from pipeline.locations import SourceError
 
 _ENDPOINT = "https://huggingface.co"

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.http_reads import TemporaryReadError
+from pipeline.attempts import TemporaryReadError
 from pipeline.locations import SourceError, is_remote, recorded
 from pipeline.manifests import forget_places, is_entry, read_entry_at
 from pipeline.parquet_source import ParquetReader

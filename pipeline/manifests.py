@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.http_reads import AccessError
+from pipeline.attempts import AccessError
 from pipeline.locations import SourceError, name_of
 from pipeline.storage import open_input
 

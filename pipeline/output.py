@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline import storage
-from pipeline.http_reads import AccessError
+from pipeline.attempts import AccessError
 from pipeline.locations import SourceError, recorded, scheme_of
 from pipeline.output_store import (
     LABELS,

@@ -42,7 +42,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 class OutputStore(Protocol):
     """What an output is kept in. Names are relative, with slashes.
 
-    What goes wrong is raised as OSError or `pipeline.http_reads.AccessError`.
+    What goes wrong is raised as OSError or `pipeline.attempts.AccessError`.
     """
 
     location: str

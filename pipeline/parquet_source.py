@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.http_reads import ReadError
+from pipeline.attempts import ReadError
 from pipeline.locations import recorded
 from pipeline.manifests import path_column, text_columns
 from pipeline.records import Container, ImageRef

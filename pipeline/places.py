@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.http_reads import AccessError
+from pipeline.attempts import AccessError
 from pipeline.local_files import list_folder, list_glob
 from pipeline.locations import (
     SourceError,

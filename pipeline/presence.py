@@ -20,7 +20,7 @@ from typing import Self
 
 import psutil
 
-from pipeline.http_reads import AccessError
+from pipeline.attempts import AccessError
 from pipeline.output import OutputFolder
 
 DRIVERS = ".drivers"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipeline.http_reads import MissingError, ReadError, TemporaryReadError
+from pipeline.attempts import MissingError, ReadError, TemporaryReadError
 from pipeline.image_bytes import ArchiveStream, is_elsewhere, is_streamed, read_image
 from pipeline.locations import is_web
 from pipeline.records import EncodedImage, ImageRef, Status

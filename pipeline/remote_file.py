@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from pipeline.http_reads import ReadError, Resource, get
+from pipeline.attempts import ReadError
+from pipeline.http_transfer import Resource, get
 
 BLOCK_BYTES = 4 << 20
 _BLOCKS_AHEAD = 8  # 36 MiB a file at most; one connection alone gives less than a network does
@@ -21,7 +22,7 @@ class RemoteFile(io.RawIOBase):
     """Reads one resource, for one thread at a time; fast from front to back.
 
     Blocks are fetched ahead once the reader has gone from one to the next, up to `read_ahead_to`
-    (bytes from the start) where a reader says so. Raises what `http_reads.get` raises.
+    (bytes from the start) where a reader says so. Raises what `http_transfer.get` raises.
     """
 
     def __init__(self, resource: Resource) -> None:

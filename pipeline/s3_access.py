@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs
 
-from pipeline.http_reads import AccessError, Sign, TemporaryReadError
+from pipeline.attempts import AccessError, TemporaryReadError
+from pipeline.http_transfer import Sign
 from pipeline.locations import SourceError
 
 _DEFAULT_REGION = "us-east-1"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.http_reads import AccessError
+from pipeline.attempts import AccessError
 from pipeline.output import LABELS, PLAN, OutputError, OutputFolder
 from pipeline.records import Container, ImageRef, Shard
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import pyarrow.parquet as pq
 
-from pipeline.http_reads import MissingError
+from pipeline.attempts import MissingError
 from pipeline.image_bytes import read_image
 from pipeline.local_files import list_folder
 from pipeline.locations import (

@@ -17,7 +17,7 @@ from pipeline.bucket_store import BucketStore, check_bucket_name
 from pipeline.connections import basic_authorization
 from pipeline.gs_access import gs_bucket
 from pipeline.hf_store import hf_resource, list_hf, parse_hf
-from pipeline.http_reads import MOST_BYTES, Resource, delete, get, put
+from pipeline.http_transfer import MOST_BYTES, Resource, delete, get, put
 from pipeline.locations import SourceError, is_remote, is_web, local_path, recorded, scheme_of
 from pipeline.remote_file import RemoteFile
 from pipeline.s3_access import s3_bucket

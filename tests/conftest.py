@@ -76,7 +76,8 @@ def persistent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _set_patience(monkeypatch: pytest.MonkeyPatch, silence_s: float) -> None:
-    from pipeline import http_reads
+    from pipeline.attempts import PATIENCE, Patience
 
-    patience = http_reads.Patience(3, 0.01, 0.02, connect_s=silence_s, silence_s=silence_s)
-    monkeypatch.setattr(http_reads, "PATIENCE", {"store": patience, "web": patience})
+    patience = Patience(3, 0.01, 0.02, connect_s=silence_s, silence_s=silence_s)
+    for kind in PATIENCE:
+        monkeypatch.setitem(PATIENCE, kind, patience)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import MANY_KEYS, Proxy, use_s3
 
+from pipeline.attempts import TemporaryReadError
 from pipeline.bucket_listing import list_bucket
 from pipeline.bucket_store import BucketStore, StoredObject
-from pipeline.http_reads import TemporaryReadError
 from pipeline.storage import list_objects
 
 

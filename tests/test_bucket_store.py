@@ -3,8 +3,8 @@
 import pytest
 from servers import Bucket, Proxy, WebServer, use_s3
 
+from pipeline.attempts import AccessError, ReadError, TemporaryReadError
 from pipeline.bucket_store import BucketStore
-from pipeline.http_reads import AccessError, ReadError, TemporaryReadError
 from pipeline.locations import SourceError
 from pipeline.storage import list_objects, read
 

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from servers import WebServer
 
 from pipeline import connections
+from pipeline.attempts import ReadError
 from pipeline.connections import Address, Connections, address_of, basic_authorization, connect
-from pipeline.http_reads import ReadError, Resource, get
+from pipeline.http_transfer import Resource, get
 
 DATA = b"over TLS"
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -191,6 +192,6 @@ def test_https_goes_through_the_environments_proxy(
     assert b"Proxy-Authorization: Basic bWU6cHc=" in request
     assert "Authorization" not in secure.requests[0].headers
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("pipeline.http_reads._CONNECTIONS", Connections())
+    monkeypatch.setattr("pipeline.http_transfer._CONNECTIONS", Connections())
     assert get(a_jpg(secure)).data == DATA
     assert len(asked) == 1

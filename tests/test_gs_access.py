@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from servers import Bucket, WebServer
 
 from pipeline import gs_access
+from pipeline.attempts import AccessError
 from pipeline.gs_access import gs_bucket
-from pipeline.http_reads import AccessError
 from pipeline.locations import SourceError
 from pipeline.storage import list_objects, read
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from servers import Answer, Request, WebServer
 
+from pipeline.attempts import AccessError, MissingError, ReadError
 from pipeline.hf_store import HfPlace, parse_hf
-from pipeline.http_reads import AccessError, MissingError, ReadError
 from pipeline.locations import SourceError
 from pipeline.storage import list_objects, read, read_range
 

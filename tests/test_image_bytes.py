@@ -12,7 +12,7 @@ from corpora import make_tar
 from servers import Bucket, Proxy, WebServer, use_s3
 
 from pipeline import image_bytes, storage
-from pipeline.http_reads import MissingError, TemporaryReadError
+from pipeline.attempts import MissingError, TemporaryReadError
 from pipeline.image_bytes import ArchiveStream, is_streamed, read_image
 from pipeline.locations import SourceError
 from pipeline.manifests import entry_location

@@ -16,7 +16,7 @@ import pytest
 import ray
 from jpegs import encode, photo
 from ray.cluster_utils import Cluster
-from servers import Bucket, use_s3
+from servers import Bucket, Proxy, use_s3
 
 import jobs.label
 from jobs.demo_corpus import broken_files
@@ -265,3 +265,23 @@ def test_an_input_that_is_not_there_is_one_line(
     assert main([missing, "--output", str(tmp_path / "out")]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert missing in line
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", ["503:SlowDown", "403:SignatureDoesNotMatch"])
+def test_a_store_that_stops_taking_writes_is_one_line(
+    corpus: Path,
+    s3: Bucket,
+    s3_url: str,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    proxy = Proxy(s3_url)
+    proxy.faults["^PUT .*plan.parquet"] = [fault] * 9
+    with proxy.running():
+        use_s3(proxy.url, monkeypatch)
+        assert main([str(corpus), "--output", f"{s3.url}/run", *MODEL_FLAGS]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert fault.replace(":", " ") in line
+    assert "the same command continues the run" in line

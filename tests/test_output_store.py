@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from servers import Bucket, Proxy, use_s3
 
-from pipeline.http_reads import AccessError, TemporaryReadError
+from pipeline.attempts import AccessError, TemporaryReadError
 from pipeline.output import OutputError, OutputFolder
 from pipeline.output_store import BucketFolder, LocalFolder, OutputStore
 

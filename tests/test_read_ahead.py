@@ -12,7 +12,7 @@ from jpegs import encode, photo
 from servers import Answer, Bucket, Proxy, Request, WebServer, use_s3
 
 from pipeline import image_bytes, read_ahead
-from pipeline.http_reads import AccessError
+from pipeline.attempts import AccessError
 from pipeline.read_ahead import ReadAhead, StoreDownError
 from pipeline.records import Container, ImageRef, Status
 from pipeline.screen import Limits

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from servers import Answer, Request, WebServer
 
 from pipeline import remote_file
-from pipeline.http_reads import ReadError, Resource, TemporaryReadError
+from pipeline.attempts import ReadError, TemporaryReadError
+from pipeline.http_transfer import Resource
 from pipeline.remote_file import RemoteFile
 
 BLOCK = 1000

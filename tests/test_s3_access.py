@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from servers import AWS
 
 from pipeline import s3_access
+from pipeline.attempts import AccessError
 from pipeline.bucket_store import BucketStore
-from pipeline.http_reads import AccessError
 from pipeline.locations import SourceError
 from pipeline.s3_access import Credentials, s3_bucket, sign
 

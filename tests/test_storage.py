@@ -7,7 +7,7 @@ import pytest
 from servers import Bucket, WebServer
 
 from pipeline import storage
-from pipeline.http_reads import MissingError
+from pipeline.attempts import MissingError
 from pipeline.locations import SourceError
 from pipeline.storage import limit_read_ahead, list_objects, open_input, read, read_range
 

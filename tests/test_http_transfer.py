@@ -9,16 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from servers import WebServer
 
-from pipeline import http_reads
-from pipeline.http_reads import (
+from pipeline.attempts import (
+    PATIENCE,
     AccessError,
     MissingError,
     Patience,
     ReadError,
-    Resource,
     TemporaryReadError,
-    get,
 )
+from pipeline.http_transfer import Resource, get
 
 DATA = bytes(range(256)) * 8
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -112,7 +111,7 @@ def test_a_server_that_drips_is_given_up(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasty = Patience(1, silence_s=0.2, least_bytes_per_s=1e6)
-    monkeypatch.setitem(http_reads.PATIENCE, "store", hasty)
+    monkeypatch.setitem(PATIENCE, "store", hasty)
     server.faults["a.jpg"] = ["drip"]
     began = time.monotonic()
     with pytest.raises(TemporaryReadError, match="too slow"):
@@ -132,7 +131,7 @@ def test_pauses_double_and_have_an_end() -> None:
 def test_a_server_may_ask_for_a_longer_pause_within_bounds(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(http_reads.PATIENCE, "store", Patience(2, 0.001, longest_pause_s=0.3))
+    monkeypatch.setitem(PATIENCE, "store", Patience(2, 0.001, longest_pause_s=0.3))
     server.faults["a.jpg"], server.fault_headers = ["429:"], {"Retry-After": "60"}
     began = time.monotonic()
     assert get(resource(f"{server.url}/a.jpg")).data == DATA

@@ -1,7 +1,6 @@
-"""Files over HTTP, read and written: time-outs, bounded retries with exponential back-off.
+"""Files over HTTP: every remote read passes through `get`, every write through `put` and `delete`.
 
-Every remote read passes through `get`, every write through `put` and `delete`. What they raise
-names no URL: that might hold a signature.
+What they raise names no URL: that might hold a signature.
 """
 
 from __future__ import annotations
@@ -9,17 +8,23 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
-import random
 import re
-import ssl
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
 from urllib.parse import urljoin
 
+from pipeline.attempts import (
+    PATIENCE,
+    AccessError,
+    AttemptFailedError,
+    MissingError,
+    Patience,
+    ReadError,
+    patiently,
+)
 from pipeline.connections import Address, Connections, address_of, connect
 
 MOST_BYTES = 1 << 30  # no image is larger; a film that lies among them must not fill the memory
@@ -45,48 +50,6 @@ _ACCESS_CODES = (
 
 # (method, url) -> headers
 Sign = Callable[[str, str], dict[str, str]]
-_Result = TypeVar("_Result")
-
-
-class ReadError(OSError):
-    """The bytes cannot be had, or stored; one line says why."""
-
-
-class MissingError(ReadError, FileNotFoundError):
-    """There is nothing at the location."""
-
-
-class TemporaryReadError(ReadError):
-    """The bytes could not be had in all the attempts; later they may."""
-
-
-class AccessError(RuntimeError):
-    """The store lets nobody in, as with wrong or expired credentials: no image can be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a read goes on before it is given up.
-
-    connect_s, silence_s: time-outs of connecting and of each wait for bytes. A response slower
-    than least_bytes_per_s is a failed attempt too. Pauses double from first_pause_s.
-    """
-
-    attempts: int
-    first_pause_s: float = 0.25
-    longest_pause_s: float = 16.0
-    connect_s: float = 10.0
-    silence_s: float = 30.0
-    least_bytes_per_s: float = 20_000.0
-
-    def pause_s(self, attempt: int) -> float:
-        """Before the next attempt; varied, so that many readers do not come back at once."""
-        pause = min(self.first_pause_s * 2.0 ** min(attempt - 1, 30), self.longest_pause_s)
-        return pause * random.uniform(0.5, 1.0)
-
-
-# A store that throttles asks for patience; a web of strangers has many hosts that are gone.
-PATIENCE = {"store": Patience(attempts=8), "web": Patience(attempts=4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +73,6 @@ class Answer:
     headers: http.client.HTTPMessage
 
 
-class _AttemptFailedError(Exception):
-    """One attempt; another may succeed. after_s: how long the server asked to be left alone."""
-
-    def __init__(self, reason: str, after_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after_s = after_s
-
-
 def get(
     resource: Resource, start: int = 0, stop: int | None = None, *, most_bytes: int = MOST_BYTES
 ) -> Answer:
@@ -126,8 +81,9 @@ def get(
     most_bytes: more are not read: a larger file, or one from a server that knows no ranges, is
     refused. Raises MissingError, TemporaryReadError, AccessError or another ReadError.
     """
-    return _patiently(
-        resource, lambda patience: _attempt(resource, start, stop, most_bytes, patience)
+    return patiently(
+        PATIENCE[resource.kind],
+        lambda patience: _attempt(resource, start, stop, most_bytes, patience),
     )
 
 
@@ -139,30 +95,17 @@ def put(resource: Resource, data: bytes) -> None:
     """
     digest = b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")
     headers = {"Content-MD5": digest, "Content-Length": str(len(data))}
-    _patiently(resource, lambda patience: _send(resource, "PUT", headers, data, patience))
+    patiently(
+        PATIENCE[resource.kind], lambda patience: _send(resource, "PUT", headers, data, patience)
+    )
 
 
 def delete(resource: Resource) -> None:
     """Remove an object; none there is no fault. Raises as `put`."""
     with suppress(MissingError):
-        _patiently(resource, lambda patience: _send(resource, "DELETE", {}, None, patience))
-
-
-def _patiently(resource: Resource, attempt_once: Callable[[Patience], _Result]) -> _Result:
-    """The result of the first attempt that succeeds."""
-    patience = PATIENCE[resource.kind]
-    began = time.monotonic()
-    for attempt in range(1, patience.attempts + 1):
-        try:
-            with _faults_named():
-                return attempt_once(patience)
-        except _AttemptFailedError as failure:
-            reason = str(failure)
-            after_s = min(failure.after_s, patience.longest_pause_s)
-        if attempt < patience.attempts:
-            time.sleep(max(after_s, patience.pause_s(attempt)))
-    spent_s = time.monotonic() - began
-    raise TemporaryReadError(f"{reason}; tried {patience.attempts} times in {spent_s:.1f} s")
+        patiently(
+            PATIENCE[resource.kind], lambda patience: _send(resource, "DELETE", {}, None, patience)
+        )
 
 
 def _attempt(
@@ -200,25 +143,6 @@ def _give_back(
         _CONNECTIONS.give(address, connection)
     else:
         connection.close()
-
-
-@contextmanager
-def _faults_named() -> Iterator[None]:
-    """What goes wrong on the way, in words: an attempt that failed, or an error for good."""
-    try:
-        yield
-    except ReadError:
-        raise
-    except ssl.SSLCertVerificationError as error:
-        raise ReadError(
-            f"the server's certificate is not trusted: {error.verify_message}"
-        ) from None
-    except TimeoutError:
-        raise _AttemptFailedError("no answer in time") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise _AttemptFailedError(_words_of(error)) from None
-    except ValueError:  # its text may hold part of the URL
-        raise ReadError("not a URL that can be asked for") from None
 
 
 _CONNECTIONS = Connections()
@@ -330,9 +254,9 @@ def _read(response: http.client.HTTPResponse, most_bytes: int, patience: Patienc
         if size > most_bytes:
             raise ReadError(f"more than {most_bytes} bytes, which is all that is read at once")
         if time.monotonic() > deadline:
-            raise _AttemptFailedError(f"{size} bytes in {allowed_s:.0f} s: too slow")
+            raise AttemptFailedError(f"{size} bytes in {allowed_s:.0f} s: too slow")
     if expected is not None and size != expected:
-        raise _AttemptFailedError(f"the connection ended after {size} of {expected} bytes")
+        raise AttemptFailedError(f"the connection ended after {size} of {expected} bytes")
     response.close()  # the connection stays open, unless the server said otherwise
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -345,17 +269,9 @@ def _fail(response: http.client.HTTPResponse, resource: Resource, patience: Pati
     reason = f"HTTP {response.status} {code}".rstrip()
     if response.status in _RETRIED or code in _RETRIED_CODES:
         after = response.getheader("Retry-After") or ""
-        raise _AttemptFailedError(reason, float(after) if after.isdigit() else 0.0)
+        raise AttemptFailedError(reason, float(after) if after.isdigit() else 0.0)
     if code == "NoSuchBucket":
         raise AccessError(f"{reason}: there is no such bucket")
     if code in _ACCESS_CODES or (response.status == 401 and resource.kind == "store"):
         raise AccessError(f"{reason}: the credentials in the environment are not accepted")
     raise MissingError(reason) if response.status in (404, 410) else ReadError(reason)
-
-
-def _words_of(error: Exception) -> str:
-    if isinstance(error, http.client.IncompleteRead):
-        return "the connection ended early"
-    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
-        return f"no HTTP answer ({type(error).__name__})"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
