@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,20 @@ def best_module(trainer: Trainer) -> AFDModule:
     return module.eval()
 
 
-def fit_flips(trainer: Trainer, backbone: Backbone, held_out: Pairs, passes: int) -> FlipModel:
-    """The flip model of the best module: on the held-out images, compressed at random.
+def fit_flips(
+    trainer: Trainer, backbone: Backbone, passes: Iterable[tuple[Pairs, int]]
+) -> FlipModel:
+    """The flip model of the best module, on images compressed at random.
 
-    passes: how often each image is drawn. Every worker must call it; all get the same model.
+    passes: images, and how often each of them is drawn. Every worker must call it; all get the
+    same model.
     """
     classifier = AFDClassifier(backbone, best_module(trainer).to(trainer.device)).eval()
     rows = [torch.empty(0, len(FLIP_FEATURES) + 1, device=trainer.device)]
-    for number in range(passes):
-        batches = held_out.random_pass(number)
-        rows += [flip_samples(classifier, batch.to(trainer.device)) for batch in batches]
+    for pairs, count in passes:
+        for number in range(count):
+            batches = pairs.random_pass(number)
+            rows += [flip_samples(classifier, batch.to(trainer.device)) for batch in batches]
     samples = gathered(torch.cat(rows)).cpu().numpy().astype(np.float64)
     return fit_flip_model(samples[:, :-1], samples[:, -1])
 

@@ -24,6 +24,11 @@ class TrainSettings(ClassifierSettings):
     fdm: Literal["auto", "channel", "spatial", "both", "full", "full+channel"] = setting(
         "auto", "form of the Feature Drifting Map; auto: the size's own"
     )
+    dct_input: Literal["auto", "linear", "log"] = setting(
+        "auto",
+        "how FDE-Net sees the DCT: the coefficients over their typical size, or their logarithms;"
+        " auto: the size's own",
+    )
 
     kl_weight: float = setting(
         0.0, "loss: KL divergence from the backbone's prediction for the clean picture"
@@ -85,6 +90,9 @@ class TrainSettings(ClassifierSettings):
     flip_passes: int = setting(
         4, "times each held-out image is compressed at random to fit flip_probability"
     )
+    flip_images: int = setting(
+        2000, "training images that are, once each and at the preset's size, fitted to as well"
+    )
 
     device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
     precision: Literal["auto", "bf16", "fp32"] = setting(
@@ -119,6 +127,7 @@ class TrainSettings(ClassifierSettings):
             "feature_stages",
             "weight_decay",
             "seed",
+            "flip_images",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{_spelt(name)} {getattr(self, name)} is negative")
@@ -157,6 +166,7 @@ _POSITIVE = (
 _FREE = (
     *("output", "max_time_s", "device", "workers", "cpus_per_worker", "attempts", "read_threads"),
     *("prefetch_batches", "address", "save_every_steps", "log_every_steps", "flip_passes"),
+    "flip_images",
 )
 
 

@@ -52,7 +52,11 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
         )
         geometry = replace(geometry, crop=settings.crop, resize=resize)
     torch.manual_seed(settings.seed)
-    changes: dict[str, Any] = {} if settings.fdm == "auto" else {"fdm": settings.fdm}
+    changes: dict[str, Any] = {
+        name: value
+        for name, value in (("fdm", settings.fdm), ("dct_input", settings.dct_input))
+        if value != "auto"
+    }
     afd = AFDModule(config_for(backbone, settings.afd_size, **changes))
     training, held_out = split_held_out(list(list_images(settings.input)), settings.held_out_images)
     options = _options(settings, device)
@@ -111,12 +115,22 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             log=log or (lambda record: None),
             on_best=lambda: _ignored(export(trainer, ready.backbone, facts)),
         )
-        flips = fit_flips(trainer, ready.backbone, held_out, settings.flip_passes)
+        fitted_too = _loader(
+            _evenly(ready.training, settings.flip_images), ready.preset, settings, rank, device
+        )
+        passes = [(held_out, settings.flip_passes), (fitted_too, 1)]
+        flips = fit_flips(trainer, ready.backbone, passes)
         export(trainer, ready.backbone, {**facts, "ended": reason}, flips)
     finally:
         if log is not None:
             log.close()
     return reason
+
+
+def _evenly(refs: list[ImageRef], count: int) -> list[ImageRef]:
+    """`count` of them, or all where there are fewer, spread over the whole list."""
+    count = min(count, len(refs))
+    return [refs[i * len(refs) // count] for i in range(count)]
 
 
 def _ignored(_: object) -> None:

@@ -225,7 +225,7 @@ def test_time_ends_a_run_with_a_usable_checkpoint(backbone: Backbone, tmp_path: 
     found: list[str] = []
     reason = train(trainer, pairs, pairs, log=lambda r: None, on_best=lambda: found.append("best"))
     assert (reason, trainer.step, found) == ("out of time", 1, ["best"])
-    flip = fit_flips(trainer, backbone, pairs, passes=2)
+    flip = fit_flips(trainer, backbone, [(pairs, 2)])
     export(trainer, backbone, {"command": "afd train"}, flip)
     module, facts = load_checkpoint(tmp_path / CHECKPOINT, backbone)
     assert not module.is_identity
