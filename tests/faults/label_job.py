@@ -100,6 +100,7 @@ def command_of(process: psutil.Process) -> str:
         return ""
 
 
-def run(corpus: Path | str, output: Path | str, *flags: str) -> Ended:
-    """The command from beginning to end."""
-    return LabelJob(corpus, output, *flags).end()
+def run(corpus: Path | str, output: Path | str, *flags: str, images_per_shard: int = 4) -> Ended:
+    """The command from beginning to end, which may take hours."""
+    job = LabelJob(corpus, output, *flags, images_per_shard=images_per_shard)
+    return job.end(timeout_s=86400)

@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing of what reads untrusted bytes in Python."""
+"""Untrusted bytes in masses: coverage-guided at the parser, mutated files through the whole job."""
