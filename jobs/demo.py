@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
-
 from jobs.command_line import parse
 from jobs.demo_corpus import build_demo_corpus
 from jobs.label import EXIT_COMPLETE, EXIT_FAILED, label
+from jobs.labels_view import open_labels
 from jobs.settings import LabelSettings, setting
 from pipeline.output import LABELS, OutputFolder
 
@@ -71,10 +70,9 @@ def demo(settings: DemoSettings) -> int:
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
     print(f"\n{summary.images} rows: {counts}")
     print(f"{summary.images_per_s} images/s after {summary.start_up_s:.1f} s of start-up")
-    parts = OutputFolder(summary.output).path / LABELS
-    print(f"labels: {parts}")
-    with duckdb.connect() as connection:
-        connection.execute(f"CREATE VIEW labels AS FROM '{parts}/*.parquet'")
+    output = OutputFolder(summary.output)
+    print(f"labels: {output.path / LABELS}")
+    with open_labels(output) as connection:
         for title, query in (
             ("The first rows", FIRST_ROWS),
             ("Confidence by JPEG quality", BY_QUALITY),
