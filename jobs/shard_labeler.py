@@ -147,7 +147,7 @@ class ShardLabeler:
         write_part(self._output, shard, labelled.table, facts)
         seconds = {**labelled.seconds, "write": time.perf_counter() - began}
         num_bytes = pc.sum(labelled.table["num_bytes"]).as_py() or 0
-        self._metrics.committed(labelled.counts, num_bytes, seconds)
+        self._metrics.committed(labelled, num_bytes, seconds)
         return CommitRecord(
             shard,
             started_at,

@@ -23,11 +23,13 @@ class LabelledShard:
 
     seconds: where the shard's time went. `read`, `decode` (waiting for either), `dct`, `model` and
     `rows` add up to the shard's wall time; `read_busy` and `screen_busy` are the reading threads'.
+    mean_ready: images that lay read and screened when the decoder took the next ones.
     """
 
     table: pa.Table
     counts: dict[str, int]
     seconds: dict[str, float]
+    mean_ready: float
 
 
 def label_shard(
@@ -55,7 +57,8 @@ def label_shard(
     with clock.stage("rows"):
         table = rows.to_table()
     busy = {"read_busy": reading.read_s, "screen_busy": reading.screen_s}
-    return LabelledShard(table, rows.counts, {**clock.seconds, **busy})
+    seconds = {**clock.seconds, **busy}
+    return LabelledShard(table, rows.counts, seconds, reading.mean_ready)
 
 
 def _qualities(images: list[EncodedImage]) -> torch.Tensor:

@@ -102,6 +102,18 @@ def test_reading_runs_ahead_of_the_use_but_not_without_bound(
     assert threading.current_thread().name not in taken_by_thread
 
 
+def test_how_many_images_lie_ready_says_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    refs = [ImageRef("x")] * 160
+    monkeypatch.setattr(read_ahead, "read_image", lambda ref: time.sleep(0.002) or JPEG)
+    slow = reading(refs, max_images=64, num_threads=1)
+    assert len(list(slow)) == 160
+    monkeypatch.setattr(read_ahead, "read_image", lambda ref: JPEG)
+    fast = reading(refs, max_images=64)
+    for _ in fast:
+        time.sleep(0.002)
+    assert slow.mean_ready < 16 < 32 < fast.mean_ready <= 64
+
+
 @pytest.mark.parametrize("planned", [None, len(JPEG)])
 def test_what_waits_is_bounded_in_bytes_too(
     monkeypatch: pytest.MonkeyPatch, planned: int | None
