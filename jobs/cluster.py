@@ -16,6 +16,7 @@ import psutil
 import ray
 import ray.data
 import ray.exceptions
+import ray.util.client
 
 from jobs.pool import ClusterError, Node, Pool
 
@@ -63,10 +64,6 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
     _connect(options)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # which Ray has taken for itself
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -118,6 +115,39 @@ def run_shards(
     One shard is one block, so one retry costs one shard: Ray runs it again on another worker when
     a process or a node dies. Raises ClusterError when the job cannot go on.
     """
+    try:
+        if ray.util.client.ray.is_connected():
+            yield from _run_remotely(shards, worker, arguments, pool)
+        else:
+            yield from _run_here(shards, worker, arguments, pool)
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        raise ClusterError(_root_cause(error)) from error
+
+
+def _run_remotely(*run: Any) -> Iterator[dict[str, Any]]:
+    """Ray Data runs in processes of the cluster only, which a Ray Client's is not."""
+    runner: Any = ray.remote(num_cpus=0)(_Runner).remote(*run)
+    while (record := ray.get(runner.next_record.remote())) is not None:
+        yield record
+
+
+class _Runner:
+    """An actor: `_run_here`, a record at a time."""
+
+    def __init__(self, *run: Any) -> None:
+        self._records = _run_here(*run)
+
+    def next_record(self) -> dict[str, Any] | None:
+        return next(self._records, None)
+
+
+def _run_here(
+    shards: Sequence[int], worker: type, arguments: dict[str, Any], pool: Pool
+) -> Iterator[dict[str, Any]]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     records = ray.data.from_items(
         [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
     ).map_batches(
@@ -130,11 +160,8 @@ def run_shards(
             min_size=pool.num_workers, max_size=max(pool.num_workers, pool.max_workers)
         ),
     )
-    try:
-        for row in records.iter_rows():
-            yield json.loads(row["record"])
-    except (ray.exceptions.RayError, RuntimeError) as error:
-        raise ClusterError(_root_cause(error)) from error
+    for row in records.iter_rows():
+        yield json.loads(row["record"])
 
 
 def _root_cause(error: BaseException) -> str:

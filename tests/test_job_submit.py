@@ -25,9 +25,10 @@ ROOT = Path(__file__).parents[1]
 
 
 class Head(NamedTuple):
-    """address: of the dashboard. metrics: what Prometheus would scrape."""
+    """address: of the dashboard. client: of Ray Client. metrics: what Prometheus would scrape."""
 
     address: str
+    client: str
     metrics: str
     environment: dict[str, str]
 
@@ -50,10 +51,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "RAY_AUTH_MODE": "disabled",  # or a token in the home decides
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    port, metrics_port = free_port(), free_port()
+    port, client_port, metrics_port = free_port(), free_port(), free_port()
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2"]
     command += [f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
-    command += [f"--metrics-export-port={metrics_port}"]
+    command += [f"--metrics-export-port={metrics_port}", f"--ray-client-server-port={client_port}"]
     command += [f"--temp-dir=/tmp/ray-{home.parent.name[-8:]}", "--object-store-memory=100000000"]
     with (home / "head.log").open("wb") as log:
         process = psutil.Popen(command, env=environment, stdout=log, stderr=log)
@@ -64,7 +65,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             assert process.poll() is None, (home / "head.log").read_text()
             assert time.monotonic() < deadline, (home / "head.log").read_text()
             time.sleep(0.5)
-        yield Head(address, f"http://127.0.0.1:{metrics_port}/metrics", environment)
+        metrics = f"http://127.0.0.1:{metrics_port}/metrics"
+        yield Head(address, f"ray://127.0.0.1:{client_port}", metrics, environment)
     finally:
         started = process.children(recursive=True)
         process.send_signal(signal.SIGTERM)
@@ -108,6 +110,23 @@ def test_a_submitted_job_labels_everything_and_a_second_one_has_nothing_to_do(
     assert sorted(rows["uri"]) == sorted(map(str, photos.iterdir()))
     assert (rows["status"] == "ok").all()
     assert json.loads((output / "summary.json").read_text())["exit_reason"] == "complete"
+
+
+def test_a_driver_elsewhere_labels_through_ray_client(head: Head, tmp_path: Path) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for number in range(12):
+        (photos / f"{number:02d}.jpg").write_bytes(encode(photo(70, 80, seed=number)))
+    command = [str(BIN / "afd"), "label", str(photos), "--output", str(output)]
+    command += ["--address", head.client, "--images-per-shard", "4", "--resize", "64"]
+    command += ["--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "64"]
+    ended = subprocess.run(
+        command, env=head.environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    rows = pl.read_parquet(output / "labels" / "*.parquet")
+    assert sorted(rows["uri"]) == sorted(map(str, photos.iterdir()))
+    assert (rows["status"] == "ok").all()
 
 
 def test_prometheus_is_told_what_the_dashboard_draws(head: Head, tmp_path: Path) -> None:
