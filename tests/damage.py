@@ -68,10 +68,11 @@ def _hole(jpeg: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _swapped_blocks(jpeg: bytes, rng: np.random.Generator) -> bytes:
-    """Two disk blocks have changed places."""
-    a, b = (int(x) for x in np.sort(rng.integers(_entropy(jpeg), len(jpeg) - 600, 2)))
+    """Two pieces have changed places: disk blocks, or thirds of a scan that has no two."""
+    size = min(512, (len(jpeg) - _entropy(jpeg)) // 3)
+    a, b = (int(x) for x in np.sort(rng.integers(_entropy(jpeg), len(jpeg) - size, 2)))
     damaged = bytearray(jpeg)
-    damaged[a : a + 512], damaged[b : b + 512] = jpeg[b : b + 512], jpeg[a : a + 512]
+    damaged[a : a + size], damaged[b : b + size] = jpeg[b : b + size], jpeg[a : a + size]
     return bytes(damaged)
 
 
