@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -25,6 +26,8 @@ class TrainingOptions:
         clip_norm: greatest norm of the gradient.
         precision: of the arithmetic (autocast); parameters and sums stay float32.
         num_stages: stages behind the stem that the feature term looks at.
+        keep: which averaged weights count as the best: those of the best validation, or of the
+            last one, where the held-out pictures are not like those that will be labelled.
     """
 
     max_steps: int = 5000
@@ -38,6 +41,7 @@ class TrainingOptions:
     clip_norm: float = 1.0
     precision: torch.dtype = torch.float32
     num_stages: int = 4
+    keep: Literal["best", "last"] = "best"
     log_every_steps: int = 10
     save_every_steps: int = 100
     validate_every_steps: int = 250

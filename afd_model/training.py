@@ -141,7 +141,8 @@ class Trainer:
             "clean_agreement": clean / max(1, images - compressed),
             "kl": kl / images,
         }
-        if self.best is None or _is_better(score, self.best.score):
+        last = self.options.keep == "last"
+        if self.best is None or last or _is_better(score, self.best.score):
             weights = {k: v.cpu().clone() for k, v in self.average.module.state_dict().items()}
             self.best = Best(score, self.step, weights)
         return score

@@ -84,6 +84,11 @@ class TrainSettings(ClassifierSettings):
     held_out_images: int = setting(
         264, "images kept for validation and the flip model, chosen by a hash of their names"
     )
+    keep: Literal["best", "last"] = setting(
+        "best",
+        "which averaged weights are exported: of the best validation, or of the last, for held-out"
+        " images that are not like those to be labelled",
+    )
     validate_every_steps: int = setting(250, "steps between validations")
     save_every_steps: int = setting(100, "steps between saved states; a killed run repeats fewer")
     log_every_steps: int = setting(10, "steps between records in log.jsonl")

@@ -79,6 +79,7 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
         clip_norm=settings.clip_norm,
         precision=resolve_precision(requested, device),
         num_stages=settings.feature_stages,
+        keep=settings.keep,
         log_every_steps=settings.log_every_steps,
         save_every_steps=settings.save_every_steps,
         validate_every_steps=settings.validate_every_steps,

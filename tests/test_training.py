@@ -249,6 +249,16 @@ def test_the_best_validation_is_kept(backbone: Backbone, tmp_path: Path) -> None
     assert trainer.best.weights is kept
 
 
+def test_or_the_last_one(backbone: Backbone, tmp_path: Path) -> None:
+    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, keep="last"))
+    trainer.validate(RandomPairs().held_out())
+    for parameter in trainer.average.module.parameters():
+        parameter.normal_()
+    worse = trainer.validate(RandomPairs().held_out())
+    assert trainer.best is not None
+    assert trainer.best.score == worse
+
+
 def test_a_loss_that_is_no_number_ends_training(backbone: Backbone, tmp_path: Path) -> None:
     trainer = make_trainer(backbone, tmp_path)
     with torch.no_grad():
