@@ -8,13 +8,16 @@ STAMP := $(VENV)/.made-from-$(shell cat pyproject.toml constraints.txt | cksum |
 # `make gpu-check` installs nothing: it takes the environment that is there.
 GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
+# Each may start a Ray cluster of its own.
+TEST_PROCESSES ?= 2
+
 .PHONY: demo test faults lint types check gpu-check clean
 
 demo: $(STAMP)
 	$(BIN)/python -m jobs.demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -119,7 +119,7 @@ def test_from_a_bucket_to_a_bucket(
 ) -> None:
     source, output = in_bucket(s3, corpus), f"{s3.url}/runs/1"
     settings = LabelSettings(
-        input=source, output=output, images_per_shard=20, address=address, **MODEL
+        input=source, output=output, images_per_shard=20, address=address, workers=1, **MODEL
     )
     summary = label(settings)
     assert summary.complete

@@ -110,7 +110,8 @@ def test_overfits_one_batch_and_moves_nothing_but_the_module(
     backbone: Backbone, tmp_path: Path
 ) -> None:
     frozen = weights(backbone.module)
-    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, max_steps=30, learning_rate=0.01))
+    options = replace(OPTIONS, max_steps=30, validate_every_steps=30, learning_rate=0.01)
+    trainer = make_trainer(backbone, tmp_path, options)
     start = weights(trainer.afd)
     records = [r for r in run(trainer, OneBatch()) if r["kind"] == "step"]
     assert records[-1]["loss"] < 0.6 * records[0]["loss"]
@@ -124,7 +125,9 @@ def test_overfits_one_batch_and_moves_nothing_but_the_module(
 def test_every_term_can_be_learned_alone(backbone: Backbone, tmp_path: Path, term: str) -> None:
     only = {"kl": 0.0, "logits": 0.0, "features": 0.0, "stem_l1": 0.0, term: 1.0}
     losses = LossWeights(**only)
-    options = replace(OPTIONS, max_steps=20, log_every_steps=1, losses=losses)
+    options = replace(
+        OPTIONS, max_steps=20, log_every_steps=1, validate_every_steps=20, losses=losses
+    )
     records = [
         r for r in run(make_trainer(backbone, tmp_path, options), OneBatch()) if r["kind"] == "step"
     ]
@@ -152,7 +155,9 @@ def test_the_first_steps_are_on_the_stem_alone(backbone: Backbone, tmp_path: Pat
 def test_mixed_precision_follows_full_precision(backbone: Backbone, tmp_path: Path) -> None:
     losses = {}
     for precision in (torch.float32, torch.bfloat16):
-        options = replace(OPTIONS, max_steps=6, log_every_steps=1, precision=precision)
+        options = replace(
+            OPTIONS, max_steps=6, log_every_steps=1, validate_every_steps=6, precision=precision
+        )
         trainer = make_trainer(backbone, tmp_path, options)
         losses[precision] = [r["loss"] for r in run(trainer, OneBatch()) if r["kind"] == "step"]
         assert all(p.dtype == torch.float32 for p in trainer.afd.parameters())
