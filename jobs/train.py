@@ -48,20 +48,41 @@ def _open(output: OutputFolder, settings: TrainSettings) -> None:
     record = output.read_json(RUN)
     started = (output.path / "state.pt").exists()
     now = json.loads(json.dumps(settings.model_settings))
-    if record is not None and started:
-        if changed := differences(record.get("settings", {}), now):
-            raise OutputError(
-                f"{str(output.path)!r} holds a run with other settings: {changed}."
-                " Use the same, or another --output"
-            )
-        _say(f"continuing the run in {output.path}")
-        return
-    if started:
+    if not started:
+        _write_record(output, {"settings": now, "versions": versions()})
+    elif record is not None:
+        _reopen(output, record, now)
+    else:
         raise OutputError(f"{str(output.path)!r} holds a run but no {RUN}: choose another --output")
+
+
+def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -> None:
+    """Go on with the run of `record`: with the same settings, or for more steps."""
+    before = record.get("settings", {})
+    steps, wanted = before.get("max_steps", 0), now["max_steps"]
+    if changed := differences({**before, "max_steps": wanted}, now):
+        raise OutputError(
+            f"{str(output.path)!r} holds a run with other settings: {changed}."
+            " Use the same, or another --output"
+        )
+    if wanted < steps:
+        raise OutputError(
+            f"{str(output.path)!r} holds a run of {steps} steps, more than --max-steps {wanted}:"
+            " use as many or more, or another --output"
+        )
+    if wanted > steps:
+        earlier = [*record.get("earlier_max_steps", []), steps]
+        _write_record(output, {**record, "settings": now, "earlier_max_steps": earlier})
+        _say(f"continuing the run in {output.path} for {wanted} steps instead of {steps}")
+    else:
+        _say(f"continuing the run in {output.path}")
+
+
+def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
     try:
         output.path.mkdir(parents=True, exist_ok=True)
         with written_whole(output.path / RUN) as temporary:
-            temporary.write_text(json.dumps({"settings": now, "versions": versions()}, indent=2))
+            temporary.write_text(json.dumps(record, indent=2))
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(

@@ -63,7 +63,11 @@ class TrainSettings(ClassifierSettings):
     min_area: float = setting(0.35, "smallest window's share of the picture's area")
 
     batch_size: int = setting(32, "pairs in a step, of all workers together")
-    max_steps: int = setting(5000, "steps of the optimizer; the learning rate ends at 0 there")
+    max_steps: int = setting(
+        5000,
+        "steps of the optimizer; the learning rate ends at 0 there. A finished run goes on when"
+        " they are raised",
+    )
     max_time_s: float | Literal["none"] = setting(
         "none", "end cleanly after so many seconds, with the best checkpoint so far"
     )

@@ -22,6 +22,7 @@ from jobs.train_settings import TrainSettings
 from jobs.training_log import TrainingLog
 from pipeline.decode import DecodeOptions
 from pipeline.geometry import Geometry
+from pipeline.output import RUN, OutputFolder
 from pipeline.records import ImageRef
 from pipeline.screen import Limits
 from pipeline.sources import list_images
@@ -106,7 +107,7 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     trainer.resume()
     training = _loader(ready.training, ready.geometry, settings, rank, device)
     held_out = _loader(ready.held_out, ready.preset, settings, rank, device)
-    facts = _facts(settings, ready, device)
+    facts = {**_facts(settings, ready, device), **_earlier(folder)}
     log = TrainingLog(folder, trainer.step) if is_first() else None
     try:
         reason = train(
@@ -180,6 +181,13 @@ def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> di
         "precision": str(ready.options.precision).removeprefix("torch."),
         "versions": versions(),
     }
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """The lengths that a run was to have before it was continued for more steps: the learning rate
+    fell to each."""
+    record = OutputFolder(str(folder)).read_json(RUN) or {}
+    return {name: record[name] for name in ("earlier_max_steps",) if name in record}
 
 
 def _changed_flags(settings: TrainSettings) -> str:

@@ -88,6 +88,20 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     assert "kl-weight was 0.0, is now 2.0" in capsys.readouterr().err
 
 
+def test_a_finished_run_goes_on_for_more_steps(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    for steps in (2, 3, 4):
+        assert train(sound, output, "--max-steps", str(steps)) == 0
+    assert "for 4 steps instead of 3" in capsys.readouterr().err
+    assert [r["step"] for r in records(output, "step")] == [1, 2, 3, 4]
+    card = json.loads((output / "afd.json").read_text())
+    assert (card["settings"]["max_steps"], card["earlier_max_steps"]) == (4, [2, 3])
+    assert train(sound, output, "--max-steps", "3") == 1
+    assert "a run of 4 steps, more than --max-steps 3" in capsys.readouterr().err
+
+
 def test_the_job_starts_without_ray() -> None:
     """No module that it imports at its top, and none of theirs, imports Ray there."""
     seen, todo = set(), ["jobs.train"]
