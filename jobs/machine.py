@@ -1,7 +1,8 @@
-"""What hardware this process may use; with the standard library alone."""
+"""What hardware this process may use, and giving some of it back; the standard library alone."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -32,6 +33,17 @@ def memory_bytes() -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _MEMORY_LIMIT.read_text().strip() if _MEMORY_LIMIT.is_file() else "max"
     return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def release_free_memory() -> None:
+    """Give the system back what the C library holds of memory that is free; 20 to 40 ms.
+
+    Threads that allocate and free pictures of all sizes leave holes: without this a worker's
+    resident memory creeps up for an hour, though what it uses stays the same.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others have no need of it
+    if trim is not None:
+        trim(0)
 
 
 def _cpu_info(key: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from jobs.machine import release_free_memory
 from jobs.metrics import ShardMetrics
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
@@ -19,6 +20,8 @@ from pipeline.attempts import AccessError
 from pipeline.output import OutputFolder
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts, write_part
+
+_RELEASE_EVERY_S = 30  # of free memory: a thousandth of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class ShardLabeler:
         self._output = OutputFolder(settings.output)
         self._driver = driver
         self._metrics = ShardMetrics()
+        self._released_at = 0.0
         self._fatal: str | None = None
         try:
             self._load(run_id, expected_model, num_threads)
@@ -148,6 +152,9 @@ class ShardLabeler:
         seconds = {**labelled.seconds, "write": time.perf_counter() - began}
         num_bytes = pc.sum(labelled.table["num_bytes"]).as_py() or 0
         self._metrics.committed(labelled, num_bytes, seconds)
+        if time.monotonic() - self._released_at > _RELEASE_EVERY_S:
+            release_free_memory()
+            self._released_at = time.monotonic()
         return CommitRecord(
             shard,
             started_at,
