@@ -104,13 +104,11 @@ def kill_ray(scene: Scene) -> Happened:
 
 
 def kill_driver(scene: Scene) -> Happened:
-    """Kill -9 of the driver; the same command continues."""
+    """Kill -9 of the driver; the same command, at once, continues."""
     job = LabelJob(scene.corpus, scene.output)
     struck = job.wait_for_parts(scene.moment())
-    family = job.family()
     _kill(job.driver)
     since = time.monotonic()
-    psutil.wait_procs(family, timeout=60)
     job.end()
     _completed(scene)
     return Happened(struck, time.monotonic() - since)
