@@ -22,7 +22,7 @@ from jobs.pool import ClusterError, Node, Pool
 
 _START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
-
+_MAX_BLOCKS = 10_000  # Ray Data takes 5 to 10 kB of the driver's memory and 15 ms for each
 
 # "ValueError: ...", as the last line of a Python traceback.
 _ERROR_LINE = re.compile(r"(?!ray\.)(\w+\.)*\w*(Error|Exception)(: .*)?$")
@@ -112,8 +112,9 @@ def run_shards(
     """Hand each shard number to one of the pool's workers; yields their records as they end.
 
     worker: called with {"shard": (1,) array}, returns {"record": [JSON]}.
-    One shard is one block, so one retry costs one shard: Ray runs it again on another worker when
-    a process or a node dies. Raises ClusterError when the job cannot go on.
+    One shard is one block, so that a retry costs one shard: Ray runs it again on another worker
+    when a process or a node dies. Beyond `_MAX_BLOCKS` shards a block holds several, and a worker
+    is to pass over those that are done. Raises ClusterError when the job cannot go on.
     """
     try:
         if ray.util.client.ray.is_connected():
@@ -149,7 +150,7 @@ def _run_here(
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     records = ray.data.from_items(
-        [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
+        [{"shard": shard} for shard in shards], override_num_blocks=min(len(shards), _MAX_BLOCKS)
     ).map_batches(
         worker,
         fn_constructor_kwargs=arguments,
