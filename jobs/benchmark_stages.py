@@ -26,6 +26,7 @@ from pipeline.label_shard import label_shard
 from pipeline.output import OutputFolder
 from pipeline.records import EncodedImage, ImageRef, Shard
 from pipeline.screen import Limits, screen
+from pipeline.shards import cut
 from pipeline.sink import write_part
 from pipeline.sources import read_image
 from pipeline.stage_clock import StageClock
@@ -77,7 +78,7 @@ class Stages:
         self._afd_inputs = self._take_afd_inputs() if settings.afd != "none" else []
         self._block_dct = BlockDct(self._batches[0].rgb.shape[1])
         self._dct = torch.empty(self._batches[0].dct.shape)
-        self._table = self._make_table(settings.images_per_shard)
+        self._table = self._make_table(len(next(cut(refs, settings.images_per_shard))))
 
     @property
     def host(self) -> dict[str, str | int]:

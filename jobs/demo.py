@@ -19,7 +19,6 @@ from jobs.settings import LabelSettings, setting
 from pipeline.output import LABELS, OutputFolder
 
 _BACKBONE = "timm:tf_efficientnet_lite0"  # its ImageNet weights are in a package of the demo extra
-_IMAGES_PER_SHARD = 50
 _MARKER = ".afd-demo"
 
 FIRST_ROWS = """
@@ -64,7 +63,6 @@ def demo(settings: DemoSettings) -> int:
             input=str(corpus.folder),
             output=str(folder / "run"),
             backbone=_BACKBONE,
-            images_per_shard=_IMAGES_PER_SHARD,
         )
     )
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)

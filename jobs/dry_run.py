@@ -13,7 +13,7 @@ from jobs.cluster import cluster, nodes
 from jobs.pool import Node, Pool, pool_for
 from jobs.settings import LabelSettings
 from pipeline.records import ImageRef, Shard
-from pipeline.shards import cut
+from pipeline.shards import ImagesPerShard, cut
 from pipeline.sources import list_images
 
 _PROBED_IMAGES = 64
@@ -46,7 +46,7 @@ def dry_run(settings: LabelSettings) -> str:
     return "\n".join(_lines(listing, pool, probe(settings, listing.sample, pool.num_cpus)))
 
 
-def survey(refs: Iterable[ImageRef], images_per_shard: int) -> Listing:
+def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listing:
     """Counts a collection in one pass; holds one shard of it in memory."""
     luck, sample = random.Random(0), list[ImageRef]()
     num_images = num_shards = num_bytes = 0

@@ -97,8 +97,10 @@ class LabelSettings(ClassifierSettings):
         "auto", "side of the centre crop, pixels, a multiple of 8; auto: the backbone's preset"
     )
 
-    images_per_shard: int = setting(
-        2000, "images in a shard, the unit of work, of retry and of commit"
+    images_per_shard: int | Literal["auto"] = setting(
+        "auto",
+        "images in a shard, the unit of work, of retry and of commit; auto: 100 to 2000, by the"
+        " size of the collection",
     )
     attempts_per_shard: int = setting(
         3, "times a shard is tried before it is set aside and reported; the rest goes on"
@@ -160,9 +162,12 @@ class LabelSettings(ClassifierSettings):
     log_level: Literal["info", "debug"] = setting("info", "debug: also a line for each shard")
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "images_per_shard", "attempts_per_shard", "max_pixels"):
+        for name in ("top_k", "attempts_per_shard", "max_pixels"):
             _require_positive(self, name)
-        for name in ("batch_size", "workers", "max_workers", "cpus_per_worker", "resize", "crop"):
+        for name in (
+            *("images_per_shard", "batch_size", "workers", "max_workers", "cpus_per_worker"),
+            *("resize", "crop"),
+        ):
             if isinstance(getattr(self, name), int):
                 _require_positive(self, name)
         pool = (self.workers, self.max_workers)

@@ -6,8 +6,9 @@ The plan is one Parquet file with a row group for every shard, so that a worker 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,12 @@ PLAN_SCHEMA = pa.schema(
         pa.field("num_bytes", pa.int64()),
     ]
 )
+
+# What "auto" makes of a collection: so many shards, as far as they are neither tiny nor huge.
+_SHARDS = 64
+_FEWEST, _MOST = 100, 2000  # images in one
+
+ImagesPerShard = int | Literal["auto"]
 
 
 class PlanSize(NamedTuple):
@@ -51,16 +58,25 @@ def part_name(shard: int) -> str:
     return f"part-{shard:05d}.parquet"
 
 
-def cut(refs: Iterable[ImageRef], images_per_shard: int) -> Iterator[list[ImageRef]]:
+def cut(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Iterator[list[ImageRef]]:
     """Runs of at most `images_per_shard` references; an archive never shares a shard.
 
+    images_per_shard: "auto": 100 to 2000, so that a small collection gives many workers something
+        to do; it depends on the collection alone, of which 128,000 references are looked at first.
     The concatenation of the runs is the input, in its order.
     """
-    if images_per_shard < 1:
-        raise ValueError(f"images_per_shard {images_per_shard} is not positive: use at least 1")
+    if isinstance(images_per_shard, int):
+        size = images_per_shard
+    else:
+        refs = iter(refs)
+        first = list(islice(refs, _SHARDS * _MOST))
+        size = min(max(_FEWEST, -(-len(first) // _SHARDS)), _MOST)
+        refs = chain(first, refs)
+    if size < 1:
+        raise ValueError(f"images_per_shard {size} is not positive: use at least 1")
     run: list[ImageRef] = []
     for ref in refs:
-        if run and (len(run) == images_per_shard or _archive(ref) != _archive(run[-1])):
+        if run and (len(run) == size or _archive(ref) != _archive(run[-1])):
             yield run
             run = []
         run.append(ref)
@@ -72,8 +88,10 @@ def _archive(ref: ImageRef) -> str | None:
     return ref.source if ref.container else None
 
 
-def write_plan(output: OutputFolder, refs: Iterable[ImageRef], images_per_shard: int) -> PlanSize:
-    """Freeze the shards of a collection; holds one shard in memory at a time."""
+def write_plan(
+    output: OutputFolder, refs: Iterable[ImageRef], images_per_shard: ImagesPerShard
+) -> PlanSize:
+    """Freeze the shards of a collection, see `cut`; holds one of them in memory at a time."""
     with (
         output.staged(PLAN) as temporary,
         pq.ParquetWriter(

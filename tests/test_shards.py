@@ -45,6 +45,18 @@ def test_files_share_a_shard_wherever_they_are_read_from() -> None:
     assert list(cut(refs, 10)) == [refs]
 
 
+@pytest.mark.parametrize(
+    ("images", "size"),
+    [(1, 1), (99, 99), (640, 100), (12_801, 201), (128_000, 2000), (200_001, 2000)],
+)
+def test_a_small_collection_is_cut_smaller_and_a_tiny_one_not_to_dust(
+    images: int, size: int
+) -> None:
+    shards = list(cut((ImageRef(str(number)) for number in range(images)), "auto"))
+    assert [len(shard) for shard in shards[:-1]] == [size] * ((images - 1) // size)
+    assert [int(ref.uri) for shard in shards for ref in shard] == list(range(images))
+
+
 def test_shard_sizes_that_make_no_sense_are_refused() -> None:
     for images_per_shard in (0, -1):
         with pytest.raises(
