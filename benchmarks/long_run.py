@@ -4,8 +4,8 @@
 
 IMAGES, a folder, is repeated by hard links in FOLDER until there are so many. Every few seconds the
 resident memory and the open files of each process and what lies in /dev/shm are noted. The last
-line is one JSON document: for each process that lived through most of the run the slope of its
-memory over the last four fifths, and the images/s of each tenth of the images.
+line is one JSON document: the images/s of each tenth of the images and, for each process that lived
+through most of the run, the most memory that it held in each fifth and the slope after the first.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def growth(histories: list[History], shared: list[tuple[float, float]]) -> dict[str, Any]:
-    """Slopes after the warm-up, least squares, MB an hour; first and last of the open files."""
+    """Peaks; slopes after the warm-up, least squares, MB an hour; first and last open files."""
     most = max(len(h.at_s) for h in histories)
     lines = defaultdict(list)
     for h in histories:
@@ -90,7 +90,7 @@ def growth(histories: list[History], shared: list[tuple[float, float]]) -> dict[
         start = int(_SETTLED * len(h.at_s))
         lines[h.name].append(
             {
-                "rss_mb": [round(h.rss_mb[start]), round(h.rss_mb[-1])],
+                "peak_rss_mb_of_fifths": [round(max(mb)) for mb in np.array_split(h.rss_mb, 5)],
                 "mb_per_hour": _slope(h.at_s[start:], h.rss_mb[start:]),
                 "open_files": [h.files[start], h.files[-1]],
             }

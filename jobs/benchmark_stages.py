@@ -150,12 +150,14 @@ class Stages:
         if self._cuda:
             return {"decode_and_dct": whole}
         dct_s = clock.seconds["dct"]
-        num_crops = sum(len(batch.rgb) for batch in self._batches)
-        return {
+        costs = {
             "decode_and_dct": whole,
             "decode": replace(whole, cpu_s=whole.cpu_s - dct_s, wall_s=whole.wall_s - dct_s),
-            "dct": self._timed(num_crops, self._transform),
         }
+        if self._batches[0].dct.numel():  # the decoder extracts none where no module needs it
+            num_crops = sum(len(batch.rgb) for batch in self._batches)
+            costs["dct"] = self._timed(num_crops, self._transform)
+        return costs
 
     def _decode(self, images: Iterable[EncodedImage], clock: StageClock) -> list[int]:
         return [len(batch.images) for batch in self._model.decoder.decode(images, clock)]

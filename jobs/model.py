@@ -67,6 +67,7 @@ def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
         prefetch_batches=settings.prefetch_batches,
         half=precision == torch.float16,
         hw_decoder_load=settings.hw_decoder_load,
+        dct=afd is not None,
     )
     host = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

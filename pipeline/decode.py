@@ -35,6 +35,7 @@ class DecodeOptions:
     num_threads: DALI's CPU threads (on CUDA they do the Huffman decoding).
     half: pixels in float16 rather than float32.
     hw_decoder_load: share of the JPEGs given to the GPU's hardware decoder, where it has one.
+    dct: extract DCT coefficients; False where no module looks at them: then they have no channels.
     dct_in_graph: extract the DCT with DALI's own operators. They are exact on both devices, but
         cost seven times as much as `BlockDct` on a CPU; None takes them on CUDA only.
     """
@@ -46,6 +47,7 @@ class DecodeOptions:
     prefetch_batches: int = 2
     half: bool = False
     hw_decoder_load: float = 0.65
+    dct: bool = True
     dct_in_graph: bool | None = None
 
     def __post_init__(self) -> None:
@@ -134,9 +136,16 @@ class Decoder:
         self._prefetch_batches = options.prefetch_batches
         cuda = options.device == "cuda"
         in_graph = cuda if options.dct_in_graph is None else options.dct_in_graph
-        self._block_dct = None if in_graph else BlockDct(geometry.crop)
+        in_graph = in_graph and options.dct
+        self._in_graph = in_graph
+        self._block_dct = BlockDct(geometry.crop) if options.dct and not in_graph else None
         blocks = geometry.crop // DCT_BLOCK
-        self._dct = torch.empty(0 if in_graph else options.batch_size, DCT_CHANNELS, blocks, blocks)
+        self._dct = torch.empty(
+            0 if in_graph else options.batch_size,
+            DCT_CHANNELS if options.dct else 0,
+            blocks,
+            blocks,
+        )
         self._in_flight: deque[list[EncodedImage]] = deque()
         self._pipeline = _graph(
             geometry,
@@ -205,10 +214,12 @@ class Decoder:
             image.data = None
         pixels, second = (torch.from_dlpack(output.as_tensor()) for output in outputs)
         with clock.stage("dct"):
-            if self._block_dct is None:
+            if self._in_graph:
                 dct = order_mfcc_spectra(second, self._geometry.crop)
             else:
-                dct = self._block_dct(second, out=self._dct[: len(batch)])
+                dct = self._dct[: len(batch)]
+                if self._block_dct is not None:
+                    self._block_dct(second, out=dct)
         return DecodedBatch(batch, pixels.permute(0, 3, 1, 2), dct)
 
     def _drain(self) -> None:

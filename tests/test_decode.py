@@ -122,6 +122,16 @@ def test_dct_is_scipys_of_the_same_pixels(
         assert np.abs(image.dct - scipy_dct(image.rgb)).max() <= DCT_TOLERANCE
 
 
+def test_without_a_dct_the_pixels_are_the_same() -> None:
+    images = [CORPUS[kind] for kind in ("baseline", "gray", "97x131")]
+    geometry = plain(160, 160)
+    expected = decode_all(Decoder(geometry, DecodeOptions(batch_size=2)), screened(images))
+    found = decode_all(Decoder(geometry, DecodeOptions(batch_size=2, dct=False)), screened(images))
+    for row, image in expected.items():
+        np.testing.assert_array_equal(found[row].rgb, image.rgb)
+        assert found[row].dct.shape == (0, 20, 20)
+
+
 def noise(side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
