@@ -50,7 +50,7 @@ def test_how_fast_a_run_goes_may_change(
     ("change", "named"),
     [
         ({"backbone": "resnet18"}, "backbone was 'resnet50', is now 'resnet18'"),
-        ({"images_per_shard": 7}, "images-per-shard was 2000, is now 7"),
+        ({"images_per_shard": 7}, "images-per-shard was 'auto', is now 7"),
         ({"resize": "none"}, "resize was 'auto', is now 'none'"),
     ],
 )
