@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jobs.cluster import cluster, nodes
+from jobs.log import say
 from jobs.pool import Node, Pool, pool_for
 from jobs.settings import LabelSettings
 from pipeline.records import ImageRef, Shard
@@ -43,6 +44,7 @@ def dry_run(settings: LabelSettings) -> str:
     settings = settings.located()
     listing = survey(list_images(settings.input), settings.images_per_shard)
     pool = _pool(settings, listing.num_shards)
+    say(f"labelling {len(listing.sample)} of {listing.num_images} images, to see how long it takes")
     return "\n".join(_lines(listing, pool, probe(settings, listing.sample, pool.num_cpus)))
 
 

@@ -131,6 +131,7 @@ def explain_images(settings: ExplainSettings) -> int:
     if not refs:
         return failed
     explainer = Explainer(settings, twins)
+    _say(f"drawing {len(refs)} images with {settings.backbone}")
     for ref, name in zip(refs, output_names(refs), strict=True):
         path = output.path / f"{name}.png"
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     torch.set_num_threads(settings.cpus_per_worker)
     device = device or resolve_device(settings.device)
     ready = prepare(settings, device)
+    counts = f"{len(ready.training)} images to train on, {len(ready.held_out)} held out"
+    print(counts, file=sys.stderr, flush=True)
     folder = Path(settings.output)
     trainer = Trainer(ready.backbone, ready.afd, ready.options, device=device, folder=folder)
     trainer.resume()

@@ -57,6 +57,7 @@ def test_bad_images_are_one_line_each_and_the_others_are_drawn(
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         f"afd explain: no such file or folder: {gone!r}",
+        "drawing 3 images with resnet18",
         f"afd explain: {html}: not a JPEG, PNG or WebP: the content is html",
     ]
     assert pictures(out) == ["cut.jpg.png", "good.jpg.png"]
@@ -70,7 +71,7 @@ def test_twins_are_found_or_missed(tmp_path: Path, capsys: pytest.CaptureFixture
     out, clean = str(tmp_path / "out"), str(tmp_path / "clean")
     assert main([found, missed, *FIXED, "--output", out, "--clean", clean]) == 1
     assert pictures(tmp_path / "out") == ["x.jpg.png"]
-    (line,) = capsys.readouterr().err.splitlines()
+    (_, line) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"afd explain: {missed}: no clean twin in ")
 
 
