@@ -49,7 +49,7 @@ def dry_run(settings: LabelSettings) -> str:
 
 
 def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listing:
-    """Counts a collection in one pass; holds one shard of it in memory."""
+    """Counts a collection in one pass; holds as much of it in memory as `cut` does."""
     luck, sample = random.Random(0), list[ImageRef]()
     num_images = num_shards = num_bytes = 0
     all_known = True

@@ -187,10 +187,10 @@ def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> di
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
-    """The lengths that a run was to have before it was continued for more steps: the learning rate
-    fell to each."""
+    """The lengths that the run had before it was continued for more steps, if it was."""
+    name = "earlier_max_steps"
     record = OutputFolder(str(folder)).read_json(RUN) or {}
-    return {name: record[name] for name in ("earlier_max_steps",) if name in record}
+    return {name: record[name]} if name in record else {}
 
 
 def _changed_flags(settings: TrainSettings) -> str:

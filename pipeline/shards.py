@@ -62,8 +62,8 @@ def cut(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Iterator[
     """Runs of at most `images_per_shard` references; an archive never shares a shard.
 
     images_per_shard: "auto": 100 to 2000, so that a small collection gives many workers something
-        to do; it depends on the collection alone, of which 128,000 references are looked at first.
-    The concatenation of the runs is the input, in its order.
+        to do; it depends on the collection alone, of which 128,000 references are held at first.
+    Otherwise one run is held at a time. Their concatenation is the input, in its order.
     """
     if isinstance(images_per_shard, int):
         size = images_per_shard
@@ -91,7 +91,7 @@ def _archive(ref: ImageRef) -> str | None:
 def write_plan(
     output: OutputFolder, refs: Iterable[ImageRef], images_per_shard: ImagesPerShard
 ) -> PlanSize:
-    """Freeze the shards of a collection, see `cut`; holds one of them in memory at a time."""
+    """Freeze the shards of a collection; holds as much of it in memory as `cut` does."""
     with (
         output.staged(PLAN) as temporary,
         pq.ParquetWriter(

@@ -71,7 +71,8 @@ def test_twins_are_found_or_missed(tmp_path: Path, capsys: pytest.CaptureFixture
     out, clean = str(tmp_path / "out"), str(tmp_path / "clean")
     assert main([found, missed, *FIXED, "--output", out, "--clean", clean]) == 1
     assert pictures(tmp_path / "out") == ["x.jpg.png"]
-    (_, line) = capsys.readouterr().err.splitlines()
+    started, line = capsys.readouterr().err.splitlines()
+    assert started == "drawing 2 images with resnet18"
     assert line.startswith(f"afd explain: {missed}: no clean twin in ")
 
 
