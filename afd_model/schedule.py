@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from afd_model.losses import LossWeights
+from afd_model.optimizer import OptimizerKind
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class TrainingOptions:
             the clean features (docs/experiments.md).
         stem_learning_rate: `learning_rate` of the stem steps.
         learning_rate: after `warmup_steps`; it falls to 0 along a cosine. Each phase has its own.
-        weight_decay: AdamW's, of weights (not of biases and slopes).
+        optimizer: "adamw" | "muon", see `ModuleOptimizer`.
+        weight_decay: of weights (not of biases and slopes).
         ema_decay: of the averaged weights, which are what is validated and exported.
         clip_norm: greatest norm of the gradient.
         precision: of the arithmetic (autocast); parameters and sums stay float32.
@@ -36,6 +38,7 @@ class TrainingOptions:
     stem_learning_rate: float = 2e-3
     learning_rate: float = 3e-4
     warmup_steps: int = 100
+    optimizer: OptimizerKind = "adamw"
     weight_decay: float = 1e-4
     ema_decay: float = 0.998
     clip_norm: float = 1.0

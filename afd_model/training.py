@@ -22,6 +22,7 @@ from afd_model.classifier import AFDClassifier
 from afd_model.distributed import any_worker, average_gradients, is_first, num_workers, summed
 from afd_model.folding import fold_batch_norms
 from afd_model.losses import Watched, feature_distance, kl_to_clean, training_loss
+from afd_model.optimizer import ModuleOptimizer
 from afd_model.pairs import PairBatch
 from afd_model.schedule import TrainingOptions, learning_rate, stem_steps
 from afd_model.stages import StageTaps, find_stages
@@ -74,15 +75,7 @@ class Trainer:
         crop = backbone.preprocessing.crop
         stages = find_stages(self.classifier, crop, options.num_stages)
         self._taps = StageTaps(self.classifier, stages if options.losses.features else ())
-        decayed = [p for p in self.afd.parameters() if p.ndim >= 2]
-        plain = [p for p in self.afd.parameters() if p.ndim < 2]
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": options.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=options.learning_rate,
-        )
+        self._optimizer = ModuleOptimizer(self.afd, options.optimizer, options.weight_decay)
 
     def train_step(self, batch: PairBatch) -> dict[str, Tensor]:
         """One step of the optimizer; returns the loss's terms and the gradient's norm, scalars.
@@ -91,17 +84,15 @@ class Trainer:
         """
         batch = batch.to(self.device)
         if self.step == stem_steps(self.options):
-            self._optimizer.state.clear()  # its sums are of another loss's gradients
+            self._optimizer.forget()  # its sums are of another loss's gradients
         with self._autocast():
             loss, terms = self._loss(batch)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss.backward()
         parameters = list(self.afd.parameters())
         average_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.options)
-        self._optimizer.step()
+        self._optimizer.step(learning_rate(self.step, self.options))
         self.step += 1
         self.average.follow(self.afd, self.step)
         return {"loss": loss.detach(), **terms, "grad_norm": norm}

@@ -16,6 +16,11 @@ class TrainSettings(ClassifierSettings):
     crop: int | Literal["auto"] = setting(
         "auto", "side of the training windows, pixels, a multiple of 8; auto: the backbone's preset"
     )
+    afd: str = setting(
+        "untrained",
+        "the weights to start from: untrained, default (those shipped for the backbone), or a"
+        " checkpoint of the same size, form and backbone",
+    )
     afd_size: Literal["light", "paper"] = setting(
         "light",
         "light: at most a tenth of the backbone's multiply-adds; paper: width 16 at the stem's"
@@ -75,12 +80,15 @@ class TrainSettings(ClassifierSettings):
         1000,
         "the first steps: on the stem's features alone, which is fast; at most half of --max-steps",
     )
-    stem_learning_rate: float = setting(2e-3, "AdamW's, in the stem steps")
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw", "muon: of the module's kernels, whose biases and slopes stay AdamW's"
+    )
+    stem_learning_rate: float = setting(2e-3, "in the stem steps")
     learning_rate: float = setting(
-        3e-4, "AdamW's, after them; each rises in --warmup-steps and falls along a cosine"
+        3e-4, "after them; each rises in --warmup-steps and falls along a cosine"
     )
     warmup_steps: int = setting(100, "steps in which the learning rate rises from 0")
-    weight_decay: float = setting(1e-4, "AdamW's, of weights, not of biases")
+    weight_decay: float = setting(1e-4, "of weights, not of biases")
     ema_decay: float = setting(0.998, "of the averaged weights, which are validated and exported")
     clip_norm: float = setting(1.0, "greatest norm of the gradient")
     seed: int = setting(0, "of the module's first weights, the shuffling and the degradation")

@@ -12,6 +12,7 @@ import torch
 
 from afd_model.afd_module import AFDModule, config_for
 from afd_model.backbones import Backbone
+from afd_model.checkpoint import CheckpointFacts, resolve_afd
 from afd_model.distributed import is_first
 from afd_model.export import export, fit_flips
 from afd_model.losses import LossWeights
@@ -36,6 +37,7 @@ class Prepared:
 
     backbone: Backbone
     afd: AFDModule
+    start: CheckpointFacts | None  # of the weights that `afd` has, if it was trained before
     options: TrainingOptions
     geometry: Geometry  # of the training windows
     preset: Geometry  # of labelling, and so of what is held out
@@ -54,15 +56,34 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
         )
         geometry = replace(geometry, crop=settings.crop, resize=resize)
     torch.manual_seed(settings.seed)
+    afd, start = _start(settings, backbone)
+    training, held_out = split_held_out(list(list_images(settings.input)), settings.held_out_images)
+    options = _options(settings, device)
+    return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)
+
+
+def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, CheckpointFacts | None]:
+    """The module to train, and where its weights come from. Raises ValueError."""
     changes: dict[str, Any] = {
         name: value
         for name, value in (("fdm", settings.fdm), ("dct_input", settings.dct_input))
         if value != "auto"
     }
-    afd = AFDModule(config_for(backbone, settings.afd_size, **changes))
-    training, held_out = split_held_out(list(list_images(settings.input)), settings.held_out_images)
-    options = _options(settings, device)
-    return Prepared(backbone, afd, options, geometry, preset, training, held_out)
+    config = config_for(backbone, settings.afd_size, **changes)
+    if settings.afd == "untrained":
+        return AFDModule(config), None
+    afd, start = resolve_afd(settings.afd, backbone)
+    if afd is None or start is None:
+        raise ValueError(
+            f"--afd {settings.afd}: no weights to start from; use untrained, or a checkpoint file"
+        )
+    if afd.config != config:
+        found = afd.config
+        raise ValueError(
+            f"--afd {settings.afd} is another module than these settings make: it needs --afd-size"
+            f" {found.size} --fdm {found.fdm} --dct-input {found.dct_input}"
+        )
+    return afd, start
 
 
 def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
@@ -76,6 +97,7 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
         stem_learning_rate=settings.stem_learning_rate,
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
+        optimizer=settings.optimizer,
         weight_decay=settings.weight_decay,
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
@@ -170,15 +192,17 @@ def _loader(
 
 def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> dict[str, Any]:
     """What the checkpoint's card says of its making; names of machines' folders are not in it."""
-    flags = _changed_flags(settings)
+    named = {name: Path(getattr(settings, name)).name for name in ("input", "afd")}
+    start = ready.start
     return {
-        "command": f"afd train {Path(settings.input).name} {flags} --output DIR",
+        "command": f"afd train {named['input']} {_changed_flags(settings, named)} --output DIR",
+        **({"started_from": {"sha256": start.sha256, **start.training}} if start else {}),
         "data": {
             "collection": Path(settings.input).name,
             "training_images": len(ready.training),
             "held_out_images": len(ready.held_out),
         },
-        "settings": {**settings.model_settings, "input": Path(settings.input).name},
+        "settings": {**settings.model_settings, **named},
         "workers": max(1, settings.workers),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(ready.options.precision).removeprefix("torch."),
@@ -193,10 +217,10 @@ def _earlier(folder: Path) -> dict[str, Any]:
     return {name: record[name]} if name in record else {}
 
 
-def _changed_flags(settings: TrainSettings) -> str:
+def _changed_flags(settings: TrainSettings, named: dict[str, str]) -> str:
     fields = TrainSettings.__dataclass_fields__
     return " ".join(
         f"--{name.replace('_', '-')} {json.dumps(value).strip(chr(34))}"
-        for name, value in settings.model_settings.items()
+        for name, value in {**settings.model_settings, **named}.items()
         if name != "input" and value != fields[name].default
     )

@@ -1,16 +1,21 @@
 import hashlib
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from decoding import decode_all, screened
 from jpegs import encode, photo
 from PIL import Image
 
 from jobs.demo_corpus import DemoCorpus, broken_files, build_demo_corpus, random_crop
+from pipeline.decode import Decoder
 from pipeline.file_format import sniff_format
 from pipeline.jpeg_integrity import check_integrity, strict_decode_error
 from pipeline.jpeg_scan import JpegFormatError, JpegHeader, scan_jpeg
+from pipeline.records import Status
+from pipeline.screen import Limits
 
 NUM_PHOTOS = 60
 
@@ -144,3 +149,43 @@ def test_false_names_hold_real_pictures(broken: dict[str, bytes]) -> None:
         assert sniff_format(data) == name
         with Image.open(io.BytesIO(data)) as image:
             assert image.convert("RGB").size == (500, 375)
+
+
+# name -> status at the levels "off", "fast" and "full", and what the error says.
+OK, DAMAGED, REJECTED = Status.OK, Status.DAMAGED, Status.REJECTED
+FATES: dict[str, tuple[Status, Status, Status, str]] = {
+    "truncated_at_10_percent.jpg": (OK, DAMAGED, DAMAGED, "^truncated: no end-of-image marker"),
+    "truncated_at_50_percent.jpg": (OK, DAMAGED, DAMAGED, "^truncated: no end-of-image marker"),
+    "truncated_at_99_percent.jpg": (OK, DAMAGED, DAMAGED, "^truncated: no end-of-image marker"),
+    "cut_and_closed.jpg": (OK, OK, DAMAGED, "premature end of data"),
+    "header_only.jpg": (REJECTED, REJECTED, REJECTED, "^header only: "),
+    "half_a_header.jpg": (REJECTED, REJECTED, REJECTED, "^JPEG ends inside segment"),
+    "bit_flipped.jpg": (OK, OK, DAMAGED, "^Corrupt JPEG data"),
+    "zero_hole.jpg": (OK, DAMAGED, DAMAGED, "^zero-filled hole at byte|Corrupt JPEG data"),
+    "zero_bytes.jpg": (REJECTED, REJECTED, REJECTED, r"^empty file \(0 bytes\)$"),
+    "zeros.jpg": (REJECTED, REJECTED, REJECTED, "the content is zeros$"),
+    "html_named.jpg": (REJECTED, REJECTED, REJECTED, "the content is html$"),
+    "png_named.jpg": (OK, OK, OK, ""),
+    "webp_named.jpg": (OK, OK, OK, ""),
+    "gif_named.jpg": (REJECTED, REJECTED, REJECTED, "the content is gif$"),
+    "twelve_bit.jpg": (REJECTED, REJECTED, REJECTED, "^12-bit JPEG"),
+    "arithmetic.jpg": (OK, OK, OK, ""),
+    "huge_65500x65500.jpg": (REJECTED, REJECTED, REJECTED, "4290250000 pixels.*100000000$"),
+}
+
+
+@pytest.mark.parametrize(("place", "level"), [(0, "off"), (1, "fast"), (2, "full")])
+def test_every_broken_file_gets_its_status(small_decoder: Decoder, place: int, level: str) -> None:
+    files = broken_files(encode(photo(375, 500)), np.random.default_rng(0))
+    assert files.keys() == FATES.keys()
+    images = screened(files.values(), Limits(integrity=level))  # type: ignore[arg-type]
+    found = decode_all(small_decoder, images)
+    for name, image in zip(files, images, strict=True):
+        expected, message = FATES[name][place], FATES[name][3]
+        assert (name, image.status) == (name, expected)
+        assert (image.row in found) == (expected != REJECTED)
+        if expected == OK:
+            assert image.error is None
+        else:
+            assert re.search(message, image.error or ""), (name, image.error)
+            assert "\n" not in (image.error or "")

@@ -18,6 +18,7 @@ from afd_model.checkpoint import load_checkpoint
 from afd_model.dct import block_dct
 from afd_model.export import CARD, CHECKPOINT, export, fit_flips
 from afd_model.losses import LossWeights
+from afd_model.optimizer import OptimizerKind
 from afd_model.pairs import PairBatch
 from afd_model.schedule import TrainingOptions
 from afd_model.training import Trainer, TrainingError, train
@@ -171,13 +172,13 @@ def test_an_untrained_module_answers_as_the_backbone(backbone: Backbone, tmp_pat
     assert score["compressed_agreement"] == score["direct_agreement"]
 
 
-@pytest.mark.parametrize("stem_steps", [0, 4])
+@pytest.mark.parametrize(("stem_steps", "optimizer"), [(0, "adamw"), (4, "adamw"), (4, "muon")])
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
-    backbone: Backbone, tmp_path: Path, stem_steps: int
+    backbone: Backbone, tmp_path: Path, stem_steps: int, optimizer: OptimizerKind
 ) -> None:
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-    options = replace(OPTIONS, stem_steps=stem_steps)
+    options = replace(OPTIONS, stem_steps=stem_steps, optimizer=optimizer)
     whole = make_trainer(backbone, tmp_path / "whole", options)
     run(whole)
 

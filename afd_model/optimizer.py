@@ -1,0 +1,77 @@
+"""What moves the AFD-Module's parameters: AdamW, or Muon for its kernels.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) takes a step of one size in
+every direction of a kernel, where AdamW's is almost all in the few that the gradient is large in.
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+OptimizerKind = Literal["adamw", "muon"]
+OPTIMIZERS: tuple[str, ...] = get_args(OptimizerKind)
+
+
+class ModuleOptimizer:
+    """One learning rate for all parameters of a module; weights decay, biases and slopes do not.
+
+    Args:
+        module: on its device already: its parameters' memory must stay where it is.
+        kind: "adamw"; "muon": `torch.optim.Muon` for what has two dimensions or more, with steps
+            as large as AdamW's (`match_rms_adamw`), and AdamW for the rest.
+        weight_decay: decoupled, of the weights.
+    Raises:
+        ValueError: an unknown kind.
+    """
+
+    def __init__(self, module: nn.Module, kind: OptimizerKind, weight_decay: float) -> None:
+        if kind not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {kind!r}: one of {', '.join(OPTIMIZERS)}")
+        self._parameters = list(module.parameters())
+        weights = [p for p in self._parameters if p.ndim >= 2]
+        plain = {"params": [p for p in self._parameters if p.ndim < 2], "weight_decay": 0.0}
+        self._matrices: list[tuple[Tensor, Tensor]] = []
+        self._optimizers: list[torch.optim.Optimizer] = []
+        if kind == "muon":
+            # Muon takes matrices only: an (out, in, 3, 3) kernel is one of (out, 9 in), in place.
+            self._matrices = [(p, p.detach().view(p.shape[0], -1)) for p in weights]
+            self._optimizers = [
+                torch.optim.Muon(
+                    [matrix for _, matrix in self._matrices],
+                    weight_decay=weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                ),
+                torch.optim.AdamW([plain]),
+            ]
+        else:
+            groups = [{"params": weights, "weight_decay": weight_decay}, plain]
+            self._optimizers = [torch.optim.AdamW(groups)]
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def step(self, learning_rate: float) -> None:
+        """Moves the parameters along their gradients."""
+        for parameter, matrix in self._matrices:
+            matrix.grad = None if parameter.grad is None else parameter.grad.view_as(matrix)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+
+    def forget(self) -> None:
+        """Drops the running sums: the next step is as the first."""
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What the next step depends on, for `load_state_dict`."""
+        return [optimizer.state_dict() for optimizer in self._optimizers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """The inverse of `state_dict`. Raises ValueError when it is another kind's."""
+        for optimizer, state in zip(self._optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
