@@ -18,7 +18,7 @@ from afd_model.predictor import Predictor
 
 NAME = "timm:tf_efficientnet_lite0"
 STEM = NAME.replace(":", "-")
-CONFIG = Path(__file__).parents[1] / "conf" / "shipped" / f"{STEM}.yaml"
+CONFIGS = Path(__file__).parents[1] / "conf" / "shipped"
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,13 @@ def test_the_card_is_of_these_weights(card: dict) -> None:
     assert card["has_flip_model"]
 
 
-def test_the_committed_configuration_made_them(card: dict) -> None:
-    configured = yaml.safe_load(CONFIG.read_text())
-    deciding = {name: value for name, value in configured.items() if name in card["settings"]}
-    assert deciding == {name: card["settings"][name] for name in deciding}
-    assert card["steps"] == configured["max_steps"]
+def test_the_committed_configurations_made_them(card: dict) -> None:
+    """Two trainings, one after the other."""
+    for name, training in ((f"{STEM}.first", card["started_from"]), (STEM, card)):
+        configured = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+        settings = training["settings"]
+        assert configured == {key: settings[key] for key in configured}
+        assert training["steps"] == configured["max_steps"]
 
 
 def test_they_are_the_default_and_measure_drift(card: dict) -> None:
