@@ -5,11 +5,15 @@ and at a few stages between.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Distance = Literal["squared", "plain"]
+_LEAST_SQUARED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class LossWeights:
         features: mean of `feature_distance` at the stem and the stages.
         stem_l1: `stem_l1`, the paper's only term.
         temperature: of the softmax in the first.
+        distance: of logits and features. "plain" is the root of "squared": its pull does not fade
+            near 0, so that clean and nearly clean pictures are left as they are.
     """
 
     kl: float = 0.0
@@ -29,15 +35,25 @@ class LossWeights:
     features: float = 1.0
     stem_l1: float = 0.0
     temperature: float = 1.0
+    distance: Distance = "squared"
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value >= 0:
+        for name in ("kl", "logits", "features", "stem_l1", "temperature"):
+            if not (value := getattr(self, name)) >= 0:
                 raise ValueError(f"loss weight {name} {value} is negative")
+        if self.distance not in get_args(Distance):
+            raise ValueError(f"unknown distance {self.distance!r}: squared or plain")
         if not self.kl + self.logits + self.features + self.stem_l1 > 0:
             raise ValueError("all loss weights are 0: there is nothing to train on")
         if self.temperature == 0:
             raise ValueError("temperature 0 is not positive")
+
+    def mean_distance(self, squared: Tensor) -> Tensor:
+        """The pictures' mean: squared relative distances (B,) -> scalar."""
+        if self.distance == "squared":
+            return squared.mean()
+        # Not clamped: at 0 the root's gradient has no value, and a clean picture's may be 0.
+        return (squared + _LEAST_SQUARED).sqrt().mean()
 
 
 def kl_to_clean(logits: Tensor, clean_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -109,10 +125,10 @@ def training_loss(
     if weights.kl:
         terms["kl"] = kl_to_clean(found.logits, clean.logits, weights.temperature).mean()
     if weights.logits:
-        terms["logits"] = logit_distance(found.logits, clean.logits).mean()
+        terms["logits"] = weights.mean_distance(logit_distance(found.logits, clean.logits))
     if weights.features:
         distances = [
-            feature_distance(f, g).mean()
+            weights.mean_distance(feature_distance(f, g))
             for f, g in zip((found.stem, *found.stages), (clean.stem, *clean.stages), strict=True)
         ]
         terms["features"] = torch.stack(distances).mean()

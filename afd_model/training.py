@@ -170,7 +170,7 @@ class Trainer:
             with torch.no_grad():
                 clean_stem, _ = self.classifier.stem(batch.clean)
             _, enhanced = self.classifier.stem(batch.degraded, batch.dct)
-            loss = feature_distance(enhanced, clean_stem).mean()
+            loss = self.options.losses.mean_distance(feature_distance(enhanced, clean_stem))
             return loss, {"stem": loss.detach()}
         with torch.no_grad():
             clean = self._watch(self.classifier.bare(batch.clean))

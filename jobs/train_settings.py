@@ -40,10 +40,15 @@ class TrainSettings(ClassifierSettings):
     )
     kl_temperature: float = setting(1.0, "temperature of that divergence's softmax")
     logit_weight: float = setting(
-        0.2, "loss: relative squared distance of the logits to the clean picture's"
+        0.2, "loss: relative distance of the logits to the clean picture's"
     )
     feature_weight: float = setting(
-        1.0, "loss: relative squared distance of the features to the clean ones, stem and stages"
+        1.0, "loss: relative distance of the features to the clean ones, stem and stages"
+    )
+    distance: Literal["squared", "plain"] = setting(
+        "squared",
+        "of logits and features; plain, the root of the squared one, is gentler to pictures that"
+        " are nearly clean",
     )
     feature_stages: int = setting(4, "stages behind the stem that the feature term looks at")
     stem_l1_weight: float = setting(

@@ -113,6 +113,7 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
             features=settings.feature_weight,
             stem_l1=settings.stem_l1_weight,
             temperature=settings.kl_temperature,
+            distance=settings.distance,
         ),
     )
 

@@ -226,7 +226,7 @@ def test_what_answers_is_no_http_server() -> None:
             get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
 
 
-def test_many_threads_read_at_once(server: WebServer) -> None:
+def test_many_threads_read_at_once(server: WebServer, persistent: None) -> None:
     server.files |= {f"/{number}": b"%d" % number for number in range(400)}
     server.faults = {f"/{n}$": ["503:SlowDown", "cut"] for n in range(0, 400, 7)}
     with ThreadPoolExecutor(32) as pool:

@@ -72,9 +72,24 @@ def test_feature_distance_is_relative_to_the_clean_features() -> None:
 def test_distances_have_finite_gradients_where_they_are_zero() -> None:
     g = random(2, 3, 4, 4)
     f = g.clone().requires_grad_()
-    (feature_distance(f, g) + stem_l1(f, g)).sum().backward()
+    plain = LossWeights(distance="plain").mean_distance(feature_distance(f, g))
+    (plain + (feature_distance(f, g) + stem_l1(f, g)).sum()).backward()
     assert f.grad is not None
     assert f.grad.isfinite().all()
+
+
+def test_plain_distances_are_the_squared_ones_roots_and_pull_alike_at_every_size() -> None:
+    weights = LossWeights(distance="plain")
+    squared = torch.tensor([0.04, 0.09, 0.25], requires_grad=True)
+    assert weights.mean_distance(squared).item() == pytest.approx(1 / 3, rel=1e-4)
+    g = random(1, 3, 4, 4)
+    pulls = []
+    for size in (0.1, 0.3):
+        f = (g * (1 + size)).requires_grad_()
+        weights.mean_distance(feature_distance(f, g)).backward()
+        assert f.grad is not None
+        pulls.append(f.grad.norm())
+    torch.testing.assert_close(pulls[0], pulls[1], rtol=1e-3, atol=0)
 
 
 def test_stem_l1_is_the_mean_absolute_difference() -> None:
@@ -107,6 +122,7 @@ def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
         ({"features": math.nan}, "loss weight features nan"),
         ({"logits": 0, "features": 0}, "nothing to train on"),
         ({"temperature": 0}, "temperature 0"),
+        ({"distance": "cubed"}, "unknown distance 'cubed'"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(weights: dict[str, float], message: str) -> None:
