@@ -33,12 +33,19 @@ def test_the_card_is_of_these_weights(card: dict) -> None:
 
 
 def test_the_committed_configurations_made_them(card: dict) -> None:
-    """Two trainings, one after the other."""
-    for name, training in ((f"{STEM}.first", card["started_from"]), (STEM, card)):
+    """Three trainings, each from the weights of the one before."""
+    second = card["started_from"]
+    trainings = {
+        f"{STEM}.first": second["started_from"],
+        f"{STEM}.second": second,
+        STEM: card,
+    }
+    for name, training in trainings.items():
         configured = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
         settings = training["settings"]
         assert configured == {key: settings[key] for key in configured}
         assert training["steps"] == configured["max_steps"]
+    assert "started_from" not in trainings[f"{STEM}.first"]
 
 
 def test_they_are_the_default_and_measure_drift(card: dict) -> None:
