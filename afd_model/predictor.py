@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from afd_model.classifier import AFDClassifier
 from afd_model.drift import FlipModel, flip_features, flip_probability
 from afd_model.folding import fold_batch_norms
+from afd_model.openvino_model import OpenVINOModel
 from afd_model.rounding import keep_head_in_float32, round_weights
 
 PRECISIONS: dict[str, torch.dtype] = {
@@ -20,6 +21,7 @@ PRECISIONS: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp32": torch.float32,
 }
+Engine = Literal["torch", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,14 @@ def resolve_device(requested: str) -> torch.device:
     return device
 
 
-def resolve_precision(requested: str, device: torch.device | str) -> torch.dtype:
+def resolve_precision(
+    requested: str, device: torch.device | str, engine: Engine = "torch"
+) -> torch.dtype:
     """The dtype of the model's arithmetic.
 
     Args:
-        requested: "auto" (fp16 on CUDA; bf16 on CPUs with native bf16; else fp32), "fp16", "bf16"
-            or "fp32".
+        requested: "auto" (fp16 on CUDA; bf16 on CPUs with native bf16; else fp32, and with OpenVINO
+            always), "fp16", "bf16" or "fp32".
 
     Raises:
         ValueError: an unknown name, or fp16 on a CPU, which has no arithmetic for it.
@@ -84,7 +88,7 @@ def resolve_precision(requested: str, device: torch.device | str) -> torch.dtype
     if requested == "auto":
         if kind == "cuda":
             return torch.float16
-        return torch.bfloat16 if has_native_bf16() else torch.float32
+        return torch.bfloat16 if engine == "torch" and has_native_bf16() else torch.float32
     if requested not in PRECISIONS:
         raise ValueError(f"unknown precision {requested!r}: auto, {', '.join(PRECISIONS)}")
     if requested == "fp16" and kind == "cpu":
@@ -116,9 +120,11 @@ class Predictor:
         precision: from `resolve_precision`.
         top_k: most probable classes to give; at most the number of classes.
         flip_model: from the AFD checkpoint.
+        engine: what runs the model; "openvino" on a CPU in fp32 only, for images of `crop`.
+        crop: side of the images, pixels; None: the backbone's preset.
 
     Raises:
-        ValueError: top_k is below 1.
+        ValueError: top_k is below 1, or the engine cannot run the model so.
     """
 
     def __init__(
@@ -129,17 +135,24 @@ class Predictor:
         precision: torch.dtype,
         top_k: int = 5,
         flip_model: FlipModel | None = None,
+        engine: Engine = "torch",
+        crop: int | None = None,
     ) -> None:
         if top_k < 1:
             raise ValueError(f"top_k is at least 1, not {top_k}")
+        if engine == "openvino" and (precision != torch.float32 or device.type != "cpu"):
+            raise ValueError(
+                "engine 'openvino' computes in fp32 on a CPU: use --device cpu --precision fp32,"
+                " or --engine torch"
+            )
         self.device = device
         self.precision = precision
         self.top_k = top_k
         self.flip_model = flip_model
         self.notice: str | None = None
         # A CPU is fastest when a slice's features stay in its cache: two images a thread.
-        threads = torch.get_num_threads()
-        self._images_per_slice = None if device.type == "cuda" else max(4, 2 * threads)
+        slice_on_cpu = max(4, 2 * torch.get_num_threads())
+        self._images_per_slice = slice_on_cpu if device.type == "cpu" else None
         self.measures_drift = classifier.afd is not None and not classifier.afd.is_identity
         model = copy.deepcopy(classifier).eval().requires_grad_(requires_grad=False)
         if model.afd is not None:
@@ -151,6 +164,12 @@ class Predictor:
         if precision == torch.bfloat16:
             keep_head_in_float32(model.backbone)
         self.model = model.to(memory_format=torch.channels_last)
+        self._layout = torch.channels_last
+        self._compiled: OpenVINOModel | None = None
+        if engine == "openvino":
+            side = crop or classifier.crop
+            self._compiled = OpenVINOModel(self.model, num_images=slice_on_cpu, side=side)
+            self._layout = torch.contiguous_format
 
     def __call__(
         self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor | None = None
@@ -197,7 +216,7 @@ class Predictor:
         One tensor makes one transfer; class numbers below 2**24 are exact in float32.
         """
         pixels, dct = self._on_device(pixels), self._on_device(dct)
-        output = self.model(pixels, dct)
+        output = (self._compiled or self.model)(pixels, dct)
         probabilities = torch.softmax(output.logits.float(), dim=1)
         k = min(self.top_k, probabilities.shape[1])
         top = probabilities.topk(k, dim=1)
@@ -214,7 +233,7 @@ class Predictor:
             device=self.device,
             dtype=self.precision,
             non_blocking=True,
-            memory_format=torch.channels_last,
+            memory_format=self._layout,
         )
 
     def _unpacked(self, host: np.ndarray) -> Predictions:

@@ -41,6 +41,7 @@ def run_ours(arguments: argparse.Namespace, output: str) -> dict[str, float]:
         weights=arguments.weights,
         afd="none",
         precision=arguments.precision,
+        engine=arguments.engine,
         batch_size=arguments.batch_size,
         images_per_shard=arguments.images_per_shard,
     )
@@ -86,6 +87,9 @@ def _parsed(description: str) -> argparse.Namespace:
     parser.add_argument("--backbone", default="mobilenet_v3_small", help="as `afd label` takes it")
     parser.add_argument("--weights", default="none", help="as `afd label` takes them")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument(
+        "--engine", choices=("torch", "openvino"), default="torch", help="of afd label"
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images-per-shard", type=int, default=200, help="of afd label")
     parser.add_argument("--run", help=argparse.SUPPRESS)
@@ -116,7 +120,7 @@ def _labels(output: Path) -> Labels:
 
 
 def _facts(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("backbone", "weights", "precision", "batch_size", "rounds")
+    names = ("backbone", "weights", "precision", "engine", "batch_size", "rounds")
     return {
         **{name: getattr(arguments, name) for name in names},
         "torch": torch.__version__,

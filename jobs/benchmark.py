@@ -164,6 +164,7 @@ class _Bench:
             afd=self._afd,
             device=settings.device,
             precision=settings.precision,
+            engine=settings.engine,
             batch_size=choice.batch_size,  # type: ignore[arg-type]
             hw_decoder_load=choice.hw_decoder_load,
             read_threads=settings.read_threads,

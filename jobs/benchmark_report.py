@@ -62,6 +62,7 @@ def figures(rounds: Sequence[Round], *, cuda: bool, cores: int) -> dict[str, Any
         return spread([rounds_to(done) for done in rounds])
 
     last = rounds[-1].job
+    with_module = not {"dct", "afd_module"}.isdisjoint(rounds[0].stages)
     return {
         "rounds": len(rounds),
         "stages": {name: _stage(name, rounds) for name in rounds[0].stages},
@@ -79,7 +80,7 @@ def figures(rounds: Sequence[Round], *, cuda: bool, cores: int) -> dict[str, Any
             else "cores / sum of cpu seconds of decode, dct, model",
         },
         "whole_job_over_speed_of_light": over(lambda done: done.job.images_per_s / light(done)),
-        "afd_added_time": over(added) if "afd_module" in rounds[0].stages else None,
+        "afd_added_time": over(added) if with_module else None,
     }
 
 

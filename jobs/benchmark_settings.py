@@ -35,6 +35,11 @@ class BenchmarkSettings(BackboneSettings):
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
         "auto", "of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
     )
+    engine: Literal["torch", "openvino"] = setting(
+        "torch",
+        "what runs the model; openvino: for CPUs, in fp32, seconds longer to start and faster from"
+        " then on",
+    )
 
     threads: tuple[int | Literal["auto"], ...] = setting(
         ("auto",),

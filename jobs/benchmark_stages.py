@@ -75,7 +75,9 @@ class Stages:
         self._backbone = _bare(settings, self._predictor)
         self._files = [data for ref in refs if (data := _bytes_of(ref)) is not None]
         self._batches = self._take_batches(_MODEL_BATCHES[self._predictor.device.type])
-        self._afd_inputs = self._take_afd_inputs() if settings.afd != "none" else []
+        # Compiled into one graph with the backbone, the module cannot be timed by itself.
+        alone = settings.afd != "none" and settings.engine == "torch"
+        self._afd_inputs = self._take_afd_inputs() if alone else []
         self._block_dct = BlockDct(self._batches[0].rgb.shape[1])
         self._dct = torch.empty(self._batches[0].dct.shape)
         self._table = self._make_table(len(next(cut(refs, settings.images_per_shard))))
@@ -234,4 +236,5 @@ def _bare(settings: LabelSettings, like: Predictor) -> Predictor:
         device=like.device,
         precision=like.precision,
         top_k=settings.top_k,
+        engine=settings.engine,
     )

@@ -41,6 +41,8 @@ class _Parser(ArgumentParser):
         fields = {field.name: field for field in dataclasses.fields(self.settings_class)}
         if match := _UNKNOWN_FLAG.search(message):
             flag = match[1].partition("=")[0]
+            if flag in map(flag_of, self.positional):
+                return f"unknown argument {flag}: {flag[2:].upper()} is given without a flag"
             flags = [flag_of(name) for name in fields] + ["--config", "--print-config", "--help"]
             return f"unknown argument {flag}{nearest(flag, flags)}; --help lists them"
         if match := _UNKNOWN_KEY.search(message):

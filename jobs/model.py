@@ -49,13 +49,16 @@ def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
     torch.set_num_threads(num_threads)
     backbone, afd, checkpoint = _load(settings)
     device = resolve_device(settings.device)
-    precision = resolve_precision(settings.precision, device)
+    precision = resolve_precision(settings.precision, device, settings.engine)
+    geometry = _geometry(settings, backbone.preprocessing)
     predictor = Predictor(
         AFDClassifier(backbone, afd),
         device=device,
         precision=precision,
         top_k=settings.top_k,
         flip_model=checkpoint.flip_model if checkpoint else None,
+        engine=settings.engine,
+        crop=geometry.crop,
     )
     options = DecodeOptions(
         device="cuda" if device.type == "cuda" else "cpu",
@@ -72,9 +75,10 @@ def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
     host = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(precision).removeprefix("torch."),
+        "engine": settings.engine,
     }
     facts = _facts(backbone, checkpoint, settings)
-    decoder = Decoder(_geometry(settings, backbone.preprocessing), options)
+    decoder = Decoder(geometry, options)
     return Model(decoder, predictor, backbone.class_names, facts, host)
 
 

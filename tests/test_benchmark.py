@@ -142,6 +142,14 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert on_cuda["speed_of_light"]["images_per_s"] == {"median": 375, "min": 250, "max": 500}
 
 
+def test_what_the_module_adds_is_told_where_it_cannot_be_timed_by_itself() -> None:
+    stages = {name: cost for name, cost in COSTS.items() if name != "afd_module"}
+    rounds = [Round(stages, JobRun(100, 1.0, 1.0, {"ok": 100}, {}))]
+    assert figures(rounds, cuda=False, cores=2)["afd_added_time"]["median"] == 0.25
+    del stages["dct"]  # as with --afd none
+    assert figures(rounds, cuda=False, cores=2)["afd_added_time"] is None
+
+
 def test_a_spread_has_four_digits() -> None:
     assert spread([1.23456, 3.0, 2.0]) == {"median": 2.0, "min": 1.235, "max": 3.0}
 

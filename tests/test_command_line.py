@@ -78,6 +78,7 @@ def test_a_flag_overrides_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--source", "x"], "unknown argument --source: SOURCE is given without a flag"),
         (["--images-per-shrd", "3"], "--images-per-shrd (did you mean --images-per-shard?)"),
         (["--mode", "slwo"], "--mode 'slwo' is not one of: fast, slow (did you mean slow?)"),
         (["--images-per-shard", "many"], "--images-per-shard 'many' is not a whole number"),

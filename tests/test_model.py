@@ -1,6 +1,7 @@
 """Settings become a decoder and a classifier that fit each other."""
 
 import pytest
+import torch
 
 from jobs.model import load_model
 from jobs.settings import LabelSettings
@@ -29,7 +30,7 @@ def test_the_facts_say_what_decides_the_labels() -> None:
         "afd": "untrained",
         "afd_sha256": None,
     }
-    assert model.host == {"device": "cpu", "precision": "float32"}
+    assert model.host == {"device": "cpu", "precision": "float32", "engine": "torch"}
     assert load_model(settings(afd="none"), num_threads=1).facts["afd"] == "none"
 
 
@@ -38,12 +39,20 @@ def test_an_untrained_module_is_in_the_path_only_where_it_is_asked_for() -> None
     assert load_model(settings(afd="untrained"), num_threads=1).predictor.model.afd is not None
 
 
+def test_openvino_is_given_what_the_settings_make_of_the_preset() -> None:
+    model = load_model(settings(engine="openvino", precision="auto", crop=64), num_threads=1)
+    assert model.host == {"device": "cpu", "precision": "float32", "engine": "openvino"}
+    found = model.predictor(torch.rand(3, 3, 64, 64), torch.rand(3, 192, 8, 8))
+    assert found.labels.shape == (3,)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"crop": 100}, "crop 100 is not a positive multiple of 8"),
         ({"resize": 128}, "resize 128 is smaller than crop 224"),
         ({"precision": "fp16"}, "'fp16' needs a CUDA device"),
+        ({"precision": "bf16", "engine": "openvino"}, "'openvino' computes in fp32 on a CPU"),
         ({"stem_layer": "features.99"}, r"features\.99"),
     ],
 )

@@ -1,0 +1,87 @@
+"""The classifier in OpenVINO against itself in PyTorch."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from afd_model.afd_module import AFDModule, config_for
+from afd_model.backbones import Backbone, load_backbone
+from afd_model.classifier import AFDClassifier
+from afd_model.openvino_model import OpenVINOModel
+from afd_model.predictor import Predictor
+
+CPU = torch.device("cpu")
+
+
+@cache
+def backbone(name: str) -> Backbone:
+    torch.manual_seed(0)
+    return load_backbone(name, "none")
+
+
+def trained(model: Backbone) -> AFDModule:
+    torch.manual_seed(0)
+    module = AFDModule(config_for(model, "paper"))
+    for parameter in module.fe_net.exit.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return module
+
+
+def inputs(batch: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(batch, 3, 64, 64, generator=generator)
+    return pixels, torch.randn(batch, 192, 8, 8, generator=generator) * 20
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm:tf_efficientnet_lite0"])
+@pytest.mark.parametrize("with_afd", [False, True])
+def test_rows_are_those_of_torch(name: str, with_afd: bool) -> None:
+    model = backbone(name)
+    classifier = AFDClassifier(model, trained(model) if with_afd else None)
+    expected = Predictor(classifier, device=CPU, precision=torch.float32)(*inputs(11))
+    run = Predictor(classifier, device=CPU, precision=torch.float32, engine="openvino", crop=64)
+    found = run(*inputs(11))  # no multiple of what the engine takes at a time
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.top_confidences, expected.top_confidences, rtol=1e-3)
+    if with_afd:
+        assert found.drift_angle_deg is not None
+        assert expected.drift_angle_deg is not None
+        np.testing.assert_allclose(found.drift_angle_deg, expected.drift_angle_deg, rtol=1e-2)
+        np.testing.assert_allclose(found.drift_energy, expected.drift_energy, rtol=1e-2)
+    else:
+        assert found.drift_angle_deg is None
+
+
+def test_an_image_counts_alone_whatever_fills_the_batch() -> None:
+    model = OpenVINOModel(AFDClassifier(backbone("resnet18"), None), num_images=4, side=64)
+    pixels, dct = inputs(4)
+    whole = model(pixels, dct).logits
+    for count in (1, 3):
+        logits = model(pixels[:count], dct[:count]).logits
+        torch.testing.assert_close(logits, whole[:count], rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_engine_does_not_do() -> None:
+    classifier = AFDClassifier(backbone("resnet18"), None)
+    with pytest.raises(ValueError, match="'openvino' computes in fp32 on a CPU"):
+        Predictor(classifier, device=CPU, precision=torch.bfloat16, engine="openvino")
+
+
+def test_a_model_that_cannot_be_exported_is_refused_with_the_way_out() -> None:
+    class Untraceable(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * float(x.sum().item() > 0) if x.sum() > 0 else x
+
+    classifier = AFDClassifier(backbone("resnet18"), None)
+    classifier.backbone.relu = Untraceable()
+    with pytest.raises(ValueError, match=r"OpenVINO cannot run this classifier: .*--engine torch"):
+        OpenVINOModel(classifier, num_images=2, side=64)
+
+
+def test_openvino_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afd_model.openvino_model.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"pip install 'afd-label\[openvino\]'"):
+        OpenVINOModel(AFDClassifier(backbone("resnet18"), None), num_images=2, side=64)
