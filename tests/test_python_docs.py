@@ -51,8 +51,10 @@ def test_it_prints_what_the_page_says(session: dict[str, Any]) -> None:
 def test_the_classifier_measures_what_the_run_measured(session: dict[str, Any]) -> None:
     rows = session["labels"].column
     angles = np.array(rows("drift_angle_deg").to_pylist())
-    # The job's pixels are DALI's, within one grey level of torchvision's.
-    np.testing.assert_allclose(session["found"].drift_angle_deg.numpy(), angles, rtol=0.05)
+    # The job's pixels are DALI's, within one grey level of torchvision's, and where the CPU has
+    # bf16 its sums are rounded to 8 bits: a correction of 0.3 degrees is near one such step.
+    found = session["found"].drift_angle_deg.numpy()
+    np.testing.assert_allclose(found, angles, rtol=0.05, atol=0.03)
     flips = np.array(rows("flip_probability").to_pylist())
     np.testing.assert_allclose(session["predictions"].flip_probability, flips, atol=0.05)
 
