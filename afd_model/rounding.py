@@ -40,8 +40,8 @@ def round_weights(model: nn.Module, dtype: torch.dtype, side: int) -> None:
     picture = pink_noise(side).to(next(model.parameters()))
 
     def record(name: str) -> Callable[..., None]:
-        def hook(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-            means[name] = _channel_means(output)
+        def hook(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+            means[name] = _channel_means(layer, output)
 
         return hook
 
@@ -49,10 +49,10 @@ def round_weights(model: nn.Module, dtype: torch.dtype, side: int) -> None:
         def hook(layer: nn.Conv2d | nn.Linear, _inputs: Any, output: Tensor) -> Tensor | None:
             if layer.bias is None or name not in means:
                 return None
-            wanted = layer.bias + means.pop(name) - _channel_means(output)
+            wanted = layer.bias + means.pop(name) - _channel_means(layer, output)
             change = (wanted if name == head else _rounded(wanted, dtype)) - layer.bias
             layer.bias.add_(change)
-            return output + (change[:, None, None] if output.ndim == 4 else change)
+            return output + (change if isinstance(layer, nn.Linear) else change[:, None, None])
 
         return hook
 
@@ -123,9 +123,11 @@ def _run_hooked(
             handle.remove()
 
 
-def _channel_means(output: Tensor) -> Tensor:
+def _channel_means(layer: nn.Module, output: Tensor) -> Tensor:
     """(C,) of a convolution's (B, C, H, W) or a linear layer's (B, ..., C)."""
-    return output.mean((0, 2, 3)) if output.ndim == 4 else output.flatten(0, -2).mean(0)
+    if isinstance(layer, nn.Linear):
+        return output.flatten(0, -2).mean(0)
+    return output.mean((0, 2, 3))
 
 
 def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -42,6 +42,29 @@ def test_weights_are_representable_and_outputs_nearer() -> None:
     assert (corrected(pictures()) - expected).square().mean() < 0.5 * plain
 
 
+class ChannelsLastMix(nn.Module):
+    """A linear layer on (B, H, W, C), as in ConvNeXt and Swin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(16, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(self.mix(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+def test_linear_layers_on_maps_are_rounded_by_channel() -> None:
+    torch.manual_seed(0)
+    stem, pool = nn.Conv2d(3, 16, 3, stride=2), nn.AdaptiveAvgPool2d(1)
+    model = nn.Sequential(stem, ChannelsLastMix(), pool, nn.Flatten(), nn.Linear(24, 10)).eval()
+    corrected = copy.deepcopy(model)
+    round_weights(corrected, torch.bfloat16, 48)
+    weight = corrected[1].mix.weight
+    assert torch.equal(weight, weight.bfloat16().float())
+    plain = (plainly_rounded(model)(pictures()) - model(pictures())).abs().mean()
+    assert (corrected(pictures()) - model(pictures())).abs().mean() < plain
+
+
 def test_the_noise_is_the_same_everywhere_and_falls_with_frequency() -> None:
     noise = pink_noise(32)
     assert torch.equal(noise, pink_noise(32))
