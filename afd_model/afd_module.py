@@ -98,8 +98,8 @@ class AFDModule(nn.Module):
 
         Args:
             features: (B, C, H, W), the stem's output, in the module's dtype.
-            dct: (B, 192, h, w) from `block_dct` of the same picture, same dtype; any grid (it is
-                resampled to the features').
+            dct: (B, 192, h, w) from `block_dct` of the same picture, in FDE-Net's dtype; any grid
+                (it is resampled to the features').
 
         Returns:
             enhanced (B, C, H, W) and the FDM in (0, 1), broadcastable against what it gates.
@@ -107,11 +107,11 @@ class AFDModule(nn.Module):
         rows, columns = features.shape[2:]
         if self.config.fdm_on == "output":
             fdm = self.fde_net(dct, (rows, columns))
-            correction = self.fe_net(features) * fdm
+            correction = self.fe_net(features) * fdm.to(features.dtype)
         else:
             narrow = self.fe_net.encode(features)
             fdm = self.fde_net(dct, (narrow.shape[2], narrow.shape[3]))
-            correction = self.fe_net.decode(narrow * fdm, (rows, columns))
+            correction = self.fe_net.decode(narrow * fdm.to(narrow.dtype), (rows, columns))
         # In place, because a pass over the stem's features costs as much as the convolutions.
         enhanced = correction.add_(features)
         # The paper applies the stem's activation once more. That keeps an untrained module the

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
-from afd_model.drift import drift
+from afd_model.drift import Drift, drift
 
 
 class ClassifierOutput(NamedTuple):
@@ -52,9 +52,16 @@ class AFDClassifier(nn.Module):
         backbone: from `load_backbone`.
         afd: made for that backbone's stem; None: the bare backbone.
 
+    Attributes:
+        images_per_part: how many images at a time `forward` enhances and scores; None: all. On a
+            CPU the module's maps, the largest there are, then stay in the cache while the
+            backbone takes a batch whose size suits it.
+
     Raises:
         ValueError: the module was made for another number of channels.
     """
+
+    images_per_part: int | None = None
 
     def __init__(self, backbone: Backbone, afd: AFDModule | None) -> None:
         super().__init__()
@@ -80,12 +87,19 @@ class AFDClassifier(nn.Module):
             pixels: (B, 3, H, W) normalised, in the model's dtype.
             dct: (B, 192, H/8, W/8) as `block_dct` gives it, in the model's dtype.
         """
-        logits, before, after, _ = self.features(pixels, dct)
         if self.afd is None:
+            logits = self.bare(pixels).logits
             zero = torch.zeros(logits.shape[0], dtype=torch.float32, device=logits.device)
             return ClassifierOutput(logits, zero, zero)
-        scores = drift(before, after)
-        return ClassifierOutput(logits, scores.angle_deg, scores.energy)
+        exchange = self._exchange
+        exchange.dct, exchange.drifts = dct, []
+        exchange.images_per_part = self.images_per_part or pixels.shape[0]
+        try:
+            logits = self.backbone(pixels)
+            angles, energies = zip(*exchange.drifts, strict=True)
+        finally:
+            exchange.clear()
+        return ClassifierOutput(logits, torch.cat(angles), torch.cat(energies))
 
     def features(self, pixels: Tensor, dct: Tensor) -> ClassifierFeatures:
         """As `forward`, with the stem's features and without the drift; differentiable."""
@@ -148,6 +162,8 @@ class _Exchange:
         self.after: Tensor | None = None
         self.fdm: Tensor | None = None
         self.stem_only = False
+        self.drifts: list[Drift] | None = None  # None: not asked for
+        self.images_per_part = 1
 
 
 class _StemReached(Exception):  # noqa: N818
@@ -168,12 +184,31 @@ class _EnhancedStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         exchange = self._exchange
         before = self.stem(x)
+        if exchange.drifts is not None:
+            return self._scored(before)
         after = before
         if exchange.afd is not None and exchange.dct is not None:
             after, exchange.fdm = exchange.afd(before, exchange.dct)
         exchange.before, exchange.after = before, after
         if exchange.stem_only:
             raise _StemReached
+        return after
+
+    def _scored(self, before: Tensor) -> Tensor:
+        """The enhanced features, whose drift the exchange is given."""
+        afd, dct, step = self._exchange.afd, self._exchange.dct, self._exchange.images_per_part
+        drifts = self._exchange.drifts
+        assert afd is not None
+        assert dct is not None
+        assert drifts is not None
+        parts = list(zip(before.split(step), dct.split(step), strict=True))
+        after = before if len(parts) == 1 else torch.empty_like(before)
+        for number, (features, coefficients) in enumerate(parts):
+            enhanced, _ = afd(features, coefficients)
+            drifts.append(drift(features, enhanced))
+            if len(parts) == 1:
+                return enhanced
+            after[number * step : (number + 1) * step] = enhanced
         return after
 
 

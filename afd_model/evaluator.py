@@ -63,7 +63,7 @@ class Evaluator:
     @torch.inference_mode()
     def clean_stem(self, pixels: Tensor) -> Tensor:
         """The stem's features of the clean pictures: (B, 3, H, W) -> (B, C, h, w) on the device."""
-        return self._predictor.model.bare(self._on_device(pixels)).before
+        return self._predictor.model.bare(self._predictor.placed_pixels(pixels)).before
 
     @torch.inference_mode()
     def measure(self, pixels: Tensor, dct: Tensor, clean_stem: Tensor, quality: Tensor) -> Outcome:
@@ -74,7 +74,8 @@ class Evaluator:
             clean_stem: of the same pictures, from `clean_stem`.
             quality: (B,) float32, the files' own, NaN where they state none.
         """
-        pixels, dct = self._on_device(pixels), self._on_device(dct)
+        pixels = self._predictor.placed_pixels(pixels)
+        dct = self._predictor.placed_dct(dct)
         model = self._predictor.model
         direct = model.bare(pixels)
         direct_top, direct_confidence, _ = _top(direct.logits)
@@ -98,18 +99,12 @@ class Evaluator:
 
         (B, 3, H, W) and (B, 192, H/8, W/8) -> (B, C, h, w) each, on the device.
         """
-        pixels, dct = self._on_device(pixels), self._on_device(dct)
+        pixels = self._predictor.placed_pixels(pixels)
+        dct = self._predictor.placed_dct(dct)
         if not self.has_module:
             return self._predictor.model.bare(pixels).before, None
         found = self._predictor.model.features(pixels, dct)
         return found.before, found.after
-
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(
-            device=self._predictor.device,
-            dtype=self._predictor.precision,
-            memory_format=torch.channels_last,
-        )
 
 
 def _top(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

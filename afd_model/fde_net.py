@@ -94,14 +94,19 @@ class FDENet(nn.Module):
         if self.dct_input == "log":
             dct = torch.log1p(dct.abs())
         weight, bias = self._standardised()
-        hidden = F.relu(F.conv2d(dct, weight, bias))
-        gates = []
-        if self.pooled is not None:
-            # The mean of a linear map is the map of the mean: pool first, it is 784 times less.
-            gates.append(self.pooled(hidden.mean((2, 3), keepdim=True)))
-        if self.local is not None:
-            gates.append(_resized(self.local(hidden), size))
-        return torch.sigmoid(sum(gates[1:], start=gates[0]))
+        hidden = F.relu(_pointwise(dct, weight, bias))
+        # The mean of a linear map is the map of the mean: pool first, it is 784 times less.
+        pooled = self.pooled(hidden.mean((2, 3), keepdim=True)) if self.pooled else None
+        if self.local is None:
+            assert pooled is not None
+            return torch.sigmoid(pooled)
+        local = _pointwise(hidden, self.local.weight, self.local.bias)
+        if pooled is None:
+            return torch.sigmoid(_resized(local, size))
+        if local.shape[1] == pooled.shape[1]:
+            # Resizing leaves a constant as it is, so it can be added where there are fewest places.
+            return torch.sigmoid(_resized(local + pooled, size))
+        return torch.sigmoid(_resized(local, size) + pooled)
 
     def _standardised(self) -> tuple[Tensor, Tensor]:
         """The first convolution's weight and bias with its input's standardisation in them.
@@ -124,6 +129,17 @@ class FDENet(nn.Module):
         self.hidden.weight.copy_(weight)
         self.hidden.bias.copy_(bias)
         self.fused = True
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution: (B, in, H, W), (out, in, 1, 1), (out,) -> (B, out, H, W)."""
+    assert bias is not None
+    if x.is_cuda or not x.is_contiguous():
+        return F.conv2d(x, weight, bias)
+    # As a product of matrices it takes a quarter of the time that a CPU's convolution to a few
+    # channels does.
+    kernel = weight.flatten(1).expand(x.shape[0], -1, -1)
+    return torch.baddbmm(bias[:, None], kernel, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

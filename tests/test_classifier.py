@@ -76,6 +76,17 @@ def test_drift_is_between_the_stems_features_before_and_after() -> None:
     assert output.drift_angle_deg.min() > 0
 
 
+def test_enhancing_part_by_part_changes_no_row() -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone())).eval()
+    pixels, dct = (torch.cat([x, x.flip(0) + 1, x[:1] - 1]) for x in inputs())
+    with torch.inference_mode():
+        whole = classifier(pixels, dct)
+        classifier.images_per_part = 2
+        parts = classifier(pixels, dct)
+    for found, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_the_bare_backbone_stays_at_hand_and_the_given_one_untouched() -> None:
     model = backbone()
     keys = list(model.module.state_dict())

@@ -27,6 +27,13 @@ def test_shape_and_range(kind: str, dct_input: str) -> None:
     assert fdm.max() < 1
 
 
+@pytest.mark.parametrize("kind", FDM_KINDS)
+def test_the_map_does_not_depend_on_the_inputs_layout(kind: str) -> None:
+    net, dct = FDENet(6, 8, kind), random_dct()
+    laid_out_otherwise = dct.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(laid_out_otherwise, (9, 12)), net(dct, (9, 12)))
+
+
 @pytest.mark.parametrize("dct_input", DCT_INPUTS)
 @pytest.mark.parametrize("kind", FDM_KINDS)
 def test_fused_is_the_same_map(kind: str, dct_input: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from afd_model.fe_net import FENet
+from afd_model.fe_net import FENet, PReLU
 from afd_model.rep_conv import fuse_rep_convs
 
 SHAPES = [
@@ -42,3 +42,21 @@ def test_the_coarse_grid_keeps_the_phases_of_a_block_apart() -> None:
     correction = net(torch.ones(1, 3, 8, 8, dtype=torch.float64))
     torch.testing.assert_close(correction[:, :, :4, :4], correction[:, :, 4:, 4:])
     assert correction[0, 0, :4, :4].std() > 1e-3
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_prelu_is_pytorchs_in_every_layout(
+    layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    own, reference = PReLU(6), torch.nn.PReLU(6)
+    torch.nn.init.normal_(own.weight)
+    reference.load_state_dict(own.state_dict())
+    x = torch.randn(2, 6, 5, 7).to(memory_format=layout).requires_grad_()
+    for module in (own.to(dtype), reference.to(dtype)):
+        x.grad = None
+        module(x.to(dtype)).square().sum().backward()
+        module.seen = (module(x.to(dtype)), x.grad, module.weight.grad)
+    for found, expected in zip(own.seen, reference.seen, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert own(x.to(dtype)).is_contiguous(memory_format=layout)
