@@ -17,13 +17,18 @@ from afd_model.fde_net import DCT_INPUTS, FDM_KINDS, DCTInput, FDENet, FDMKind
 from afd_model.fe_net import FENet
 from afd_model.rep_conv import RepConv, fuse_rep_convs
 
-AFDSize = Literal["paper", "light"]
+AFDSize = Literal["paper", "light", "deep"]
 AFD_SIZES: tuple[str, ...] = get_args(AFDSize)
 
 # The light size's share of the backbone's multiply-adds, and the widths it chooses from. The cap
 # is where the prototype's accuracy stopped paying for the time; below 8 the GEMMs are all overhead.
 LIGHT_SHARE = 0.10
 LIGHT_WIDTHS = (32, 24, 16, 12, 8, 4)
+
+# The deep size's residual blocks, down and up the paper's U-Net. Blocks cost the same time on all
+# of its grids and four times the parameters on the next coarser one: as many as stay within 0.2
+# million parameters and 0.6 G multiply-adds for ResNet-50's 64 stem channels.
+DEEP_BLOCKS = ((1, 1), (1, 0))
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class AFDConfig:
         reduction: FE-Net's grid over the stem's (1: the stem's own resolution).
         depth: residual RepConv blocks before the U-Net.
         levels: the U-Net's halvings.
+        down_blocks, up_blocks: residual blocks on its way down and up, see `FENet`; (): none.
         fde_hidden: FDE-Net's inner width.
         fdm: "channel" | "spatial" | "both" | "full" | "full+channel", see `FDENet`.
         dct_input: "linear" | "log", see `FDENet`.
@@ -53,6 +59,8 @@ class AFDConfig:
     reduction: int = 1
     depth: int = 0
     levels: int = 2
+    down_blocks: tuple[int, ...] = ()
+    up_blocks: tuple[int, ...] = ()
     fde_hidden: int = 128
     fdm: FDMKind = "both"
     dct_input: DCTInput = "linear"
@@ -74,6 +82,13 @@ class AFDConfig:
         for name in ("stem_channels", "stem_stride", "width", "reduction", "fde_hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"AFD config: {name} is at least 1, not {getattr(self, name)}")
+        for name in ("down_blocks", "up_blocks"):
+            blocks = getattr(self, name)
+            if blocks and (len(blocks) != self.levels or min(blocks) < 0):
+                raise ValueError(
+                    f"AFD config: {name} says how many for each of {self.levels} levels,"
+                    f" not {blocks}"
+                )
         if self.fdm_on == "bottleneck" and self.reduction == 1:
             raise ValueError("AFD config: fdm_on='bottleneck' needs a reduction of at least 2")
 
@@ -90,7 +105,13 @@ class AFDModule(nn.Module):
         gated = config.stem_channels if config.fdm_on == "output" else config.width
         self.fde_net = FDENet(gated, config.fde_hidden, config.fdm, config.dct_input)
         self.fe_net = FENet(
-            config.stem_channels, config.width, config.reduction, config.depth, config.levels
+            config.stem_channels,
+            config.width,
+            config.reduction,
+            config.depth,
+            config.levels,
+            config.down_blocks,
+            config.up_blocks,
         )
 
     def forward(self, features: Tensor, dct: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,12 +127,12 @@ class AFDModule(nn.Module):
         """
         rows, columns = features.shape[2:]
         if self.config.fdm_on == "output":
-            fdm = self.fde_net(dct, (rows, columns))
-            correction = self.fe_net(features) * fdm.to(features.dtype)
+            fdm = self.fde_net(dct, features)
+            correction = self.fe_net(features) * fdm
         else:
             narrow = self.fe_net.encode(features)
-            fdm = self.fde_net(dct, (narrow.shape[2], narrow.shape[3]))
-            correction = self.fe_net.decode(narrow * fdm.to(narrow.dtype), (rows, columns))
+            fdm = self.fde_net(dct, narrow)
+            correction = self.fe_net.decode(narrow * fdm, (rows, columns))
         # In place, because a pass over the stem's features costs as much as the convolutions.
         enhanced = correction.add_(features)
         # The paper applies the stem's activation once more. That keeps an untrained module the
@@ -146,9 +167,10 @@ class AFDModule(nn.Module):
 def config_for(backbone: Backbone, size: AFDSize = "light", **changes: Any) -> AFDConfig:
     """The module's configuration for a backbone.
 
-    "paper" is Peng et al.'s: width 16, at the stem's resolution, FDM on the output. "light" works
-    on half the stem's grid and takes the widest FE-Net of `LIGHT_WIDTHS` that costs at most
-    `LIGHT_SHARE` of the backbone's multiply-adds at its preset's crop.
+    "paper" is Peng et al.'s: width 16, at the stem's resolution, FDM on the output. "deep" is that
+    with `DEEP_BLOCKS`, this project's gate and the DCT's logarithm. "light" works on half the
+    stem's grid and takes the widest FE-Net of `LIGHT_WIDTHS` that costs at most `LIGHT_SHARE` of
+    the backbone's multiply-adds at its preset's crop.
 
     Args:
         changes: fields of `AFDConfig` to set otherwise (an ablation).
@@ -160,6 +182,11 @@ def config_for(backbone: Backbone, size: AFDSize = "light", **changes: Any) -> A
     paper = AFDConfig(backbone.stem_channels, backbone.stem_stride, output_min=low, output_max=high)
     if size not in AFD_SIZES:
         raise ValueError(f"unknown AFD size {size!r}: one of {', '.join(AFD_SIZES)}")
+    if size == "deep":
+        down, up = DEEP_BLOCKS
+        deep: dict[str, Any] = {"down_blocks": down, "up_blocks": up}
+        gate: dict[str, Any] = {"fdm": "full+channel", "dct_input": "log"}
+        return replace(paper, size=size, **(deep | gate | changes))
     # On an eighth of the picture's grid, the DCT's own, the same multiply-adds hold a third of the
     # stem's detail: docs/experiments.md.
     if size == "paper" or backbone.stem_stride >= 8:
@@ -169,11 +196,31 @@ def config_for(backbone: Backbone, size: AFDSize = "light", **changes: Any) -> A
     config = paper
     for width in LIGHT_WIDTHS:
         light: dict[str, Any] = {"width": width, "reduction": 2, "depth": 3, "levels": 0}
-        gate: dict[str, Any] = {"fdm": "full+channel", "dct_input": "log", "fdm_on": "bottleneck"}
+        gate = {"fdm": "full+channel", "dct_input": "log", "fdm_on": "bottleneck"}
         config = replace(paper, size=size, fde_hidden=width, **(light | gate | changes))
         if module_macs(config, crop) <= limit:
             break
     return config
+
+
+def grown(module: AFDModule, config: AFDConfig) -> AFDModule:
+    """A deeper module that computes what `module` does: its further blocks are the identity.
+
+    Args:
+        module: not fused; left as it is.
+        config: the deeper module's; only `size`, `down_blocks` and `up_blocks` may differ, and
+            where the module has blocks of a kind, there are as many.
+
+    Raises:
+        ValueError: `config` differs in something else.
+    """
+    deeper = AFDModule(config)
+    weights = module.state_dict()
+    free = {name: getattr(config, name) for name in ("size", "down_blocks", "up_blocks")}
+    if replace(module.config, **free) != config or weights.keys() - deeper.state_dict().keys():
+        raise ValueError(f"{module.config} does not grow to {config}")
+    deeper.load_state_dict(weights, strict=False)
+    return deeper
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -209,8 +256,9 @@ def config_from_dict(fields: dict[str, Any]) -> AFDConfig:
     known = set(AFDConfig.__dataclass_fields__)
     if unknown := sorted(set(fields) - known):
         raise ValueError(f"AFD config has unknown fields: {', '.join(unknown)}")
+    lists = {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
     try:
-        return AFDConfig(**fields)
+        return AFDConfig(**{**fields, **lists})
     except TypeError as error:
         raise ValueError(f"AFD config is incomplete: {error}") from error
 

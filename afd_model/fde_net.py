@@ -80,33 +80,34 @@ class FDENet(nn.Module):
         self.register_buffer("inverse_scale", 1 / dct_scale(), persistent=False)
         self.fused = False
 
-    def forward(self, dct: Tensor, size: tuple[int, int]) -> Tensor:
-        """The map for features on a grid of `size`.
+    def forward(self, dct: Tensor, like: Tensor) -> Tensor:
+        """The map for the features that it gates.
 
         Args:
             dct: (B, 192, H/8, W/8) as `block_dct` gives it, in the module's dtype.
-            size: rows and columns of the features it gates.
+            like: (B, channels, h, w), those features, or others of their grid, dtype and layout.
 
         Returns:
-            In (0, 1), broadcastable against (B, channels, *size): (B, channels, 1, 1) for
-            "channel", (B, 1, *size) for "spatial", the full shape otherwise.
+            In (0, 1), in `like`'s dtype, broadcastable against it: (B, channels, 1, 1) for
+            "channel", (B, 1, h, w) for "spatial", the full shape otherwise.
         """
         if self.dct_input == "log":
             dct = torch.log1p(dct.abs())
         weight, bias = self._standardised()
         hidden = F.relu(_pointwise(dct, weight, bias))
         # The mean of a linear map is the map of the mean: pool first, it is 784 times less.
-        pooled = self.pooled(hidden.mean((2, 3), keepdim=True)) if self.pooled else None
+        gate = self.pooled(hidden.mean((2, 3), keepdim=True)) if self.pooled else None
+        if self.local is not None:
+            local = _pointwise(hidden, self.local.weight, self.local.bias)
+            gate = local if gate is None else local + gate
+        assert gate is not None
+        # In (0, 1) on the DCT's grid already: the features' is 16 times as large.
+        gate = torch.sigmoid(gate).to(dtype=like.dtype)
         if self.local is None:
-            assert pooled is not None
-            return torch.sigmoid(pooled)
-        local = _pointwise(hidden, self.local.weight, self.local.bias)
-        if pooled is None:
-            return torch.sigmoid(_resized(local, size))
-        if local.shape[1] == pooled.shape[1]:
-            # Resizing leaves a constant as it is, so it can be added where there are fewest places.
-            return torch.sigmoid(_resized(local + pooled, size))
-        return torch.sigmoid(_resized(local, size) + pooled)
+            return gate
+        if _is_channels_last(like):
+            gate = gate.contiguous(memory_format=torch.channels_last)
+        return _resized(gate, (like.shape[2], like.shape[3]))
 
     def _standardised(self) -> tuple[Tensor, Tensor]:
         """The first convolution's weight and bias with its input's standardisation in them.
@@ -140,6 +141,10 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # channels does.
     kernel = weight.flatten(1).expand(x.shape[0], -1, -1)
     return torch.baddbmm(bias[:, None], kernel, x.flatten(2)).unflatten(2, x.shape[2:])
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

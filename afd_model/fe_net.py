@@ -6,6 +6,7 @@ convolution and left by one transposed convolution, which costs a tenth and keep
 the 8x8 block apart.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -31,14 +32,27 @@ class PReLU(nn.PReLU):
 class RepBlock(nn.Module):
     """A RepConv and a PReLU: (B, in, H, W) -> (B, out, H, W)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, zero_init: bool = False) -> None:
         super().__init__()
-        self.conv = RepConv(in_channels, out_channels)
+        self.conv = RepConv(in_channels, out_channels, zero_init=zero_init)
         self.act = PReLU(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W)."""
         return self.act(self.conv(x))
+
+
+class Refinement(nn.Sequential):
+    """Residual RepBlocks, each starting as the identity: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, count: int) -> None:
+        super().__init__(*(RepBlock(channels, channels, zero_init=True) for _ in range(count)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        for block in self:
+            x = x + block(x)
+        return x
 
 
 class FENet(nn.Module):
@@ -51,10 +65,19 @@ class FENet(nn.Module):
             entered by an r x r convolution of stride r.
         depth: residual RepConv blocks at the first level, before the U-Net.
         levels: how often the U-Net halves the grid (2: the paper's; 0: no U-Net).
+        down_blocks: residual blocks after each halving, first halving first; (): none.
+        up_blocks: after each upsampling, first upsampling first, so on ever finer grids.
     """
 
     def __init__(
-        self, channels: int, width: int = 16, reduction: int = 1, depth: int = 0, levels: int = 2
+        self,
+        channels: int,
+        width: int = 16,
+        reduction: int = 1,
+        depth: int = 0,
+        levels: int = 2,
+        down_blocks: Sequence[int] = (),
+        up_blocks: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.reduction = reduction
@@ -68,6 +91,9 @@ class FENet(nn.Module):
         pairs = list(pairwise(widths))
         self.down = nn.ModuleList(RepBlock(narrow, wide) for narrow, wide in pairs)
         self.up = nn.ModuleList(RepBlock(wide, narrow) for narrow, wide in reversed(pairs))
+        down_blocks, up_blocks = (tuple(n) or (0,) * levels for n in (down_blocks, up_blocks))
+        self.refine_down = nn.ModuleList(map(Refinement, widths[1:], down_blocks))
+        self.refine_up = nn.ModuleList(map(Refinement, reversed(widths[:-1]), up_blocks))
         # Zero weights make an untrained module the identity. No bias where the FDM gates the
         # input: a bias would be a correction that no FDM can switch off.
         self.exit: nn.Module = RepConv(width, channels, zero_init=True)
@@ -100,12 +126,12 @@ class FENet(nn.Module):
 
     def _unet(self, x: Tensor) -> Tensor:
         skips = []
-        for block in self.down:
+        for block, refine in zip(self.down, self.refine_down, strict=True):
             skips.append(x)
-            x = block(F.avg_pool2d(x, 2, ceil_mode=True))
+            x = refine(block(F.avg_pool2d(x, 2, ceil_mode=True)))
         # Convolving before the upsampling gives the same reach for a quarter of the work.
-        for block in self.up:
+        for block, refine in zip(self.up, self.refine_up, strict=True):
             skip = skips.pop()
             x = F.interpolate(block(x), size=skip.shape[2:], mode="bilinear", align_corners=False)
-            x = x + skip
+            x = refine(x + skip)
         return x

@@ -23,27 +23,29 @@ class LossWeights:
     Attributes:
         kl: `kl_to_clean` of the logits.
         logits: `logit_distance`.
+        embedding: `embedding_distance`.
         features: mean of `feature_distance` at the stem and the stages.
         stem_l1: `stem_l1`, the paper's only term.
         temperature: of the softmax in the first.
-        distance: of logits and features. "plain" is the root of "squared": its pull does not fade
-            near 0, so that clean and nearly clean pictures are left as they are.
+        distance: of logits, embedding and features. "plain" is the root of "squared": its pull does
+            not fade near 0, so that clean and nearly clean pictures are left as they are.
     """
 
     kl: float = 0.0
     logits: float = 0.2
+    embedding: float = 0.0
     features: float = 1.0
     stem_l1: float = 0.0
     temperature: float = 1.0
     distance: Distance = "squared"
 
     def __post_init__(self) -> None:
-        for name in ("kl", "logits", "features", "stem_l1", "temperature"):
+        for name in ("kl", "logits", "embedding", "features", "stem_l1", "temperature"):
             if not (value := getattr(self, name)) >= 0:
                 raise ValueError(f"loss weight {name} {value} is negative")
         if self.distance not in get_args(Distance):
             raise ValueError(f"unknown distance {self.distance!r}: squared or plain")
-        if not self.kl + self.logits + self.features + self.stem_l1 > 0:
+        if not self.kl + self.logits + self.embedding + self.features + self.stem_l1 > 0:
             raise ValueError("all loss weights are 0: there is nothing to train on")
         if self.temperature == 0:
             raise ValueError("temperature 0 is not positive")
@@ -94,6 +96,17 @@ def logit_distance(logits: Tensor, clean_logits: Tensor) -> Tensor:
     return (z - y).square().sum(1) / torch.where(size > 0, size, 1.0)
 
 
+def embedding_distance(embedding: Tensor, clean: Tensor) -> Tensor:
+    """|e - d|^2 / |d|^2 of what the last linear layer is given: (B, D) twice -> (B,) float32.
+
+    The features that the label is read from, averaged over the picture: where in it they are found
+    does not count, as it does at the stages before.
+    """
+    e, d = embedding.float(), clean.float()
+    size = d.square().sum(1)
+    return (e - d).square().sum(1) / torch.where(size > 0, size, 1.0)
+
+
 def stem_l1(features: Tensor, clean: Tensor) -> Tensor:
     """Peng et al. 2024, the training loss: mean |f - g|; (B, C, h, w) twice -> (B,) float32."""
     return (features.float() - clean.float()).abs().mean((1, 2, 3))
@@ -107,11 +120,13 @@ class Watched:
         logits: (B, K).
         stem: (B, C, H, W), enhanced where there is an AFD-Module.
         stages: the features of `afd_model.stages`, (B, C_i, h_i, w_i) each.
+        embedding: (B, D), what the last linear layer is given; None where nothing looks at it.
     """
 
     logits: Tensor
     stem: Tensor
     stages: Sequence[Tensor]
+    embedding: Tensor | None = None
 
 
 def training_loss(
@@ -126,6 +141,11 @@ def training_loss(
         terms["kl"] = kl_to_clean(found.logits, clean.logits, weights.temperature).mean()
     if weights.logits:
         terms["logits"] = weights.mean_distance(logit_distance(found.logits, clean.logits))
+    if weights.embedding:
+        assert found.embedding is not None
+        assert clean.embedding is not None
+        distance = embedding_distance(found.embedding, clean.embedding)
+        terms["embedding"] = weights.mean_distance(distance)
     if weights.features:
         distances = [
             weights.mean_distance(feature_distance(f, g))

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afd_model.stages import head_path
+
 IMAGES = 4
 
 
@@ -35,7 +37,7 @@ def round_weights(model: nn.Module, dtype: torch.dtype, side: int) -> None:
         for name, layer in model.named_modules()
         if isinstance(layer, (nn.Conv2d, nn.Linear))
     }
-    head = _head_path(model)
+    head = head_path(model)
     means: dict[str, Tensor] = {}
     picture = pink_noise(side).to(next(model.parameters()))
 
@@ -80,17 +82,12 @@ def keep_head_in_float32(model: nn.Module) -> None:
 
     Logits near 10 are 0.06 apart in bf16: without this, close calls become ties.
     """
-    path = _head_path(model)
+    path = head_path(model)
     if path is None:
         return
     parent, _, leaf = path.rpartition(".")
     owner = model.get_submodule(parent)
     setattr(owner, leaf, Float32Linear(getattr(owner, leaf)))
-
-
-def _head_path(model: nn.Module) -> str | None:
-    linears = [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
-    return linears[-1] if linears else None
 
 
 def pink_noise(side: int) -> Tensor:

@@ -58,6 +58,37 @@ class StageTaps:
         return taken
 
 
+def head_path(model: nn.Module) -> str | None:
+    """Where a classifier's last linear layer is, a dotted path; None: it has none."""
+    linears = [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
+    return linears[-1] if linears else None
+
+
+class EmbeddingTap:
+    """Keeps what a classifier's last linear layer is given, (B, D), while it runs.
+
+    One instance serves one thread; read the embedding after each run.
+
+    Raises:
+        ValueError: the classifier has no linear layer.
+    """
+
+    def __init__(self, classifier: AFDClassifier) -> None:
+        path = head_path(classifier.backbone)
+        if path is None:
+            raise ValueError("the backbone has no linear layer to take an embedding from")
+        self._embedding: Tensor | None = None
+        classifier.backbone.get_submodule(path).register_forward_pre_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._embedding = inputs[0]
+
+    def take(self) -> Tensor | None:
+        """The embedding of the last run; forgotten here."""
+        taken, self._embedding = self._embedding, None
+        return taken
+
+
 def _top_layers(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, child in backbone.named_children():
         if isinstance(child, nn.Sequential):

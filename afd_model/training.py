@@ -21,11 +21,12 @@ from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.distributed import any_worker, average_gradients, is_first, num_workers, summed
 from afd_model.folding import fold_batch_norms
+from afd_model.frozen_depthwise import FrozenDepthwise
 from afd_model.losses import Watched, feature_distance, kl_to_clean, training_loss
 from afd_model.optimizer import ModuleOptimizer
 from afd_model.pairs import PairBatch
 from afd_model.schedule import TrainingOptions, learning_rate, stem_steps
-from afd_model.stages import StageTaps, find_stages
+from afd_model.stages import EmbeddingTap, StageTaps, find_stages
 from afd_model.training_state import Best, ExponentialAverage, load_state, save_state
 
 Log = Callable[[dict[str, Any]], None]
@@ -75,6 +76,8 @@ class Trainer:
         crop = backbone.preprocessing.crop
         stages = find_stages(self.classifier, crop, options.num_stages)
         self._taps = StageTaps(self.classifier, stages if options.losses.features else ())
+        embedded = options.losses.embedding > 0
+        self._embedding = EmbeddingTap(self.classifier) if embedded else None
         self._optimizer = ModuleOptimizer(self.afd, options.optimizer, options.weight_decay)
 
     def train_step(self, batch: PairBatch) -> dict[str, Tensor]:
@@ -174,11 +177,14 @@ class Trainer:
             return loss, {"stem": loss.detach()}
         with torch.no_grad():
             clean = self._watch(self.classifier.bare(batch.clean))
-        found = self._watch(self.classifier.features(batch.degraded, batch.dct))
+        with FrozenDepthwise():
+            features = self.classifier.features(batch.degraded, batch.dct)
+        found = self._watch(features)
         return training_loss(found, clean, self.options.losses)
 
     def _watch(self, features: Any) -> Watched:
-        return Watched(features.logits, features.after, self._taps.take())
+        embedding = self._embedding.take() if self._embedding else None
+        return Watched(features.logits, features.after, self._taps.take(), embedding)
 
     def _average_module(self) -> AFDModule:
         module = self.average.module

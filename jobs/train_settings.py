@@ -19,12 +19,12 @@ class TrainSettings(ClassifierSettings):
     afd: str = setting(
         "untrained",
         "the weights to start from: untrained, default (those shipped for the backbone), or a"
-        " checkpoint of the same size, form and backbone",
+        " checkpoint of the same backbone, form and size, or of size paper for deep",
     )
-    afd_size: Literal["light", "paper"] = setting(
+    afd_size: Literal["light", "paper", "deep"] = setting(
         "light",
         "light: at most a tenth of the backbone's multiply-adds; paper: width 16 at the stem's"
-        " resolution",
+        " resolution; deep: the same with residual blocks between, for twice the paper's",
     )
     fdm: Literal["auto", "channel", "spatial", "both", "full", "full+channel"] = setting(
         "auto", "form of the Feature Drifting Map; auto: the size's own"
@@ -42,13 +42,16 @@ class TrainSettings(ClassifierSettings):
     logit_weight: float = setting(
         0.2, "loss: relative distance of the logits to the clean picture's"
     )
+    embedding_weight: float = setting(
+        0.0, "loss: relative distance of what the last linear layer is given to the clean one"
+    )
     feature_weight: float = setting(
         1.0, "loss: relative distance of the features to the clean ones, stem and stages"
     )
     distance: Literal["squared", "plain"] = setting(
         "squared",
-        "of logits and features; plain, the root of the squared one, is gentler to pictures that"
-        " are nearly clean",
+        "of logits, embedding and features; plain, the root of the squared one, is gentler to"
+        " pictures that are nearly clean",
     )
     feature_stages: int = setting(4, "stages behind the stem that the feature term looks at")
     stem_l1_weight: float = setting(

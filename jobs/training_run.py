@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from afd_model.afd_module import AFDModule, config_for
+from afd_model.afd_module import AFDModule, config_for, grown
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
 from afd_model.distributed import is_first
@@ -77,13 +77,14 @@ def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, Chec
         raise ValueError(
             f"--afd {settings.afd}: no weights to start from; use untrained, or a checkpoint file"
         )
-    if afd.config != config:
+    try:
+        return grown(afd, config), start
+    except ValueError:
         found = afd.config
         raise ValueError(
             f"--afd {settings.afd} is another module than these settings make: it needs --afd-size"
             f" {found.size} --fdm {found.fdm} --dct-input {found.dct_input}"
-        )
-    return afd, start
+        ) from None
 
 
 def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
@@ -110,6 +111,7 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
         losses=LossWeights(
             kl=settings.kl_weight,
             logits=settings.logit_weight,
+            embedding=settings.embedding_weight,
             features=settings.feature_weight,
             stem_l1=settings.stem_l1_weight,
             temperature=settings.kl_temperature,

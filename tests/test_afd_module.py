@@ -1,5 +1,6 @@
 """The AFD-Module: identity when untrained, exact when fused, within its budget, on any backbone."""
 
+import json
 from dataclasses import replace
 from functools import cache
 
@@ -15,6 +16,7 @@ from afd_model.afd_module import (
     config_to_dict,
     count_macs,
     count_parameters,
+    grown,
     module_macs,
 )
 from afd_model.backbones import Backbone, load_backbone
@@ -36,6 +38,7 @@ PAPER = AFDConfig(stem_channels=8, stem_stride=2, width=4, fde_hidden=8)
 LIGHT = replace(
     PAPER, size="light", reduction=4, depth=1, levels=0, fdm="full", fdm_on="bottleneck"
 )
+DEEP = replace(PAPER, size="deep", down_blocks=(1, 2), up_blocks=(1, 0), fdm="full+channel")
 LOG = replace(LIGHT, reduction=2, fdm="full+channel", dct_input="log")
 
 
@@ -63,7 +66,7 @@ def inputs(channels: int = 8, side: int = 64, stride: int = 2) -> tuple[torch.Te
     return features, torch.randn(2, 192, side // 8, side // 8, generator=generator) * 20
 
 
-@pytest.mark.parametrize("shape", [PAPER, LIGHT, LOG])
+@pytest.mark.parametrize("shape", [PAPER, LIGHT, LOG, DEEP])
 def test_an_untrained_module_is_the_identity(shape: AFDConfig) -> None:
     module = AFDModule(shape)
     features, dct = inputs()
@@ -75,7 +78,7 @@ def test_an_untrained_module_is_the_identity(shape: AFDConfig) -> None:
 
 
 @pytest.mark.parametrize("fdm", ["channel", "spatial", "both", "full", "full+channel"])
-@pytest.mark.parametrize("shape", [PAPER, LIGHT, LOG])
+@pytest.mark.parametrize("shape", [PAPER, LIGHT, LOG, DEEP])
 @pytest.mark.parametrize("side", [64, 72, 75])
 def test_fusion_is_exact_on_any_grid(shape: AFDConfig, fdm: str, side: int) -> None:
     module = trained(AFDModule(replace(shape, fdm=fdm))).double()
@@ -89,7 +92,7 @@ def test_fusion_is_exact_on_any_grid(shape: AFDConfig, fdm: str, side: int) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", [PAPER, LIGHT, LOG])
+@pytest.mark.parametrize("shape", [PAPER, LIGHT, LOG, DEEP])
 def test_fusion_in_half_precision(shape: AFDConfig, dtype: torch.dtype) -> None:
     module = trained(AFDModule(shape))
     features, dct = (x.to(dtype) for x in inputs())
@@ -115,10 +118,33 @@ def test_the_fdm_gates_the_correction() -> None:
         torch.testing.assert_close(module(features, dct)[0], features)
 
 
-def test_the_papers_budget_on_resnet50() -> None:
-    paper = config("resnet50", "paper")
-    assert count_parameters(AFDModule(paper).fuse()) <= 200_000
-    assert 100e6 < module_macs(paper, 224) <= 600e6
+@pytest.mark.parametrize("size", ["paper", "deep"])
+def test_the_budget_on_resnet50(size: AFDSize) -> None:
+    within = config("resnet50", size)
+    assert count_parameters(AFDModule(within).fuse()) <= 200_000
+    assert 100e6 < module_macs(within, 224) <= 600e6
+
+
+def test_a_module_grows_without_a_change_of_what_it_computes() -> None:
+    module = trained(AFDModule(replace(DEEP, size="paper", down_blocks=(), up_blocks=()))).double()
+    features, dct = (x.double() for x in inputs())
+    expected = module(features, dct)[0]
+    deeper = grown(module, DEEP).double()
+    assert deeper.config == DEEP
+    torch.testing.assert_close(deeper(features, dct)[0], expected, rtol=0, atol=1e-12)
+    again = grown(deeper, replace(DEEP, down_blocks=(2, 2)))
+    torch.testing.assert_close(again.double()(features, dct)[0], expected, rtol=0, atol=1e-12)
+    (deeper(features, dct)[0] - expected.detach() - 1).square().mean().backward()
+    moving = [name for name, p in deeper.named_parameters() if p.grad is not None and p.grad.any()]
+    assert any("refine_down.1.1" in name for name in moving)
+
+
+@pytest.mark.parametrize(
+    "other", [replace(DEEP, width=8), replace(DEEP, fdm="full"), replace(DEEP, down_blocks=(0, 2))]
+)
+def test_a_module_grows_to_nothing_else(other: AFDConfig) -> None:
+    with pytest.raises(ValueError, match="does not grow"):
+        grown(AFDModule(DEEP), other)
 
 
 def test_counting_against_the_arithmetic() -> None:
@@ -137,7 +163,9 @@ def test_light_costs_a_tenth_of_the_backbone(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [(name, "light") for name in FAMILIES] + [(name, "paper") for name in FAMILIES[1::4]],
+    [(name, "light") for name in FAMILIES]
+    + [(name, "paper") for name in FAMILIES[1::4]]
+    + [(name, "deep") for name in FAMILIES[1::8]],
 )
 def test_forwards_trains_one_step_and_fuses(name: str, size: AFDSize) -> None:
     model = backbone(name)
@@ -171,7 +199,8 @@ def test_forwards_trains_one_step_and_fuses(name: str, size: AFDSize) -> None:
 
 
 def test_configuration_survives_json() -> None:
-    assert config_from_dict(config_to_dict(LIGHT)) == LIGHT
+    for shape in (LIGHT, DEEP):
+        assert config_from_dict(json.loads(json.dumps(config_to_dict(shape)))) == shape
 
 
 @pytest.mark.parametrize(
@@ -181,6 +210,10 @@ def test_configuration_survives_json() -> None:
         ({"stem_channels": 8}, "incomplete"),
         ({"stem_channels": 8, "stem_stride": 2, "fdm": "depth"}, "unknown FDM kind 'depth'"),
         ({"stem_channels": 8, "stem_stride": 2, "width": 0}, "width is at least 1, not 0"),
+        (
+            {"stem_channels": 8, "stem_stride": 2, "down_blocks": [1]},
+            r"down_blocks says how many for each of 2 levels, not \(1,\)",
+        ),
         ({"stem_channels": 8, "stem_stride": 2, "size": "huge"}, "unknown AFD size 'huge'"),
     ],
 )

@@ -1,5 +1,7 @@
 """FE-Net: zero at the start, any grid, exact when fused."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ SHAPES = [
     {"reduction": 1, "levels": 2, "depth": 0},
     {"reduction": 4, "levels": 0, "depth": 2},
     {"reduction": 2, "levels": 1, "depth": 1},
+    {"levels": 2, "down_blocks": (1, 2), "up_blocks": (2, 0)},
 ]
 
 
@@ -21,13 +24,13 @@ def trained(net: FENet) -> FENet:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_untrained_net_corrects_nothing(shape: dict[str, int]) -> None:
+def test_an_untrained_net_corrects_nothing(shape: dict[str, Any]) -> None:
     assert not FENet(6, width=4, **shape)(torch.randn(1, 6, 16, 16)).any()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [(16, 16), (13, 18), (7, 5)])
-def test_any_grid_and_exact_fusion(shape: dict[str, int], size: tuple[int, int]) -> None:
+def test_any_grid_and_exact_fusion(shape: dict[str, Any], size: tuple[int, int]) -> None:
     net = trained(FENet(6, width=4, **shape))
     x = torch.randn(2, 6, *size, dtype=torch.float64)
     expected = net(x)

@@ -74,7 +74,7 @@ def test_an_fdm_is_seen_where_it_varies(kind: str) -> None:
     torch.manual_seed(0)
     rgb = torch.rand(1, 3, 64, 64) * 255
     with torch.no_grad():
-        fdm = FDENet(5, 8, kind)(block_dct(rgb), (16, 16))[0]
+        fdm = FDENet(5, 8, kind)(block_dct(rgb), torch.empty(1, 5, 16, 16))[0]
     views = fdm_views(fdm)
     assert (views.places is None) == (kind == "channel")
     assert (views.gates is None) == (kind == "spatial")
