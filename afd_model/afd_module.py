@@ -125,16 +125,15 @@ class AFDModule(nn.Module):
         Returns:
             enhanced (B, C, H, W) and the FDM in (0, 1), broadcastable against what it gates.
         """
-        rows, columns = features.shape[2:]
+        # As few passes as can be: one over the stem's features costs as much as a convolution.
         if self.config.fdm_on == "output":
             fdm = self.fde_net(dct, features)
-            correction = self.fe_net(features) * fdm
+            enhanced = torch.addcmul(features, self.fe_net(features), fdm)
         else:
             narrow = self.fe_net.encode(features)
             fdm = self.fde_net(dct, narrow)
-            correction = self.fe_net.decode(narrow * fdm, (rows, columns))
-        # In place, because a pass over the stem's features costs as much as the convolutions.
-        enhanced = correction.add_(features)
+            correction = self.fe_net.decode(narrow * fdm, (features.shape[2], features.shape[3]))
+            enhanced = correction.add_(features)
         # The paper applies the stem's activation once more. That keeps an untrained module the
         # identity for ReLU only; projecting on the activation's range does for SiLU and
         # hard-swish too, and is the same thing for ReLU.

@@ -84,7 +84,8 @@ class FDENet(nn.Module):
         """The map for the features that it gates.
 
         Args:
-            dct: (B, 192, H/8, W/8) as `block_dct` gives it, in the module's dtype.
+            dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype; what is computed
+                before the first convolution is computed in it.
             like: (B, channels, h, w), those features, or others of their grid, dtype and layout.
 
         Returns:
@@ -92,7 +93,8 @@ class FDENet(nn.Module):
             "channel", (B, 1, h, w) for "spatial", the full shape otherwise.
         """
         if self.dct_input == "log":
-            dct = torch.log1p(dct.abs())
+            dct = dct.abs().log1p_()
+        dct = dct.to(self.hidden.weight.dtype)
         weight, bias = self._standardised()
         hidden = F.relu(_pointwise(dct, weight, bias))
         # The mean of a linear map is the map of the mean: pool first, it is 784 times less.

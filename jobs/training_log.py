@@ -82,7 +82,8 @@ def _for_people(record: dict[str, Any], max_steps: int) -> str:
             f" picture's label (without the module {record['direct_agreement']:.1%}),"
             f" clean {record['clean_agreement']:.1%}, kl {record['kl']:.4f}"
         )
-    terms = (f"{n} {record[n]:.4f}" for n in ("loss", "kl", "features", "stem_l1") if n in record)
+    names = ("loss", "kl", "embedding", "features", "stem_l1")
+    terms = (f"{n} {record[n]:.4f}" for n in names if n in record)
     return f"{head}  {'  '.join(terms)}  {record['images_per_s']:.1f} images/s"
 
 

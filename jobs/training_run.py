@@ -17,6 +17,7 @@ from afd_model.distributed import is_first
 from afd_model.export import export, fit_flips
 from afd_model.losses import LossWeights
 from afd_model.predictor import resolve_device, resolve_precision
+from afd_model.stages import head_path
 from afd_model.training import Trainer, TrainingOptions, train
 from jobs.model import backbone_of
 from jobs.run_record import versions
@@ -55,6 +56,11 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
             settings.crop, round(settings.crop * geometry.resize / geometry.crop)
         )
         geometry = replace(geometry, crop=settings.crop, resize=resize)
+    if settings.embedding_weight and head_path(backbone.module) is None:
+        raise ValueError(
+            f"{settings.backbone} has no linear layer to take an embedding from: use"
+            " --embedding-weight 0"
+        )
     torch.manual_seed(settings.seed)
     afd, start = _start(settings, backbone)
     training, held_out = split_held_out(list(list_images(settings.input)), settings.held_out_images)

@@ -10,13 +10,14 @@ from afd_model.classifier import AFDClassifier
 from afd_model.losses import (
     LossWeights,
     Watched,
+    embedding_distance,
     feature_distance,
     kl_to_clean,
     logit_distance,
     stem_l1,
     training_loss,
 )
-from afd_model.stages import StageTaps, find_stages
+from afd_model.stages import EmbeddingTap, StageTaps, find_stages
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -27,7 +28,8 @@ def watched(seed: int, *, requires_grad: bool = False) -> Watched:
     tensors = [random(4, 10, seed=seed), random(4, 6, 8, 8, seed=seed), random(4, 5, 4, 4)]
     for tensor in tensors:
         tensor.requires_grad_(requires_grad)
-    return Watched(tensors[0], tensors[1], [tensors[2] + seed])
+    embedding = random(4, 7, seed=seed + 50).requires_grad_(requires_grad)
+    return Watched(tensors[0], tensors[1], [tensors[2] + seed], embedding)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -92,6 +94,13 @@ def test_plain_distances_are_the_squared_ones_roots_and_pull_alike_at_every_size
     torch.testing.assert_close(pulls[0], pulls[1], rtol=1e-3, atol=0)
 
 
+def test_embedding_distance_is_relative_to_the_clean_embedding() -> None:
+    d = random(3, 7)
+    torch.testing.assert_close(embedding_distance(d * 1.1, d), torch.full((3,), 0.01))
+    assert embedding_distance(d.half(), d.half()).tolist() == [0, 0, 0]
+    assert embedding_distance(d, torch.zeros(3, 7)).isfinite().all()
+
+
 def test_stem_l1_is_the_mean_absolute_difference() -> None:
     f, g = random(3, 4, 5, 6), random(3, 4, 5, 6, seed=1)
     expected = torch.stack([(a - b).abs().mean() for a, b in zip(f, g, strict=True)])
@@ -100,11 +109,11 @@ def test_stem_l1_is_the_mean_absolute_difference() -> None:
 
 def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
     found, clean = watched(1, requires_grad=True), watched(2)
-    weights = LossWeights(kl=2, logits=4, features=3, stem_l1=0.5)
+    weights = LossWeights(kl=2, logits=4, embedding=5, features=3, stem_l1=0.5)
     total, terms = training_loss(found, clean, weights)
-    assert set(terms) == {"kl", "logits", "features", "stem_l1"}
+    assert set(terms) == {"kl", "logits", "embedding", "features", "stem_l1"}
     by_hand = 2 * terms["kl"] + 4 * terms["logits"] + 3 * terms["features"]
-    by_hand += 0.5 * terms["stem_l1"]
+    by_hand += 5 * terms["embedding"] + 0.5 * terms["stem_l1"]
     torch.testing.assert_close(total.detach(), by_hand)
     stages = [feature_distance(found.stem, clean.stem).mean()]
     stages += [feature_distance(found.stages[0], clean.stages[0]).mean()]
@@ -148,3 +157,23 @@ def test_stages_end_where_the_resolution_drops(name: str, expected: tuple[str, .
     sides = [features.shape[2] for features in taps.take()]
     assert sides == [24, 12, 6]
     assert stem.shape[2] == 48
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "timm:tf_efficientnet_lite0"])
+def test_the_embedding_is_what_the_logits_are_read_from(name: str) -> None:
+    backbone = load_backbone(name, "none")
+    classifier = AFDClassifier(backbone, None)
+    tap = EmbeddingTap(classifier)
+    with torch.no_grad():
+        logits = classifier.bare(torch.randn(2, 3, 64, 64)).logits
+        embedding = tap.take()
+        assert embedding is not None
+        head = [m for m in backbone.module.modules() if isinstance(m, torch.nn.Linear)][-1]
+        torch.testing.assert_close(head(embedding), logits)
+    assert tap.take() is None
+
+
+def test_a_backbone_without_a_linear_layer_has_no_embedding() -> None:
+    classifier = AFDClassifier(load_backbone("squeezenet1_1", "none"), None)
+    with pytest.raises(ValueError, match="no linear layer"):
+        EmbeddingTap(classifier)

@@ -95,6 +95,22 @@ def test_a_run_starts_from_a_checkpoint(
     assert "it needs --afd-size light --fdm full+channel" in capsys.readouterr().err
 
 
+def test_a_deep_module_starts_from_the_papers_size(sound: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    gate = ("--fdm", "full+channel", "--dct-input", "log")
+    assert train(sound, first, "--max-steps", "2", "--afd-size", "paper", *gate) == 0
+    start = str(first / "afd.safetensors")
+    flags = ("--afd", start, "--afd-size", "deep", "--stem-steps", "0", "--max-steps", "1")
+    assert train(sound, second, *flags, "--learning-rate", "1e-12") == 0
+    weights = load_file(second / "afd.safetensors")
+    for name, value in load_file(start).items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9)
+    backbone = load_backbone("resnet18", "none")
+    module, _ = load_checkpoint(second / "afd.safetensors", backbone)
+    assert module.config.size == "deep"
+    assert module.config.down_blocks
+
+
 def test_the_job_starts_without_ray() -> None:
     """No module that it imports at its top, and none of theirs, imports Ray there."""
     seen, todo = set(), ["jobs.train"]
@@ -164,6 +180,10 @@ def test_mistakes_are_one_line(
         (["--held-out-images", "17"], "17 held-out images of 17"),
         (["--logit-weight", "0", "--feature-weight", "0"], "nothing to train on"),
         (["--backbone", "resnet19"], "did you mean 'resnet1"),
+        (
+            ["--backbone", "squeezenet1_1", "--embedding-weight", "1"],
+            "no linear layer to take an embedding from: use --embedding-weight 0",
+        ),
         (["--afd", "none"], "--afd none: no weights to start from"),
         (["--afd", "default"], "--afd default: no weights to start from"),
         (["--afd", "gone/afd.safetensors"], "--afd 'gone/afd.safetensors': no such file"),

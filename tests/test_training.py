@@ -122,10 +122,10 @@ def test_overfits_one_batch_and_moves_nothing_but_the_module(
         assert torch.equal(value, frozen[name]), name
 
 
-@pytest.mark.parametrize("term", ["kl", "logits", "features", "stem_l1"])
+@pytest.mark.parametrize("term", ["kl", "logits", "embedding", "features", "stem_l1"])
 def test_every_term_can_be_learned_alone(backbone: Backbone, tmp_path: Path, term: str) -> None:
-    only = {"kl": 0.0, "logits": 0.0, "features": 0.0, "stem_l1": 0.0, term: 1.0}
-    losses = LossWeights(**only)
+    none = dict.fromkeys(("kl", "logits", "embedding", "features", "stem_l1"), 0.0)
+    losses = LossWeights(**none | {term: 1.0})
     options = replace(
         OPTIONS, max_steps=20, log_every_steps=1, validate_every_steps=20, losses=losses
     )
