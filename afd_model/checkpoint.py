@@ -24,7 +24,7 @@ from afd_model.afd_module import (
     config_to_dict,
 )
 from afd_model.backbones import Backbone
-from afd_model.drift import FlipModel
+from afd_model.drift import FLIP_FEATURES, FlipModel
 
 FORMAT = 1
 METADATA_KEY = "afd_checkpoint"
@@ -41,7 +41,7 @@ class CheckpointFacts:
         backbone_sha256: `Backbone.weights_sha256`.
         stem_layer: where it was attached in training.
         training: what the training job wants kept: command, data, settings, scores. JSON types.
-        flip_model: None where none was fitted.
+        flip_model: None where none was fitted, or one of other features than this version's.
         path: the file it was read from; None before it is saved.
         sha256: that file's digest.
     """
@@ -213,26 +213,34 @@ def _to_json(facts: CheckpointFacts) -> str:
             "backbone_sha256": facts.backbone_sha256,
             "stem_layer": facts.stem_layer,
             "training": facts.training,
-            "flip_model": None if facts.flip_model is None else asdict(facts.flip_model),
+            "flip_model": _flip_to_dict(facts.flip_model),
         }
     )
+
+
+def _flip_to_dict(model: FlipModel | None) -> dict[str, Any] | None:
+    return None if model is None else {"features": FLIP_FEATURES, **asdict(model)}
+
+
+def _flip_from_dict(fields: dict[str, Any] | None) -> FlipModel | None:
+    """None too for a model of other features, which this version does not compute."""
+    if fields is None or tuple(fields.get("features", ())) != FLIP_FEATURES:
+        return None
+    lists = {key: tuple(fields[key]) for key in ("coefficients", "means", "scales")}
+    return FlipModel(intercept=fields["intercept"], **lists)
 
 
 def _from_json(text: str) -> CheckpointFacts:
     fields = json.loads(text)
     if fields["format"] != FORMAT:
         raise ValueError(f"format {fields['format']}, this version reads {FORMAT}")
-    flip = fields["flip_model"]
-    if flip is not None:
-        lists = {key: tuple(flip[key]) for key in ("coefficients", "means", "scales")}
-        flip = FlipModel(intercept=flip["intercept"], **lists)
     return CheckpointFacts(
         config=config_from_dict(fields["config"]),
         backbone=fields["backbone"],
         backbone_sha256=fields["backbone_sha256"],
         stem_layer=fields["stem_layer"],
         training=fields["training"],
-        flip_model=flip,
+        flip_model=_flip_from_dict(fields["flip_model"]),
     )
 
 

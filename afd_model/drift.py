@@ -60,23 +60,37 @@ def drift_energy(features: Tensor, enhanced: Tensor) -> Tensor:
     return drift(features, enhanced).energy
 
 
-def entropy(probabilities: Tensor) -> Tensor:
-    """Shannon entropy in nats over log(K), so in [0, 1]: (B, K) -> (B,)."""
-    classes = probabilities.shape[1]
-    return torch.special.entr(probabilities).sum(1) / math.log(max(classes, 2))
-
+# Classifiers trained with label smoothing spread their softmax over all classes; sharpened, the
+# most probable class's share says more of how firmly it stands (docs/experiments.md).
+FLIP_TEMPERATURE = 0.7
+_MOST_LOGIT = 10.0
+_LEAST_ANGLE_DEG = 0.1
 
 FLIP_FEATURES: tuple[str, ...] = (
-    "drift_angle_deg",
-    "margin",
-    "entropy",
+    "confidence_logit",
+    "log_drift_angle",
     "luma_low",
     "luma_mid",
     "luma_high",
-    "chroma",
     "quality",
     "quality_missing",
 )
+
+
+def confidence_logit(probabilities: Tensor, temperature: float = FLIP_TEMPERATURE) -> Tensor:
+    """log(s / (1 - s)), s the greatest probability of the softmax at another temperature.
+
+    Args:
+        probabilities: (B, K) softmax at temperature 1, K >= 2.
+
+    Returns:
+        (B,) in the input's dtype, within -10..10.
+    """
+    powers = probabilities ** (1 / temperature)
+    best, others = powers.max(1).values, powers.sum(1)
+    others = others - best
+    logit = best.log() - others.clamp(min=torch.finfo(others.dtype).tiny).log()
+    return logit.clamp(-_MOST_LOGIT, _MOST_LOGIT)
 
 
 @dataclass(frozen=True)
@@ -114,25 +128,23 @@ def flip_features(
         jpeg_quality: (B,) 1..100, NaN where the header has none; None: for none of them.
 
     Returns:
-        (B, 9) float32 in the order of `FLIP_FEATURES`: the angle; p1 - p2; entropy over log K;
-        log(1 + mean |c|) of the luma AC coefficients in zigzag bands 1-5, 6-20 and 21-63 and of
-        all chroma AC; quality (NaN where missing); 1 where quality is missing.
+        (B, 7) float32 in the order of `FLIP_FEATURES`: `confidence_logit`; log(0.1 + angle);
+        log(1 + mean |c|) of the luma AC coefficients in zigzag bands 1-5, 6-20 and 21-63; quality
+        (NaN where missing); 1 where quality is missing.
     """
-    best = probabilities.topk(2, dim=1).values
-    size = dct.abs().mean((2, 3), dtype=torch.float32)  # (B, 192)
-    chroma = torch.cat([size[:, 65:128], size[:, 129:192]], dim=1)
-    bands = [size[:, 1:6], size[:, 6:21], size[:, 21:64], chroma]
+    size = dct[:, :64].abs().mean((2, 3), dtype=torch.float32)  # (B, 64)
+    bands = (size[:, 1:6], size[:, 6:21], size[:, 21:])
     if jpeg_quality is None:
         jpeg_quality = torch.full_like(angle_deg, math.nan)
     quality = jpeg_quality.to(torch.float32)
-    columns = [angle_deg.float(), best[:, 0] - best[:, 1], entropy(probabilities)]
+    columns = [confidence_logit(probabilities), torch.log(angle_deg.float() + _LEAST_ANGLE_DEG)]
     columns += [torch.log1p(band.mean(1)) for band in bands]
     columns += [quality, quality.isnan().float()]
     return torch.stack(columns, dim=1)
 
 
 def flip_probability(model: FlipModel, features: Tensor) -> Tensor:
-    """(B, 9) from `flip_features` -> (B,) float32 in [0, 1]."""
+    """(B, 7) from `flip_features` -> (B,) float32 in [0, 1]."""
     means = features.new_tensor(model.means)
     scales = features.new_tensor(model.scales)
     standard = torch.nan_to_num((features - means) / scales)

@@ -15,7 +15,7 @@ _TOLERANCE = 1e-9
 
 @torch.no_grad()
 def flip_samples(classifier: AFDClassifier, batch: PairBatch) -> Tensor:
-    """What the fit needs of a batch: (B, 9 + 1) float32, `FLIP_FEATURES` and 1 for a flip.
+    """What the fit needs of a batch: (B, 7 + 1) float32, `FLIP_FEATURES` and 1 for a flip.
 
     A flip is a compressed picture whose label, de-drifted, differs from the bare backbone's label
     of the clean original.
@@ -33,7 +33,7 @@ def fit_flip_model(features: np.ndarray, flipped: np.ndarray) -> FlipModel:
     """Maximises the penalised likelihood; the intercept is not penalised.
 
     Args:
-        features: (N, 9) as `flip_features` gives them, NaN for a missing quality.
+        features: (N, 7) as `flip_features` gives them, NaN for a missing quality.
         flipped: (N,) 0 or 1.
 
     Raises:
@@ -48,7 +48,7 @@ def fit_flip_model(features: np.ndarray, flipped: np.ndarray) -> FlipModel:
     deviation = np.where(known, features - means, 0)
     scales = np.sqrt(np.square(deviation).sum(0) / count)
     scales[scales < 1e-12] = 1.0
-    design = np.column_stack([np.ones(len(features)), deviation / scales])  # (N, 10)
+    design = np.column_stack([np.ones(len(features)), deviation / scales])  # (N, 8)
     weights = _newton(design, target)
     return FlipModel(
         intercept=float(weights[0]),

@@ -127,13 +127,21 @@ def test_a_surplus_tensor_is_refused(saved: Path) -> None:
         ("none", "not an AFD checkpoint"),
         ({"format": 99}, "format 99"),
         ({"config": {"stem_channels": 8, "breadth": 1}}, "unknown fields: breadth"),
-        ({"flip_model": {"intercept": 0.0}}, "its facts do not read"),
+        (
+            {"flip_model": {"features": FLIP_FEATURES, "intercept": 0.0}},
+            "its facts do not read",
+        ),
     ],
 )
 def test_facts_that_do_not_read_are_refused(saved: Path, facts: object, message: str) -> None:
     rewrite(saved, facts)
     with pytest.raises(ValueError, match=message):
         load_checkpoint(saved, BACKBONE)
+
+
+def test_a_flip_model_of_other_features_is_left_out(saved: Path) -> None:
+    rewrite(saved, {"flip_model": {"features": ["mood"], "intercept": 0.0, "coefficients": [1.0]}})
+    assert load_checkpoint(saved, BACKBONE)[1].flip_model is None
 
 
 def test_a_fused_module_is_not_saved(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import torch
 from afd_model.drift import (
     FLIP_FEATURES,
     FlipModel,
+    confidence_logit,
     drift,
     drift_angle_deg,
     drift_energy,
-    entropy,
     flip_features,
     flip_probability,
 )
@@ -100,9 +100,16 @@ def test_images_do_not_mix() -> None:
         torch.testing.assert_close(alone.angle_deg, whole.angle_deg[k : k + 1])
 
 
-def test_entropy_runs_from_zero_to_one() -> None:
-    torch.testing.assert_close(entropy(torch.full((1, 10), 0.1)), torch.ones(1))
-    torch.testing.assert_close(entropy(torch.eye(4)[:1]), torch.zeros(1))
+@pytest.mark.parametrize("temperature", [0.5, 0.7, 1.0])
+def test_the_confidence_logit_is_that_of_the_softmax_at_its_temperature(temperature: float) -> None:
+    logits = features(2, (5, 10)) * 3
+    share = torch.softmax(logits.double() / temperature, 1).max(1).values
+    found = confidence_logit(torch.softmax(logits, 1), temperature)
+    torch.testing.assert_close(found.double(), torch.logit(share), rtol=1e-4, atol=1e-4)
+
+
+def test_a_certain_prediction_has_a_finite_confidence_logit() -> None:
+    assert confidence_logit(torch.eye(4)).tolist() == [10.0] * 4
 
 
 def flip_model(**coefficients: float) -> FlipModel:
@@ -122,17 +129,19 @@ def test_flip_features_are_what_their_names_say() -> None:
     found = flip_inputs(quality)
     assert found.shape == (4, len(FLIP_FEATURES))
     column = dict(zip(FLIP_FEATURES, found.T, strict=True))
-    best = torch.softmax(features(2, (4, 10)), dim=1).sort(dim=1, descending=True).values
-    torch.testing.assert_close(column["margin"], best[:, 0] - best[:, 1])
+    probabilities = torch.softmax(features(2, (4, 10)), dim=1)
+    torch.testing.assert_close(column["confidence_logit"], confidence_logit(probabilities))
+    angles = torch.tensor([0.1, 1.1, 5.1, 30.1])
+    torch.testing.assert_close(column["log_drift_angle"], angles.log())
     luma = (features(3, (4, 192, 2, 2)) * 20)[:, 21:64].abs().mean((1, 2, 3))
     torch.testing.assert_close(column["luma_high"], torch.log1p(luma))
     assert column["quality_missing"].tolist() == [0, 1, 0, 0]
 
 
 def test_flip_probability_is_the_logistic_of_standardised_features() -> None:
-    model = flip_model(drift_angle_deg=0.8)
+    model = flip_model(log_drift_angle=0.8)
     found = flip_probability(model, flip_inputs())
-    logits = [-0.5 + 0.8 * (angle - 1) / 2 for angle in (0, 1, 5, 30)]
+    logits = [-0.5 + 0.8 * (math.log(angle + 0.1) - 1) / 2 for angle in (0, 1, 5, 30)]
     expected = torch.tensor([1 / (1 + math.exp(-x)) for x in logits])
     torch.testing.assert_close(found, expected)
 
@@ -145,5 +154,5 @@ def test_a_missing_quality_counts_as_the_mean_one() -> None:
 
 
 def test_a_flip_model_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="flip model: 1 coefficients, not 9"):
-        FlipModel(0.0, (1.0,), (0.0,) * 9, (1.0,) * 9)
+    with pytest.raises(ValueError, match="flip model: 1 coefficients, not 7"):
+        FlipModel(0.0, (1.0,), (0.0,) * 7, (1.0,) * 7)

@@ -14,7 +14,7 @@ def flip_data(count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, flips drawn from a known logistic model, and that model's probabilities."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(count, len(FLIP_FEATURES))) * 3 + 5
-    features[: count // 4, 7] = np.nan
+    features[: count // 4, FLIP_FEATURES.index("quality")] = np.nan
     logit = 0.5 * (features[:, 0] - 5) - 0.8 * (features[:, 1] - 5) - 1
     probability = 1 / (1 + np.exp(-logit))
     return features, (rng.random(count) < probability).astype(float), probability
