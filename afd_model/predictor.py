@@ -15,6 +15,7 @@ from afd_model.drift import FlipModel, flip_features, flip_probability
 from afd_model.folding import fold_batch_norms
 from afd_model.openvino_model import OpenVINOModel
 from afd_model.rounding import keep_head_in_float32, round_weights
+from afd_model.same_padding import inline_same_padding
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp16": torch.float16,
@@ -161,6 +162,8 @@ class Predictor:
         if model.afd is not None:
             model.afd.fuse()
         fold_batch_norms(model.backbone)
+        if device.type == "cpu":
+            inline_same_padding(model.backbone)
         if precision == torch.bfloat16:
             round_weights(model.backbone, precision, classifier.crop)
         model = model.to(device=device, dtype=precision)

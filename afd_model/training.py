@@ -25,6 +25,7 @@ from afd_model.frozen_depthwise import FrozenDepthwise
 from afd_model.losses import Watched, feature_distance, kl_to_clean, training_loss
 from afd_model.optimizer import ModuleOptimizer
 from afd_model.pairs import PairBatch
+from afd_model.same_padding import inline_same_padding
 from afd_model.schedule import TrainingOptions, learning_rate, stem_steps
 from afd_model.stages import EmbeddingTap, StageTaps, find_stages
 from afd_model.training_state import Best, ExponentialAverage, load_state, save_state
@@ -73,6 +74,8 @@ class Trainer:
         self.averaged_classifier = AFDClassifier(backbone, self._average_module()).eval()
         for classifier in (self.classifier, self.averaged_classifier):
             fold_batch_norms(classifier.backbone)  # frozen: half as many images/s again on a CPU
+            if device.type == "cpu":
+                inline_same_padding(classifier.backbone)
         crop = backbone.preprocessing.crop
         stages = find_stages(self.classifier, crop, options.num_stages)
         self._taps = StageTaps(self.classifier, stages if options.losses.features else ())
