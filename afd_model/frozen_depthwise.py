@@ -1,7 +1,7 @@
-"""Gradients through a frozen backbone's strided depthwise convolutions, fast on CPUs.
+"""Gradients through a frozen backbone's strided depthwise convolutions, fast on CPUs with bf16.
 
-PyTorch's CPU kernel for them is the slow one: in EfficientNet-Lite0, four such layers take half of
-a training step. The gradient for the input is a plain depthwise convolution as well, of the
+PyTorch's kernel for them is slow there: in EfficientNet-Lite0, four such layers take half of a
+training step. The gradient for the input is a plain depthwise convolution as well, of the
 output's gradient spread out to the stride with the kernel turned round, and that one is fast.
 """
 
