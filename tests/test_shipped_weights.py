@@ -33,11 +33,13 @@ def test_the_card_is_of_these_weights(card: dict) -> None:
 
 
 def test_the_committed_configurations_made_them(card: dict) -> None:
-    """Three trainings, each from the weights of the one before."""
-    second = card["started_from"]
+    """Four trainings, each from the weights of the one before."""
+    third = card["started_from"]
+    second = third["started_from"]
     trainings = {
         f"{STEM}.first": second["started_from"],
         f"{STEM}.second": second,
+        f"{STEM}.third": third,
         STEM: card,
     }
     for name, training in trainings.items():
@@ -71,5 +73,5 @@ def test_they_are_within_the_budget() -> None:
     backbone = load_backbone(NAME)
     afd, _ = resolve_afd("default", backbone)
     assert isinstance(afd, AFDModule)
-    assert module_macs(afd.config, 224) < 0.2e9
-    assert count_parameters(afd.fuse()) < 0.1e6
+    assert module_macs(afd.config, 224) < 0.3e9
+    assert count_parameters(afd.fuse()) < 0.2e6
