@@ -25,9 +25,9 @@ AFD_SIZES: tuple[str, ...] = get_args(AFDSize)
 LIGHT_SHARE = 0.10
 LIGHT_WIDTHS = (32, 24, 16, 12, 8, 4)
 
-# The deep size's residual blocks, down and up the paper's U-Net. Blocks cost the same time on all
-# of its grids and four times the parameters on the next coarser one: as many as stay within 0.2
-# million parameters and 0.6 G multiply-adds for ResNet-50's 64 stem channels.
+# The deep size's residual blocks, down and up the paper's U-Net. A block costs as many
+# multiply-adds on each of its grids, and four times the parameters on the next coarser one. More
+# would fit the budget on ResNet-50, but a light backbone's time is spent already.
 DEEP_BLOCKS = ((1, 1), (1, 0))
 
 
@@ -119,8 +119,8 @@ class AFDModule(nn.Module):
 
         Args:
             features: (B, C, H, W), the stem's output, in the module's dtype.
-            dct: (B, 192, h, w) from `block_dct` of the same picture, in FDE-Net's dtype; any grid
-                (it is resampled to the features').
+            dct: (B, 192, h, w) from `block_dct` of the same picture, any floating dtype; any
+                grid (its map is resampled to the features').
 
         Returns:
             enhanced (B, C, H, W) and the FDM in (0, 1), broadcastable against what it gates.

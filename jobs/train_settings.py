@@ -24,7 +24,7 @@ class TrainSettings(ClassifierSettings):
     afd_size: Literal["light", "paper", "deep"] = setting(
         "light",
         "light: at most a tenth of the backbone's multiply-adds; paper: width 16 at the stem's"
-        " resolution; deep: the same with residual blocks between, for twice the paper's",
+        " resolution; deep: the same with residual blocks between, half as costly again",
     )
     fdm: Literal["auto", "channel", "spatial", "both", "full", "full+channel"] = setting(
         "auto", "form of the Feature Drifting Map; auto: the size's own"

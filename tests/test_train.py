@@ -72,6 +72,13 @@ def test_a_finished_run_goes_on_for_more_steps(
     assert "a run of 4 steps, more than --max-steps 3" in capsys.readouterr().err
 
 
+def assert_holds(output: Path, start: str) -> None:
+    """The run's weights have all of the checkpoint's, unmoved."""
+    weights = load_file(output / "afd.safetensors")
+    for name, value in load_file(start).items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9)
+
+
 def test_a_run_starts_from_a_checkpoint(
     sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,9 +88,7 @@ def test_a_run_starts_from_a_checkpoint(
     # So small a rate moves nothing: what comes out is what went in.
     flags = ("--afd", start, "--stem-steps", "0", "--learning-rate", "1e-12", "--max-steps", "1")
     assert train(sound, second, *flags, "--optimizer", "muon") == 0
-    weights = load_file(second / "afd.safetensors")
-    for name, value in load_file(start).items():
-        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9)
+    assert_holds(second, start)
     card = json.loads((second / "afd.json").read_text())
     earlier = json.loads((first / "afd.json").read_text())
     assert card["started_from"]["sha256"] == earlier["sha256"]
@@ -102,9 +107,7 @@ def test_a_deep_module_starts_from_the_papers_size(sound: Path, tmp_path: Path) 
     start = str(first / "afd.safetensors")
     flags = ("--afd", start, "--afd-size", "deep", "--stem-steps", "0", "--max-steps", "1")
     assert train(sound, second, *flags, "--learning-rate", "1e-12") == 0
-    weights = load_file(second / "afd.safetensors")
-    for name, value in load_file(start).items():
-        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9)
+    assert_holds(second, start)
     backbone = load_backbone("resnet18", "none")
     module, _ = load_checkpoint(second / "afd.safetensors", backbone)
     assert module.config.size == "deep"
