@@ -61,7 +61,9 @@ class TrainSettings(ClassifierSettings):
     clean_share: float = setting(0.10, "share of the pairs that are not compressed at all")
     high_quality_share: float = setting(0.08, "share compressed once at quality 75 to 95")
     multiple_share: float = setting(
-        0.20, "share compressed 2 to --max-compressions times, partly after the resize"
+        0.20,
+        "share compressed 2 to --max-compressions times: the whole picture, the window, or first"
+        " the one and then the other",
     )
     paper_share: float = setting(
         0.60,

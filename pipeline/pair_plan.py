@@ -48,8 +48,9 @@ class DegradationMix:
     Attributes:
         clean_share: not compressed at all.
         high_quality_share: once, at 75 to 95.
-        multiple_share: 2 to `max_compressions` times at 5 to 95, the first few on the whole
-            picture and the rest on the window, which also moves the 8x8 grid between them.
+        multiple_share: 2 to `max_compressions` times at 5 to 95; a third each on the whole
+            picture, on the window, and first on the one and then on the other, which also moves
+            the 8x8 grid between them.
         paper_share: of the rest, which is compressed once: at one of the paper's qualities, the
             others at 5 to 95.
         imagenet_c_share: of what is compressed once: on the window and again at quality 85, the
@@ -93,7 +94,7 @@ def training_plan(rng: np.random.Generator, size: tuple[int, int], mix: Degradat
     if kind < mix.multiple_share:
         times = int(rng.integers(2, mix.max_compressions, endpoint=True))
         qualities = random_qualities(rng, times, lowest=LOWEST, highest=HIGHEST)
-        cut = int(rng.integers(0, times, endpoint=True))
+        cut = int(rng.choice([0, int(rng.integers(1, times)), times]))
         return PairPlan(window, mirrored, qualities[:cut], qualities[cut:])
     if rng.random() < mix.paper_share:
         return _once(rng, window, mirrored, int(rng.choice(PAPER_QUALITIES)), mix)

@@ -64,6 +64,17 @@ def test_half_precision_features_are_scored_in_float32(
     torch.testing.assert_close(found.energy.double(), energy, rtol=tolerance, atol=0)
 
 
+@pytest.mark.parametrize("step", [0.005, 0.02, 0.3])
+def test_bfloat16_roundings_cancel_over_the_positions(step: float) -> None:
+    shape = (2, 16, 64, 64)
+    f = features(0, shape).relu().bfloat16().to(memory_format=torch.channels_last)
+    g = (f + step * features(1, shape)).bfloat16()
+    angle, energy = by_definition(f, g)
+    found = drift(f, g)
+    torch.testing.assert_close(found.angle_deg.double(), angle, rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.energy.double(), energy, rtol=1e-3, atol=0)
+
+
 def test_known_angles() -> None:
     f = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
     for degrees in (0.0, 1e-2, 1.0, 60.0, 90.0, 179.0):

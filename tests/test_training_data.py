@@ -232,6 +232,9 @@ def test_the_mix_has_its_shares() -> None:
     )
     assert counts["clean"] / 6000 == pytest.approx(0.2, abs=0.02)
     assert counts["many"] / 6000 == pytest.approx(0.3 * 3 / 4, abs=0.02)
+    many = [p for p in plans if len(p.full_qualities + p.crop_qualities) > 2]
+    on_one = (sum(not p.full_qualities for p in many), sum(not p.crop_qualities for p in many))
+    assert on_one == pytest.approx((len(many) / 3,) * 2, rel=0.15)
     once = [p for p in plans if len(p.full_qualities) == 1 and not p.crop_qualities]
     twice = [p for p in plans if len(p.crop_qualities) == 2 and p.crop_qualities[1] == 85]
     assert len(once) == pytest.approx(len(twice), rel=0.15)
