@@ -56,12 +56,14 @@ class AFDClassifier(nn.Module):
         images_per_part: how many images at a time `forward` enhances and scores; None: all. On a
             CPU the module's maps, the largest there are, then stay in the cache while the
             backbone takes a batch whose size suits it.
+        for_compiler: scores the drift in operators that suit OpenVINO, see `drift`.
 
     Raises:
         ValueError: the module was made for another number of channels.
     """
 
     images_per_part: int | None = None
+    for_compiler = False
 
     def __init__(self, backbone: Backbone, afd: AFDModule | None) -> None:
         super().__init__()
@@ -94,6 +96,7 @@ class AFDClassifier(nn.Module):
         exchange = self._exchange
         exchange.dct, exchange.drifts = dct, []
         exchange.images_per_part = self.images_per_part or pixels.shape[0]
+        exchange.for_compiler = self.for_compiler
         try:
             logits = self.backbone(pixels)
             angles, energies = zip(*exchange.drifts, strict=True)
@@ -164,6 +167,7 @@ class _Exchange:
         self.stem_only = False
         self.drifts: list[Drift] | None = None  # None: not asked for
         self.images_per_part = 1
+        self.for_compiler = False
 
 
 class _StemReached(Exception):  # noqa: N818
@@ -205,7 +209,8 @@ class _EnhancedStem(nn.Module):
         after = before if len(parts) == 1 else torch.empty_like(before)
         for number, (features, coefficients) in enumerate(parts):
             enhanced, _ = afd(features, coefficients)
-            drifts.append(drift(features, enhanced))
+            scores = drift(features, enhanced, for_compiler=self._exchange.for_compiler)
+            drifts.append(scores)
             if len(parts) == 1:
                 return enhanced
             after[number * step : (number + 1) * step] = enhanced

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,12 +20,14 @@ class Drift(NamedTuple):
     energy: Tensor
 
 
-def drift(features: Tensor, enhanced: Tensor) -> Drift:
+def drift(features: Tensor, enhanced: Tensor, *, for_compiler: bool = False) -> Drift:
     """Angle and energy in one go, sharing their passes over the features.
 
     Args:
         features: (B, C, H, W), f: the features of the picture as it is; any floating dtype.
         enhanced: (B, C, H, W), f^: the enhanced features (or the clean original's, for truth).
+        for_compiler: the same in operators that OpenVINO does in half precision and joins with
+            what is around them; slower in PyTorch.
 
     Returns:
         angle_deg: sum_p w_p acos(<f, f^> / (|f| |f^|)) / sum_p w_p over positions p with
@@ -33,7 +36,8 @@ def drift(features: Tensor, enhanced: Tensor) -> Drift:
         Both are exactly 0 for identical inputs. Sums are float32 (float64 for float64 input).
     """
     tiny = torch.finfo(torch.float32).tiny
-    norm, moved, along, weight = _lengths(features, enhanced, tiny)
+    lengths = _lengths_by_convolutions if for_compiler else _lengths
+    norm, moved, along, weight = lengths(features, enhanced, tiny)
     # acos is ill-conditioned near 1, where nearly every position lies. Split d along and across
     # f, and the angle is atan2(|d_across|, |f| + d_along), which is exactly 0 for d = 0.
     across = ((moved - along) * (moved + along)).clamp(min=0).sqrt()
@@ -81,6 +85,20 @@ def _lengths_of_bfloat16(features: Tensor, enhanced: Tensor, tiny: float) -> _Le
     dot = (products @ ones).squeeze(3).float()
     weight = (norm.square() + 2 * dot + moved.square()).clamp(min=0).sqrt()
     return _Lengths(norm, moved, dot / norm.clamp(min=tiny), weight)
+
+
+def _lengths_by_convolutions(features: Tensor, enhanced: Tensor, tiny: float) -> _Lengths:
+    """The same: OpenVINO keeps in float32 all that lies between a result and the last convolution.
+
+    So the sums over the channels are convolutions, and only the (B, H, W) behind them float32.
+    """
+    ones = features.new_ones(1, features.shape[1], 1, 1)
+    difference = enhanced - features
+    products = (features * features, features * difference, difference * difference)
+    norm_squared, dot, moved_squared = (F.conv2d(p, ones).squeeze(1) for p in products)
+    norm = norm_squared.sqrt()
+    weight = (norm_squared + 2 * dot + moved_squared).clamp(min=0).sqrt()
+    return _Lengths(norm, moved_squared.sqrt(), dot / norm.clamp(min=tiny), weight)
 
 
 def drift_angle_deg(features: Tensor, enhanced: Tensor) -> Tensor:

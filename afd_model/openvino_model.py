@@ -1,4 +1,4 @@
-"""The classifier compiled by OpenVINO for a CPU: the same arithmetic in fewer and faster passes."""
+"""The classifier compiled by OpenVINO for a CPU: the same layers in fewer and faster passes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from afd_model.classifier import AFDClassifier, ClassifierOutput
 
 logger = logging.getLogger(__name__)
 
+_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
 
 class OpenVINOModel:
-    """Called as an `AFDClassifier` is, in float32, for one size of images.
+    """Called as an `AFDClassifier` is, with float32 inputs, for one size of images.
 
     One instance serves one thread at a time. Making one takes seconds: the model is exported,
     converted and compiled.
@@ -24,12 +26,21 @@ class OpenVINOModel:
         classifier: ready to run, in float32 on the CPU; it is only read.
         num_images: of a call; fewer are filled up with blank ones, whose results are dropped.
         side: height and width of the images, pixels.
+        precision: float32, or bfloat16 for the convolutions and what lies between them; the
+            logits and the drift's sums are float32 in both.
 
     Raises:
-        ValueError: OpenVINO is not installed, or has no equal of a layer.
+        ValueError: OpenVINO is not installed, has no equal of a layer, or the CPU no bfloat16.
     """
 
-    def __init__(self, classifier: AFDClassifier, *, num_images: int, side: int) -> None:
+    def __init__(
+        self,
+        classifier: AFDClassifier,
+        *,
+        num_images: int,
+        side: int,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         if find_spec("openvino") is None:
             raise ValueError("openvino not installed: pip install 'afd-label[openvino]'")
         self._num_images = num_images
@@ -37,7 +48,7 @@ class OpenVINOModel:
         inputs = [torch.zeros(num_images, 3, side, side)]
         if self._measures_drift:
             inputs.append(torch.zeros(num_images, 192, side // 8, side // 8))
-        self._request = _compiled(_Outputs(classifier).eval(), tuple(inputs))
+        self._request = _compiled(_Outputs(classifier).eval(), tuple(inputs), precision)
 
     def __call__(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
         """See `AFDClassifier.forward`; at most `num_images` images, float32."""
@@ -72,20 +83,24 @@ class _Outputs(nn.Module):
         return tuple(self.classifier(pixels, dct))
 
 
-def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+def _compiled(model: nn.Module, inputs: tuple[Tensor, ...], precision: torch.dtype) -> Any:
     """An inference request of the model for inputs of these very shapes."""
     # An optional package, and a second to import.
     from openvino import Core
 
+    core = Core()
+    # It would compute in float32 and say nothing.
+    if precision == torch.bfloat16 and "BF16" not in _capabilities(core):
+        raise ValueError("OpenVINO has no bf16 on this CPU: use --precision fp32")
     properties = {
-        "INFERENCE_PRECISION_HINT": "f32",  # OpenVINO's own choice is bf16 where there is one
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # all workers of a node would pin to the same cores
     }
     try:
         converted = _converted(torch.export.export(model, inputs))
-        compiled = Core().compile_model(converted, "CPU", properties)
+        compiled = core.compile_model(converted, "CPU", properties)
     except Exception as error:  # any layer of either library may refuse
         logger.debug("OpenVINO cannot run the model", exc_info=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
@@ -93,6 +108,11 @@ def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
             f"OpenVINO cannot run this classifier: {reason}; use --engine torch"
         ) from error
     return compiled.create_infer_request()
+
+
+def _capabilities(core: Any) -> list[str]:
+    found: list[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return found
 
 
 def _converted(program: torch.export.ExportedProgram) -> Any:

@@ -73,14 +73,12 @@ def resolve_device(requested: str) -> torch.device:
     return device
 
 
-def resolve_precision(
-    requested: str, device: torch.device | str, engine: Engine = "torch"
-) -> torch.dtype:
+def resolve_precision(requested: str, device: torch.device | str) -> torch.dtype:
     """The dtype of the model's arithmetic.
 
     Args:
-        requested: "auto" (fp16 on CUDA; bf16 on CPUs with native bf16; else fp32, and with OpenVINO
-            always), "fp16", "bf16" or "fp32".
+        requested: "auto" (fp16 on CUDA; bf16 on CPUs with native bf16; else fp32), "fp16", "bf16"
+            or "fp32".
 
     Raises:
         ValueError: an unknown name, or fp16 on a CPU, which has no arithmetic for it.
@@ -89,7 +87,7 @@ def resolve_precision(
     if requested == "auto":
         if kind == "cuda":
             return torch.float16
-        return torch.bfloat16 if engine == "torch" and has_native_bf16() else torch.float32
+        return torch.bfloat16 if has_native_bf16() else torch.float32
     if requested not in PRECISIONS:
         raise ValueError(f"unknown precision {requested!r}: auto, {', '.join(PRECISIONS)}")
     if requested == "fp16" and kind == "cpu":
@@ -121,7 +119,7 @@ class Predictor:
         precision: from `resolve_precision`.
         top_k: most probable classes to give; at most the number of classes.
         flip_model: from the AFD checkpoint.
-        engine: what runs the model; "openvino" on a CPU in fp32 only, for images of `crop`.
+        engine: what runs the model; "openvino" on a CPU only, for images of `crop`.
         crop: side of the images, pixels; None: the backbone's preset.
 
     Raises:
@@ -141,10 +139,10 @@ class Predictor:
     ) -> None:
         if top_k < 1:
             raise ValueError(f"top_k is at least 1, not {top_k}")
-        if engine == "openvino" and (precision != torch.float32 or device.type != "cpu"):
+        if engine == "openvino" and device.type != "cpu":
             raise ValueError(
-                "engine 'openvino' computes in fp32 on a CPU: use --device cpu --precision fp32,"
-                " or --engine torch"
+                f"engine 'openvino' runs on a CPU, not on {device}: use --device cpu, or"
+                " --engine torch"
             )
         self.device = device
         self.precision = precision
@@ -155,7 +153,7 @@ class Predictor:
         slice_on_cpu = max(4, 2 * torch.get_num_threads())
         self._images_per_slice: int | None = None
         if device.type == "cpu":
-            halves = precision == torch.bfloat16
+            halves = precision == torch.bfloat16 and engine == "torch"
             self._images_per_slice = 2 * slice_on_cpu if halves else slice_on_cpu
         self.measures_drift = classifier.afd is not None and not classifier.afd.is_identity
         model = copy.deepcopy(classifier).eval().requires_grad_(requires_grad=False)
@@ -166,22 +164,25 @@ class Predictor:
             inline_same_padding(model.backbone)
         if precision == torch.bfloat16:
             round_weights(model.backbone, precision, classifier.crop)
+        self._compiled: OpenVINOModel | None = None
+        self._layout = torch.channels_last
+        if engine == "openvino":
+            model.for_compiler = True
+            self._compiled = OpenVINOModel(
+                model, num_images=slice_on_cpu, side=crop or classifier.crop, precision=precision
+            )
+            # OpenVINO rounds to bf16 within; what goes in and comes out is float32.
+            precision, self._layout = torch.float32, torch.contiguous_format
         model = model.to(device=device, dtype=precision)
-        self._dct_dtype, self._dct_layout = precision, torch.channels_last
         if precision == torch.bfloat16:
             keep_head_in_float32(model.backbone)
+        self._pixels_dtype = self._dct_dtype = precision
+        self._dct_layout = torch.channels_last
+        self.model = model.to(memory_format=torch.channels_last)
         if device.type == "cpu":
             # Taking the DCT as it comes costs FDE-Net less than changing its layout.
             self._dct_dtype, self._dct_layout = torch.float32, torch.contiguous_format
-        self.model = model.to(memory_format=torch.channels_last)
-        if device.type == "cpu":
             self.model.images_per_part = slice_on_cpu
-        self._layout = torch.channels_last
-        self._compiled: OpenVINOModel | None = None
-        if engine == "openvino":
-            side = crop or classifier.crop
-            self._compiled = OpenVINOModel(self.model, num_images=slice_on_cpu, side=side)
-            self._layout = torch.contiguous_format
 
     def __call__(
         self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor | None = None
@@ -244,7 +245,7 @@ class Predictor:
         """The same pixels on the device, of the dtype and in the layout that the model takes."""
         return pixels.to(
             device=self.device,
-            dtype=self.precision,
+            dtype=self._pixels_dtype,
             non_blocking=True,
             memory_format=self._layout,
         )

@@ -37,8 +37,7 @@ class BenchmarkSettings(BackboneSettings):
     )
     engine: Literal["torch", "openvino"] = setting(
         "torch",
-        "what runs the model; openvino: for CPUs, in fp32, seconds longer to start and faster from"
-        " then on",
+        "what runs the model; openvino: for CPUs, seconds longer to start and faster from then on",
     )
 
     threads: tuple[int | Literal["auto"], ...] = setting(

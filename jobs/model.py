@@ -49,7 +49,7 @@ def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
     torch.set_num_threads(num_threads)
     backbone, afd, checkpoint = _load(settings)
     device = resolve_device(settings.device)
-    precision = resolve_precision(settings.precision, device, settings.engine)
+    precision = resolve_precision(settings.precision, device)
     geometry = _geometry(settings, backbone.preprocessing)
     predictor = Predictor(
         AFDClassifier(backbone, afd),

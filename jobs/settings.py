@@ -121,8 +121,7 @@ class LabelSettings(ClassifierSettings):
     )
     engine: Literal["torch", "openvino"] = setting(
         "torch",
-        "what runs the model; openvino: for CPUs, in fp32, seconds longer to start and faster from"
-        " then on",
+        "what runs the model; openvino: for CPUs, seconds longer to start and faster from then on",
     )
     batch_size: int | Literal["auto"] = setting(
         "auto", "images in a batch of the model; auto: 256 on CUDA, 32 on a CPU"
