@@ -1,6 +1,7 @@
 """A frozen classifier with the AFD-Module at its stem: pixels and DCT -> logits and drift."""
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 
 from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
-from afd_model.drift import Drift, drift
+from afd_model.drift import DriftSums, drift, drift_sums
+
+# Of the stem's features as they are and enhanced, (B, C, H, W) each: `drift` or `drift_sums`.
+Score = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
 class ClassifierOutput(NamedTuple):
@@ -56,14 +60,12 @@ class AFDClassifier(nn.Module):
         images_per_part: how many images at a time `forward` enhances and scores; None: all. On a
             CPU the module's maps, the largest there are, then stay in the cache while the
             backbone takes a batch whose size suits it.
-        for_compiler: scores the drift in operators that suit OpenVINO, see `drift`.
 
     Raises:
         ValueError: the module was made for another number of channels.
     """
 
     images_per_part: int | None = None
-    for_compiler = False
 
     def __init__(self, backbone: Backbone, afd: AFDModule | None) -> None:
         super().__init__()
@@ -93,16 +95,26 @@ class AFDClassifier(nn.Module):
             logits = self.bare(pixels).logits
             zero = torch.zeros(logits.shape[0], dtype=torch.float32, device=logits.device)
             return ClassifierOutput(logits, zero, zero)
+        logits, scores = self._scored(pixels, dct, drift)
+        return ClassifierOutput(logits, *scores)
+
+    def logits_and_sums(self, pixels: Tensor, dct: Tensor) -> tuple[Tensor, DriftSums]:
+        """As `forward`, with what `drift_of_sums` makes the drift of; needs an AFD-Module."""
+        logits, sums = self._scored(pixels, dct, drift_sums)
+        return logits, DriftSums(*sums)
+
+    def _scored(
+        self, pixels: Tensor, dct: Tensor, score: Score
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         exchange = self._exchange
-        exchange.dct, exchange.drifts = dct, []
+        exchange.dct, exchange.score, exchange.scores = dct, score, []
         exchange.images_per_part = self.images_per_part or pixels.shape[0]
-        exchange.for_compiler = self.for_compiler
         try:
             logits = self.backbone(pixels)
-            angles, energies = zip(*exchange.drifts, strict=True)
+            columns = tuple(zip(*exchange.scores, strict=True))
         finally:
             exchange.clear()
-        return ClassifierOutput(logits, torch.cat(angles), torch.cat(energies))
+        return logits, tuple(torch.cat(column) for column in columns)
 
     def features(self, pixels: Tensor, dct: Tensor) -> ClassifierFeatures:
         """As `forward`, with the stem's features and without the drift; differentiable."""
@@ -165,9 +177,9 @@ class _Exchange:
         self.after: Tensor | None = None
         self.fdm: Tensor | None = None
         self.stem_only = False
-        self.drifts: list[Drift] | None = None  # None: not asked for
+        self.score: Score | None = None  # None: not asked for
+        self.scores: list[tuple[Tensor, ...]] = []
         self.images_per_part = 1
-        self.for_compiler = False
 
 
 class _StemReached(Exception):  # noqa: N818
@@ -188,8 +200,8 @@ class _EnhancedStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         exchange = self._exchange
         before = self.stem(x)
-        if exchange.drifts is not None:
-            return self._scored(before)
+        if exchange.score is not None:
+            return self._scored(before, exchange.score)
         after = before
         if exchange.afd is not None and exchange.dct is not None:
             after, exchange.fdm = exchange.afd(before, exchange.dct)
@@ -198,19 +210,16 @@ class _EnhancedStem(nn.Module):
             raise _StemReached
         return after
 
-    def _scored(self, before: Tensor) -> Tensor:
+    def _scored(self, before: Tensor, score: Score) -> Tensor:
         """The enhanced features, whose drift the exchange is given."""
         afd, dct, step = self._exchange.afd, self._exchange.dct, self._exchange.images_per_part
-        drifts = self._exchange.drifts
         assert afd is not None
         assert dct is not None
-        assert drifts is not None
         parts = list(zip(before.split(step), dct.split(step), strict=True))
         after = before if len(parts) == 1 else torch.empty_like(before)
         for number, (features, coefficients) in enumerate(parts):
             enhanced, _ = afd(features, coefficients)
-            scores = drift(features, enhanced, for_compiler=self._exchange.for_compiler)
-            drifts.append(scores)
+            self._exchange.scores.append(score(features, enhanced))
             if len(parts) == 1:
                 return enhanced
             after[number * step : (number + 1) * step] = enhanced

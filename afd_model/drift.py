@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+_TINY = torch.finfo(torch.float32).tiny
+
+
 class Drift(NamedTuple):
     """Both scores of a batch; (B,) float32 each."""
 
@@ -20,14 +23,12 @@ class Drift(NamedTuple):
     energy: Tensor
 
 
-def drift(features: Tensor, enhanced: Tensor, *, for_compiler: bool = False) -> Drift:
+def drift(features: Tensor, enhanced: Tensor) -> Drift:
     """Angle and energy in one go, sharing their passes over the features.
 
     Args:
         features: (B, C, H, W), f: the features of the picture as it is; any floating dtype.
         enhanced: (B, C, H, W), f^: the enhanced features (or the clean original's, for truth).
-        for_compiler: the same in operators that OpenVINO does in half precision and joins with
-            what is around them; slower in PyTorch.
 
     Returns:
         angle_deg: sum_p w_p acos(<f, f^> / (|f| |f^|)) / sum_p w_p over positions p with
@@ -35,17 +36,41 @@ def drift(features: Tensor, enhanced: Tensor, *, for_compiler: bool = False) -> 
             and counts as an angle of 0. energy: |f^ - f| / |f|, 0 where f is all zero.
         Both are exactly 0 for identical inputs. Sums are float32 (float64 for float64 input).
     """
-    tiny = torch.finfo(torch.float32).tiny
-    lengths = _lengths_by_convolutions if for_compiler else _lengths
-    norm, moved, along, weight = lengths(features, enhanced, tiny)
-    # acos is ill-conditioned near 1, where nearly every position lies. Split d along and across
-    # f, and the angle is atan2(|d_across|, |f| + d_along), which is exactly 0 for d = 0.
-    across = ((moved - along) * (moved + along)).clamp(min=0).sqrt()
-    angle = torch.atan2(across, norm + along) * (norm > 0)
-    mean = (angle * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=tiny)
-    size = torch.linalg.vector_norm(norm, dim=(1, 2))
-    energy = torch.linalg.vector_norm(moved, dim=(1, 2)) / size.clamp(min=tiny) * (size > 0)
-    return Drift(torch.rad2deg(mean), energy)
+    if features.dtype == torch.bfloat16 and not features.is_cuda:
+        return _scores(_lengths_of_bfloat16(features, enhanced))
+    return _scores(_lengths(features, enhanced))
+
+
+class DriftSums(NamedTuple):
+    """Over the channels at every position, with d = f^ - f: <f, f>, <f, d> and <d, d>; (B, H, W).
+
+    Of these `drift_of_sums` makes the scores. An engine that compiles the model gives them, since
+    its own arc tangent may be a slow one.
+    """
+
+    norm_squared: Tensor
+    dot: Tensor
+    moved_squared: Tensor
+
+
+def drift_sums(features: Tensor, enhanced: Tensor) -> DriftSums:
+    """(B, C, H, W) twice, see `drift`, -> sums in the input's dtype.
+
+    They are convolutions, before which OpenVINO computes in half precision, and not after.
+    """
+    ones = features.new_ones(1, features.shape[1], 1, 1)
+    difference = enhanced - features
+    products = (features * features, features * difference, difference * difference)
+    return DriftSums(*(F.conv2d(product, ones).squeeze(1) for product in products))
+
+
+def drift_of_sums(sums: DriftSums) -> Drift:
+    """What `drift` gives, from float32 sums."""
+    norm_squared, dot, moved_squared = sums
+    # Rounded sums of squares may come out a little below 0.
+    norm, moved = norm_squared.clamp(min=0).sqrt(), moved_squared.clamp(min=0).sqrt()
+    weight = (norm_squared + 2 * dot + moved_squared).clamp(min=0).sqrt()
+    return _scores(_Lengths(norm, moved, dot / norm.clamp(min=_TINY), weight))
 
 
 class _Lengths(NamedTuple):
@@ -57,20 +82,30 @@ class _Lengths(NamedTuple):
     weight: Tensor
 
 
-def _lengths(features: Tensor, enhanced: Tensor, tiny: float) -> _Lengths:
-    if features.dtype == torch.bfloat16 and not features.is_cuda:
-        return _lengths_of_bfloat16(features, enhanced, tiny)
+def _scores(lengths: _Lengths) -> Drift:
+    norm, moved, along, weight = lengths
+    # acos is ill-conditioned near 1, where nearly every position lies. Split d along and across
+    # f, and the angle is atan2(|d_across|, |f| + d_along), which is exactly 0 for d = 0.
+    across = ((moved - along) * (moved + along)).clamp(min=0).sqrt()
+    angle = torch.atan2(across, norm + along) * (norm > 0)
+    mean = (angle * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=_TINY)
+    size = torch.linalg.vector_norm(norm, dim=(1, 2))
+    energy = torch.linalg.vector_norm(moved, dim=(1, 2)) / size.clamp(min=_TINY) * (size > 0)
+    return Drift(torch.rad2deg(mean), energy)
+
+
+def _lengths(features: Tensor, enhanced: Tensor) -> _Lengths:
     dtype = torch.promote_types(features.dtype, torch.float32)
     # Three reductions that write nothing of the features' size: on a CPU this costs a third of
     # what the products <f, f^> would. Half-precision differences are exact where they are small.
     norm = torch.linalg.vector_norm(features, dim=1, dtype=dtype)
     weight = torch.linalg.vector_norm(enhanced, dim=1, dtype=dtype)
     moved = torch.linalg.vector_norm(enhanced - features, dim=1, dtype=dtype)
-    along = ((weight - norm) * (weight + norm) - moved.square()) / (2 * norm.clamp(min=tiny))
+    along = ((weight - norm) * (weight + norm) - moved.square()) / (2 * norm.clamp(min=_TINY))
     return _Lengths(norm, moved, along, weight)
 
 
-def _lengths_of_bfloat16(features: Tensor, enhanced: Tensor, tiny: float) -> _Lengths:
+def _lengths_of_bfloat16(features: Tensor, enhanced: Tensor) -> _Lengths:
     """The same without float32 copies of the features, which on a CPU cost the most of it.
 
     Sums are float32 inside and rounded to bfloat16; |f^| - |f| would be lost in that, so <f, d> is
@@ -84,21 +119,7 @@ def _lengths_of_bfloat16(features: Tensor, enhanced: Tensor, tiny: float) -> _Le
     products = difference.mul_(features).permute(0, 2, 3, 1)
     dot = (products @ ones).squeeze(3).float()
     weight = (norm.square() + 2 * dot + moved.square()).clamp(min=0).sqrt()
-    return _Lengths(norm, moved, dot / norm.clamp(min=tiny), weight)
-
-
-def _lengths_by_convolutions(features: Tensor, enhanced: Tensor, tiny: float) -> _Lengths:
-    """The same: OpenVINO keeps in float32 all that lies between a result and the last convolution.
-
-    So the sums over the channels are convolutions, and only the (B, H, W) behind them float32.
-    """
-    ones = features.new_ones(1, features.shape[1], 1, 1)
-    difference = enhanced - features
-    products = (features * features, features * difference, difference * difference)
-    norm_squared, dot, moved_squared = (F.conv2d(p, ones).squeeze(1) for p in products)
-    norm = norm_squared.sqrt()
-    weight = (norm_squared + 2 * dot + moved_squared).clamp(min=0).sqrt()
-    return _Lengths(norm, moved_squared.sqrt(), dot / norm.clamp(min=tiny), weight)
+    return _Lengths(norm, moved, dot / norm.clamp(min=_TINY), weight)
 
 
 def drift_angle_deg(features: Tensor, enhanced: Tensor) -> Tensor:

@@ -79,6 +79,15 @@ class FDENet(nn.Module):
         self.local = nn.Conv2d(hidden, local, 1) if local else None
         self.register_buffer("inverse_scale", 1 / dct_scale(), persistent=False)
         self.fused = False
+        self.prepares = True
+
+    def prepared(self, dct: Tensor) -> Tensor:
+        """What is taken of the coefficients before any weight: their logarithms, or themselves.
+
+        With `prepares` off, `forward` is given this instead: a compiled model, whose own logarithm
+        may be a slow one.
+        """
+        return dct.abs().log1p_() if self.dct_input == "log" else dct
 
     def forward(self, dct: Tensor, like: Tensor) -> Tensor:
         """The map for the features that it gates.
@@ -92,8 +101,8 @@ class FDENet(nn.Module):
             In (0, 1), in `like`'s dtype, broadcastable against it: (B, channels, 1, 1) for
             "channel", (B, 1, h, w) for "spatial", the full shape otherwise.
         """
-        if self.dct_input == "log":
-            dct = dct.abs().log1p_()
+        if self.prepares:
+            dct = self.prepared(dct)
         dct = dct.to(self.hidden.weight.dtype)
         weight, bias = self._standardised()
         hidden = F.relu(_pointwise(dct, weight, bias))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from importlib.util import find_spec
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from afd_model.classifier import AFDClassifier, ClassifierOutput
+from afd_model.drift import DriftSums, drift_of_sums
 
 logger = logging.getLogger(__name__)
 
@@ -44,23 +46,26 @@ class OpenVINOModel:
         if find_spec("openvino") is None:
             raise ValueError("openvino not installed: pip install 'afd-label[openvino]'")
         self._num_images = num_images
-        self._measures_drift = classifier.afd is not None
+        classifier = copy.deepcopy(classifier)
+        self._fde_net = classifier.afd.fde_net if classifier.afd else None
         inputs = [torch.zeros(num_images, 3, side, side)]
-        if self._measures_drift:
+        if self._fde_net:
+            # OpenVINO has logarithm and arc tangent for one number at a time only.
+            self._fde_net.prepares = False
             inputs.append(torch.zeros(num_images, 192, side // 8, side // 8))
         self._request = _compiled(_Outputs(classifier).eval(), tuple(inputs), precision)
 
     def __call__(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
         """See `AFDClassifier.forward`; at most `num_images` images, float32."""
         count = pixels.shape[0]
-        inputs = [pixels, dct] if self._measures_drift else [pixels]
+        inputs = [pixels, self._fde_net.prepared(dct)] if self._fde_net else [pixels]
         results = self._request.infer([self._filled(x) for x in inputs], share_inputs=True)
         # A copy: the next call writes to the same memory.
-        outputs = [torch.from_numpy(array[:count].copy()) for array in results.values()]
-        if self._measures_drift:
-            return ClassifierOutput(*outputs)
+        logits, *sums = (torch.from_numpy(array[:count].copy()) for array in results.values())
+        if self._fde_net:
+            return ClassifierOutput(logits, *drift_of_sums(DriftSums(*sums)))
         zero = torch.zeros(count)
-        return ClassifierOutput(outputs[0], zero, zero)
+        return ClassifierOutput(logits, zero, zero)
 
     def _filled(self, x: Tensor) -> Any:
         """(B, C, H, W) -> the same as (num_images, C, H, W), as NumPy's array in C order."""
@@ -71,7 +76,7 @@ class OpenVINOModel:
 
 
 class _Outputs(nn.Module):
-    """What is exported: without a module its zeros for the drift are no part of the graph."""
+    """What is exported: the logits, and with a module the sums for the drift."""
 
     def __init__(self, classifier: AFDClassifier) -> None:
         super().__init__()
@@ -80,7 +85,8 @@ class _Outputs(nn.Module):
     def forward(self, pixels: Tensor, dct: Tensor | None = None) -> tuple[Tensor, ...]:
         if dct is None:
             return (self.classifier.bare(pixels).logits,)
-        return tuple(self.classifier(pixels, dct))
+        logits, sums = self.classifier.logits_and_sums(pixels, dct)
+        return (logits, *sums)
 
 
 def _compiled(model: nn.Module, inputs: tuple[Tensor, ...], precision: torch.dtype) -> Any:

@@ -167,7 +167,6 @@ class Predictor:
         self._compiled: OpenVINOModel | None = None
         self._layout = torch.channels_last
         if engine == "openvino":
-            model.for_compiler = True
             self._compiled = OpenVINOModel(
                 model, num_images=slice_on_cpu, side=crop or classifier.crop, precision=precision
             )
