@@ -56,7 +56,7 @@ class DriftSums(NamedTuple):
 def drift_sums(features: Tensor, enhanced: Tensor) -> DriftSums:
     """(B, C, H, W) twice, see `drift`, -> sums in the input's dtype.
 
-    They are convolutions, before which OpenVINO computes in half precision, and not after.
+    They are convolutions: what OpenVINO computes after the last of those it computes in float32.
     """
     ones = features.new_ones(1, features.shape[1], 1, 1)
     difference = enhanced - features

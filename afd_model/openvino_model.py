@@ -28,8 +28,8 @@ class OpenVINOModel:
         classifier: ready to run, in float32 on the CPU; it is only read.
         num_images: of a call; fewer are filled up with blank ones, whose results are dropped.
         side: height and width of the images, pixels.
-        precision: float32, or bfloat16 for the convolutions and what lies between them; the
-            logits and the drift's sums are float32 in both.
+        precision: float32, or bfloat16 for the layers' inputs and weights; logits are float32 sums
+            in both.
 
     Raises:
         ValueError: OpenVINO is not installed, has no equal of a layer, or the CPU no bfloat16.
