@@ -33,15 +33,13 @@ def test_the_card_is_of_these_weights(card: dict) -> None:
 
 
 def test_the_committed_configurations_made_them(card: dict) -> None:
-    """Four trainings, each from the weights of the one before."""
-    third = card["started_from"]
-    second = third["started_from"]
-    trainings = {
-        f"{STEM}.first": second["started_from"],
-        f"{STEM}.second": second,
-        f"{STEM}.third": third,
-        STEM: card,
-    }
+    """Five trainings, each from the weights of the one before."""
+    names = (STEM, *(f"{STEM}.{which}" for which in ("fourth", "third", "second", "first")))
+    trainings = {}
+    training = card
+    for name in names:
+        trainings[name] = training
+        training = training.get("started_from", {})
     for name, training in trainings.items():
         configured = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
         settings = training["settings"]
