@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
-from afd_model.drift import DriftSums, drift, drift_sums
+from afd_model.drift import Drift, drift, drift_by_convolutions
 
-# Of the stem's features as they are and enhanced, (B, C, H, W) each: `drift` or `drift_sums`.
-Score = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+# Of the stem's features as they are and enhanced, (B, C, H, W) each.
+Score = Callable[[Tensor, Tensor], Drift]
 
 
 class ClassifierOutput(NamedTuple):
@@ -95,26 +95,22 @@ class AFDClassifier(nn.Module):
             logits = self.bare(pixels).logits
             zero = torch.zeros(logits.shape[0], dtype=torch.float32, device=logits.device)
             return ClassifierOutput(logits, zero, zero)
-        logits, scores = self._scored(pixels, dct, drift)
-        return ClassifierOutput(logits, *scores)
+        return self._scored(pixels, dct, drift)
 
-    def logits_and_sums(self, pixels: Tensor, dct: Tensor) -> tuple[Tensor, DriftSums]:
-        """As `forward`, with what `drift_of_sums` makes the drift of; needs an AFD-Module."""
-        logits, sums = self._scored(pixels, dct, drift_sums)
-        return logits, DriftSums(*sums)
+    def forward_for_compiler(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
+        """As `forward`, in operators that suit OpenVINO; needs an AFD-Module."""
+        return self._scored(pixels, dct, drift_by_convolutions)
 
-    def _scored(
-        self, pixels: Tensor, dct: Tensor, score: Score
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _scored(self, pixels: Tensor, dct: Tensor, score: Score) -> ClassifierOutput:
         exchange = self._exchange
-        exchange.dct, exchange.score, exchange.scores = dct, score, []
+        exchange.dct, exchange.score, exchange.drifts = dct, score, []
         exchange.images_per_part = self.images_per_part or pixels.shape[0]
         try:
             logits = self.backbone(pixels)
-            columns = tuple(zip(*exchange.scores, strict=True))
+            angles, energies = zip(*exchange.drifts, strict=True)
         finally:
             exchange.clear()
-        return logits, tuple(torch.cat(column) for column in columns)
+        return ClassifierOutput(logits, torch.cat(angles), torch.cat(energies))
 
     def features(self, pixels: Tensor, dct: Tensor) -> ClassifierFeatures:
         """As `forward`, with the stem's features and without the drift; differentiable."""
@@ -178,7 +174,7 @@ class _Exchange:
         self.fdm: Tensor | None = None
         self.stem_only = False
         self.score: Score | None = None  # None: not asked for
-        self.scores: list[tuple[Tensor, ...]] = []
+        self.drifts: list[Drift] = []
         self.images_per_part = 1
 
 
@@ -219,7 +215,7 @@ class _EnhancedStem(nn.Module):
         after = before if len(parts) == 1 else torch.empty_like(before)
         for number, (features, coefficients) in enumerate(parts):
             enhanced, _ = afd(features, coefficients)
-            self._exchange.scores.append(score(features, enhanced))
+            self._exchange.drifts.append(score(features, enhanced))
             if len(parts) == 1:
                 return enhanced
             after[number * step : (number + 1) * step] = enhanced

@@ -40,32 +40,16 @@ def drift(features: Tensor, enhanced: Tensor) -> Drift:
     return _scores(_lengths(features, enhanced))
 
 
-class DriftSums(NamedTuple):
-    """Over the channels at every position, with d = f^ - f: <f, f>, <f, d> and <d, d>; (B, H, W).
+def drift_by_convolutions(features: Tensor, enhanced: Tensor) -> Drift:
+    """What `drift` gives, in operators that suit OpenVINO; float32.
 
-    Of these `drift_of_sums` makes the scores. An engine that compiles the model gives them, since
-    its own arc tangent may be a slow one.
-    """
-
-    norm_squared: Tensor
-    dot: Tensor
-    moved_squared: Tensor
-
-
-def drift_sums(features: Tensor, enhanced: Tensor) -> DriftSums:
-    """(B, C, H, W) twice, see `drift`, -> sums in the input's dtype.
-
-    They are convolutions: what OpenVINO computes after the last of those it computes in float32.
+    What it computes after the last convolution it computes in float32: by summing over the
+    channels with convolutions only maps of (B, H, W) are.
     """
     ones = features.new_ones(1, features.shape[1], 1, 1)
     difference = enhanced - features
     products = (features * features, features * difference, difference * difference)
-    return DriftSums(*(F.conv2d(product, ones).squeeze(1) for product in products))
-
-
-def drift_of_sums(sums: DriftSums) -> Drift:
-    """What `drift` gives, from float32 sums."""
-    norm_squared, dot, moved_squared = sums
+    norm_squared, dot, moved_squared = (F.conv2d(p, ones).squeeze(1) for p in products)
     # Rounded sums of squares may come out a little below 0.
     norm, moved = norm_squared.clamp(min=0).sqrt(), moved_squared.clamp(min=0).sqrt()
     weight = (norm_squared + 2 * dot + moved_squared).clamp(min=0).sqrt()

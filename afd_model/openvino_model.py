@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from afd_model.classifier import AFDClassifier, ClassifierOutput
-from afd_model.drift import DriftSums, drift_of_sums
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class OpenVINOModel:
         self._fde_net = classifier.afd.fde_net if classifier.afd else None
         inputs = [torch.zeros(num_images, 3, side, side)]
         if self._fde_net:
-            # OpenVINO has logarithm and arc tangent for one number at a time only.
+            # OpenVINO takes logarithms one number at a time.
             self._fde_net.prepares = False
             inputs.append(torch.zeros(num_images, 192, side // 8, side // 8))
         self._request = _compiled(_Outputs(classifier).eval(), tuple(inputs), precision)
@@ -61,11 +60,11 @@ class OpenVINOModel:
         inputs = [pixels, self._fde_net.prepared(dct)] if self._fde_net else [pixels]
         results = self._request.infer([self._filled(x) for x in inputs], share_inputs=True)
         # A copy: the next call writes to the same memory.
-        logits, *sums = (torch.from_numpy(array[:count].copy()) for array in results.values())
+        outputs = [torch.from_numpy(array[:count].copy()) for array in results.values()]
         if self._fde_net:
-            return ClassifierOutput(logits, *drift_of_sums(DriftSums(*sums)))
+            return ClassifierOutput(*outputs)
         zero = torch.zeros(count)
-        return ClassifierOutput(logits, zero, zero)
+        return ClassifierOutput(outputs[0], zero, zero)
 
     def _filled(self, x: Tensor) -> Any:
         """(B, C, H, W) -> the same as (num_images, C, H, W), as NumPy's array in C order."""
@@ -76,7 +75,7 @@ class OpenVINOModel:
 
 
 class _Outputs(nn.Module):
-    """What is exported: the logits, and with a module the sums for the drift."""
+    """What is exported: without a module its zeros for the drift are no part of the graph."""
 
     def __init__(self, classifier: AFDClassifier) -> None:
         super().__init__()
@@ -85,8 +84,7 @@ class _Outputs(nn.Module):
     def forward(self, pixels: Tensor, dct: Tensor | None = None) -> tuple[Tensor, ...]:
         if dct is None:
             return (self.classifier.bare(pixels).logits,)
-        logits, sums = self.classifier.logits_and_sums(pixels, dct)
-        return (logits, *sums)
+        return tuple(self.classifier.forward_for_compiler(pixels, dct))
 
 
 def _compiled(model: nn.Module, inputs: tuple[Tensor, ...], precision: torch.dtype) -> Any:
