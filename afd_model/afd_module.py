@@ -130,9 +130,7 @@ class AFDModule(nn.Module):
             fdm = self.fde_net(dct, features)
             enhanced = torch.addcmul(features, self.fe_net(features), fdm)
         else:
-            narrow = self.fe_net.encode(features)
-            fdm = self.fde_net(dct, narrow)
-            correction = self.fe_net.decode(narrow * fdm, (features.shape[2], features.shape[3]))
+            correction, fdm = self._gated_correction(features, dct)
             enhanced = correction.add_(features)
         # The paper applies the stem's activation once more. That keeps an untrained module the
         # identity for ReLU only; projecting on the activation's range does for SiLU and
@@ -141,6 +139,27 @@ class AFDModule(nn.Module):
         if low is not None or high is not None:
             enhanced = enhanced.clamp_(low, high)
         return enhanced, fdm
+
+    def correction(self, features: Tensor, dct: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `forward` adds to the features, for who gates and adds it in a way of their own.
+
+        Args:
+            features, dct: as for `forward`.
+
+        Returns:
+            (B, C, H, W), and the gate that it still has to be multiplied with, see `FDENet.gate`;
+            None where it is gated already.
+        """
+        if self.config.fdm_on == "output":
+            return self.fe_net(features), self.fde_net.gate(dct)
+        return self._gated_correction(features, dct)[0], None
+
+    def _gated_correction(self, features: Tensor, dct: Tensor) -> tuple[Tensor, Tensor]:
+        """The correction from gated narrow features, and what gates them."""
+        narrow = self.fe_net.encode(features)
+        fdm = self.fde_net(dct, narrow)
+        size = (features.shape[2], features.shape[3])
+        return self.fe_net.decode(narrow * fdm, size), fdm
 
     def fuse(self) -> "AFDModule":
         """Makes every RepConv one 3x3 convolution, in place and exactly; returns self.
@@ -202,24 +221,26 @@ def config_for(backbone: Backbone, size: AFDSize = "light", **changes: Any) -> A
     return config
 
 
-def grown(module: AFDModule, config: AFDConfig) -> AFDModule:
-    """A deeper module that computes what `module` does: its further blocks are the identity.
+def with_blocks_of(module: AFDModule, config: AFDConfig) -> AFDModule:
+    """The module with more or fewer residual blocks, the rest of its weights as they are.
+
+    Further blocks start as the identity, so that it computes what `module` does; blocks left out
+    take with them what they had learnt.
 
     Args:
         module: not fused; left as it is.
-        config: the deeper module's; only `size`, `down_blocks` and `up_blocks` may differ, and
-            where the module has blocks of a kind, there are as many.
+        config: what to make; only `size`, `down_blocks` and `up_blocks` may differ.
 
     Raises:
         ValueError: `config` differs in something else.
     """
-    deeper = AFDModule(config)
-    weights = module.state_dict()
     free = {name: getattr(config, name) for name in ("size", "down_blocks", "up_blocks")}
-    if replace(module.config, **free) != config or weights.keys() - deeper.state_dict().keys():
-        raise ValueError(f"{module.config} does not grow to {config}")
-    deeper.load_state_dict(weights, strict=False)
-    return deeper
+    if replace(module.config, **free) != config:
+        raise ValueError(f"{module.config} differs from {config} in more than its blocks")
+    made = AFDModule(config)
+    kept = {key: w for key, w in module.state_dict().items() if key in made.state_dict()}
+    made.load_state_dict(kept, strict=False)
+    return made
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -13,8 +13,19 @@ from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
 from afd_model.drift import Drift, drift, drift_by_convolutions
 
-# Of the stem's features as they are and enhanced, (B, C, H, W) each.
-Score = Callable[[Tensor, Tensor], Drift]
+# (module, the stem's features (B, C, H, W), DCT) -> the enhanced features and their drift.
+Enhance = Callable[[AFDModule, Tensor, Tensor], tuple[Tensor, Drift]]
+
+
+def enhance_then_score(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Drift]:
+    """Step by step, on any device; see `AFDModule.forward` and `drift`."""
+    enhanced, _ = module(features, dct)
+    return enhanced, drift(features, enhanced)
+
+
+def _enhance_for_compiler(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Drift]:
+    enhanced, _ = module(features, dct)
+    return enhanced, drift_by_convolutions(features, enhanced)
 
 
 class ClassifierOutput(NamedTuple):
@@ -60,12 +71,14 @@ class AFDClassifier(nn.Module):
         images_per_part: how many images at a time `forward` enhances and scores; None: all. On a
             CPU the module's maps, the largest there are, then stay in the cache while the
             backbone takes a batch whose size suits it.
+        enhance: how `forward` applies the module and scores the drift.
 
     Raises:
         ValueError: the module was made for another number of channels.
     """
 
     images_per_part: int | None = None
+    enhance: Enhance = staticmethod(enhance_then_score)
 
     def __init__(self, backbone: Backbone, afd: AFDModule | None) -> None:
         super().__init__()
@@ -95,15 +108,15 @@ class AFDClassifier(nn.Module):
             logits = self.bare(pixels).logits
             zero = torch.zeros(logits.shape[0], dtype=torch.float32, device=logits.device)
             return ClassifierOutput(logits, zero, zero)
-        return self._scored(pixels, dct, drift)
+        return self._scored(pixels, dct, self.enhance)
 
     def forward_for_compiler(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
         """As `forward`, in operators that suit OpenVINO; needs an AFD-Module."""
-        return self._scored(pixels, dct, drift_by_convolutions)
+        return self._scored(pixels, dct, _enhance_for_compiler)
 
-    def _scored(self, pixels: Tensor, dct: Tensor, score: Score) -> ClassifierOutput:
+    def _scored(self, pixels: Tensor, dct: Tensor, enhance: Enhance) -> ClassifierOutput:
         exchange = self._exchange
-        exchange.dct, exchange.score, exchange.drifts = dct, score, []
+        exchange.dct, exchange.enhance, exchange.drifts = dct, enhance, []
         exchange.images_per_part = self.images_per_part or pixels.shape[0]
         try:
             logits = self.backbone(pixels)
@@ -173,7 +186,7 @@ class _Exchange:
         self.after: Tensor | None = None
         self.fdm: Tensor | None = None
         self.stem_only = False
-        self.score: Score | None = None  # None: not asked for
+        self.enhance: Enhance | None = None  # None: the drift is not asked for
         self.drifts: list[Drift] = []
         self.images_per_part = 1
 
@@ -196,8 +209,8 @@ class _EnhancedStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         exchange = self._exchange
         before = self.stem(x)
-        if exchange.score is not None:
-            return self._scored(before, exchange.score)
+        if exchange.enhance is not None:
+            return self._scored(before, exchange.enhance)
         after = before
         if exchange.afd is not None and exchange.dct is not None:
             after, exchange.fdm = exchange.afd(before, exchange.dct)
@@ -206,7 +219,7 @@ class _EnhancedStem(nn.Module):
             raise _StemReached
         return after
 
-    def _scored(self, before: Tensor, score: Score) -> Tensor:
+    def _scored(self, before: Tensor, enhance: Enhance) -> Tensor:
         """The enhanced features, whose drift the exchange is given."""
         afd, dct, step = self._exchange.afd, self._exchange.dct, self._exchange.images_per_part
         assert afd is not None
@@ -214,8 +227,8 @@ class _EnhancedStem(nn.Module):
         parts = list(zip(before.split(step), dct.split(step), strict=True))
         after = before if len(parts) == 1 else torch.empty_like(before)
         for number, (features, coefficients) in enumerate(parts):
-            enhanced, _ = afd(features, coefficients)
-            self._exchange.drifts.append(score(features, enhanced))
+            enhanced, drifts = enhance(afd, features, coefficients)
+            self._exchange.drifts.append(drifts)
             if len(parts) == 1:
                 return enhanced
             after[number * step : (number + 1) * step] = enhanced

@@ -35,8 +35,6 @@ def drift(features: Tensor, enhanced: Tensor) -> Drift:
             and counts as an angle of 0. energy: |f^ - f| / |f|, 0 where f is all zero.
         Both are exactly 0 for identical inputs. Sums are float32 (float64 for float64 input).
     """
-    if features.dtype == torch.bfloat16 and not features.is_cuda:
-        return _scores(_lengths_of_bfloat16(features, enhanced))
     return _scores(_lengths(features, enhanced))
 
 
@@ -69,12 +67,24 @@ def _scores(lengths: _Lengths) -> Drift:
     norm, moved, along, weight = lengths
     # acos is ill-conditioned near 1, where nearly every position lies. Split d along and across
     # f, and the angle is atan2(|d_across|, |f| + d_along), which is exactly 0 for d = 0.
-    across = ((moved - along) * (moved + along)).clamp(min=0).sqrt()
-    angle = torch.atan2(across, norm + along) * (norm > 0)
-    mean = (angle * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=_TINY)
+    across = ((moved - along) * (moved + along)).clamp(min=0).sqrt() * (norm > 0)
     size = torch.linalg.vector_norm(norm, dim=(1, 2))
     energy = torch.linalg.vector_norm(moved, dim=(1, 2)) / size.clamp(min=_TINY) * (size > 0)
-    return Drift(torch.rad2deg(mean), energy)
+    return Drift(mean_angle_deg(across, norm + along, weight), energy)
+
+
+def mean_angle_deg(across: Tensor, ahead: Tensor, weight: Tensor) -> Tensor:
+    """The angle that `drift` gives, from f^ split at every position along f and across it.
+
+    Args:
+        across, ahead, weight: (B, H, W): |f^ across f| (0 where f is), <f^, f> / |f| and |f^|.
+
+    Returns:
+        (B,) degrees.
+    """
+    angle = torch.atan2(across, ahead)
+    mean = (angle * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=_TINY)
+    return torch.rad2deg(mean)
 
 
 def _lengths(features: Tensor, enhanced: Tensor) -> _Lengths:
@@ -86,23 +96,6 @@ def _lengths(features: Tensor, enhanced: Tensor) -> _Lengths:
     moved = torch.linalg.vector_norm(enhanced - features, dim=1, dtype=dtype)
     along = ((weight - norm) * (weight + norm) - moved.square()) / (2 * norm.clamp(min=_TINY))
     return _Lengths(norm, moved, along, weight)
-
-
-def _lengths_of_bfloat16(features: Tensor, enhanced: Tensor) -> _Lengths:
-    """The same without float32 copies of the features, which on a CPU cost the most of it.
-
-    Sums are float32 inside and rounded to bfloat16; |f^| - |f| would be lost in that, so <f, d> is
-    summed itself. The roundings of thousands of positions leave 1e-4 of the scores.
-    """
-    norm = torch.linalg.vector_norm(features, dim=1).float()
-    difference = enhanced - features
-    moved = torch.linalg.vector_norm(difference, dim=1).float()
-    # A product of matrices sums a pixel's channels three times as fast as `sum`.
-    ones = features.new_ones(features.shape[1], 1)
-    products = difference.mul_(features).permute(0, 2, 3, 1)
-    dot = (products @ ones).squeeze(3).float()
-    weight = (norm.square() + 2 * dot + moved.square()).clamp(min=0).sqrt()
-    return _Lengths(norm, moved, dot / norm.clamp(min=_TINY), weight)
 
 
 def drift_angle_deg(features: Tensor, enhanced: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Peng et al. 2024, section III-B: quantization acts on DCT coefficients, so they 
 which channels the features drift.
 """
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -19,6 +20,11 @@ DCT_INPUTS: tuple[str, ...] = get_args(DCTInput)
 
 # About the mean of log(1 + |coefficient|) over the 192 channels of photographs.
 _MEAN_LOG = 1.5
+
+
+def log_magnitude(dct: Tensor, dtype: torch.dtype) -> Tensor:
+    """log(1 + |x|), computed in the input's dtype, as `dtype`."""
+    return dct.abs().log1p_().to(dtype)
 
 
 def dct_scale() -> Tensor:
@@ -53,11 +59,15 @@ class FDENet(nn.Module):
             log(1 + |coefficient|), since a coarsely quantized block shows in which coefficients
             are nearly 0, a matter of ratios.
 
+    Attributes:
+        log_magnitude: how the logarithms are taken; see the function of that name.
+
     Raises:
         ValueError: an unknown kind or input.
     """
 
     inverse_scale: Tensor
+    log_magnitude: Callable[[Tensor, torch.dtype], Tensor] = staticmethod(log_magnitude)
 
     def __init__(
         self,
@@ -87,23 +97,40 @@ class FDENet(nn.Module):
         With `prepares` off, `forward` is given this instead: a compiled model, whose own logarithm
         may be a slow one.
         """
-        return dct.abs().log1p_() if self.dct_input == "log" else dct
+        dtype = self.hidden.weight.dtype
+        return self.log_magnitude(dct, dtype) if self.dct_input == "log" else dct.to(dtype)
 
     def forward(self, dct: Tensor, like: Tensor) -> Tensor:
         """The map for the features that it gates.
 
         Args:
-            dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype; what is computed
-                before the first convolution is computed in it.
+            dct: as for `gate`.
             like: (B, channels, h, w), those features, or others of their grid, dtype and layout.
 
         Returns:
             In (0, 1), in `like`'s dtype, broadcastable against it: (B, channels, 1, 1) for
             "channel", (B, 1, h, w) for "spatial", the full shape otherwise.
         """
+        gate = self.gate(dct).to(dtype=like.dtype)
+        if self.local is None:
+            return gate
+        if _is_channels_last(like):
+            gate = gate.contiguous(memory_format=torch.channels_last)
+        return _resized(gate, (like.shape[2], like.shape[3]))
+
+    def gate(self, dct: Tensor) -> Tensor:
+        """The map on the DCT's grid, which is a sixteenth of the features'.
+
+        Args:
+            dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype; what is computed
+                before the first convolution is computed in it.
+
+        Returns:
+            In (0, 1): (B, channels, 1, 1) for "channel", (B, 1, H/8, W/8) for "spatial",
+            (B, channels, H/8, W/8) otherwise.
+        """
         if self.prepares:
             dct = self.prepared(dct)
-        dct = dct.to(self.hidden.weight.dtype)
         weight, bias = self._standardised()
         hidden = F.relu(_pointwise(dct, weight, bias))
         # The mean of a linear map is the map of the mean: pool first, it is 784 times less.
@@ -112,13 +139,7 @@ class FDENet(nn.Module):
             local = _pointwise(hidden, self.local.weight, self.local.bias)
             gate = local if gate is None else local + gate
         assert gate is not None
-        # In (0, 1) on the DCT's grid already: the features' is 16 times as large.
-        gate = torch.sigmoid(gate).to(dtype=like.dtype)
-        if self.local is None:
-            return gate
-        if _is_channels_last(like):
-            gate = gate.contiguous(memory_format=torch.channels_last)
-        return _resized(gate, (like.shape[2], like.shape[3]))
+        return torch.sigmoid(gate)
 
     def _standardised(self) -> tuple[Tensor, Tensor]:
         """The first convolution's weight and bias with its input's standardisation in them.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from afd_model.classifier import AFDClassifier
+from afd_model.cpu_fit import fit_to_caches
 from afd_model.drift import FlipModel, flip_features, flip_probability
 from afd_model.folding import fold_batch_norms
 from afd_model.openvino_model import OpenVINOModel
@@ -149,19 +150,16 @@ class Predictor:
         self.top_k = top_k
         self.flip_model = flip_model
         self.notice: str | None = None
-        # A CPU is fastest when a slice's features stay in its cache: two images a thread.
-        slice_on_cpu = max(4, 2 * torch.get_num_threads())
-        self._images_per_slice: int | None = None
-        if device.type == "cpu":
-            halves = precision == torch.bfloat16 and engine == "torch"
-            self._images_per_slice = 2 * slice_on_cpu if halves else slice_on_cpu
         self.measures_drift = classifier.afd is not None and not classifier.afd.is_identity
         model = _lean(classifier, device, precision)
+        side = crop or classifier.crop
+        self._images_per_slice: int | None = None
         self._compiled: OpenVINOModel | None = None
         self._layout = torch.channels_last
         if engine == "openvino":
+            self._images_per_slice = max(4, 2 * torch.get_num_threads())
             self._compiled = OpenVINOModel(
-                model, num_images=slice_on_cpu, side=crop or classifier.crop, precision=precision
+                model, num_images=self._images_per_slice, side=side, precision=precision
             )
             # OpenVINO rounds to bf16 within; what goes in and comes out is float32.
             precision, self._layout = torch.float32, torch.contiguous_format
@@ -174,7 +172,11 @@ class Predictor:
         if device.type == "cpu":
             # Taking the DCT as it comes costs FDE-Net less than changing its layout.
             self._dct_dtype, self._dct_layout = torch.float32, torch.contiguous_format
-            self.model.images_per_part = slice_on_cpu
+        if device.type == "cpu" and engine == "torch":
+            fit = fit_to_caches(classifier, side, precision)
+            self._images_per_slice = fit.images_per_slice
+            self.model.images_per_part = fit.images_per_part
+            _compile_kernels(self.model)
 
     def __call__(
         self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor | None = None
@@ -265,6 +267,19 @@ class Predictor:
             drift_energy=energy if self.measures_drift else None,
             flip_probability=flip if self.flip_model is not None else None,
         )
+
+
+def _compile_kernels(model: AFDClassifier) -> None:
+    """Has the model use what Numba compiles, where it is installed: several times as fast."""
+    try:
+        from afd_model import cpu_kernels
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        return
+    model.enhance = cpu_kernels.enhance_and_score
+    if model.afd is not None:
+        model.afd.fde_net.log_magnitude = cpu_kernels.log_magnitude_by_table
 
 
 def _lean(classifier: AFDClassifier, device: torch.device, precision: torch.dtype) -> AFDClassifier:

@@ -16,7 +16,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from afd_model.afd_module import AFDModule
 from afd_model.classifier import AFDClassifier
+from afd_model.drift import Drift
 from afd_model.predictor import Predictor
 from jobs.model import backbone_of, load_model
 from jobs.settings import LabelSettings
@@ -174,10 +176,10 @@ class Stages:
 
     @torch.inference_mode()
     def _enhance(self) -> None:
-        afd = self._predictor.model.afd
-        assert afd is not None
+        model = self._predictor.model
+        assert model.afd is not None
         for features, dct in self._afd_inputs:
-            afd(features, dct)
+            model.enhance(model.afd, features, dct)
 
     def _write(self) -> None:
         write_part(self._scratch, 0, self._table, {})
@@ -209,15 +211,18 @@ class Stages:
     def _take_afd_inputs(self) -> list[tuple[Tensor, Tensor]]:
         """What the AFD-Module is given inside the model, in parts as the predictor makes them."""
         taken: list[tuple[Tensor, Tensor]] = []
-        afd = self._predictor.model.afd
-        assert afd is not None
-        hook = afd.register_forward_pre_hook(
-            lambda _module, inputs: taken.append((inputs[0].clone(), inputs[1].clone()))
-        )
+        model = self._predictor.model
+        enhance = model.enhance
+
+        def noting(afd: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Drift]:
+            taken.append((features.clone(), dct.clone()))
+            return enhance(afd, features, dct)
+
+        model.enhance = noting
         try:
             self._predict(self._predictor)
         finally:
-            hook.remove()
+            model.enhance = enhance
         return taken
 
 

@@ -19,7 +19,7 @@ class TrainSettings(ClassifierSettings):
     afd: str = setting(
         "untrained",
         "the weights to start from: untrained, default (those shipped for the backbone), or a"
-        " checkpoint of the same backbone, form and size, or of size paper for deep",
+        " checkpoint of the same backbone, form and size; paper and deep start from each other's",
     )
     afd_size: Literal["light", "paper", "deep"] = setting(
         "light",

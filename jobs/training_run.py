@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from afd_model.afd_module import AFDModule, config_for, grown
+from afd_model.afd_module import AFDModule, config_for, with_blocks_of
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
 from afd_model.distributed import is_first
@@ -84,7 +84,7 @@ def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, Chec
             f"--afd {settings.afd}: no weights to start from; use untrained, or a checkpoint file"
         )
     try:
-        return grown(afd, config), start
+        return with_blocks_of(afd, config), start
     except ValueError:
         found = afd.config
         raise ValueError(

@@ -16,8 +16,8 @@ from afd_model.afd_module import (
     config_to_dict,
     count_macs,
     count_parameters,
-    grown,
     module_macs,
+    with_blocks_of,
 )
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
@@ -125,26 +125,34 @@ def test_the_budget_on_resnet50(size: AFDSize) -> None:
     assert 100e6 < module_macs(within, 224) <= 600e6
 
 
-def test_a_module_grows_without_a_change_of_what_it_computes() -> None:
+def test_further_blocks_change_nothing_at_first() -> None:
     module = trained(AFDModule(replace(DEEP, size="paper", down_blocks=(), up_blocks=()))).double()
     features, dct = (x.double() for x in inputs())
     expected = module(features, dct)[0]
-    deeper = grown(module, DEEP).double()
+    deeper = with_blocks_of(module, DEEP).double()
     assert deeper.config == DEEP
     torch.testing.assert_close(deeper(features, dct)[0], expected, rtol=0, atol=1e-12)
-    again = grown(deeper, replace(DEEP, down_blocks=(2, 2)))
+    again = with_blocks_of(deeper, replace(DEEP, down_blocks=(2, 2)))
     torch.testing.assert_close(again.double()(features, dct)[0], expected, rtol=0, atol=1e-12)
     (deeper(features, dct)[0] - expected.detach() - 1).square().mean().backward()
     moving = [name for name, p in deeper.named_parameters() if p.grad is not None and p.grad.any()]
     assert any("refine_down.1.1" in name for name in moving)
 
 
-@pytest.mark.parametrize(
-    "other", [replace(DEEP, width=8), replace(DEEP, fdm="full"), replace(DEEP, down_blocks=(0, 2))]
-)
-def test_a_module_grows_to_nothing_else(other: AFDConfig) -> None:
-    with pytest.raises(ValueError, match="does not grow"):
-        grown(AFDModule(DEEP), other)
+def test_fewer_blocks_keep_the_other_weights() -> None:
+    deep = trained(AFDModule(DEEP))
+    less = with_blocks_of(deep, replace(DEEP, size="paper", down_blocks=(0, 1), up_blocks=()))
+    before, after = deep.state_dict(), less.state_dict()
+    assert {key for key in before if "refine" in key} > {key for key in after if "refine" in key}
+    assert any("refine_down.1.0" in key for key in after)
+    for key, weight in after.items():
+        assert weight.equal(before[key])
+
+
+@pytest.mark.parametrize("other", [replace(DEEP, width=8), replace(DEEP, fdm="full")])
+def test_nothing_but_the_blocks_may_differ(other: AFDConfig) -> None:
+    with pytest.raises(ValueError, match="in more than its blocks"):
+        with_blocks_of(AFDModule(DEEP), other)
 
 
 def test_counting_against_the_arithmetic() -> None:

@@ -1,6 +1,7 @@
 """The classifier as it runs in production."""
 
 import importlib.util
+import sys
 from functools import cache
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+import afd_model
 from afd_model import predictor
-from afd_model.afd_module import AFDModule, config_for
+from afd_model.afd_module import AFDModule, AFDSize, config_for
 from afd_model.backbones import Backbone, load_backbone
-from afd_model.classifier import AFDClassifier
+from afd_model.classifier import AFDClassifier, enhance_then_score
 from afd_model.dct import block_dct
 from afd_model.drift import FLIP_FEATURES, FlipModel
 from afd_model.folding import fold_batch_norms
@@ -27,9 +29,9 @@ def backbone(name: str = "resnet18") -> Backbone:
     return load_backbone(name, "none")
 
 
-def trained(model: Backbone) -> AFDModule:
+def trained(model: Backbone, size: AFDSize = "paper") -> AFDModule:
     torch.manual_seed(0)
-    module = AFDModule(config_for(model, "paper"))
+    module = AFDModule(config_for(model, size))
     for parameter in module.fe_net.exit.parameters():
         nn.init.normal_(parameter, std=0.05)
     return module
@@ -62,6 +64,27 @@ def test_the_fast_path_gives_the_slow_paths_answers() -> None:
     assert found.confidences.dtype == found.drift_energy.dtype == np.float32
     for key, value in classifier.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", ["paper", "light"])
+def test_the_compiled_kernels_give_what_pytorch_does(
+    size: AFDSize, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone(), size))
+    compiled = Predictor(classifier, device=CPU, precision=precision)
+    assert compiled.model.enhance is not enhance_then_score
+    found = compiled(*inputs())
+    monkeypatch.delattr(afd_model, "cpu_kernels")
+    monkeypatch.delitem(sys.modules, "afd_model.cpu_kernels")
+    monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
+    plain = Predictor(classifier, device=CPU, precision=precision)
+    assert plain.model.enhance is enhance_then_score
+    expected = plain(*inputs())
+    tolerance = 1e-4 if precision == torch.float32 else 0.03
+    np.testing.assert_allclose(found.confidences, expected.confidences, rtol=tolerance)
+    np.testing.assert_allclose(found.drift_angle_deg, expected.drift_angle_deg, rtol=tolerance)
+    np.testing.assert_allclose(found.drift_energy, expected.drift_energy, rtol=tolerance)
 
 
 class SmallMemory(nn.Module):

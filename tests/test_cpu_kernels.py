@@ -1,0 +1,156 @@
+"""The compiled end of the AFD-Module against PyTorch's steps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from afd_model.afd_module import AFDConfig, AFDModule
+from afd_model.cpu_kernels import enhance_and_score, log_magnitude_by_table
+from afd_model.drift import drift
+from afd_model.fde_net import FDM_KINDS, log_magnitude
+
+PAPER = AFDConfig(stem_channels=24, stem_stride=2, width=8, fde_hidden=8, output_min=0.0)
+LIGHT = replace(PAPER, size="light", reduction=2, depth=1, levels=0, fdm_on="bottleneck")
+
+
+def module(config: AFDConfig, scale: float = 0.3) -> AFDModule:
+    torch.manual_seed(0)
+    made = AFDModule(config).eval().requires_grad_(requires_grad=False)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=scale)
+    return made
+
+
+def inputs(
+    height: int = 48, width: int = 64, channels: int = 24
+) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shape = (3, channels, -(-height // 2), -(-width // 2))
+    features = torch.randn(shape, generator=generator).relu() * 2
+    dct = torch.randn((3, 192, height // 8, width // 8), generator=generator) * 30
+    return features, dct
+
+
+@pytest.mark.parametrize("kind", FDM_KINDS)
+@pytest.mark.parametrize("shape", [PAPER, LIGHT], ids=["paper", "light"])
+def test_equals_the_steps(shape: AFDConfig, kind: str) -> None:
+    made = module(replace(shape, fdm=kind))
+    features, dct = inputs()
+    expected, _ = made(features, dct)
+    enhanced, scores = enhance_and_score(made, features, dct)
+    torch.testing.assert_close(enhanced, expected, rtol=1e-5, atol=1e-5)
+    reference = drift(features.double(), expected.double())
+    assert reference.angle_deg.min() > 1
+    torch.testing.assert_close(scores.angle_deg.double(), reference.angle_deg, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores.energy.double(), reference.energy, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [5, 16, 64])
+@pytest.mark.parametrize("limits", [(None, None), (0.0, 6.0), (-0.375, None)])
+def test_any_channels_and_limits(channels: int, limits: tuple[float | None, float | None]) -> None:
+    low, high = limits
+    made = module(replace(PAPER, stem_channels=channels, output_min=low, output_max=high), 0.6)
+    features, dct = inputs(56, 40, channels)
+    enhanced, _ = enhance_and_score(made, features, dct)
+    torch.testing.assert_close(enhanced, made(features, dct)[0], rtol=1e-4, atol=1e-4)
+    if low is not None:
+        assert enhanced.min() == low
+    if high is not None:
+        assert enhanced.max() == high
+
+
+def test_bfloat16_is_rounded_once_and_scored_as_it_is() -> None:
+    made = module(PAPER).bfloat16()
+    features, dct = inputs()
+    features = features.bfloat16().contiguous(memory_format=torch.channels_last)
+    correction, gate = made.correction(features, dct)
+    assert gate is not None
+    size = (features.shape[2], features.shape[3])
+    spread = torch.nn.functional.interpolate(gate.float(), size, mode="bilinear")
+    expected = (features.float() + correction.float() * spread).clamp(min=0)
+    enhanced, scores = enhance_and_score(made, features, dct)
+    assert enhanced.dtype == torch.bfloat16
+    # Half a unit in the last of eight binary places, and what the interpolation's order makes.
+    torch.testing.assert_close(enhanced.float(), expected, rtol=2**-8 + 1e-5, atol=1e-6)
+    same = (enhanced == expected.bfloat16()).float().mean()
+    assert same > 0.995
+    reference = drift(features.double(), enhanced.double())
+    torch.testing.assert_close(scores.angle_deg.double(), reference.angle_deg, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores.energy.double(), reference.energy, rtol=1e-5, atol=1e-6)
+
+
+def test_an_untrained_module_moves_nothing() -> None:
+    features, dct = inputs()
+    features[0] = 0
+    enhanced, scores = enhance_and_score(AFDModule(PAPER).requires_grad_(False), features, dct)
+    assert enhanced.equal(features)
+    assert scores.angle_deg.equal(torch.zeros(3))
+    assert scores.energy.equal(torch.zeros(3))
+
+
+def test_where_the_features_are_zero_nothing_turns() -> None:
+    made = module(PAPER)
+    features, dct = inputs()
+    features[:, :, :20] = 0
+    expected = drift(features, made(features, dct)[0])
+    _, scores = enhance_and_score(made, features, dct)
+    torch.testing.assert_close(scores.angle_deg, expected.angle_deg, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores.energy, expected.energy, rtol=1e-4, atol=1e-4)
+
+
+def test_not_a_number_stays_one() -> None:
+    features, dct = inputs()
+    features[1, 3, 4, 5] = torch.nan
+    enhanced, scores = enhance_and_score(module(PAPER), features, dct)
+    assert enhanced[1].isnan().any()
+    assert not enhanced[[0, 2]].isnan().any()
+    assert scores.energy.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_threads(threads: int) -> None:
+    made = module(PAPER)
+    features, dct = inputs()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        expected, _ = made(features, dct)
+        enhanced, scores = enhance_and_score(made, features, dct)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(enhanced, expected, rtol=1e-5, atol=1e-5)
+    expected_scores = drift(features, expected)
+    torch.testing.assert_close(scores.angle_deg, expected_scores.angle_deg, rtol=1e-4, atol=1e-4)
+
+
+def test_a_dtype_without_a_form_is_refused() -> None:
+    features, dct = inputs()
+    with pytest.raises(ValueError, match=r"not torch\.float16"):
+        enhance_and_score(module(PAPER), features.half(), dct)
+
+
+def test_logarithms_by_table_are_those_of_the_rounded_number() -> None:
+    exponents = torch.linspace(-20, 20, 100_000)
+    dct = torch.cat([torch.tensor([0.0, -0.0]), 2**exponents, -(2**exponents)]).view(2, 1, 1, -1)
+    expected = dct.bfloat16().float().abs().log1p().bfloat16()
+    found = log_magnitude_by_table(dct, torch.bfloat16)
+    assert found.shape == dct.shape
+    # Ties of the input go up, not to even.
+    assert (found == expected).float().mean() > 0.999
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=0)
+    exact = log_magnitude(dct, torch.float32)
+    torch.testing.assert_close(found.float(), exact, rtol=0.01, atol=1e-6)
+
+
+def test_what_is_no_number_has_no_logarithm() -> None:
+    odd = torch.tensor([torch.nan, torch.inf, -torch.inf, 3e38]).view(1, 1, 1, 4)
+    all_set = torch.tensor([0xFFFFFFFF], dtype=torch.uint32).view(torch.float32).view(1, 1, 1, 1)
+    found = log_magnitude_by_table(torch.cat([odd, all_set], dim=3), torch.bfloat16).flatten()
+    assert found.isnan().tolist() == [True, False, False, False, True]
+    assert found.isinf().tolist() == [False, True, True, False, False]
+
+
+def test_logarithms_of_float32_are_exact() -> None:
+    _, dct = inputs()
+    assert log_magnitude_by_table(dct, torch.float32).equal(log_magnitude(dct, torch.float32))
