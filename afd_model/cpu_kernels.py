@@ -7,7 +7,7 @@ as long as half of a light backbone. And the logarithm of the DCT's magnitudes.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 
 import numba
 import numpy as np
@@ -23,6 +23,17 @@ from afd_model.fde_net import log_magnitude
 _REORDERED = {"reassoc", "contract", "nsz", "arcp"}
 _TINY = np.finfo(np.float32).tiny
 _DTYPES = (torch.bfloat16, torch.float32)
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """The function compiled at its first call, for this machine, and kept for the next process."""
+    make = partial(numba.njit, nogil=True, fastmath=_REORDERED, error_model="numpy")
+    compiled: Callable[..., None]
+    try:
+        compiled = make(cache=True)(function)
+    except RuntimeError:  # no folder to keep it in: neither beside this file nor of the user's
+        compiled = make()(function)
+    return compiled
 
 
 def enhance_and_score(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Drift]:
@@ -95,7 +106,7 @@ def _logarithms() -> np.ndarray:
     return bits
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _look_up(bits, table, found) -> None:  # type: ignore[no-untyped-def]
     """bits: (N,) uint32, float32's; table: (32768,) uint16; found: (N,) uint16."""
     for i in range(bits.size):
@@ -165,7 +176,7 @@ def _between(place, places, samples):  # type: ignore[no-untyped-def]
     return first, min(first + 1, samples - 1), at - np.float32(first)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_REORDERED, error_model="numpy")
+@_compiled
 def _add_gated(  # type: ignore[no-untyped-def]
     features, correction, gate, limits, enhanced, across, ahead, weight, energy
 ) -> None:

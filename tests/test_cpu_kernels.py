@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
+import numba
+import numpy as np
 import pytest
 import torch
 
+from afd_model import cpu_kernels
 from afd_model.afd_module import AFDConfig, AFDModule
 from afd_model.cpu_kernels import enhance_and_score, log_magnitude_by_table
 from afd_model.drift import drift
@@ -154,3 +157,17 @@ def test_what_is_no_number_has_no_logarithm() -> None:
 def test_logarithms_of_float32_are_exact() -> None:
     _, dct = inputs()
     assert log_magnitude_by_table(dct, torch.float32).equal(log_magnitude(dct, torch.float32))
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def double(x, out):  # type: ignore[no-untyped-def]
+        out[:] = 2 * x
+
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(cache=True)(double)
+    out = np.zeros(3)
+    cpu_kernels._compiled(double)(np.arange(3.0), out)
+    assert out.tolist() == [0, 2, 4]
