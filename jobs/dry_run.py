@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from jobs.cluster import cluster, nodes
 from jobs.log import say
-from jobs.pool import Node, Pool, pool_for
+from jobs.pool import Pool, pool_for, this_machine
 from jobs.settings import LabelSettings
 from pipeline.records import ImageRef, Shard
 from pipeline.shards import ImagesPerShard, cut
@@ -96,15 +94,11 @@ def probe(settings: LabelSettings, sample: tuple[ImageRef, ...], num_threads: in
 
 def _pool(settings: LabelSettings, num_shards: int) -> Pool:
     if settings.address == "local":
-        return pool_for(settings, [_this_machine()], num_shards)
+        return pool_for(settings, [this_machine()], num_shards)
+    from jobs.cluster import cluster, nodes  # a second, and Ray
+
     with cluster(settings.address):
         return pool_for(settings, nodes(), num_shards)
-
-
-def _this_machine() -> Node:
-    import torch
-
-    return Node(os.cpu_count() or 1, torch.cuda.device_count())
 
 
 def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:

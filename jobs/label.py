@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from jobs.cluster import cluster, nodes, run_shards
 from jobs.command_line import parse
 from jobs.dry_run import dry_run
 from jobs.log import configure, say
-from jobs.pool import ClusterError, pool_for
+from jobs.pool import ClusterError
 from jobs.progress import Progress
 from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
-from jobs.shard_labeler import CommitRecord, ShardLabeler
+from jobs.shard_labeler import CommitRecord
 from jobs.summary import COMPLETE, Summary, committed_shards, finished_summary, write_summary
+from jobs.workers import label_shards
 from pipeline.attempts import AccessError
 from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
@@ -72,7 +72,7 @@ def _label(
     exit_reason = COMPLETE
     try:
         with Progress(sum(sizes), sum(sizes[shard] for shard in done), settings.progress) as bar:
-            for commit in _run(settings, record, todo, presence.name):
+            for commit in label_shards(settings, record, todo, presence.name):
                 records.append(commit)
                 if record_model(output, record, commit.model):
                     _warn_of_untrained(commit.model)
@@ -84,28 +84,6 @@ def _label(
             raise
         exit_reason = str(error)
     return write_summary(output, record["run_id"], records, began=began, exit_reason=exit_reason)
-
-
-def _run(
-    settings: LabelSettings, run: dict[str, Any], todo: Sequence[int], driver: str
-) -> Iterator[CommitRecord]:
-    """Label the shards that are left; yields a record as each ends."""
-    if not todo:
-        return
-    with cluster(settings.address):
-        pool = pool_for(settings, nodes(), len(todo))
-        arguments = {
-            "settings": settings,
-            "run_id": run["run_id"],
-            "expected_model": run["model"],
-            "num_threads": pool.num_cpus,
-            "driver": driver,
-        }
-        for record in run_shards(todo, ShardLabeler, arguments, pool):
-            commit = CommitRecord(**record)
-            if commit.fatal is not None:
-                raise ClusterError(commit.fatal)
-            yield commit
 
 
 def _warn_of_untrained(model: dict[str, Any]) -> None:

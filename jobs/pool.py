@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,8 +32,19 @@ class Pool:
     num_gpus: int
 
 
+def this_machine() -> Node:
+    """The cores and GPUs that this process sees."""
+    import torch  # takes longer than all else here
+
+    return Node(os.cpu_count() or 1, torch.cuda.device_count())
+
+
 def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) -> Pool:
-    """`make_pool` by a job's settings."""
+    """`make_pool` by a job's settings; without workers, one on all cores of the first node."""
+    if settings.workers == 0:
+        (node, *_) = nodes
+        use_gpu = settings.device != "cpu" and node.gpus > 0
+        return Pool(1, 1, _chosen(settings.cpus_per_worker) or node.cpus, int(use_gpu))
     return make_pool(
         nodes,
         device=settings.device,

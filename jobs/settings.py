@@ -127,7 +127,9 @@ class LabelSettings(ClassifierSettings):
         "auto", "images in a batch of the model; auto: 256 on CUDA, 32 on a CPU"
     )
     workers: int | Literal["auto"] = setting(
-        "auto", "worker processes; auto: one for each GPU, or as many as the CPUs allow"
+        "auto",
+        "worker processes of Ray's; auto: one for each GPU, or as many as the CPUs allow; 0: label"
+        " in this process, on one GPU or all cores, without Ray: the first labels come sooner",
     )
     max_workers: int | Literal["none"] = setting(
         "none",
@@ -169,11 +171,17 @@ class LabelSettings(ClassifierSettings):
         for name in ("top_k", "attempts_per_shard", "max_pixels"):
             _require_positive(self, name)
         for name in (
-            *("images_per_shard", "batch_size", "workers", "max_workers", "cpus_per_worker"),
+            *("images_per_shard", "batch_size", "max_workers", "cpus_per_worker"),
             *("resize", "crop"),
         ):
             if isinstance(getattr(self, name), int):
                 _require_positive(self, name)
+        if isinstance(self.workers, int) and self.workers < 0:
+            raise ValueError(f"--workers {self.workers} is negative: use auto, 0 or more")
+        if self.workers == 0 and (self.address != "local" or self.max_workers != "none"):
+            raise ValueError(
+                "--workers 0 labels in this process: leave out --address and --max-workers"
+            )
         pool = (self.workers, self.max_workers)
         if isinstance(pool[0], int) and isinstance(pool[1], int) and pool[0] > pool[1]:
             raise ValueError(f"--workers {pool[0]} is more than --max-workers {pool[1]}")

@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from servers import Bucket, Proxy, use_s3
 
 import jobs.cluster
-import jobs.label
+import jobs.workers
 from jobs.demo_corpus import broken_files
 from jobs.label import label, main
 from jobs.settings import LabelSettings
@@ -133,6 +133,16 @@ def test_from_a_bucket_to_a_bucket(
     same_rows(found.sort("uri"), rows_of(labelled))
 
 
+def test_this_process_gives_the_rows_of_rays_workers(
+    corpus: Path, labelled: Path, tmp_path: Path
+) -> None:
+    settings = LabelSettings(
+        input=str(corpus), output=str(tmp_path), images_per_shard=20, workers=0, **MODEL
+    )
+    assert label(settings).complete
+    same_rows(rows_of(tmp_path), rows_of(labelled))
+
+
 def test_every_planned_image_has_exactly_one_row(corpus: Path, labelled: Path) -> None:
     assert rows_of(labelled)["uri"].to_list() == planned(corpus)
 
@@ -235,7 +245,7 @@ def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(jobs.label, "ShardLabeler", PoisonedLabeler)
+    monkeypatch.setattr(jobs.workers, "ShardLabeler", PoisonedLabeler)
     monkeypatch.setattr(jobs.cluster, "_MAX_BLOCKS", 2)  # a sound shard shares the poisoned one's
     output = tmp_path / "out"
     arguments = [str(corpus), "--output", str(output), "--address", address, *MODEL_FLAGS]

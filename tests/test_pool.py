@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from jobs.pool import ClusterError, Node, Pool, make_pool
+from jobs.pool import ClusterError, Node, Pool, make_pool, pool_for
+from jobs.settings import LabelSettings
 
 TWO_GPUS, CPUS = Node(16, 2), Node(64, 0)
 
@@ -53,3 +54,18 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> 
 def test_cuda_is_refused_where_no_gpu_is() -> None:
     with pytest.raises(ClusterError, match="--device cuda: the cluster has no GPU"):
         pool(CPUS, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "cpus", "expected"),
+    [
+        ("auto", "auto", Pool(1, 1, num_cpus=16, num_gpus=1)),
+        ("cpu", "auto", Pool(1, 1, num_cpus=16, num_gpus=0)),
+        ("cuda", 4, Pool(1, 1, num_cpus=4, num_gpus=1)),
+    ],
+)
+def test_without_workers_this_process_has_the_machine(
+    device: str, cpus: int | str, expected: Pool
+) -> None:
+    settings = LabelSettings(input="in", output="out", workers=0, device=device, cpus_per_worker=cpus)
+    assert pool_for(settings, [TWO_GPUS], 1000) == expected

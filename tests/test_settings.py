@@ -13,7 +13,7 @@ from jobs.settings import LabelSettings
         {"top_k": 0},
         {"images_per_shard": -1},
         {"batch_size": 0},
-        {"workers": 0},
+        {"workers": -1},
         {"crop": 0},
         {"read_threads": 0},
         {"hw_decoder_load": 1.5},
@@ -23,6 +23,12 @@ def test_a_value_that_cannot_work_is_named(change: dict[str, float]) -> None:
     [(name, value)] = change.items()
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value} "):
         LabelSettings(input="in", output="out", **change)
+
+
+@pytest.mark.parametrize("change", [{"address": "auto"}, {"max_workers": 4}])
+def test_without_workers_there_is_no_cluster(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="--workers 0 labels in this process: leave out"):
+        LabelSettings(input="in", output="out", workers=0, **change)
 
 
 def test_paths_become_absolute_where_the_command_is_given(

@@ -1,0 +1,76 @@
+"""Labelling in this process: no Ray, the same exit codes and messages, and it can be continued."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+from jpegs import encode, photo
+
+from jobs.label import main
+from jobs.shard_labeler import CommitRecord, ShardLabeler
+
+MODEL = ["--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "64", "--resize", "64"]
+FLAGS = [*MODEL, "--workers", "0", "--images-per-shard", "4", "--progress", "off"]
+# As where Ray is not installed.
+WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from jobs.cli import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(10):
+        (folder / f"{number}.jpg").write_bytes(encode(photo(70, 80, seed=number)))
+    (folder / "broken.jpg").write_bytes(b"<html>")
+    return folder
+
+
+def statuses(output: Path) -> dict[str, int]:
+    parts = f"read_parquet('{output}/labels/*.parquet')"
+    return dict(duckdb.sql(f"select status, count(*) from {parts} group by all").fetchall())
+
+
+def test_without_ray_every_image_has_its_row(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_RAY, "label", str(folder)]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "out"), *FLAGS], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert statuses(tmp_path / "out") == {"ok": 10, "rejected": 1}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["exit_reason"] == "complete"
+    assert summary["counts"]["ok"] == 10
+
+
+def test_what_was_interrupted_is_continued(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    label = ShardLabeler._label
+
+    def interrupted(self: ShardLabeler, shard: int) -> CommitRecord:
+        if shard == 1:
+            raise KeyboardInterrupt
+        return label(self, shard)
+
+    arguments = [str(folder), "--output", str(tmp_path), *FLAGS]
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardLabeler, "_label", interrupted)
+        assert main(arguments) == 1
+    assert json.loads((tmp_path / "summary.json").read_text())["exit_reason"] == "interrupted"
+    assert statuses(tmp_path) == {"ok": 4}
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "1 of 3 shards are labelled already" in capsys.readouterr().err
+    assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
+
+
+def test_a_model_that_cannot_be_built_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(folder), "--output", str(tmp_path), "--workers", "0", "--progress", "off"]
+    assert main([*arguments, "--backbone", "mobilenet_v3_smal"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?" in line
+    assert not list(tmp_path.glob("labels/*"))
