@@ -67,5 +67,7 @@ def test_cuda_is_refused_where_no_gpu_is() -> None:
 def test_without_workers_this_process_has_the_machine(
     device: str, cpus: int | str, expected: Pool
 ) -> None:
-    settings = LabelSettings(input="in", output="out", workers=0, device=device, cpus_per_worker=cpus)
+    settings = LabelSettings(
+        input="in", output="out", workers=0, device=device, cpus_per_worker=cpus
+    )
     assert pool_for(settings, [TWO_GPUS], 1000) == expected
