@@ -1,10 +1,9 @@
 """A frozen classifier with the AFD-Module at its stem: pixels and DCT -> logits and drift."""
 
 import copy
-from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +12,31 @@ from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
 from afd_model.drift import Drift, drift, drift_by_convolutions
 
-# (module, the stem's features (B, C, H, W), DCT) -> the enhanced features and their drift.
-Enhance = Callable[[AFDModule, Tensor, Tensor], tuple[Tensor, Drift]]
+
+class Enhance(Protocol):
+    """How a module is applied to the stem's features and the drift scored."""
+
+    def __call__(
+        self, module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
+    ) -> tuple[Tensor, Drift]:
+        """The enhanced features, (B, C, H, W) as `features`, and their drift.
+
+        out: where the enhanced features may be written, and then are what is returned.
+        """
+        ...
 
 
-def enhance_then_score(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Drift]:
+def enhance_then_score(
+    module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Drift]:
     """Step by step, on any device; see `AFDModule.forward` and `drift`."""
     enhanced, _ = module(features, dct)
     return enhanced, drift(features, enhanced)
 
 
-def _enhance_for_compiler(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Drift]:
+def _enhance_for_compiler(
+    module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Drift]:
     enhanced, _ = module(features, dct)
     return enhanced, drift_by_convolutions(features, enhanced)
 
@@ -224,14 +237,16 @@ class _EnhancedStem(nn.Module):
         afd, dct, step = self._exchange.afd, self._exchange.dct, self._exchange.images_per_part
         assert afd is not None
         assert dct is not None
-        parts = list(zip(before.split(step), dct.split(step), strict=True))
-        after = before if len(parts) == 1 else torch.empty_like(before)
-        for number, (features, coefficients) in enumerate(parts):
-            enhanced, drifts = enhance(afd, features, coefficients)
+        if before.shape[0] <= step:
+            enhanced, drifts = enhance(afd, before, dct)
             self._exchange.drifts.append(drifts)
-            if len(parts) == 1:
-                return enhanced
-            after[number * step : (number + 1) * step] = enhanced
+            return enhanced
+        after = torch.empty_like(before)
+        for part in zip(before.split(step), dct.split(step), after.split(step), strict=True):
+            enhanced, drifts = enhance(afd, *part)
+            self._exchange.drifts.append(drifts)
+            if enhanced is not part[2]:
+                part[2].copy_(enhanced)
         return after
 
 

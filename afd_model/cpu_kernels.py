@@ -36,13 +36,16 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     return compiled
 
 
-def enhance_and_score(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Drift]:
-    """What `module` and `drift` give, the gate and the sums in float32.
+def enhance_and_score(
+    module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Drift]:
+    """What `module` and `drift` give, the gate and the sums in float32; an `Enhance`.
 
     Args:
         module: on the CPU, without gradients.
         features: (B, C, H, W) bfloat16 or float32, the stem's output; fastest in channels_last.
         dct: (B, 192, h, w) as `block_dct` gives it, any floating dtype.
+        out: like `features`, to be overwritten, in channels_last; None: makes one.
 
     Returns:
         enhanced (B, C, H, W), of the features' dtype, in channels_last; the drift between both.
@@ -54,7 +57,7 @@ def enhance_and_score(module: AFDModule, features: Tensor, dct: Tensor) -> tuple
         raise ValueError(f"features are bfloat16 or float32 here, not {features.dtype}")
     features = features.contiguous(memory_format=torch.channels_last)
     correction, gate = module.correction(features, dct)
-    enhanced = torch.empty_like(features)
+    enhanced = torch.empty_like(features) if out is None else out
     batch, _, height, width = features.shape
     turns = torch.empty(3, batch, height, width)
     energies = torch.empty(batch)

@@ -214,9 +214,11 @@ class Stages:
         model = self._predictor.model
         enhance = model.enhance
 
-        def noting(afd: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Drift]:
+        def noting(
+            module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
+        ) -> tuple[Tensor, Drift]:
             taken.append((features.clone(), dct.clone()))
-            return enhance(afd, features, dct)
+            return enhance(module, features, dct, out)
 
         model.enhance = noting
         try:

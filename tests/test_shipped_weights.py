@@ -33,8 +33,11 @@ def test_the_card_is_of_these_weights(card: dict) -> None:
 
 
 def test_the_committed_configurations_made_them(card: dict) -> None:
-    """Five trainings, each from the weights of the one before."""
-    names = (STEM, *(f"{STEM}.{which}" for which in ("fourth", "third", "second", "first")))
+    """Six trainings, each from the weights of the one before."""
+    names = (
+        STEM,
+        *(f"{STEM}.{which}" for which in ("fifth", "fourth", "third", "second", "first")),
+    )
     trainings = {}
     training = card
     for name in names:
