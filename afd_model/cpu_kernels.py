@@ -218,7 +218,7 @@ def _add_gated(  # type: ignore[no-untyped-def]
                     after = low if after < low else after
                     after = high if after > high else after
                     enhanced[b, y, x, c] = _stored(after, features[b, y, x, c])
-                    moved = _widened(enhanced[b, y, x, c]) - before
+                    moved = after - before  # before it is rounded: what the module meant
                     norm += before * before
                     dot += before * moved
                     move += moved * moved
