@@ -10,8 +10,9 @@ from afd_model.classifier import AFDClassifier
 
 # Measured on two cores with 1 MiB of second-level cache each and 32 MiB shared (docs/speed.md).
 # With fewer images, what PyTorch does once a layer is a larger share; of more the maps do not fit.
-_LARGEST_MAPS_BYTES = 16 << 20
-_STEM_MAPS_BYTES = 13 << 19
+_MIB = 1 << 20
+_LARGEST_MAPS_BYTES = 16 * _MIB
+_STEM_MAPS_BYTES = 13 * _MIB // 2
 _BACKBONES_LEAST = {torch.bfloat16: 8, torch.float32: 4}
 
 
