@@ -14,6 +14,7 @@ from torch import Tensor
 
 Distance = Literal["squared", "plain"]
 _LEAST_SQUARED = 1e-6
+_LEAST_KL = 1e-4  # nats
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,19 @@ class LossWeights:
 
     Attributes:
         kl: `kl_to_clean` of the logits.
+        root_kl: each picture's root of it. A hopeless picture pulls less by it than by the
+            divergence, and one whose label is about to change pulls more.
         logits: `logit_distance`.
         embedding: `embedding_distance`.
         features: mean of `feature_distance` at the stem and the stages.
         stem_l1: `stem_l1`, the paper's only term.
-        temperature: of the softmax in the first.
+        temperature: of the softmax in the first two.
         distance: of logits, embedding and features. "plain" is the root of "squared": its pull does
             not fade near 0, so that clean and nearly clean pictures are left as they are.
     """
 
     kl: float = 0.0
+    root_kl: float = 0.0
     logits: float = 0.2
     embedding: float = 0.0
     features: float = 1.0
@@ -40,12 +44,13 @@ class LossWeights:
     distance: Distance = "squared"
 
     def __post_init__(self) -> None:
-        for name in ("kl", "logits", "embedding", "features", "stem_l1", "temperature"):
+        terms = ("kl", "root_kl", "logits", "embedding", "features", "stem_l1")
+        for name in (*terms, "temperature"):
             if not (value := getattr(self, name)) >= 0:
                 raise ValueError(f"loss weight {name} {value} is negative")
         if self.distance not in get_args(Distance):
             raise ValueError(f"unknown distance {self.distance!r}: squared or plain")
-        if not self.kl + self.logits + self.embedding + self.features + self.stem_l1 > 0:
+        if not any(getattr(self, name) for name in terms):
             raise ValueError("all loss weights are 0: there is nothing to train on")
         if self.temperature == 0:
             raise ValueError("temperature 0 is not positive")
@@ -137,8 +142,12 @@ def training_loss(
     found: of the compressed pictures. clean: of their clean twins, without gradients.
     """
     terms: dict[str, Tensor] = {}
-    if weights.kl:
-        terms["kl"] = kl_to_clean(found.logits, clean.logits, weights.temperature).mean()
+    if weights.kl or weights.root_kl:
+        divergence = kl_to_clean(found.logits, clean.logits, weights.temperature)
+        if weights.kl:
+            terms["kl"] = divergence.mean()
+        if weights.root_kl:  # not clamped, for the same reason as in `mean_distance`
+            terms["root_kl"] = (divergence + _LEAST_KL).sqrt().mean()
     if weights.logits:
         terms["logits"] = weights.mean_distance(logit_distance(found.logits, clean.logits))
     if weights.embedding:

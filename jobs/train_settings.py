@@ -38,6 +38,11 @@ class TrainSettings(ClassifierSettings):
     kl_weight: float = setting(
         0.0, "loss: KL divergence from the backbone's prediction for the clean picture"
     )
+    root_kl_weight: float = setting(
+        0.0,
+        "loss: root of that divergence, picture by picture; a hopeless one pulls less, and one"
+        " whose label is about to change more",
+    )
     kl_temperature: float = setting(1.0, "temperature of that divergence's softmax")
     logit_weight: float = setting(
         0.2, "loss: relative distance of the logits to the clean picture's"

@@ -116,6 +116,7 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
         validate_every_steps=settings.validate_every_steps,
         losses=LossWeights(
             kl=settings.kl_weight,
+            root_kl=settings.root_kl_weight,
             logits=settings.logit_weight,
             embedding=settings.embedding_weight,
             features=settings.feature_weight,

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
@@ -107,13 +108,39 @@ def test_stem_l1_is_the_mean_absolute_difference() -> None:
     torch.testing.assert_close(stem_l1(f, g), expected)
 
 
+def test_the_roots_of_the_divergence_pull_alike_however_far_a_picture_is_gone() -> None:
+    clean = random(1, 10)
+    away = F.normalize(random(1, 10, seed=1) - random(1, 10, seed=1).mean(), dim=1)
+    pulls = {}
+    for term in ("kl", "root_kl"):
+        weights = LossWeights(**{term: 1.0}, logits=0, features=0)
+        for distance in (0.2, 1.0):
+            logits = (clean + distance * away).requires_grad_()
+            found, target = (Watched(x, torch.empty(0), []) for x in (logits, clean))
+            total, _ = training_loss(found, target, weights)
+            total.backward()
+            assert logits.grad is not None
+            pulls[term, distance] = logits.grad.norm().item()
+    assert pulls["kl", 1.0] > 4 * pulls["kl", 0.2]
+    assert pulls["root_kl", 1.0] == pytest.approx(pulls["root_kl", 0.2], rel=0.2)
+
+
+def test_the_root_of_no_divergence_has_a_gradient() -> None:
+    logits = random(3, 10).requires_grad_()
+    found, clean = (Watched(x, torch.empty(0), []) for x in (logits, logits.detach().clone()))
+    total, _ = training_loss(found, clean, LossWeights(root_kl=1.0, logits=0, features=0))
+    total.backward()
+    assert logits.grad is not None
+    assert logits.grad.norm() < 1e-3
+
+
 def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
     found, clean = watched(1, requires_grad=True), watched(2)
-    weights = LossWeights(kl=2, logits=4, embedding=5, features=3, stem_l1=0.5)
+    weights = LossWeights(kl=2, root_kl=6, logits=4, embedding=5, features=3, stem_l1=0.5)
     total, terms = training_loss(found, clean, weights)
-    assert set(terms) == {"kl", "logits", "embedding", "features", "stem_l1"}
+    assert set(terms) == {"kl", "root_kl", "logits", "embedding", "features", "stem_l1"}
     by_hand = 2 * terms["kl"] + 4 * terms["logits"] + 3 * terms["features"]
-    by_hand += 5 * terms["embedding"] + 0.5 * terms["stem_l1"]
+    by_hand += 5 * terms["embedding"] + 0.5 * terms["stem_l1"] + 6 * terms["root_kl"]
     torch.testing.assert_close(total.detach(), by_hand)
     stages = [feature_distance(found.stem, clean.stem).mean()]
     stages += [feature_distance(found.stages[0], clean.stages[0]).mean()]
@@ -128,6 +155,7 @@ def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
     ("weights", "message"),
     [
         ({"kl": -1.0}, "loss weight kl -1.0 is negative"),
+        ({"root_kl": -0.5}, "loss weight root_kl -0.5 is negative"),
         ({"features": math.nan}, "loss weight features nan"),
         ({"logits": 0, "features": 0}, "nothing to train on"),
         ({"temperature": 0}, "temperature 0"),
