@@ -2,7 +2,8 @@
 
 The end of the AFD-Module and its drift scores: PyTorch takes a pass of its own to enlarge the map,
 to gate, to add, to clamp and for each sum of the drift, about twenty over maps that no cache holds,
-as long as half of a light backbone. And the logarithm of the DCT's magnitudes.
+as long as half of a light backbone. And what comes before: the logarithm of the DCT's magnitudes,
+the pixels' normalisation.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from afd_model.fde_net import log_magnitude
 # Sums may be reordered, as vectors need it; a NaN stays a NaN.
 _REORDERED = {"reassoc", "contract", "nsz", "arcp"}
 _TINY = np.finfo(np.float32).tiny
-_DTYPES = (torch.bfloat16, torch.float32)
+DTYPES = (torch.bfloat16, torch.float32)
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +54,7 @@ def enhance_and_score(
     Raises:
         ValueError: another dtype.
     """
-    if features.dtype not in _DTYPES:
+    if features.dtype not in DTYPES:
         raise ValueError(f"features are bfloat16 or float32 here, not {features.dtype}")
     features = features.contiguous(memory_format=torch.channels_last)
     correction, gate = module.correction(features, dct)
@@ -99,6 +100,28 @@ def log_magnitude_by_table(dct: Tensor, dtype: torch.dtype) -> Tensor:
 
     _in_threads(of_images, dct.shape[0])
     return logs
+
+
+def scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
+    """rows * scale + shift, in float32, rounded to `out`'s dtype.
+
+    In one thread: the decoder's are at work meanwhile, and each step of PyTorch's would wait for
+    all of its own.
+
+    Args:
+        rows: (R, N) uint8. scale, shift: (N,) float32.
+        out: (R, N) float32 or bfloat16, contiguous, to be overwritten.
+    """
+    numbers = out.view(torch.uint16) if out.dtype == torch.bfloat16 else out
+    _scale(rows.numpy(), scale.numpy(), shift.numpy(), numbers.numpy())
+
+
+@_compiled
+def _scale(rows, scale, shift, out) -> None:  # type: ignore[no-untyped-def]
+    """See `scale_rows`; out: float32 or bfloat16's bits."""
+    for r in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            out[r, i] = _stored(np.float32(rows[r, i]) * scale[i] + shift[i], out[r, i])
 
 
 @cache

@@ -14,6 +14,7 @@ from afd_model.classifier import AFDClassifier
 from afd_model.cpu_fit import fit_to_caches
 from afd_model.drift import FlipModel, flip_features, flip_probability
 from afd_model.folding import fold_batch_norms
+from afd_model.kernels import cpu_kernels
 from afd_model.openvino_model import OpenVINOModel
 from afd_model.rounding import keep_head_in_float32, round_weights
 from afd_model.same_padding import inline_same_padding
@@ -112,7 +113,8 @@ class Predictor:
     """Runs a classifier: fused, batch norms folded, channels_last, without gradients.
 
     When the device's memory does not suffice for a batch, it is run in parts, and those that come
-    after it too; `notice` then says so, else it is None.
+    after it too; `notice` then says so, else it is None. Pixels that come in `pixels_dtype` are not
+    converted.
 
     Args:
         classifier: left as it is; the predictor works on a copy.
@@ -166,7 +168,7 @@ class Predictor:
         model = model.to(device=device, dtype=precision)
         if precision == torch.bfloat16:
             keep_head_in_float32(model.backbone)
-        self._pixels_dtype = self._dct_dtype = precision
+        self.pixels_dtype = self._dct_dtype = precision
         self._dct_layout = torch.channels_last
         self.model = model.to(memory_format=torch.channels_last)
         if device.type == "cpu":
@@ -239,7 +241,7 @@ class Predictor:
         """The same pixels on the device, of the dtype and in the layout that the model takes."""
         return pixels.to(
             device=self.device,
-            dtype=self._pixels_dtype,
+            dtype=self.pixels_dtype,
             non_blocking=True,
             memory_format=self._layout,
         )
@@ -271,15 +273,11 @@ class Predictor:
 
 def _compile_kernels(model: AFDClassifier) -> None:
     """Has the model use what Numba compiles, where it is installed: several times as fast."""
-    try:
-        from afd_model import cpu_kernels
-    except ModuleNotFoundError as error:
-        if error.name != "numba":
-            raise
+    if (kernels := cpu_kernels()) is None:
         return
-    model.enhance = cpu_kernels.enhance_and_score
+    model.enhance = kernels.enhance_and_score
     if model.afd is not None:
-        model.afd.fde_net.log_magnitude = cpu_kernels.log_magnitude_by_table
+        model.afd.fde_net.log_magnitude = kernels.log_magnitude_by_table
 
 
 def _lean(classifier: AFDClassifier, device: torch.device, precision: torch.dtype) -> AFDClassifier:

@@ -68,7 +68,7 @@ def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
         else settings.batch_size,
         num_threads=num_threads,
         prefetch_batches=settings.prefetch_batches,
-        half=precision == torch.float16,
+        dtype=predictor.pixels_dtype,
         hw_decoder_load=settings.hw_decoder_load,
         dct=afd is not None,
     )

@@ -19,6 +19,7 @@ from nvidia.dali import fn, pipeline_def, types
 from afd_model.dct import DCT_CHANNELS, JFIF_RGB_TO_YCBCR
 from pipeline.block_dct import LEVEL_SHIFT, BlockDct, order_mfcc_spectra
 from pipeline.geometry import DCT_BLOCK, Geometry, crop_window
+from pipeline.normalize import Normalize
 from pipeline.records import DecodedBatch, EncodedImage
 from pipeline.rescue import give_up, is_refusal, split_refused
 from pipeline.stage_clock import StageClock
@@ -33,11 +34,11 @@ class DecodeOptions:
     device: "cpu", or "cuda" for DALI's mixed decoder.
     batch_size: images a batch; prefetch_batches: batches decoded ahead of the one in use.
     num_threads: DALI's CPU threads (on CUDA they do the Huffman decoding).
-    half: pixels in float16 rather than float32.
+    dtype: of the normalised pixels, any floating one.
     hw_decoder_load: share of the JPEGs given to the GPU's hardware decoder, where it has one.
     dct: extract DCT coefficients; False where no module looks at them: then they have no channels.
-    dct_in_graph: extract the DCT with DALI's own operators. They are exact on both devices, but
-        cost seven times as much as `BlockDct` on a CPU; None takes them on CUDA only.
+    dct_in_graph: extract the DCT with DALI's own operators on a CPU too, where they cost seven
+        times as much as `BlockDct`. On CUDA nothing else does.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -45,10 +46,10 @@ class DecodeOptions:
     batch_size: int = 32
     num_threads: int = 2
     prefetch_batches: int = 2
-    half: bool = False
+    dtype: torch.dtype = torch.float32
     hw_decoder_load: float = 0.65
     dct: bool = True
-    dct_in_graph: bool | None = None
+    dct_in_graph: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_threads", "prefetch_batches"):
@@ -111,20 +112,27 @@ def _mfcc_dct(rgb: Any, side: int) -> Any:
     return fn.mfcc(columns, axis=1, dct_type=2, n_mfcc=DCT_BLOCK, normalize=True)
 
 
-@pipeline_def(exec_dynamic=True, prefetch_queue_depth=1)
-def _graph(geometry: Geometry, options: DecodeOptions, *, dct_in_graph: bool) -> tuple[Any, Any]:
-    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-    window = fn.external_source(name="window", dtype=types.FLOAT, ndim=1)
-    place = _cut_window if geometry.resize is None else resample_window
-    crop = place(decode_rgb(encoded, options), window, geometry)
-    pixels = fn.crop_mirror_normalize(
-        crop,
-        dtype=types.FLOAT16 if options.half else types.FLOAT,
+def _normalized(rgb: Any, geometry: Geometry, dtype: torch.dtype) -> Any:
+    """Graph node: what `Normalize` does; DALI has no bfloat16, for which it is float32."""
+    return fn.crop_mirror_normalize(
+        rgb,
+        dtype=types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
         output_layout="HWC",
         mean=[255 * value for value in geometry.mean],
         std=[255 * value for value in geometry.std],
     )
-    return pixels, _mfcc_dct(crop, geometry.crop) if dct_in_graph else crop
+
+
+@pipeline_def(exec_dynamic=True, prefetch_queue_depth=1)
+def _graph(geometry: Geometry, options: DecodeOptions, *, dct_in_graph: bool) -> tuple[Any, ...]:
+    """Pixels, normalised on CUDA alone, and where it is asked for the DCT's spectra."""
+    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+    window = fn.external_source(name="window", dtype=types.FLOAT, ndim=1)
+    place = _cut_window if geometry.resize is None else resample_window
+    crop = place(decode_rgb(encoded, options), window, geometry)
+    on_gpu = options.device == "cuda"
+    pixels = _normalized(crop, geometry, options.dtype) if on_gpu else crop
+    return (pixels, _mfcc_dct(crop, geometry.crop)) if dct_in_graph else (pixels,)
 
 
 class Decoder:
@@ -135,9 +143,7 @@ class Decoder:
         self._geometry = geometry
         self._prefetch_batches = options.prefetch_batches
         cuda = options.device == "cuda"
-        in_graph = cuda if options.dct_in_graph is None else options.dct_in_graph
-        in_graph = in_graph and options.dct
-        self._in_graph = in_graph
+        in_graph = options.dct and (cuda or options.dct_in_graph)
         self._block_dct = BlockDct(geometry.crop) if options.dct and not in_graph else None
         blocks = geometry.crop // DCT_BLOCK
         self._dct = torch.empty(
@@ -145,6 +151,12 @@ class Decoder:
             DCT_CHANNELS if options.dct else 0,
             blocks,
             blocks,
+        )
+        self._dtype = options.dtype
+        self._normalize = None if cuda else Normalize(geometry, options.dtype)
+        side = geometry.crop
+        self._pixels = torch.empty(
+            0 if cuda else options.batch_size, side, side, 3, dtype=options.dtype
         )
         self._in_flight: deque[list[EncodedImage]] = deque()
         self._pipeline = _graph(
@@ -212,15 +224,19 @@ class Decoder:
     def _decoded(self, batch: list[EncodedImage], outputs: Any, clock: StageClock) -> DecodedBatch:
         for image in batch:
             image.data = None
-        pixels, second = (torch.from_dlpack(output.as_tensor()) for output in outputs)
+        rgb, *spectra = (torch.from_dlpack(output.as_tensor()) for output in outputs)
+        if self._normalize is None:
+            pixels = rgb.permute(0, 3, 1, 2).to(self._dtype)
+        else:
+            pixels = self._normalize(rgb, out=self._pixels[: len(batch)])
         with clock.stage("dct"):
-            if self._in_graph:
-                dct = order_mfcc_spectra(second, self._geometry.crop)
+            if spectra:
+                dct = order_mfcc_spectra(spectra[0], self._geometry.crop)
             else:
                 dct = self._dct[: len(batch)]
                 if self._block_dct is not None:
-                    self._block_dct(second, out=dct)
-        return DecodedBatch(batch, pixels.permute(0, 3, 1, 2), dct)
+                    self._block_dct(rgb, out=dct)
+        return DecodedBatch(batch, pixels, dct)
 
     def _drain(self) -> None:
         """Take out what is still in flight: the next shard starts with an empty pipeline."""

@@ -138,8 +138,12 @@ def test_pixels_are_normalised_in_the_asked_for_precision() -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     geometry = Geometry(None, 64, "bilinear", mean, std)
     expected = (noise(64) / 255 - mean) / std
-    for half, dtype, tolerance in ((False, torch.float32, 1e-5), (True, torch.float16, 2e-3)):
-        decoder = Decoder(geometry, DecodeOptions(batch_size=1, half=half))
+    for dtype, tolerance in (
+        (torch.float32, 1e-5),
+        (torch.float16, 2e-3),
+        (torch.bfloat16, 1e-2),
+    ):
+        decoder = Decoder(geometry, DecodeOptions(batch_size=1, dtype=dtype))
         (batch,) = decoder.decode(screened([data]), StageClock())
         assert batch.pixels.dtype == dtype
         assert batch.dct.dtype == torch.float32
