@@ -18,7 +18,7 @@ _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 class OpenVINOModel:
-    """Called as an `AFDClassifier` is, with float32 inputs, for one size of images.
+    """Called as an `AFDClassifier` is, for one size of images.
 
     One instance serves one thread at a time. Making one takes seconds: the model is exported,
     converted and compiled.
@@ -27,8 +27,8 @@ class OpenVINOModel:
         classifier: ready to run, in float32 on the CPU; it is only read.
         num_images: of a call; fewer are filled up with blank ones, whose results are dropped.
         side: height and width of the images, pixels.
-        precision: float32, or bfloat16 for the layers' inputs and weights; logits are float32 sums
-            in both.
+        precision: of the pixels; float32, or bfloat16 for the layers' inputs and weights as well.
+            Logits are float32 sums in both.
 
     Raises:
         ValueError: OpenVINO is not installed, has no equal of a layer, or the CPU no bfloat16.
@@ -47,7 +47,7 @@ class OpenVINOModel:
         self._num_images = num_images
         classifier = copy.deepcopy(classifier)
         self._fde_net = classifier.afd.fde_net if classifier.afd else None
-        inputs = [torch.zeros(num_images, 3, side, side)]
+        inputs = [torch.zeros(num_images, side, side, 3, dtype=precision)]
         if self._fde_net:
             # OpenVINO takes logarithms one number at a time.
             self._fde_net.prepares = False
@@ -55,9 +55,14 @@ class OpenVINOModel:
         self._request = _compiled(_Outputs(classifier).eval(), tuple(inputs), precision)
 
     def __call__(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
-        """See `AFDClassifier.forward`; at most `num_images` images, float32."""
+        """See `AFDClassifier.forward`; at most `num_images` images, the DCT in float32.
+
+        Pixels in channels_last are taken from where they are.
+        """
         count = pixels.shape[0]
-        inputs = [pixels, self._fde_net.prepared(dct)] if self._fde_net else [pixels]
+        inputs = [pixels.permute(0, 2, 3, 1)]
+        if self._fde_net:
+            inputs.append(self._fde_net.prepared(dct))
         results = self._request.infer([self._filled(x) for x in inputs], share_inputs=True)
         # A copy: the next call writes to the same memory.
         outputs = [torch.from_numpy(array[:count].copy()) for array in results.values()]
@@ -67,11 +72,16 @@ class OpenVINOModel:
         return ClassifierOutput(outputs[0], zero, zero)
 
     def _filled(self, x: Tensor) -> Any:
-        """(B, C, H, W) -> the same as (num_images, C, H, W), as NumPy's array in C order."""
+        """(B, ...) -> (num_images, ...), as OpenVINO's tensor in C order."""
+        import openvino as ov
+
         blank = self._num_images - x.shape[0]
         if blank:
             x = torch.cat([x, x.new_zeros(blank, *x.shape[1:])])
-        return x.contiguous().numpy()
+        x = x.contiguous()
+        if x.dtype == torch.bfloat16:  # which NumPy does not know
+            return ov.Tensor(x.view(torch.uint16).numpy(), ov.Shape(x.shape), ov.Type.bf16)
+        return ov.Tensor(x.numpy(), shared_memory=True)
 
 
 class _Outputs(nn.Module):
@@ -82,6 +92,8 @@ class _Outputs(nn.Module):
         self.classifier = classifier
 
     def forward(self, pixels: Tensor, dct: Tensor | None = None) -> tuple[Tensor, ...]:
+        """pixels: (B, H, W, 3), as the decoder has them in memory."""
+        pixels = pixels.permute(0, 3, 1, 2).float()
         if dct is None:
             return (self.classifier.bare(pixels).logits,)
         return tuple(self.classifier.forward_for_compiler(pixels, dct))

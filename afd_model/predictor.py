@@ -157,14 +157,11 @@ class Predictor:
         side = crop or classifier.crop
         self._images_per_slice: int | None = None
         self._compiled: OpenVINOModel | None = None
-        self._layout = torch.channels_last
         if engine == "openvino":
             self._images_per_slice = max(4, 2 * torch.get_num_threads())
             self._compiled = OpenVINOModel(
                 model, num_images=self._images_per_slice, side=side, precision=precision
             )
-            # OpenVINO rounds to bf16 within; what goes in and comes out is float32.
-            precision, self._layout = torch.float32, torch.contiguous_format
         model = model.to(device=device, dtype=precision)
         if precision == torch.bfloat16:
             keep_head_in_float32(model.backbone)
@@ -243,7 +240,7 @@ class Predictor:
             device=self.device,
             dtype=self.pixels_dtype,
             non_blocking=True,
-            memory_format=self._layout,
+            memory_format=torch.channels_last,
         )
 
     def placed_dct(self, dct: Tensor) -> Tensor:
