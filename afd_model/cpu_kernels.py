@@ -6,35 +6,20 @@ as long as half of a light backbone. And what comes before: the logarithm of the
 the pixels' normalisation.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 
-import numba
 import numpy as np
 import torch
-from numba.extending import overload
 from torch import Tensor
 
 from afd_model.afd_module import AFDModule
-from afd_model.drift import Drift, mean_angle_deg
+from afd_model.compiled import compiled, in_threads, part_of_kernel, rows_of, stored, widened
+from afd_model.drift import Drift
 from afd_model.fde_net import log_magnitude
 
-# Sums may be reordered, as vectors need it; a NaN stays a NaN.
-_REORDERED = {"reassoc", "contract", "nsz", "arcp"}
 _TINY = np.finfo(np.float32).tiny
+_QUARTER, _HALF = np.float32(np.pi / 2), np.float32(np.pi)  # of a turn, and half of one
 DTYPES = (torch.bfloat16, torch.float32)
-
-
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """The function compiled at its first call, for this machine, and kept for the next process."""
-    make = partial(numba.njit, nogil=True, fastmath=_REORDERED, error_model="numpy")
-    compiled: Callable[..., None]
-    try:
-        compiled = make(cache=True)(function)
-    except RuntimeError:  # no folder to keep it in: neither beside this file nor of the user's
-        compiled = make()(function)
-    return compiled
 
 
 def enhance_and_score(
@@ -57,31 +42,42 @@ def enhance_and_score(
     if features.dtype not in DTYPES:
         raise ValueError(f"features are bfloat16 or float32 here, not {features.dtype}")
     features = features.contiguous(memory_format=torch.channels_last)
-    correction, gate = module.correction(features, dct)
+    correction, gate = _correction(module, features, dct)
     enhanced = torch.empty_like(features) if out is None else out
-    batch, _, height, width = features.shape
-    turns = torch.empty(3, batch, height, width)
-    energies = torch.empty(batch)
-    low, high = module.config.output_min, module.config.output_max
-    limits = (
-        np.float32(-np.inf if low is None else low),
-        np.float32(np.inf if high is None else high),
-    )
-    maps = [_rows(x) for x in (features, correction, enhanced)]
-    gates = None
-    if gate is not None:
-        gate = gate.float().expand(batch, features.shape[1], -1, -1)
-        gates = gate.permute(0, 2, 3, 1).contiguous().numpy()
+    scores = torch.empty(2, features.shape[0])
+    maps = [rows_of(x) for x in (features, correction, enhanced)]
+    gates = None if gate is None else _gates(gate, features.shape[1])
+    limits = _limits(module.config.output_min, module.config.output_max)
 
     def of_images(part: slice) -> None:
         before, moved_by, after = (rows[part] for rows in maps)
-        across, ahead, weights = turns[:, part].numpy()
-        energy = energies[part].numpy()
+        angle, energy = scores[:, part].numpy()
         gate_of_part = None if gates is None else gates[part]
-        _add_gated(before, moved_by, gate_of_part, limits, after, across, ahead, weights, energy)
+        _add_gated(before, moved_by, gate_of_part, limits, after, angle, energy)
 
-    _in_threads(of_images, batch)
-    return enhanced, Drift(mean_angle_deg(*turns), energies)
+    in_threads(of_images, features.shape[0])
+    return enhanced, Drift(torch.rad2deg(scores[0]), scores[1])
+
+
+def _correction(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`AFDModule.correction`; where it is narrow features that are gated, by a kernel."""
+    if module.config.fdm_on == "output":
+        return module.correction(features, dct)
+    narrow = module.fe_net.encode(features).contiguous(memory_format=torch.channels_last)
+    gates = _gates(module.fde_net.gate(dct), narrow.shape[1])
+    gated = torch.empty_like(narrow)
+    before, after = rows_of(narrow), rows_of(gated)
+    in_threads(lambda part: _gate(before[part], gates[part], after[part]), len(before))
+    return module.fe_net.decode(gated, (features.shape[2], features.shape[3])), None
+
+
+def _gates(gate: Tensor, channels: int) -> np.ndarray:
+    """(B, channels or 1, h, w) -> (B, h, w, channels) float32."""
+    return rows_of(gate.float().expand(-1, channels, -1, -1))
+
+
+def _limits(low: float | None, high: float | None) -> tuple[np.float32, np.float32]:
+    return np.float32(-np.inf if low is None else low), np.float32(np.inf if high is None else high)
 
 
 def log_magnitude_by_table(dct: Tensor, dtype: torch.dtype) -> Tensor:
@@ -98,8 +94,16 @@ def log_magnitude_by_table(dct: Tensor, dtype: torch.dtype) -> Tensor:
     def of_images(part: slice) -> None:
         _look_up(bits[part].flatten().numpy(), table, found[part].flatten().numpy())
 
-    _in_threads(of_images, dct.shape[0])
+    in_threads(of_images, dct.shape[0])
     return logs
+
+
+@cache
+def _logarithms() -> np.ndarray:
+    """bfloat16's bits of log(1 + x) by those of x >= 0."""
+    magnitudes = torch.arange(1 << 15).to(torch.uint16).view(torch.bfloat16)
+    bits: np.ndarray = magnitudes.float().log1p().bfloat16().view(torch.uint16).numpy()
+    return bits
 
 
 def scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
@@ -116,23 +120,10 @@ def scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
     _scale(rows.numpy(), scale.numpy(), shift.numpy(), numbers.numpy())
 
 
-@_compiled
-def _scale(rows, scale, shift, out) -> None:  # type: ignore[no-untyped-def]
-    """See `scale_rows`; out: float32 or bfloat16's bits."""
-    for r in range(rows.shape[0]):
-        for i in range(rows.shape[1]):
-            out[r, i] = _stored(np.float32(rows[r, i]) * scale[i] + shift[i], out[r, i])
+# From here on Numba's, without annotations; an argument that is None is decided on when compiling.
 
 
-@cache
-def _logarithms() -> np.ndarray:
-    """bfloat16's bits of log(1 + x) by those of x >= 0."""
-    magnitudes = torch.arange(1 << 15).to(torch.uint16).view(torch.bfloat16)
-    bits: np.ndarray = magnitudes.float().log1p().bfloat16().view(torch.uint16).numpy()
-    return bits
-
-
-@_compiled
+@compiled
 def _look_up(bits, table, found) -> None:  # type: ignore[no-untyped-def]
     """bits: (N,) uint32, float32's; table: (32768,) uint16; found: (N,) uint16."""
     for i in range(bits.size):
@@ -141,59 +132,15 @@ def _look_up(bits, table, found) -> None:  # type: ignore[no-untyped-def]
         found[i] = table[min((magnitude + np.uint32(0x8000)) >> np.uint32(16), np.uint32(0x7FFF))]
 
 
-def _rows(x: Tensor) -> np.ndarray:
-    """(B, C, H, W) -> (B, H, W, C), bfloat16 as its bits (NumPy has none)."""
-    rows = x.permute(0, 2, 3, 1).contiguous()
-    return (rows.view(torch.uint16) if x.dtype == torch.bfloat16 else rows).numpy()
+@compiled
+def _scale(rows, scale, shift, out) -> None:  # type: ignore[no-untyped-def]
+    """See `scale_rows`; out: float32 or bfloat16's bits."""
+    for r in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            out[r, i] = stored(np.float32(rows[r, i]) * scale[i] + shift[i], out[r, i])
 
 
-def _in_threads(work: Callable[[slice], None], count: int) -> None:
-    """Does `work` for slices of range(count), in as many threads as PyTorch uses."""
-    threads = min(torch.get_num_threads(), count)
-    if threads <= 1:
-        work(slice(0, count))
-        return
-    bounds = [count * number // threads for number in range(threads + 1)]
-    for _ in _pool(threads).map(work, map(slice, bounds, bounds[1:])):
-        pass
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "enhance")
-
-
-# Numba wants these without annotations: a form for each type that features are stored in.
-
-
-def _widened(x):  # type: ignore[no-untyped-def]
-    """A stored number as float32."""
-    raise NotImplementedError
-
-
-def _stored(x, like):  # type: ignore[no-untyped-def]
-    """A float32 as `like` is stored, rounded to nearest, ties to even."""
-    raise NotImplementedError
-
-
-@overload(_widened, inline="always")
-def _widened_form(x):  # type: ignore[no-untyped-def]
-    if x == numba.types.uint16:
-        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
-    return lambda x: x
-
-
-@overload(_stored, inline="always")
-def _stored_form(x, like):  # type: ignore[no-untyped-def]
-    def as_bfloat16(x, like):  # type: ignore[no-untyped-def]
-        bits = np.float32(x).view(np.uint32)
-        tie = (bits >> np.uint32(16)) & np.uint32(1)
-        return np.uint16((bits + np.uint32(0x7FFF) + tie) >> np.uint32(16))
-
-    return as_bfloat16 if like == numba.types.uint16 else lambda x, like: x
-
-
-@numba.njit(inline="always")
+@part_of_kernel
 def _between(place, places, samples):  # type: ignore[no-untyped-def]
     """The samples on both sides of a place, and how far it is from the first to the second."""
     at = np.float32(samples / places) * (np.float32(place) + np.float32(0.5)) - np.float32(0.5)
@@ -202,57 +149,123 @@ def _between(place, places, samples):  # type: ignore[no-untyped-def]
     return first, min(first + 1, samples - 1), at - np.float32(first)
 
 
-@_compiled
+@part_of_kernel
+def _columns(width, samples):  # type: ignore[no-untyped-def]
+    """`_between` of every column: (W,) each."""
+    firsts, seconds = np.empty((2, width), np.int64)
+    shares = np.empty(width, np.float32)
+    for x in range(width):
+        firsts[x], seconds[x], shares[x] = _between(x, width, samples)
+    return firsts, seconds, shares
+
+
+@part_of_kernel
+def _enlarge_down(gate, y, height, out) -> None:  # type: ignore[no-untyped-def]
+    """Row y of a gate (h, w, C), were it enlarged to so many rows: out (w, C)."""
+    upper, lower, share = _between(y, height, gate.shape[0])
+    for x in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            above = gate[upper, x, c]
+            out[x, c] = above + share * (gate[lower, x, c] - above)
+
+
+@compiled
+def _gate(features, gate, out) -> None:  # type: ignore[no-untyped-def]
+    """features * gate, enlarged as `F.interpolate(mode="bilinear")` does.
+
+    features, out: (B, H, W, C), float32 or bfloat16's bits; gate: (B, h, w, C) float32.
+    """
+    batch, height, width, channels = features.shape
+    gates = np.empty((gate.shape[2], channels), np.float32)
+    lefts, rights, shares = _columns(width, gate.shape[2])
+    for b in range(batch):
+        for y in range(height):
+            _enlarge_down(gate[b], y, height, gates)
+            for x in range(width):
+                left, right, share = lefts[x], rights[x], shares[x]
+                for c in range(channels):
+                    by = gates[left, c] + share * (gates[right, c] - gates[left, c])
+                    feature = features[b, y, x, c]
+                    out[b, y, x, c] = stored(widened(feature) * by, feature)
+
+
+@compiled
 def _add_gated(  # type: ignore[no-untyped-def]
-    features, correction, gate, limits, enhanced, across, ahead, weight, energy
+    features, correction, gate, limits, enhanced, angle, energy
 ) -> None:
-    """features + correction * gate within the limits, and the drift but for its arc tangent.
+    """features + correction * gate within the limits, and the drift.
 
     features, correction, enhanced: (B, H, W, C), float32 or bfloat16's bits; gate: (B, h, w, C)
-    float32, enlarged as `F.interpolate(mode="bilinear")` does, or None; across, ahead, weight:
-    (B, H, W) float32, see `mean_angle_deg`; energy: (B,) float32.
+    float32, enlarged as in `_gate`, or None; angle: (B,) float32, radians; energy: (B,) float32.
     """
     batch, height, width, channels = features.shape
     low, high = limits
     nothing = np.float32(0)
     norms, dots, moves = np.empty((3, width), np.float32)
     if gate is not None:  # decided when compiling, here and below
-        rows, columns = gate.shape[1:3]
-        gates = np.empty((columns, channels), np.float32)
+        gates = np.empty((gate.shape[2], channels), np.float32)
+        lefts, rights, shares = _columns(width, gate.shape[2])
     for b in range(batch):
-        whole, moved_in_all = 0.0, 0.0
+        whole, moved_in_all, turned, weight = 0.0, 0.0, 0.0, 0.0
         for y in range(height):
             if gate is not None:
-                upper, lower, share = _between(y, height, rows)
-                for x in range(columns):
-                    for c in range(channels):
-                        above = gate[b, upper, x, c]
-                        gates[x, c] = above + share * (gate[b, lower, x, c] - above)
+                _enlarge_down(gate[b], y, height, gates)
             for x in range(width):
                 if gate is not None:
-                    left, right, share = _between(x, width, columns)
+                    left, right, share = lefts[x], rights[x], shares[x]
                 norm, dot, move = nothing, nothing, nothing
                 for c in range(channels):
-                    before = _widened(features[b, y, x, c])
-                    step = _widened(correction[b, y, x, c])
+                    before = widened(features[b, y, x, c])
+                    step = widened(correction[b, y, x, c])
                     if gate is not None:
                         step *= gates[left, c] + share * (gates[right, c] - gates[left, c])
                     after = before + step
                     after = low if after < low else after
                     after = high if after > high else after
-                    enhanced[b, y, x, c] = _stored(after, features[b, y, x, c])
+                    enhanced[b, y, x, c] = stored(after, features[b, y, x, c])
                     moved = after - before  # before it is rounded: what the module meant
                     norm += before * before
                     dot += before * moved
                     move += moved * moved
                 norms[x], dots[x], moves[x] = norm, dot, move
-            for x in range(width):
-                norm, move = np.sqrt(norms[x]), np.sqrt(moves[x])
-                along = dots[x] / max(norm, _TINY)
-                turned = np.sqrt(max((move - along) * (move + along), nothing))
-                across[b, y, x] = turned if norm > nothing else nothing
-                ahead[b, y, x] = norm + along
-                weight[b, y, x] = np.sqrt(max(norms[x] + 2 * dots[x] + moves[x], nothing))
             whole += norms.sum()
             moved_in_all += moves.sum()
+            row_turned, row_weight = _turn(norms, dots, moves)
+            turned += row_turned
+            weight += row_weight
         energy[b] = np.sqrt(moved_in_all / whole) if whole != 0 else 0.0
+        angle[b] = turned / weight if weight != 0 else 0.0
+
+
+@part_of_kernel
+def _turn(norms, dots, moves):  # type: ignore[no-untyped-def]
+    """How far a row's f^ is turned from f, in radians, times |f^|, and |f^|, both summed.
+
+    norms, dots, moves: (W,) float32, |f|^2, <f, f^ - f> and |f^ - f|^2.
+
+    Split as in `afd_model.drift`, whose arc tangent this is to 2e-8: Abramowitz and Stegun 4.4.49.
+    """
+    turned, weights = np.float32(0), np.float32(0)
+    for x in range(norms.size):
+        norm, move = np.sqrt(norms[x]), np.sqrt(moves[x])
+        along = dots[x] / max(norm, _TINY)
+        across = np.sqrt(max((move - along) * (move + along), np.float32(0)))
+        ahead = norm + along
+        longer = max(across, abs(ahead))
+        t = min(across, abs(ahead)) / max(longer, _TINY)
+        s = t * t
+        series = np.float32(0.0028662257)
+        series = series * s + np.float32(-0.0161657367)
+        series = series * s + np.float32(0.0429096138)
+        series = series * s + np.float32(-0.0752896400)
+        series = series * s + np.float32(0.1065626393)
+        series = series * s + np.float32(-0.1420889944)
+        series = series * s + np.float32(0.1999355085)
+        series = series * s + np.float32(-0.3333314528)
+        angle = t + t * s * series
+        angle = _QUARTER - angle if across > abs(ahead) else angle
+        angle = _HALF - angle if ahead < np.float32(0) else angle
+        weight = np.sqrt(max(norms[x] + 2 * dots[x] + moves[x], np.float32(0)))
+        turned += angle * weight if norm > np.float32(0) else np.float32(0)
+        weights += weight
+    return turned, weights

@@ -70,21 +70,9 @@ def _scores(lengths: _Lengths) -> Drift:
     across = ((moved - along) * (moved + along)).clamp(min=0).sqrt() * (norm > 0)
     size = torch.linalg.vector_norm(norm, dim=(1, 2))
     energy = torch.linalg.vector_norm(moved, dim=(1, 2)) / size.clamp(min=_TINY) * (size > 0)
-    return Drift(mean_angle_deg(across, norm + along, weight), energy)
-
-
-def mean_angle_deg(across: Tensor, ahead: Tensor, weight: Tensor) -> Tensor:
-    """The angle that `drift` gives, from f^ split at every position along f and across it.
-
-    Args:
-        across, ahead, weight: (B, H, W): |f^ across f| (0 where f is), <f^, f> / |f| and |f^|.
-
-    Returns:
-        (B,) degrees.
-    """
-    angle = torch.atan2(across, ahead)
-    mean = (angle * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=_TINY)
-    return torch.rad2deg(mean)
+    angle = torch.atan2(across, norm + along)
+    mean_angle = (angle * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=_TINY)
+    return Drift(torch.rad2deg(mean_angle), energy)
 
 
 def _lengths(features: Tensor, enhanced: Tensor) -> _Lengths:

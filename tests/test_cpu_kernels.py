@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from afd_model import cpu_kernels
 from afd_model.afd_module import AFDConfig, AFDModule
+from afd_model.compiled import compiled
 from afd_model.cpu_kernels import enhance_and_score, log_magnitude_by_table
 from afd_model.drift import drift
 from afd_model.fde_net import FDM_KINDS, log_magnitude
@@ -169,5 +169,5 @@ def test_where_nothing_can_be_kept_it_is_compiled_each_time(
     with pytest.raises(RuntimeError, match="no locator available"):
         numba.njit(cache=True)(double)
     out = np.zeros(3)
-    cpu_kernels._compiled(double)(np.arange(3.0), out)
+    compiled(double)(np.arange(3.0), out)
     assert out.tolist() == [0, 2, 4]

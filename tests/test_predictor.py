@@ -77,7 +77,8 @@ def test_the_compiled_kernels_give_what_pytorch_does(
     compiled.model.images_per_part = 2  # of 5: each part is written to its place
     found = compiled(*inputs())
     monkeypatch.delattr(afd_model, "cpu_kernels")
-    monkeypatch.delitem(sys.modules, "afd_model.cpu_kernels")
+    for module in ("afd_model.cpu_kernels", "afd_model.compiled"):
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
     plain = Predictor(classifier, device=CPU, precision=precision)
     assert plain.model.enhance is enhance_then_score
