@@ -130,8 +130,10 @@ class AFDModule(nn.Module):
             fdm = self.fde_net(dct, features)
             enhanced = torch.addcmul(features, self.fe_net(features), fdm)
         else:
-            correction, fdm = self._gated_correction(features, dct)
-            enhanced = correction.add_(features)
+            narrow = self.fe_net.encode(features)
+            fdm = self.fde_net(dct, narrow)
+            size = (features.shape[2], features.shape[3])
+            enhanced = self.fe_net.decode(narrow * fdm, size).add_(features)
         # The paper applies the stem's activation once more. That keeps an untrained module the
         # identity for ReLU only; projecting on the activation's range does for SiLU and
         # hard-swish too, and is the same thing for ReLU.
@@ -139,27 +141,6 @@ class AFDModule(nn.Module):
         if low is not None or high is not None:
             enhanced = enhanced.clamp_(low, high)
         return enhanced, fdm
-
-    def correction(self, features: Tensor, dct: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What `forward` adds to the features, for who gates and adds it in a way of their own.
-
-        Args:
-            features, dct: as for `forward`.
-
-        Returns:
-            (B, C, H, W), and the gate that it still has to be multiplied with, see `FDENet.gate`;
-            None where it is gated already.
-        """
-        if self.config.fdm_on == "output":
-            return self.fe_net(features), self.fde_net.gate(dct)
-        return self._gated_correction(features, dct)[0], None
-
-    def _gated_correction(self, features: Tensor, dct: Tensor) -> tuple[Tensor, Tensor]:
-        """The correction from gated narrow features, and what gates them."""
-        narrow = self.fe_net.encode(features)
-        fdm = self.fde_net(dct, narrow)
-        size = (features.shape[2], features.shape[3])
-        return self.fe_net.decode(narrow * fdm, size), fdm
 
     def fuse(self) -> "AFDModule":
         """Makes every RepConv one 3x3 convolution, in place and exactly; returns self.

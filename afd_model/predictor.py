@@ -274,7 +274,7 @@ def _compile_kernels(model: AFDClassifier) -> None:
         return
     model.enhance = kernels.enhance_and_score
     if model.afd is not None:
-        model.afd.fde_net.log_magnitude = kernels.log_magnitude_by_table
+        model.afd.fde_net.log_magnitude = kernels.log_magnitude_in_one_pass
 
 
 def _lean(classifier: AFDClassifier, device: torch.device, precision: torch.dtype) -> AFDClassifier:

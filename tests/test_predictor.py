@@ -76,9 +76,9 @@ def test_the_compiled_kernels_give_what_pytorch_does(
     assert compiled.model.enhance is not enhance_then_score
     compiled.model.images_per_part = 2  # of 5: each part is written to its place
     found = compiled(*inputs())
-    monkeypatch.delattr(afd_model, "cpu_kernels")
-    for module in ("afd_model.cpu_kernels", "afd_model.compiled"):
-        monkeypatch.delitem(sys.modules, module)
+    for module in ("cpu_kernels", "compiled"):
+        monkeypatch.delattr(afd_model, module)
+        monkeypatch.delitem(sys.modules, f"afd_model.{module}")
     monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
     plain = Predictor(classifier, device=CPU, precision=precision)
     assert plain.model.enhance is enhance_then_score
