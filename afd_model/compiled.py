@@ -17,6 +17,16 @@ _TINY = np.finfo(np.float32).tiny
 _ONES_BITS = np.uint32(0x3F800000)  # of 1.0
 _LOG_2 = np.float32(np.log(2))
 _QUARTER, _HALF = np.float32(np.pi / 2), np.float32(np.pi)  # of a turn, and half of one
+# Abramowitz and Stegun, the highest power first. 4.1.44: log(1 + t) / t from 0 to 1, to 3e-8.
+_LOGARITHM = (
+    *(-0.0064535442, 0.0360884937, -0.0953293897, 0.1676540711),
+    *(-0.2407338084, 0.3317990258, -0.4998741238, 0.9999964239),
+)
+# 4.4.49: (arctan(t) / t - 1) / t^2 by powers of t^2, for t from 0 to 1; the arc tangent to 2e-8.
+_ARC_TANGENT = (
+    *(0.0028662257, -0.0161657367, 0.0429096138, -0.0752896400),
+    *(0.1065626393, -0.1420889944, 0.1999355085, -0.3333314528),
+)
 _NOT_A_NUMBER = np.uint32(0x7FC0)  # of bfloat16
 
 # Sums may be reordered, as vectors need it; a NaN stays a NaN.
@@ -69,24 +79,25 @@ def _stored_form(x, like):
     return as_bfloat16 if like == numba.types.uint16 else lambda x, like: x
 
 
+@part_of_kernel
+def _series(coefficients, x):
+    """The polynomial with these coefficients, the highest power's first."""
+    value = np.float32(0)
+    for coefficient in coefficients:
+        value = value * x + np.float32(coefficient)
+    return value
+
+
 @kernel
 def take_logarithms(numbers, found) -> None:
-    """log(1 + |x|), (N,) float32 to bfloat16's bits; to 3e-8: Abramowitz and Stegun 4.1.44."""
+    """log(1 + |x|) of (N,) float32 as bfloat16's bits (N,)."""
     for i in range(numbers.size):
         magnitude = abs(numbers[i])
         bits = np.float32(np.float32(1) + magnitude).view(np.uint32)
         exponent = np.int32(bits >> np.uint32(23)) - np.int32(127)
         # The same number with an exponent of 0: 1 + t, from 1 to 2.
         t = np.uint32((bits & np.uint32(0x007FFFFF)) | _ONES_BITS).view(np.float32) - np.float32(1)
-        series = np.float32(-0.0064535442)
-        series = series * t + np.float32(0.0360884937)
-        series = series * t + np.float32(-0.0953293897)
-        series = series * t + np.float32(0.1676540711)
-        series = series * t + np.float32(-0.2407338084)
-        series = series * t + np.float32(0.3317990258)
-        series = series * t + np.float32(-0.4998741238)
-        series = series * t + np.float32(0.9999964239)
-        logarithm = np.float32(exponent) * _LOG_2 + t * series
+        logarithm = np.float32(exponent) * _LOG_2 + t * _series(_LOGARITHM, t)
         finite = magnitude < np.float32(np.inf)
         found[i] = stored(logarithm if finite else magnitude, found[i])
 
@@ -198,9 +209,8 @@ def add_gated(features, correction, gate, limits, enhanced, angle, energy) -> No
 def _turn(norms, dots, moves):
     """How far a row's f^ is turned from f, in radians, times |f^|, and |f^|, both summed.
 
-    norms, dots, moves: (W,) float32, |f|^2, <f, f^ - f> and |f^ - f|^2.
-
-    Split as in `afd_model.drift`, whose arc tangent this is to 2e-8: Abramowitz and Stegun 4.4.49.
+    norms, dots, moves: (W,) float32: |f|^2, <f, d> and |d|^2, with d = f^ - f, see
+    `afd_model.drift`.
     """
     turned, weights = np.float32(0), np.float32(0)
     for x in range(norms.size):
@@ -211,15 +221,7 @@ def _turn(norms, dots, moves):
         longer = max(across, abs(ahead))
         t = min(across, abs(ahead)) / max(longer, _TINY)
         s = t * t
-        series = np.float32(0.0028662257)
-        series = series * s + np.float32(-0.0161657367)
-        series = series * s + np.float32(0.0429096138)
-        series = series * s + np.float32(-0.0752896400)
-        series = series * s + np.float32(0.1065626393)
-        series = series * s + np.float32(-0.1420889944)
-        series = series * s + np.float32(0.1999355085)
-        series = series * s + np.float32(-0.3333314528)
-        angle = t + t * s * series
+        angle = t + t * s * _series(_ARC_TANGENT, s)
         angle = _QUARTER - angle if across > abs(ahead) else angle
         angle = _HALF - angle if ahead < np.float32(0) else angle
         weight = np.sqrt(max(norms[x] + 2 * dots[x] + moves[x], np.float32(0)))
