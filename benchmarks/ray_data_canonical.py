@@ -49,7 +49,8 @@ def run_peer(arguments: argparse.Namespace, output: str) -> dict[str, float]:
                 "started_at": np.full(len(label), self.started_at),
             }
 
-    ray.init(include_dashboard=False, log_to_driver=False)
+    # Not the one that a run which was killed has left word of.
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
     (
         ray.data.read_images(arguments.images, include_paths=True, mode="RGB")
         .map(transform)
