@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afd_model import compiled
+from afd_model import numba_kernels
 from afd_model.afd_module import AFDModule
 from afd_model.drift import Drift
 from afd_model.fde_net import log_magnitude
@@ -53,7 +53,7 @@ def enhance_and_score(
         before, moved_by, after = (rows[part] for rows in maps)
         angle, energy = scores[:, part].numpy()
         gate_of_part = None if gates is None else gates[part]
-        compiled.add_gated(before, moved_by, gate_of_part, limits, after, angle, energy)
+        numba_kernels.add_gated(before, moved_by, gate_of_part, limits, after, angle, energy)
 
     _in_threads(of_images, features.shape[0])
     return enhanced, Drift(torch.rad2deg(scores[0]), scores[1])
@@ -71,7 +71,7 @@ def _correction(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tenso
     gated = torch.empty_like(narrow)
     before, after = _rows(narrow), _rows(gated)
     _in_threads(
-        lambda part: compiled.apply_gate(before[part], gates[part], after[part]), len(before)
+        lambda part: numba_kernels.apply_gate(before[part], gates[part], after[part]), len(before)
     )
     return module.fe_net.decode(gated, (features.shape[2], features.shape[3])), None
 
@@ -98,7 +98,7 @@ def log_magnitude_in_one_pass(dct: Tensor, dtype: torch.dtype) -> Tensor:
     found = logs.view(torch.uint16)
 
     def of_images(part: slice) -> None:
-        compiled.take_logarithms(dct[part].flatten().numpy(), found[part].flatten().numpy())
+        numba_kernels.take_logarithms(dct[part].flatten().numpy(), found[part].flatten().numpy())
 
     _in_threads(of_images, dct.shape[0])
     return logs
@@ -115,7 +115,7 @@ def scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
         out: (R, N) float32 or bfloat16, contiguous, to be overwritten.
     """
     numbers = out.view(torch.uint16) if out.dtype == torch.bfloat16 else out
-    compiled.scale_levels(rows.numpy(), scale.numpy(), shift.numpy(), numbers.numpy())
+    numba_kernels.scale_levels(rows.numpy(), scale.numpy(), shift.numpy(), numbers.numpy())
 
 
 def _rows(x: Tensor) -> np.ndarray:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from afd_model.afd_module import AFDConfig, AFDModule
-from afd_model.compiled import kernel
 from afd_model.cpu_kernels import enhance_and_score, log_magnitude_in_one_pass
 from afd_model.drift import drift
 from afd_model.fde_net import FDM_KINDS, log_magnitude
+from afd_model.numba_kernels import kernel
 
 PAPER = AFDConfig(stem_channels=24, stem_stride=2, width=8, fde_hidden=8, output_min=0.0)
 LIGHT = replace(PAPER, size="light", reduction=2, depth=1, levels=0, fdm_on="bottleneck")
@@ -89,6 +89,16 @@ def test_an_untrained_module_moves_nothing() -> None:
     assert enhanced.equal(features)
     assert scores.angle_deg.equal(torch.zeros(3))
     assert scores.energy.equal(torch.zeros(3))
+
+
+def test_features_may_turn_by_more_than_a_right_angle() -> None:
+    made = module(replace(PAPER, output_min=None), 0.6)
+    features, dct = inputs()
+    expected, _ = made(features, dct)
+    assert ((features * expected).sum(1) < 0).float().mean() > 0.1
+    _, scores = enhance_and_score(made, features, dct)
+    reference = drift(features.double(), expected.double())
+    torch.testing.assert_close(scores.angle_deg.double(), reference.angle_deg, rtol=1e-4, atol=1e-4)
 
 
 def test_where_the_features_are_zero_nothing_turns() -> None:

@@ -76,7 +76,7 @@ def test_the_compiled_kernels_give_what_pytorch_does(
     assert compiled.model.enhance is not enhance_then_score
     compiled.model.images_per_part = 2  # of 5: each part is written to its place
     found = compiled(*inputs())
-    for module in ("cpu_kernels", "compiled"):
+    for module in ("cpu_kernels", "numba_kernels"):
         monkeypatch.delattr(afd_model, module)
         monkeypatch.delitem(sys.modules, f"afd_model.{module}")
     monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
