@@ -15,14 +15,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from afd_model.afd_module import (
-    AFDConfig,
-    AFDModule,
-    AFDSize,
-    config_for,
-    config_from_dict,
-    config_to_dict,
-)
+from afd_model.afd_config import AFDConfig, AFDSize, config_from_dict, config_to_dict
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.drift import FLIP_FEATURES, FlipModel
 

@@ -1,7 +1,9 @@
-"""A frozen classifier with the AFD-Module at its stem: pixels and DCT -> logits and drift."""
+"""A frozen classifier with the AFD-Module plugged in: pixels and DCT -> logits and drift."""
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -103,11 +105,11 @@ class AFDClassifier(nn.Module):
         self.afd = afd
         self.stem_layer = backbone.stem_layer
         self.crop = backbone.preprocessing.crop
-        self._exchange = _Exchange(afd)
+        self._exchange = exchange = _Exchange(afd)
         self.backbone = _sharing_copy(backbone.module)
-        parent, _, leaf = backbone.stem_layer.rpartition(".")
-        owner = self.backbone.get_submodule(parent)
-        setattr(owner, leaf, _EnhancedStem(getattr(owner, leaf), self._exchange))
+        _wrap(self.backbone, backbone.stem_layer, partial(_EnhancedStem, exchange))
+        for number, place in enumerate(afd.config.stages if afd else ()):
+            _wrap(self.backbone, place.layer, partial(_CorrectedStage, exchange, number))
         self.backbone.eval().requires_grad_(requires_grad=False)
 
     def forward(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
@@ -187,7 +189,10 @@ class AFDClassifier(nn.Module):
 
 
 class _Exchange:
-    """Carries the DCT into the backbone, and the stem's features out of it."""
+    """Carries the DCT into the backbone, and the stem's features out of it.
+
+    Without a DCT the AFD-Module is not asked anywhere: that is the bare backbone.
+    """
 
     def __init__(self, afd: AFDModule | None) -> None:
         self.afd = afd
@@ -214,7 +219,7 @@ class _EnhancedStem(nn.Module):
     The AFD-Module is not registered here: it is the classifier's, and would be saved twice.
     """
 
-    def __init__(self, stem: nn.Module, exchange: _Exchange) -> None:
+    def __init__(self, exchange: _Exchange, stem: nn.Module) -> None:
         super().__init__()
         self.stem = stem
         self._exchange = exchange
@@ -248,6 +253,29 @@ class _EnhancedStem(nn.Module):
             if enhanced is not part[2]:
                 part[2].copy_(enhanced)
         return after
+
+
+class _CorrectedStage(nn.Module):
+    """The last layer of a later stage followed by the AFD-Module's correction of it."""
+
+    def __init__(self, exchange: _Exchange, number: int, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self._exchange = exchange
+        self._number = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.layer(x)
+        exchange = self._exchange
+        if exchange.afd is None or exchange.dct is None:
+            return features
+        return exchange.afd.correct_stage(self._number, features)
+
+
+def _wrap(module: nn.Module, path: str, wrapper: Callable[[nn.Module], nn.Module]) -> None:
+    parent, _, leaf = path.rpartition(".")
+    owner = module.get_submodule(parent)
+    setattr(owner, leaf, wrapper(getattr(owner, leaf)))
 
 
 def _sharing_copy(module: nn.Module) -> nn.Module:

@@ -1,37 +1,29 @@
 """Where a backbone can be watched behind its stem: the last layer of each spatial resolution."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from afd_model.classifier import AFDClassifier
+from afd_model.stage_layers import layer_maps
 
 
 def find_stages(classifier: AFDClassifier, crop: int, count: int) -> tuple[str, ...]:
     """Dotted paths, in the backbone, of the stages that follow the stem.
 
-    A stage ends where the resolution drops: at the last of the backbone's top-level layers
-    (`nn.Sequential`s among them opened) that gives that resolution. What gives the stem's own
-    resolution is left out: the stem's features stand for it.
+    A stage ends where the resolution drops: at the last of the backbone's top-level layers that
+    gives that resolution. What gives the stem's own resolution is left out: the stem's features
+    stand for it.
 
     Args:
         classifier: in its own dtype and on its device; run once on an empty picture.
         crop: side of that picture in pixels.
         count: how many stages at most, the first ones; a small backbone may have fewer.
     """
-    layers = dict(_top_layers(classifier.backbone))
-    sizes: dict[str, int] = {}
-
-    def note(path: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
-            sizes[path] = output.shape[2]
-
+    sizes = {path: shape[2] for path, shape in layer_maps(classifier.backbone, crop).items()}
     parameter = next(classifier.backbone.parameters())
     picture = torch.zeros(1, 3, crop, crop, dtype=parameter.dtype, device=parameter.device)
-    with _watched(layers, note), torch.no_grad():
-        stem_size = classifier.bare(picture).before.shape[2]
+    with torch.no_grad():
+        stem_size = classifier.stem(picture)[0].shape[2]
     last_of_size = {size: path for path, size in sizes.items() if 1 < size < stem_size}
     return tuple(last_of_size.values())[:count]
 
@@ -87,25 +79,3 @@ class EmbeddingTap:
         """The embedding of the last run; forgotten here."""
         taken, self._embedding = self._embedding, None
         return taken
-
-
-def _top_layers(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in backbone.named_children():
-        if isinstance(child, nn.Sequential):
-            for inner_name, inner in child.named_children():
-                yield f"{name}.{inner_name}", inner
-        else:
-            yield name, child
-
-
-@contextmanager
-def _watched(layers: dict[str, nn.Module], note: Callable[[str, object], None]) -> Iterator[None]:
-    hooks = [
-        layer.register_forward_hook(lambda _module, _inputs, output, path=path: note(path, output))
-        for path, layer in layers.items()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

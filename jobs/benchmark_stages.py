@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from afd_model.afd_module import AFDModule
 from afd_model.classifier import AFDClassifier
-from afd_model.drift import Drift
 from afd_model.predictor import Predictor
 from jobs.model import backbone_of, load_model
 from jobs.settings import LabelSettings
@@ -79,7 +81,7 @@ class Stages:
         self._batches = self._take_batches(_MODEL_BATCHES[self._predictor.device.type])
         # Compiled into one graph with the backbone, the module cannot be timed by itself.
         alone = settings.afd != "none" and settings.engine == "torch"
-        self._afd_inputs = self._take_afd_inputs() if alone else []
+        self._afd_calls = self._take_afd_calls() if alone else []
         self._block_dct = BlockDct(self._batches[0].rgb.shape[1])
         self._dct = torch.empty(self._batches[0].dct.shape)
         self._table = self._make_table(len(next(cut(refs, settings.images_per_shard))))
@@ -103,7 +105,7 @@ class Stages:
             "backbone": self._timed(images, lambda: self._predict(self._backbone)),
             "model": self._timed(images, lambda: self._predict(self._predictor)),
         }
-        if self._afd_inputs:
+        if self._afd_calls:
             costs["afd_module"] = self._timed(images, self._enhance)
         costs["write"] = self._timed(self._table.num_rows, self._write)
         return costs
@@ -176,10 +178,8 @@ class Stages:
 
     @torch.inference_mode()
     def _enhance(self) -> None:
-        model = self._predictor.model
-        assert model.afd is not None
-        for features, dct in self._afd_inputs:
-            model.enhance(model.afd, features, dct)
+        for call in self._afd_calls:
+            call()
 
     def _write(self) -> None:
         write_part(self._scratch, 0, self._table, {})
@@ -208,23 +208,27 @@ class Stages:
             raise ValueError("none of the images can be decoded: give others")
         return batches
 
-    def _take_afd_inputs(self) -> list[tuple[Tensor, Tensor]]:
-        """What the AFD-Module is given inside the model, in parts as the predictor makes them."""
-        taken: list[tuple[Tensor, Tensor]] = []
+    def _take_afd_calls(self) -> list[Callable[[], object]]:
+        """All that the AFD-Module is asked inside the model, in parts as the predictor makes them.
+
+        Each asks it once more, the same of the same tensors.
+        """
+        taken: list[Callable[[], object]] = []
+
+        def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+            def noted(*inputs: Any) -> Any:
+                kept = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+                taken.append(partial(function, *kept))
+                return function(*inputs)
+
+            return noted
+
         model = self._predictor.model
-        enhance = model.enhance
-
-        def noting(
-            module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
-        ) -> tuple[Tensor, Drift]:
-            taken.append((features.clone(), dct.clone()))
-            return enhance(module, features, dct, out)
-
-        model.enhance = noting
-        try:
+        assert model.afd is not None
+        with ExitStack() as stack:
+            for owner, name in ((model, "enhance"), (model.afd, "correct_stage")):
+                stack.enter_context(patch.object(owner, name, noting(getattr(owner, name))))
             self._predict(self._predictor)
-        finally:
-            model.enhance = enhance
         return taken
 
 

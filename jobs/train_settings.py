@@ -19,7 +19,8 @@ class TrainSettings(ClassifierSettings):
     afd: str = setting(
         "untrained",
         "the weights to start from: untrained, default (those shipped for the backbone), or a"
-        " checkpoint of the same backbone, form and size; paper and deep start from each other's",
+        " checkpoint of the same backbone, form and size; paper and deep start from each other's,"
+        " and --corrected-stages may differ",
     )
     afd_size: Literal["light", "paper", "deep"] = setting(
         "light",
@@ -33,6 +34,13 @@ class TrainSettings(ClassifierSettings):
         "auto",
         "how FDE-Net sees the DCT: the coefficients over their typical size, or their logarithms;"
         " auto: the size's own",
+    )
+
+    corrected_stages: int | Literal["auto"] = setting(
+        "auto",
+        "how many of the backbone's last stages are corrected too, each by a narrow residual at its"
+        " end; 0: the stem alone, as in the paper; auto: as many as the weights to start from do,"
+        " else 0",
     )
 
     kl_weight: float = setting(
@@ -163,6 +171,8 @@ class TrainSettings(ClassifierSettings):
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{_spelt(name)} {getattr(self, name)} is negative")
+        if self.corrected_stages != "auto" and self.corrected_stages < 0:
+            raise ValueError(f"--corrected-stages {self.corrected_stages} is negative")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema-decay {self.ema_decay} is not from 0 to below 1")
         if self.batch_size % max(1, self.workers):

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from afd_model.afd_module import AFDModule, config_for, with_blocks_of
+from afd_model.afd_module import AFDModule, with_parts_of
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
 from afd_model.distributed import is_first
@@ -75,21 +76,26 @@ def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, Chec
         for name, value in (("fdm", settings.fdm), ("dct_input", settings.dct_input))
         if value != "auto"
     }
-    config = config_for(backbone, settings.afd_size, **changes)
+    asked = settings.corrected_stages
     if settings.afd == "untrained":
+        stages = 0 if asked == "auto" else asked
+        config = config_for(backbone, settings.afd_size, corrected_stages=stages, **changes)
         return AFDModule(config), None
     afd, start = resolve_afd(settings.afd, backbone)
     if afd is None or start is None:
         raise ValueError(
             f"--afd {settings.afd}: no weights to start from; use untrained, or a checkpoint file"
         )
+    found = afd.config
+    stages = len(found.stages) if asked == "auto" else asked
+    config = config_for(backbone, settings.afd_size, corrected_stages=stages, **changes)
     try:
-        return with_blocks_of(afd, config), start
+        return with_parts_of(afd, config), start
     except ValueError:
-        found = afd.config
         raise ValueError(
             f"--afd {settings.afd} is another module than these settings make: it needs --afd-size"
-            f" {found.size} --fdm {found.fdm} --dct-input {found.dct_input}"
+            f" {found.size} --fdm {found.fdm} --dct-input {found.dct_input} --corrected-stages"
+            f" {len(found.stages)}"
         ) from None
 
 

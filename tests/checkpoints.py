@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from afd_model.afd_module import AFDModule, config_for
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.checkpoint import save_checkpoint
 from afd_model.drift import FLIP_FEATURES, FlipModel

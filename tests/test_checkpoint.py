@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 
 from afd_model import checkpoint
-from afd_model.afd_module import AFDConfig, AFDModule
+from afd_model.afd_config import AFDConfig
+from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone, Preprocessing
 from afd_model.checkpoint import load_checkpoint, resolve_afd, save_checkpoint
 from afd_model.drift import FLIP_FEATURES, FlipModel

@@ -7,10 +7,13 @@ from functools import cache
 import pytest
 import torch
 
-from afd_model.afd_module import AFDConfig, AFDModule, config_for
+from afd_model.afd_config import AFDConfig
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.drift import drift
+from afd_model.stage_correction import StagePlace
 
 
 @cache
@@ -120,7 +123,8 @@ def test_a_module_for_other_features_is_refused() -> None:
 
 @pytest.mark.parametrize("light", [False, True])
 def test_exports_and_compiles_without_graph_breaks(*, light: bool) -> None:
-    shape = {"reduction": 4, "levels": 0, "fdm_on": "bottleneck"} if light else {}
+    stages = {"stages": (StagePlace("layer4", 512, 32),)}
+    shape = {"reduction": 4, "levels": 0, "fdm_on": "bottleneck", **stages} if light else {}
     classifier = AFDClassifier(backbone(), trained(backbone(), **shape)).eval()
     pixels, dct = inputs()
     with torch.no_grad(), warnings.catch_warnings():

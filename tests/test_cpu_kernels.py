@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from afd_model.afd_module import AFDConfig, AFDModule
+from afd_model.afd_config import AFDConfig
+from afd_model.afd_module import AFDModule
 from afd_model.cpu_kernels import enhance_and_score, log_magnitude_in_one_pass
 from afd_model.drift import drift
 from afd_model.fde_net import FDM_KINDS, log_magnitude

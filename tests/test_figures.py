@@ -13,7 +13,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from afd_model.afd_module import AFDModule, config_for
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.explainer import Explanation, Label, explain

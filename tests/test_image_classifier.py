@@ -11,7 +11,8 @@ from jpegs import photo
 
 import afd_model
 from afd_model import ImageClassifier, load_classifier
-from afd_model.afd_module import AFDModule, config_for
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.checkpoint import save_checkpoint
 from afd_model.classifier import AFDClassifier

@@ -14,7 +14,8 @@ from corpora import made_tar, parquet
 from jpegs import encode, photo
 from servers import Bucket, Proxy, WebServer, use_s3
 
-from afd_model.afd_module import AFDModule, config_for
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.predictor import Predictor

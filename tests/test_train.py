@@ -114,6 +114,27 @@ def test_a_deep_module_starts_from_the_papers_size(sound: Path, tmp_path: Path) 
     assert module.config.down_blocks
 
 
+def test_stages_are_corrected_in_a_module_that_had_none(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    assert train(sound, first, "--max-steps", "2") == 0
+    start = str(first / "afd.safetensors")
+    flags = ("--afd", start, "--stem-steps", "0", "--max-steps", "1")
+    assert train(sound, second, *flags, "--corrected-stages", "2") == 0
+    backbone = load_backbone("resnet18", "none")
+    module, _ = load_checkpoint(second / "afd.safetensors", backbone)
+    assert [place.layer for place in module.config.stages] == ["layer3.1", "layer4.1"]
+    assert all(correction.up.weight.any() for correction in module.stage_corrections)
+    # They stay, unless it is said that they shall not.
+    flags = ("--afd", str(second / "afd.safetensors"), *flags[2:])
+    assert train(sound, third, *flags) == 0
+    assert load_checkpoint(third / "afd.safetensors", backbone)[0].config == module.config
+    capsys.readouterr()
+    assert train(sound, tmp_path / "x", *flags, "--corrected-stages", "1") == 1
+    assert "--corrected-stages 2" in capsys.readouterr().err
+
+
 def test_the_job_starts_without_ray() -> None:
     """No module that it imports at its top, and none of theirs, imports Ray there."""
     seen, todo = set(), ["jobs.train"]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afd_model.afd_module import AFDModule, config_for
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.checkpoint import load_checkpoint
 from afd_model.dct import block_dct

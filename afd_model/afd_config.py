@@ -1,0 +1,105 @@
+"""What shapes an AFD-Module, as it stands in its checkpoint."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from afd_model.fde_net import DCT_INPUTS, FDM_KINDS, DCTInput, FDMKind
+from afd_model.stage_correction import StagePlace
+
+AFDSize = Literal["paper", "light", "deep"]
+AFD_SIZES: tuple[str, ...] = get_args(AFDSize)
+
+
+@dataclass(frozen=True)
+class AFDConfig:
+    """Everything that shapes an AFD-Module; stored in its checkpoint.
+
+    Attributes:
+        stem_channels, stem_stride: the features it enhances, (B, stem_channels, H/stride, ...).
+        size: the family it was made from, for messages and file names.
+        width: FE-Net's first width.
+        reduction: FE-Net's grid over the stem's (1: the stem's own resolution).
+        depth: residual RepConv blocks before the U-Net.
+        levels: the U-Net's halvings.
+        down_blocks, up_blocks: residual blocks on its way down and up, see `FENet`; (): none.
+        fde_hidden: FDE-Net's inner width.
+        fdm: "channel" | "spatial" | "both" | "full" | "full+channel", see `FDENet`.
+        dct_input: "linear" | "log", see `FDENet`.
+        fdm_on: "output": the FDM gates the correction (the paper); "bottleneck": it gates the
+            last narrow features, which the bias-free exit maps to the correction. The latter
+            never makes a map of the stem's full size.
+        output_min, output_max: the range of the stem's activation; None: unbounded.
+        stages: where it corrects behind the stem, see `StageCorrection`; (): nowhere (the paper).
+        stage_width: the narrow channels of those corrections.
+    """
+
+    stem_channels: int
+    stem_stride: int
+    size: AFDSize = "paper"
+    width: int = 16
+    reduction: int = 1
+    depth: int = 0
+    levels: int = 2
+    down_blocks: tuple[int, ...] = ()
+    up_blocks: tuple[int, ...] = ()
+    fde_hidden: int = 128
+    fdm: FDMKind = "both"
+    dct_input: DCTInput = "linear"
+    fdm_on: Literal["output", "bottleneck"] = "output"
+    output_min: float | None = None
+    output_max: float | None = None
+    stages: tuple[StagePlace, ...] = ()
+    stage_width: int = 32
+
+    def __post_init__(self) -> None:
+        if self.size not in AFD_SIZES:
+            raise ValueError(f"unknown AFD size {self.size!r}: one of {', '.join(AFD_SIZES)}")
+        if self.fdm not in FDM_KINDS:
+            raise ValueError(f"unknown FDM kind {self.fdm!r}: one of {', '.join(FDM_KINDS)}")
+        if self.dct_input not in DCT_INPUTS:
+            raise ValueError(
+                f"unknown DCT input {self.dct_input!r}: one of {', '.join(DCT_INPUTS)}"
+            )
+        if self.fdm_on not in ("output", "bottleneck"):
+            raise ValueError(f"fdm_on is 'output' or 'bottleneck', not {self.fdm_on!r}")
+        for name in (
+            "stem_channels",
+            "stem_stride",
+            "width",
+            "reduction",
+            "fde_hidden",
+            "stage_width",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"AFD config: {name} is at least 1, not {getattr(self, name)}")
+        for name in ("down_blocks", "up_blocks"):
+            blocks = getattr(self, name)
+            if blocks and (len(blocks) != self.levels or min(blocks) < 0):
+                raise ValueError(
+                    f"AFD config: {name} says how many for each of {self.levels} levels,"
+                    f" not {blocks}"
+                )
+        if self.fdm_on == "bottleneck" and self.reduction == 1:
+            raise ValueError("AFD config: fdm_on='bottleneck' needs a reduction of at least 2")
+
+
+def config_from_dict(fields: dict[str, Any]) -> AFDConfig:
+    """The inverse of `dataclasses.asdict`, refusing what it does not know.
+
+    Raises:
+        ValueError: a missing or an unknown field.
+    """
+    known = set(AFDConfig.__dataclass_fields__)
+    if unknown := sorted(set(fields) - known):
+        raise ValueError(f"AFD config has unknown fields: {', '.join(unknown)}")
+    lists = {k: tuple(v) for k, v in fields.items() if isinstance(v, list)}
+    try:
+        stages = tuple(StagePlace(*place) for place in fields.get("stages", ()))
+        return AFDConfig(**{**fields, **lists, "stages": stages})
+    except TypeError as error:
+        raise ValueError(f"AFD config is incomplete: {error}") from error
+
+
+def config_to_dict(config: AFDConfig) -> dict[str, Any]:
+    """The configuration as plain JSON types."""
+    return asdict(config)

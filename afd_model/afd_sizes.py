@@ -1,0 +1,128 @@
+"""The AFD-Module's sizes: which configuration a backbone gets, and what it costs."""
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from afd_model.afd_config import AFD_SIZES, AFDConfig, AFDSize
+from afd_model.afd_module import AFDModule
+from afd_model.backbones import Backbone
+from afd_model.dct import DCT_CHANNELS
+from afd_model.stage_correction import late_stages
+
+# The light size's share of the backbone's multiply-adds, and the widths it chooses from. The cap
+# is where the prototype's accuracy stopped paying for the time; below 8 the GEMMs are all overhead.
+LIGHT_SHARE = 0.10
+LIGHT_WIDTHS = (32, 24, 16, 12, 8, 4)
+
+# The deep size's residual blocks, down and up the paper's U-Net. A block costs as many
+# multiply-adds on each of its grids, and four times the parameters on the next coarser one. More
+# would fit the budget on ResNet-50, but a light backbone's time is spent already.
+DEEP_BLOCKS = ((1, 1), (1, 0))
+
+
+# What a fused module may hold, and the widths of the stage corrections that it is kept by.
+MOST_PARAMETERS = 200_000
+STAGE_WIDTHS = (64, 32, 16, 8, 4)
+
+
+def config_for(
+    backbone: Backbone, size: AFDSize = "light", *, corrected_stages: int = 0, **changes: Any
+) -> AFDConfig:
+    """The module's configuration for a backbone.
+
+    "paper" is Peng et al.'s: width 16, at the stem's resolution, FDM on the output. "deep" is that
+    with `DEEP_BLOCKS`, this project's gate and the DCT's logarithm. "light" works on half the
+    stem's grid and takes the widest FE-Net of `LIGHT_WIDTHS` that costs at most `LIGHT_SHARE` of
+    the backbone's multiply-adds at its preset's crop.
+
+    Args:
+        corrected_stages: how many of the last stages are corrected too, at most; their
+            corrections are the widest of `STAGE_WIDTHS` that keep the module within
+            `MOST_PARAMETERS`, and the light one within its share.
+        changes: fields of `AFDConfig` to set otherwise (an ablation).
+
+    Raises:
+        ValueError: an unknown size, or a field's value; stages to correct where none is found.
+    """
+    if size not in AFD_SIZES:
+        raise ValueError(f"unknown AFD size {size!r}: one of {', '.join(AFD_SIZES)}")
+    config = _sized(backbone, size, changes)
+    if not corrected_stages:
+        return config
+    crop = backbone.preprocessing.crop
+    stages = tuple(late_stages(backbone.module, crop, corrected_stages))
+    if not stages:
+        raise ValueError(
+            f"{backbone.name} has no stage to correct behind its stem: use --corrected-stages 0"
+        )
+    most_macs = _light_macs(backbone) if size == "light" else math.inf
+    for width in STAGE_WIDTHS:
+        config = replace(config, stages=stages, stage_width=width)
+        parameters = count_parameters(AFDModule(config).fuse())
+        if parameters <= MOST_PARAMETERS and module_macs(config, crop) <= most_macs:
+            break
+    return config
+
+
+def _sized(backbone: Backbone, size: AFDSize, changes: dict[str, Any]) -> AFDConfig:
+    low, high = backbone.stem_range
+    paper = AFDConfig(backbone.stem_channels, backbone.stem_stride, output_min=low, output_max=high)
+    if size == "deep":
+        down, up = DEEP_BLOCKS
+        deep: dict[str, Any] = {"down_blocks": down, "up_blocks": up}
+        gate: dict[str, Any] = {"fdm": "full+channel", "dct_input": "log"}
+        return replace(paper, size=size, **(deep | gate | changes))
+    # On an eighth of the picture's grid, the DCT's own, the same multiply-adds hold a third of the
+    # stem's detail: docs/experiments.md.
+    if size == "paper" or backbone.stem_stride >= 8:
+        return replace(paper, size=size, **changes)
+    config = paper
+    for width in LIGHT_WIDTHS:
+        light: dict[str, Any] = {"width": width, "reduction": 2, "depth": 3, "levels": 0}
+        gate = {"fdm": "full+channel", "dct_input": "log", "fdm_on": "bottleneck"}
+        config = replace(paper, size=size, fde_hidden=width, **(light | gate | changes))
+        if module_macs(config, backbone.preprocessing.crop) <= _light_macs(backbone):
+            break
+    return config
+
+
+def _light_macs(backbone: Backbone) -> float:
+    crop = backbone.preprocessing.crop
+    return LIGHT_SHARE * count_macs(backbone.module, torch.zeros(1, 3, crop, crop))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """The number of parameters (fuse first to count what is deployed)."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def count_macs(module: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-adds of the convolutions and matrix products in one forward pass.
+
+    Runs on a copy without storage, so it costs no arithmetic; `inputs` give the shapes only.
+    """
+    stand_in = copy.deepcopy(module).to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        stand_in(*(x.to("meta") for x in inputs))
+    return counter.get_total_flops() // 2
+
+
+def module_macs(config: AFDConfig, crop: int) -> int:
+    """Multiply-adds of the fused AFD-Module for one image of crop x crop pixels."""
+    module = AFDModule(config).fuse()
+    dct = torch.empty(1, DCT_CHANNELS, crop // 8, crop // 8, device="meta")
+    total = count_macs(module, _maps(config.stem_channels, crop, config.stem_stride), dct)
+    for place, correction in zip(config.stages, module.stage_corrections, strict=True):
+        total += count_macs(correction, _maps(place.channels, crop, place.stride))
+    return total
+
+
+def _maps(channels: int, crop: int, stride: int) -> Tensor:
+    side = -(-crop // stride)
+    return torch.empty(1, channels, side, side, device="meta")
