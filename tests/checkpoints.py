@@ -16,12 +16,14 @@ _FLIP = FlipModel(0.0, (1.0,) * _COUNT, (0.0,) * _COUNT, (100.0,) * _COUNT)
 
 
 def resnet18_checkpoint(folder: Path) -> Path:
-    """For an untrained resnet18: `light`, with a last layer that is not zero, and a flip model."""
+    """For an untrained resnet18: `light`, last layers that are not zero, and a flip model."""
     backbone = load_backbone("resnet18", "none")
     torch.manual_seed(0)
-    module = AFDModule(config_for(backbone, "light"))
-    for parameter in module.fe_net.exit.parameters():
-        nn.init.normal_(parameter, std=0.02)
+    module = AFDModule(config_for(backbone, "light", corrected_stages=2))
+    corrections = [correction.up for correction in module.stage_corrections]
+    for layer in (module.fe_net.exit, *corrections):
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=0.02)
     path = folder / "afd.safetensors"
     save_checkpoint(path, module, backbone, flip_model=_FLIP)
     return path
