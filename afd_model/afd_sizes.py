@@ -26,13 +26,20 @@ LIGHT_WIDTHS = (32, 24, 16, 12, 8, 4)
 DEEP_BLOCKS = ((1, 1), (1, 0))
 
 
+# They cost next to nothing and bring as much as the rest (docs/experiments.md); the paper has none.
+CORRECTED_STAGES: dict[AFDSize, int] = {"paper": 0, "light": 3, "deep": 3}
+
 # What a fused module may hold, and the widths of the stage corrections that it is kept by.
 MOST_PARAMETERS = 200_000
 STAGE_WIDTHS = (64, 32, 16, 8, 4)
 
 
 def config_for(
-    backbone: Backbone, size: AFDSize = "light", *, corrected_stages: int = 0, **changes: Any
+    backbone: Backbone,
+    size: AFDSize = "light",
+    *,
+    corrected_stages: int | None = None,
+    **changes: Any,
 ) -> AFDConfig:
     """The module's configuration for a backbone.
 
@@ -42,8 +49,8 @@ def config_for(
     the backbone's multiply-adds at its preset's crop.
 
     Args:
-        corrected_stages: how many of the last stages are corrected too, at most; their
-            corrections are the widest of `STAGE_WIDTHS` that keep the module within
+        corrected_stages: how many of the last stages are corrected too, at most; None: the size's
+            own. Their corrections are the widest of `STAGE_WIDTHS` that keep the module within
             `MOST_PARAMETERS`, and the light one within its share.
         changes: fields of `AFDConfig` to set otherwise (an ablation).
 
@@ -53,14 +60,15 @@ def config_for(
     if size not in AFD_SIZES:
         raise ValueError(f"unknown AFD size {size!r}: one of {', '.join(AFD_SIZES)}")
     config = _sized(backbone, size, changes)
-    if not corrected_stages:
-        return config
+    count = CORRECTED_STAGES[size] if corrected_stages is None else corrected_stages
     crop = backbone.preprocessing.crop
-    stages = tuple(late_stages(backbone.module, crop, corrected_stages))
-    if not stages:
+    stages = tuple(late_stages(backbone.module, crop, count)) if count else ()
+    if corrected_stages and not stages:
         raise ValueError(
             f"{backbone.name} has no stage to correct behind its stem: use --corrected-stages 0"
         )
+    if not stages:
+        return config
     most_macs = _light_macs(backbone) if size == "light" else math.inf
     for width in STAGE_WIDTHS:
         config = replace(config, stages=stages, stage_width=width)

@@ -39,8 +39,7 @@ class TrainSettings(ClassifierSettings):
     corrected_stages: int | Literal["auto"] = setting(
         "auto",
         "how many of the backbone's last stages are corrected too, each by a narrow residual at its"
-        " end; 0: the stem alone, as in the paper; auto: as many as the weights to start from do,"
-        " else 0",
+        " end; 0: the stem alone; auto: as many as the weights to start from do, else 3 (paper: 0)",
     )
 
     kl_weight: float = setting(

@@ -76,9 +76,8 @@ def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, Chec
         for name, value in (("fdm", settings.fdm), ("dct_input", settings.dct_input))
         if value != "auto"
     }
-    asked = settings.corrected_stages
+    stages = None if settings.corrected_stages == "auto" else settings.corrected_stages
     if settings.afd == "untrained":
-        stages = 0 if asked == "auto" else asked
         config = config_for(backbone, settings.afd_size, corrected_stages=stages, **changes)
         return AFDModule(config), None
     afd, start = resolve_afd(settings.afd, backbone)
@@ -87,7 +86,7 @@ def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, Chec
             f"--afd {settings.afd}: no weights to start from; use untrained, or a checkpoint file"
         )
     found = afd.config
-    stages = len(found.stages) if asked == "auto" else asked
+    stages = len(found.stages) if stages is None else stages
     config = config_for(backbone, settings.afd_size, corrected_stages=stages, **changes)
     try:
         return with_parts_of(afd, config), start

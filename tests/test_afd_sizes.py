@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from afd_model.afd_config import AFDConfig, AFDSize
+from afd_model.afd_config import AFD_SIZES, AFDConfig, AFDSize
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for, count_macs, count_parameters, module_macs
 from afd_model.backbones import Backbone, load_backbone
@@ -45,8 +45,14 @@ def test_light_costs_a_tenth_of_the_backbone(name: str, stages: int) -> None:
     assert module_macs(config(name, "light", stages), crop) <= 0.1 * whole
 
 
+def test_the_papers_size_corrects_the_stem_alone_unless_it_is_told_otherwise() -> None:
+    stages = {size: len(config_for(backbone("resnet18"), size).stages) for size in AFD_SIZES}
+    assert stages == {"paper": 0, "light": 3, "deep": 3}
+    assert not config_for(backbone("alexnet"), "light").stages  # it has none, and nothing is said
+
+
 def test_corrections_are_counted_and_leave_the_stems_part_as_it_is() -> None:
-    plain, corrected = config("resnet50", "light"), config("resnet50", "light", 3)
+    plain, corrected = config("resnet50", "light", 0), config("resnet50", "light", 3)
     width = corrected.stage_width
     assert corrected.width == plain.width
     places = [(place.channels, place.stride) for place in corrected.stages]

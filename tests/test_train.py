@@ -118,7 +118,7 @@ def test_stages_are_corrected_in_a_module_that_had_none(
     sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
-    assert train(sound, first, "--max-steps", "2") == 0
+    assert train(sound, first, "--max-steps", "2", "--corrected-stages", "0") == 0
     start = str(first / "afd.safetensors")
     flags = ("--afd", start, "--stem-steps", "0", "--max-steps", "1")
     assert train(sound, second, *flags, "--corrected-stages", "2") == 0
