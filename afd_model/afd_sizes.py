@@ -59,7 +59,8 @@ def config_for(
     """
     if size not in AFD_SIZES:
         raise ValueError(f"unknown AFD size {size!r}: one of {', '.join(AFD_SIZES)}")
-    config = _sized(backbone, size, changes)
+    most_macs = _light_macs(backbone) if size == "light" else math.inf
+    config = _sized(backbone, size, most_macs, changes)
     count = CORRECTED_STAGES[size] if corrected_stages is None else corrected_stages
     crop = backbone.preprocessing.crop
     stages = tuple(late_stages(backbone.module, crop, count)) if count else ()
@@ -69,7 +70,6 @@ def config_for(
         )
     if not stages:
         return config
-    most_macs = _light_macs(backbone) if size == "light" else math.inf
     for width in STAGE_WIDTHS:
         config = replace(config, stages=stages, stage_width=width)
         parameters = count_parameters(AFDModule(config).fuse())
@@ -78,7 +78,10 @@ def config_for(
     return config
 
 
-def _sized(backbone: Backbone, size: AFDSize, changes: dict[str, Any]) -> AFDConfig:
+def _sized(
+    backbone: Backbone, size: AFDSize, most_macs: float, changes: dict[str, Any]
+) -> AFDConfig:
+    """The part at the stem."""
     low, high = backbone.stem_range
     paper = AFDConfig(backbone.stem_channels, backbone.stem_stride, output_min=low, output_max=high)
     if size == "deep":
@@ -95,7 +98,7 @@ def _sized(backbone: Backbone, size: AFDSize, changes: dict[str, Any]) -> AFDCon
         light: dict[str, Any] = {"width": width, "reduction": 2, "depth": 3, "levels": 0}
         gate = {"fdm": "full+channel", "dct_input": "log", "fdm_on": "bottleneck"}
         config = replace(paper, size=size, fde_hidden=width, **(light | gate | changes))
-        if module_macs(config, backbone.preprocessing.crop) <= _light_macs(backbone):
+        if module_macs(config, backbone.preprocessing.crop) <= most_macs:
             break
     return config
 
