@@ -3,6 +3,7 @@
 import ast
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,60 +80,74 @@ def assert_holds(output: Path, start: str) -> None:
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9)
 
 
+GATE = ("--fdm", "full+channel", "--dct-input", "log")
+
+
+@pytest.fixture(scope="module")
+def paper(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint of the paper's size, which corrects the stem alone."""
+    folder = tmp_path_factory.mktemp("paper")
+    assert train(sound, folder, "--max-steps", "2", "--afd-size", "paper", *GATE) == 0
+    return str(folder / "afd.safetensors")
+
+
 def test_a_run_starts_from_a_checkpoint(
-    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sound: Path, paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert train(sound, first, "--max-steps", "2") == 0
-    start = str(first / "afd.safetensors")
     # So small a rate moves nothing: what comes out is what went in.
-    flags = ("--afd", start, "--stem-steps", "0", "--learning-rate", "1e-12", "--max-steps", "1")
-    assert train(sound, second, *flags, "--optimizer", "muon") == 0
-    assert_holds(second, start)
-    card = json.loads((second / "afd.json").read_text())
-    earlier = json.loads((first / "afd.json").read_text())
+    still = ("--stem-steps", "0", "--learning-rate", "1e-12", "--max-steps", "1")
+    flags = ("--afd", paper, "--afd-size", "paper", *GATE, *still, "--optimizer", "muon")
+    assert train(sound, tmp_path, *flags) == 0
+    assert_holds(tmp_path, paper)
+    card = json.loads((tmp_path / "afd.json").read_text())
+    earlier = json.loads(Path(paper).with_suffix(".json").read_text())
     assert card["started_from"]["sha256"] == earlier["sha256"]
     assert card["started_from"]["command"] == earlier["command"]
     assert "--afd afd.safetensors" in card["command"]
     assert str(tmp_path) not in json.dumps(card)
     capsys.readouterr()
-    assert train(sound, tmp_path / "x", "--afd", start, "--afd-size", "paper") == 1
-    assert "it needs --afd-size light --fdm full+channel" in capsys.readouterr().err
+    assert train(sound, tmp_path / "x", "--afd", paper) == 1
+    assert "it needs --afd-size paper --fdm full+channel" in capsys.readouterr().err
 
 
-def test_a_deep_module_starts_from_the_papers_size(sound: Path, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    gate = ("--fdm", "full+channel", "--dct-input", "log")
-    assert train(sound, first, "--max-steps", "2", "--afd-size", "paper", *gate) == 0
-    start = str(first / "afd.safetensors")
-    flags = ("--afd", start, "--afd-size", "deep", "--stem-steps", "0", "--max-steps", "1")
-    assert train(sound, second, *flags, "--learning-rate", "1e-12") == 0
-    assert_holds(second, start)
+def test_a_deep_module_starts_from_the_papers_size(sound: Path, paper: str, tmp_path: Path) -> None:
+    flags = ("--afd", paper, "--afd-size", "deep", "--stem-steps", "0", "--max-steps", "1")
+    assert train(sound, tmp_path, *flags, "--learning-rate", "1e-12") == 0
+    assert_holds(tmp_path, paper)
     backbone = load_backbone("resnet18", "none")
-    module, _ = load_checkpoint(second / "afd.safetensors", backbone)
+    module, _ = load_checkpoint(tmp_path / "afd.safetensors", backbone)
     assert module.config.size == "deep"
     assert module.config.down_blocks
+    assert not module.config.stages
 
 
 def test_stages_are_corrected_in_a_module_that_had_none(
-    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sound: Path, paper: str, tmp_path: Path
 ) -> None:
-    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
-    assert train(sound, first, "--max-steps", "2", "--corrected-stages", "0") == 0
-    start = str(first / "afd.safetensors")
-    flags = ("--afd", start, "--stem-steps", "0", "--max-steps", "1")
-    assert train(sound, second, *flags, "--corrected-stages", "2") == 0
-    backbone = load_backbone("resnet18", "none")
-    module, _ = load_checkpoint(second / "afd.safetensors", backbone)
+    flags = ("--afd", paper, "--afd-size", "paper", *GATE, "--stem-steps", "0")
+    corrected = ("--corrected-stages", "2", "--max-steps", "1")
+    assert train(sound, tmp_path, *flags, *corrected) == 0
+    checkpoint = tmp_path / "afd.safetensors"
+    module, _ = load_checkpoint(checkpoint, load_backbone("resnet18", "none"))
     assert [place.layer for place in module.config.stages] == ["layer3.1", "layer4.1"]
     assert all(correction.up.weight.any() for correction in module.stage_corrections)
-    # They stay, unless it is said that they shall not.
-    flags = ("--afd", str(second / "afd.safetensors"), *flags[2:])
-    assert train(sound, third, *flags) == 0
-    assert load_checkpoint(third / "afd.safetensors", backbone)[0].config == module.config
-    capsys.readouterr()
-    assert train(sound, tmp_path / "x", *flags, "--corrected-stages", "1") == 1
-    assert "--corrected-stages 2" in capsys.readouterr().err
+    # They stay, unless it is said that they shall not; and cannot be others.
+    settings = TrainSettings(
+        input=str(sound),
+        output="x",
+        backbone="resnet18",
+        weights="none",
+        afd=str(checkpoint),
+        afd_size="paper",
+        fdm="full+channel",
+        dct_input="log",
+        held_out_images=5,
+    )
+    cpu = torch.device("cpu")
+    assert prepare(settings, cpu).afd.config == module.config
+    assert not prepare(replace(settings, corrected_stages=0), cpu).afd.config.stages
+    with pytest.raises(ValueError, match="--corrected-stages 2"):
+        prepare(replace(settings, corrected_stages=1), cpu)
 
 
 def test_the_job_starts_without_ray() -> None:
