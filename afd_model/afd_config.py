@@ -62,14 +62,8 @@ class AFDConfig:
             )
         if self.fdm_on not in ("output", "bottleneck"):
             raise ValueError(f"fdm_on is 'output' or 'bottleneck', not {self.fdm_on!r}")
-        for name in (
-            "stem_channels",
-            "stem_stride",
-            "width",
-            "reduction",
-            "fde_hidden",
-            "stage_width",
-        ):
+        widths = ("stem_channels", "width", "fde_hidden", "stage_width")
+        for name in (*widths, "stem_stride", "reduction"):
             if getattr(self, name) < 1:
                 raise ValueError(f"AFD config: {name} is at least 1, not {getattr(self, name)}")
         for name in ("down_blocks", "up_blocks"):

@@ -21,6 +21,9 @@ class AFDModule(nn.Module):
     """Degraded stem features and DCT coefficients -> enhanced stem features; later ones corrected.
 
     Starts as the identity: FE-Net's last layer is zero, and those of the corrections are.
+
+    Attributes:
+        stage_corrections: of the stages in `config.stages`, (B, C, h, w) -> (B, C, h, w) each.
     """
 
     def __init__(self, config: AFDConfig) -> None:
@@ -68,16 +71,6 @@ class AFDModule(nn.Module):
         if low is not None or high is not None:
             enhanced = enhanced.clamp_(low, high)
         return enhanced, fdm
-
-    def correct_stage(self, number: int, features: Tensor) -> Tensor:
-        """The end of a later stage, corrected.
-
-        Args:
-            number: of the stage, in `config.stages`.
-            features: (B, C, h, w), that stage's output.
-        """
-        corrected: Tensor = self.stage_corrections[number](features)
-        return corrected
 
     def fuse(self) -> "AFDModule":
         """Makes every RepConv one 3x3 convolution, in place and exactly; returns self.

@@ -1,9 +1,7 @@
 """A frozen classifier with the AFD-Module plugged in: pixels and DCT -> logits and drift."""
 
 import copy
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -107,9 +105,11 @@ class AFDClassifier(nn.Module):
         self.crop = backbone.preprocessing.crop
         self._exchange = exchange = _Exchange(afd)
         self.backbone = _sharing_copy(backbone.module)
-        _wrap(self.backbone, backbone.stem_layer, partial(_EnhancedStem, exchange))
+        stem = self.backbone.get_submodule(backbone.stem_layer)
+        self.backbone.set_submodule(backbone.stem_layer, _EnhancedStem(stem, exchange))
         for number, place in enumerate(afd.config.stages if afd else ()):
-            _wrap(self.backbone, place.layer, partial(_CorrectedStage, exchange, number))
+            layer = self.backbone.get_submodule(place.layer)
+            self.backbone.set_submodule(place.layer, _CorrectedStage(layer, exchange, number))
         self.backbone.eval().requires_grad_(requires_grad=False)
 
     def forward(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
@@ -219,7 +219,7 @@ class _EnhancedStem(nn.Module):
     The AFD-Module is not registered here: it is the classifier's, and would be saved twice.
     """
 
-    def __init__(self, exchange: _Exchange, stem: nn.Module) -> None:
+    def __init__(self, stem: nn.Module, exchange: _Exchange) -> None:
         super().__init__()
         self.stem = stem
         self._exchange = exchange
@@ -258,7 +258,7 @@ class _EnhancedStem(nn.Module):
 class _CorrectedStage(nn.Module):
     """The last layer of a later stage followed by the AFD-Module's correction of it."""
 
-    def __init__(self, exchange: _Exchange, number: int, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, exchange: _Exchange, number: int) -> None:
         super().__init__()
         self.layer = layer
         self._exchange = exchange
@@ -269,13 +269,8 @@ class _CorrectedStage(nn.Module):
         exchange = self._exchange
         if exchange.afd is None or exchange.dct is None:
             return features
-        return exchange.afd.correct_stage(self._number, features)
-
-
-def _wrap(module: nn.Module, path: str, wrapper: Callable[[nn.Module], nn.Module]) -> None:
-    parent, _, leaf = path.rpartition(".")
-    owner = module.get_submodule(parent)
-    setattr(owner, leaf, wrapper(getattr(owner, leaf)))
+        corrected: Tensor = exchange.afd.stage_corrections[self._number](features)
+        return corrected
 
 
 def _sharing_copy(module: nn.Module) -> nn.Module:

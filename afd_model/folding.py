@@ -39,8 +39,8 @@ def fold_batch_norms(model: nn.Module, side: int = 64) -> int:
     if (found - expected).abs().max() <= RELATIVE_TOLERANCE * expected.abs().max():
         return len(pairs)
     for (conv_path, norm_path), (conv, norm) in zip(pairs, undo, strict=True):
-        _replace(model, conv_path, conv)
-        _replace(model, norm_path, norm)
+        model.set_submodule(conv_path, conv)
+        model.set_submodule(norm_path, norm)
     return 0
 
 
@@ -104,12 +104,7 @@ def _fold(model: nn.Module, conv_path: str, norm_path: str) -> tuple[nn.Module, 
         norm.bias,
     )
     folded.requires_grad_(requires_grad=False)
-    _replace(model, conv_path, folded)
+    model.set_submodule(conv_path, folded)
     activation = getattr(norm, "act", None)
-    _replace(model, norm_path, activation if activation is not None else nn.Identity())
+    model.set_submodule(norm_path, activation if activation is not None else nn.Identity())
     return conv, norm
-
-
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)

@@ -85,9 +85,9 @@ def keep_head_in_float32(model: nn.Module) -> None:
     path = head_path(model)
     if path is None:
         return
-    parent, _, leaf = path.rpartition(".")
-    owner = model.get_submodule(parent)
-    setattr(owner, leaf, Float32Linear(getattr(owner, leaf)))
+    linear = model.get_submodule(path)
+    assert isinstance(linear, nn.Linear)
+    model.set_submodule(path, Float32Linear(linear))
 
 
 def pink_noise(side: int) -> Tensor:

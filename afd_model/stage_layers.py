@@ -22,16 +22,21 @@ def layer_maps(backbone: nn.Module, crop: int) -> dict[str, torch.Size]:
         if isinstance(output, Tensor) and output.ndim == 4:
             shapes[path] = output.shape
 
-    parameter = next(backbone.parameters())
-    picture = torch.zeros(1, 3, crop, crop, dtype=parameter.dtype, device=parameter.device)
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack:
         for path, layer in _top_layers(backbone):
             hook = layer.register_forward_hook(
                 lambda _module, _inputs, output, path=path: note(path, output)
             )
             stack.callback(hook.remove)
-        backbone(picture)
+        blank_run(backbone, crop)
     return shapes
+
+
+@torch.inference_mode()
+def blank_run(module: nn.Module, crop: int) -> None:
+    """Runs a classifier once, for what its hooks see, on an empty picture of crop x crop pixels."""
+    parameter = next(module.parameters())
+    module(torch.zeros(1, 3, crop, crop, device=parameter.device, dtype=parameter.dtype))
 
 
 def _top_layers(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:

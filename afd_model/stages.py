@@ -1,10 +1,10 @@
 """Where a backbone can be watched behind its stem: the last layer of each spatial resolution."""
 
-import torch
 from torch import Tensor, nn
 
 from afd_model.classifier import AFDClassifier
 from afd_model.stage_layers import layer_maps
+from afd_model.stem import output_shape
 
 
 def find_stages(classifier: AFDClassifier, crop: int, count: int) -> tuple[str, ...]:
@@ -20,10 +20,7 @@ def find_stages(classifier: AFDClassifier, crop: int, count: int) -> tuple[str, 
         count: how many stages at most, the first ones; a small backbone may have fewer.
     """
     sizes = {path: shape[2] for path, shape in layer_maps(classifier.backbone, crop).items()}
-    parameter = next(classifier.backbone.parameters())
-    picture = torch.zeros(1, 3, crop, crop, dtype=parameter.dtype, device=parameter.device)
-    with torch.no_grad():
-        stem_size = classifier.stem(picture)[0].shape[2]
+    stem_size = output_shape(classifier.backbone, classifier.stem_layer, crop)[2]
     last_of_size = {size: path for path, size in sizes.items() if 1 < size < stem_size}
     return tuple(last_of_size.values())[:count]
 

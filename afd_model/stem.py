@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from afd_model.stage_layers import blank_run
+
 # (library, class) -> dotted path. A path, and not a module, so that it is stated and can be kept
 # with a checkpoint.
 STEM_LAYERS: dict[tuple[str, str], str] = {
@@ -88,7 +90,7 @@ def find_stem(
         if given:
             raise ValueError(f"stem_layer: no layer {given!r}; the model has {_top_level(module)}")
         layer = _fallback(module, crop)
-    shape = _output_shape(module, layer, crop)
+    shape = output_shape(module, layer, crop)
     stride = round(crop / shape[2]) if len(shape) == 4 and shape[2] else 0
     if len(shape) != 4 or shape[2] != shape[3] or stride not in STRIDES:
         raise ValueError(
@@ -117,14 +119,12 @@ def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
         handle.remove()
 
 
-def _blank_run(module: nn.Module, crop: int) -> None:
-    parameter = next(module.parameters())
-    blank = torch.zeros(1, 3, crop, crop, device=parameter.device, dtype=parameter.dtype)
-    with torch.inference_mode():
-        module(blank)
+def output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
+    """Of the layer at a dotted path, for one picture; nothing behind it is run.
 
-
-def _output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
+    Raises:
+        ValueError: the layer is not run at all.
+    """
     shapes: list[torch.Size] = []
 
     def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -133,7 +133,7 @@ def _output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
 
     with _hooked(module.get_submodule(layer), stop):
         try:
-            _blank_run(module, crop)
+            blank_run(module, crop)
         except _StopForward:
             return shapes[0]
     raise ValueError(f"stem_layer {layer!r} is not used in the model's forward pass")
@@ -142,7 +142,7 @@ def _output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
 def _fallback(module: nn.Module, crop: int) -> str:
     """The layer of a family that is not in the table."""
     if isinstance(getattr(module, "stem", None), nn.Module):
-        shape = _output_shape(module, "stem", crop)
+        shape = output_shape(module, "stem", crop)
         if len(shape) == 4 and shape[2] == shape[3] and round(crop / shape[2]) in COARSER:
             return "stem"
     return _first_strided(module, crop)
@@ -175,7 +175,7 @@ def _first_strided(module: nn.Module, crop: int) -> str:
         for name, unit in _units(module):
             stack.enter_context(_hooked(unit, follow(name)))
         with suppress(_StopForward):
-            _blank_run(module, crop)
+            blank_run(module, crop)
     if not chain:
         raise ValueError(
             f"{type(module).__name__} has no layer at a stride of 2 or 4: name one with stem_layer"

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from afd_model.afd_module import AFDModule
 from afd_model.classifier import AFDClassifier
+from afd_model.drift import Drift
 from afd_model.predictor import Predictor
 from jobs.model import backbone_of, load_model
 from jobs.settings import LabelSettings
@@ -209,27 +208,33 @@ class Stages:
         return batches
 
     def _take_afd_calls(self) -> list[Callable[[], object]]:
-        """All that the AFD-Module is asked inside the model, in parts as the predictor makes them.
+        """What the model asks of the AFD-Module, in parts as the predictor makes them.
 
-        Each asks it once more, the same of the same tensors.
+        Each asks it once more.
         """
-        taken: list[Callable[[], object]] = []
-
-        def noting(function: Callable[..., Any]) -> Callable[..., Any]:
-            def noted(*inputs: Any) -> Any:
-                kept = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
-                taken.append(partial(function, *kept))
-                return function(*inputs)
-
-            return noted
-
+        calls: list[Callable[[], object]] = []
         model = self._predictor.model
         assert model.afd is not None
-        with ExitStack() as stack:
-            for owner, name in ((model, "enhance"), (model.afd, "correct_stage")):
-                stack.enter_context(patch.object(owner, name, noting(getattr(owner, name))))
+        enhance = model.enhance
+
+        def noting(
+            module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
+        ) -> tuple[Tensor, Drift]:
+            calls.append(partial(enhance, module, features.clone(), dct.clone()))
+            return enhance(module, features, dct, out)
+
+        def note(correction: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            calls.append(partial(correction, inputs[0].clone()))
+
+        model.enhance = noting
+        hooks = [layer.register_forward_pre_hook(note) for layer in model.afd.stage_corrections]
+        try:
             self._predict(self._predictor)
-        return taken
+        finally:
+            model.enhance = enhance
+            for hook in hooks:
+                hook.remove()
+        return calls
 
 
 def _bytes_of(ref: ImageRef) -> bytes | None:

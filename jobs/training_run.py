@@ -76,18 +76,20 @@ def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, Chec
         for name, value in (("fdm", settings.fdm), ("dct_input", settings.dct_input))
         if value != "auto"
     }
-    stages = None if settings.corrected_stages == "auto" else settings.corrected_stages
+    if settings.corrected_stages != "auto":
+        changes["corrected_stages"] = settings.corrected_stages
     if settings.afd == "untrained":
-        config = config_for(backbone, settings.afd_size, corrected_stages=stages, **changes)
-        return AFDModule(config), None
+        return AFDModule(config_for(backbone, settings.afd_size, **changes)), None
     afd, start = resolve_afd(settings.afd, backbone)
     if afd is None or start is None:
         raise ValueError(
             f"--afd {settings.afd}: no weights to start from; use untrained, or a checkpoint file"
         )
     found = afd.config
-    stages = len(found.stages) if stages is None else stages
-    config = config_for(backbone, settings.afd_size, corrected_stages=stages, **changes)
+    if settings.corrected_stages == "auto":
+        kept = {"stages": found.stages, "stage_width": found.stage_width}
+        changes |= {"corrected_stages": 0, **kept}
+    config = config_for(backbone, settings.afd_size, **changes)
     try:
         return with_parts_of(afd, config), start
     except ValueError:

@@ -138,7 +138,7 @@ def test_corrections_of_stages_are_added_and_left_out() -> None:
     config = replace(PAPER, stages=(StagePlace("layer4", 6, 32),), stage_width=2)
     corrected = with_parts_of(plain, config)
     features = torch.randn(1, 6, 3, 3)
-    assert corrected.correct_stage(0, features).equal(features)
+    assert corrected.stage_corrections[0](features).equal(features)
     again = with_parts_of(trained(corrected), PAPER)
     for key, weight in again.state_dict().items():
         assert weight.equal(corrected.state_dict()[key])

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from jpegs import encode, photo
 
+from afd_model.stage_correction import StageCorrection
 from jobs.benchmark import main
 from jobs.benchmark_report import (
     Round,
@@ -84,6 +86,29 @@ def test_a_users_images_are_counted_with_what_is_wrong_with_them(tmp_path: Path)
     assert stages["decode_and_dct"].images == stages["model"].images == 3
     assert not {"afd_module", "dct"} & set(stages)
     assert stages["write"].images == 3
+
+
+def test_the_module_alone_is_asked_all_that_the_model_asks_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(encode(photo(60, 80)))
+    refs = list(list_images(str(tmp_path)))
+    settings = replace(label_settings(tmp_path / "out"), afd="untrained")
+    stages = Stages(settings, refs, num_threads=1, scratch=tmp_path / "scratch")
+    asked: list[torch.Size] = []
+
+    def noted(correction: StageCorrection, features: torch.Tensor) -> torch.Tensor:
+        asked.append(features.shape)
+        return correct(correction, features)
+
+    correct = StageCorrection.forward
+    monkeypatch.setattr(StageCorrection, "forward", noted)
+    stages._predict(stages._predictor)
+    by_the_model = asked.copy()
+    asked.clear()
+    stages._enhance()
+    assert asked == by_the_model
+    assert len(asked) == 3  # the stages that `light` corrects
 
 
 def label_settings(output: Path, **changes: Any) -> LabelSettings:

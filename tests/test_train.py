@@ -145,6 +145,8 @@ def test_stages_are_corrected_in_a_module_that_had_none(
     )
     cpu = torch.device("cpu")
     assert prepare(settings, cpu).afd.config == module.config
+    deeper = prepare(replace(settings, afd_size="deep"), cpu).afd.config
+    assert (deeper.stages, deeper.stage_width) == (module.config.stages, module.config.stage_width)
     assert not prepare(replace(settings, corrected_stages=0), cpu).afd.config.stages
     with pytest.raises(ValueError, match="--corrected-stages 2"):
         prepare(replace(settings, corrected_stages=1), cpu)
