@@ -5,11 +5,11 @@ from functools import cache
 
 import pytest
 import torch
+from untrained import backbone
 
 from afd_model.afd_config import AFDConfig, AFDSize
 from afd_model.afd_module import AFDModule, with_parts_of
 from afd_model.afd_sizes import config_for
-from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.stage_correction import StagePlace
 
@@ -31,11 +31,6 @@ LIGHT = replace(
 )
 DEEP = replace(PAPER, size="deep", down_blocks=(1, 2), up_blocks=(1, 0), fdm="full+channel")
 LOG = replace(LIGHT, reduction=2, fdm="full+channel", dct_input="log")
-
-
-@cache
-def backbone(name: str) -> Backbone:
-    return load_backbone(name, "none")
 
 
 @cache

@@ -4,16 +4,11 @@ from functools import cache
 
 import pytest
 import torch
+from untrained import backbone
 
 from afd_model.afd_config import AFD_SIZES, AFDConfig, AFDSize
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for, count_macs, count_parameters, module_macs
-from afd_model.backbones import Backbone, load_backbone
-
-
-@cache
-def backbone(name: str) -> Backbone:
-    return load_backbone(name, "none")
 
 
 @cache

@@ -1,27 +1,21 @@
 """The classifier in OpenVINO against itself in PyTorch."""
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from untrained import backbone
 
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
-from afd_model.backbones import Backbone, load_backbone
+from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.openvino_model import OpenVINOModel
 from afd_model.predictor import Predictions, Predictor, has_native_bf16
 
 CPU = torch.device("cpu")
-
-
-@cache
-def backbone(name: str) -> Backbone:
-    torch.manual_seed(0)
-    return load_backbone(name, "none")
 
 
 def trained(model: Backbone) -> AFDModule:

@@ -1,22 +1,16 @@
 """Corrections behind the stem: where they sit, what they leave alone, how they are learnt."""
 
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
+from untrained import backbone
 
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
-from afd_model.backbones import Backbone, load_backbone
+from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.stage_correction import StageCorrection, StagePlace, late_stages
-
-
-@cache
-def backbone(name: str = "resnet18") -> Backbone:
-    torch.manual_seed(0)
-    return load_backbone(name, "none")
 
 
 def module(model: Backbone, *, trained: bool) -> AFDModule:
@@ -69,7 +63,7 @@ def test_a_classifier_of_plain_convolutions_has_none_to_correct() -> None:
 
 
 def test_the_rest_of_the_backbone_sees_the_corrected_features() -> None:
-    model = backbone()
+    model = backbone("resnet18")
     afd = module(model, trained=True)
     classifier = AFDClassifier(model, afd)
     pixels, dct = inputs()
@@ -86,7 +80,7 @@ def test_the_rest_of_the_backbone_sees_the_corrected_features() -> None:
 
 
 def test_an_untrained_one_changes_no_label() -> None:
-    model = backbone()
+    model = backbone("resnet18")
     afd = module(model, trained=False)
     assert afd.is_identity
     torch.testing.assert_close(
@@ -96,7 +90,7 @@ def test_an_untrained_one_changes_no_label() -> None:
 
 
 def test_only_the_corrections_own_weights_are_saved_and_learnt() -> None:
-    model = backbone()
+    model = backbone("resnet18")
     afd = module(model, trained=True)
     classifier = AFDClassifier(model, afd).train()
     keys = [key for key in classifier.state_dict() if "correction" in key]
