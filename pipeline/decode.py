@@ -1,6 +1,6 @@
-"""The DALI graph: encoded bytes -> normalised pixels and DCT coefficients. Nothing else decodes.
+"""Encoded bytes -> normalised pixels and DCT coefficients, by one DALI graph. Nothing else decodes.
 
-One graph serves the CPU and CUDA; on CUDA everything from the JPEG decoder on runs on the device.
+It serves the CPU and CUDA; on CUDA everything from the JPEG decoder on runs on the device.
 It runs at a queue depth of one and is fed ahead by hand: every fed batch then gives exactly one
 result or one error, in order, and a refused batch leaves the pipeline usable.
 """
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 
-from afd_model.dct import DCT_CHANNELS, JFIF_RGB_TO_YCBCR
-from pipeline.block_dct import LEVEL_SHIFT, BlockDct, order_mfcc_spectra
+from afd_model.dct import DCT_CHANNELS
+from pipeline.block_dct import BlockDct, BlockDctByOneProduct
 from pipeline.geometry import DCT_BLOCK, Geometry, crop_window
 from pipeline.normalize import Normalize
 from pipeline.records import DecodedBatch, EncodedImage
@@ -37,8 +37,6 @@ class DecodeOptions:
     dtype: of the normalised pixels, any floating one.
     hw_decoder_load: share of the JPEGs given to the GPU's hardware decoder, where it has one.
     dct: extract DCT coefficients; False where no module looks at them: then they have no channels.
-    dct_in_graph: extract the DCT with DALI's own operators on a CPU too, where they cost seven
-        times as much as `BlockDct`. On CUDA nothing else does.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -49,7 +47,6 @@ class DecodeOptions:
     dtype: torch.dtype = torch.float32
     hw_decoder_load: float = 0.65
     dct: bool = True
-    dct_in_graph: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_threads", "prefetch_batches"):
@@ -97,42 +94,13 @@ def _cut_window(rgb: Any, window: Any, geometry: Geometry) -> Any:
     )
 
 
-def _mfcc_dct(rgb: Any, side: int) -> Any:
-    """The DCT by DALI's operators: spectra for `order_mfcc_spectra`, from (side, side, 3) uint8.
-
-    There is no DCT operator, but mfcc of 8 coefficients is the orthonormal DCT-II along an axis.
-    DALI's own YCbCr is limited-range BT.601, hence the JFIF matrix.
-    """
-    blocks = side // DCT_BLOCK
-    matrix = [value for row in JFIF_RGB_TO_YCBCR for value in row]
-    ycbcr = fn.coord_transform(rgb, M=matrix, T=[-LEVEL_SHIFT, 0.0, 0.0])
-    rows = fn.reshape(ycbcr, shape=[blocks, DCT_BLOCK, side * 3])
-    rows = fn.mfcc(rows, axis=1, dct_type=2, n_mfcc=DCT_BLOCK, normalize=True)
-    columns = fn.reshape(rows, shape=[blocks * DCT_BLOCK * blocks, DCT_BLOCK, 3])
-    return fn.mfcc(columns, axis=1, dct_type=2, n_mfcc=DCT_BLOCK, normalize=True)
-
-
-def _normalized(rgb: Any, geometry: Geometry, dtype: torch.dtype) -> Any:
-    """Graph node: what `Normalize` does; DALI has no bfloat16, for which it is float32."""
-    return fn.crop_mirror_normalize(
-        rgb,
-        dtype=types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
-        output_layout="HWC",
-        mean=[255 * value for value in geometry.mean],
-        std=[255 * value for value in geometry.std],
-    )
-
-
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=1)
-def _graph(geometry: Geometry, options: DecodeOptions, *, dct_in_graph: bool) -> tuple[Any, ...]:
-    """Pixels, normalised on CUDA alone, and where it is asked for the DCT's spectra."""
+def _graph(geometry: Geometry, options: DecodeOptions) -> Any:
+    """What the model sees of each image, (crop, crop, 3) uint8 on the options' device."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
     window = fn.external_source(name="window", dtype=types.FLOAT, ndim=1)
     place = _cut_window if geometry.resize is None else resample_window
-    crop = place(decode_rgb(encoded, options), window, geometry)
-    on_gpu = options.device == "cuda"
-    pixels = _normalized(crop, geometry, options.dtype) if on_gpu else crop
-    return (pixels, _mfcc_dct(crop, geometry.crop)) if dct_in_graph else (pixels,)
+    return place(decode_rgb(encoded, options), window, geometry)
 
 
 class Decoder:
@@ -143,26 +111,22 @@ class Decoder:
         self._geometry = geometry
         self._prefetch_batches = options.prefetch_batches
         cuda = options.device == "cuda"
-        in_graph = options.dct and (cuda or options.dct_in_graph)
-        self._block_dct = BlockDct(geometry.crop) if options.dct and not in_graph else None
-        blocks = geometry.crop // DCT_BLOCK
-        self._dct = torch.empty(
-            0 if in_graph else options.batch_size,
-            DCT_CHANNELS if options.dct else 0,
-            blocks,
-            blocks,
-        )
-        self._dtype = options.dtype
-        self._normalize = None if cuda else Normalize(geometry, options.dtype)
-        side = geometry.crop
-        self._pixels = torch.empty(
-            0 if cuda else options.batch_size, side, side, 3, dtype=options.dtype
-        )
+        device = torch.device("cuda", options.device_id) if cuda else torch.device("cpu")
+        count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
+        self._normalize = Normalize(geometry, options.dtype, device)
+        self._pixels = torch.empty(count, side, side, 3, dtype=options.dtype, device=device)
+        self._block_dct: BlockDct | BlockDctByOneProduct | None = None
+        self._dct = torch.empty(count, 0, blocks, blocks, device=device)
+        if options.dct and cuda:
+            self._block_dct = BlockDctByOneProduct(side, device)
+            self._dct = torch.empty(count, blocks, blocks, DCT_CHANNELS, device=device)
+        elif options.dct:
+            self._block_dct = BlockDct(side)
+            self._dct = torch.empty(count, DCT_CHANNELS, blocks, blocks)
         self._in_flight: deque[list[EncodedImage]] = deque()
         self._pipeline = _graph(
             geometry,
             options,
-            dct_in_graph=in_graph,
             batch_size=options.batch_size,
             num_threads=options.num_threads,
             device_id=options.device_id if cuda else None,
@@ -224,18 +188,12 @@ class Decoder:
     def _decoded(self, batch: list[EncodedImage], outputs: Any, clock: StageClock) -> DecodedBatch:
         for image in batch:
             image.data = None
-        rgb, *spectra = (torch.from_dlpack(output.as_tensor()) for output in outputs)
-        if self._normalize is None:
-            pixels = rgb.permute(0, 3, 1, 2).to(self._dtype)
-        else:
-            pixels = self._normalize(rgb, out=self._pixels[: len(batch)])
+        rgb = torch.from_dlpack(outputs[0].as_tensor())
+        pixels = self._normalize(rgb, out=self._pixels[: len(batch)])
         with clock.stage("dct"):
-            if spectra:
-                dct = order_mfcc_spectra(spectra[0], self._geometry.crop)
-            else:
-                dct = self._dct[: len(batch)]
-                if self._block_dct is not None:
-                    self._block_dct(rgb, out=dct)
+            dct = self._dct[: len(batch)]
+            if self._block_dct is not None:
+                dct = self._block_dct(rgb, out=dct)
         return DecodedBatch(batch, pixels, dct)
 
     def _drain(self) -> None:

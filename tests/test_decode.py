@@ -101,17 +101,13 @@ def test_exif_orientation_is_left_alone() -> None:
     np.testing.assert_array_equal(found[0].rgb, found[1].rgb)
 
 
-@pytest.mark.parametrize("dct_in_graph", [True, False])
 @pytest.mark.parametrize(
     ("geometry", "batch_size"), [(plain(256, 224), 5), (plain(160, 160), 7), (plain(None, 64), 3)]
 )
-def test_dct_is_scipys_of_the_same_pixels(
-    geometry: Geometry, batch_size: int, dct_in_graph: bool
-) -> None:
+def test_dct_is_scipys_of_the_same_pixels(geometry: Geometry, batch_size: int) -> None:
     kinds = ["baseline", "gray", "YCCK", "1x50", "97x131"]
     files = [CORPUS[kind] for kind in kinds] + [save(noise(240), "PNG")]
-    options = DecodeOptions(batch_size=batch_size, dct_in_graph=dct_in_graph)
-    found = decode_all(Decoder(geometry, options), screened(files))
+    found = decode_all(Decoder(geometry, DecodeOptions(batch_size=batch_size)), screened(files))
     assert len(found) == len(files)
     for image in found.values():
         assert image.dct.shape == (192, geometry.crop // 8, geometry.crop // 8)
