@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -179,9 +179,25 @@ def flip_features(
     return torch.stack(columns, dim=1)
 
 
+class FlipScorer(nn.Module):
+    """A `FlipModel` as a layer: (B, 7) from `flip_features` -> (B,) float32 in [0, 1]."""
+
+    means: Tensor
+    scales: Tensor
+    coefficients: Tensor
+
+    def __init__(self, model: FlipModel) -> None:
+        super().__init__()
+        self.intercept = model.intercept
+        for name in ("means", "scales", "coefficients"):
+            self.register_buffer(name, torch.tensor(getattr(model, name), dtype=torch.float32))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, 7) float32 -> (B,)."""
+        standard = torch.nan_to_num((features - self.means) / self.scales)
+        return torch.sigmoid(standard @ self.coefficients + self.intercept)
+
+
 def flip_probability(model: FlipModel, features: Tensor) -> Tensor:
     """(B, 7) from `flip_features` -> (B,) float32 in [0, 1]."""
-    means = features.new_tensor(model.means)
-    scales = features.new_tensor(model.scales)
-    standard = torch.nan_to_num((features - means) / scales)
-    return torch.sigmoid(standard @ features.new_tensor(model.coefficients) + model.intercept)
+    return FlipScorer(model).to(features.device)(features)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from afd_model.classifier import AFDClassifier
 from afd_model.cpu_fit import fit_to_caches
-from afd_model.drift import FlipModel, flip_features, flip_probability
+from afd_model.dct import DCT_CHANNELS
+from afd_model.drift import FlipModel, FlipScorer, flip_features
 from afd_model.folding import fold_batch_norms
+from afd_model.inductor_model import InductorBatches
 from afd_model.kernels import cpu_kernels
 from afd_model.openvino_model import OpenVINOModel
 from afd_model.rounding import keep_head_in_float32, round_weights
@@ -24,7 +26,7 @@ PRECISIONS: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp32": torch.float32,
 }
-Engine = Literal["torch", "openvino"]
+Engine = Literal["torch", "inductor", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,14 @@ class Predictor:
         precision: from `resolve_precision`.
         top_k: most probable classes to give; at most the number of classes.
         flip_model: from the AFD checkpoint.
-        engine: what runs the model; "openvino" on a CPU only, for images of `crop`.
+        engine: what runs the model; "openvino" on a CPU only, "inductor" on CUDA only and for at
+            most `num_images` at a time, both for images of `crop`.
         crop: side of the images, pixels; None: the backbone's preset.
+        num_images: of the largest batch; only "inductor" needs it.
 
     Raises:
         ValueError: top_k is below 1, or the engine cannot run the model so.
+        torch.OutOfMemoryError: CUDA's memory does not suffice for "inductor" and such a batch.
     """
 
     def __init__(
@@ -139,19 +144,20 @@ class Predictor:
         flip_model: FlipModel | None = None,
         engine: Engine = "torch",
         crop: int | None = None,
+        num_images: int | None = None,
     ) -> None:
         if top_k < 1:
             raise ValueError(f"top_k is at least 1, not {top_k}")
-        if engine == "openvino" and device.type != "cpu":
-            raise ValueError(
-                f"engine 'openvino' runs on a CPU, not on {device}: use --device cpu, or"
-                " --engine torch"
-            )
+        _check_engine(engine, device)
         self.device = device
         self.precision = precision
+        self.engine = engine
+        self.num_images = num_images
         self.top_k = top_k
         self.flip_model = flip_model
+        self._flip_scorer = FlipScorer(flip_model).to(device) if flip_model else None
         self.notice: str | None = None
+        self._takes_dct = classifier.afd is not None
         self.measures_drift = classifier.afd is not None and not classifier.afd.is_identity
         model = _lean(classifier, device, precision)
         side = crop or classifier.crop
@@ -162,20 +168,34 @@ class Predictor:
             self._compiled = OpenVINOModel(
                 model, num_images=self._images_per_slice, side=side, precision=precision
             )
-        model = model.to(device=device, dtype=precision)
-        if precision == torch.bfloat16:
+        if precision != torch.float32:
             keep_head_in_float32(model.backbone)
-        self.pixels_dtype = self._dct_dtype = precision
-        self._dct_layout = torch.channels_last
+        model = model.to(device=device, dtype=precision)
+        self.pixels_dtype = precision
+        # The DCT is taken as the decoder has it: FDE-Net's first step makes the precision of it.
+        on_cpu = device.type == "cpu"
+        self._dct_layout = torch.contiguous_format if on_cpu else torch.channels_last
         self.model = model.to(memory_format=torch.channels_last)
-        if device.type == "cpu":
-            # Taking the DCT as it comes costs FDE-Net less than changing its layout.
-            self._dct_dtype, self._dct_layout = torch.float32, torch.contiguous_format
         if device.type == "cpu" and engine == "torch":
             fit = fit_to_caches(classifier, side, precision)
             self._images_per_slice = fit.images_per_slice
             self.model.images_per_part = fit.images_per_part
             _compile_kernels(self.model)
+        self._batches: InductorBatches | None = None
+        if engine == "inductor":
+            if num_images is None:
+                raise ValueError("engine 'inductor' compiles for one size of batch: say num_images")
+            self._batches = InductorBatches(self._scores, self._blank(num_images, side))
+            self._images_per_slice = num_images
+
+    def _blank(self, num_images: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels, DCT and qualities as `_scores` takes them."""
+        pixels = torch.zeros(num_images, 3, side, side)
+        dct = torch.zeros(num_images, DCT_CHANNELS, side // 8, side // 8)
+        if not self._takes_dct:
+            dct = dct[:, :0]
+        qualities = torch.zeros(num_images, device=self.device)
+        return self.placed_pixels(pixels), self.placed_dct(dct), qualities
 
     def __call__(
         self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor | None = None
@@ -222,15 +242,23 @@ class Predictor:
         One tensor makes one transfer; class numbers below 2**24 are exact in float32.
         """
         pixels, dct = self.placed_pixels(pixels), self.placed_dct(dct)
+        qualities = jpeg_quality.to(self.device, torch.float32, non_blocking=True)
+        if not self._takes_dct:
+            dct = dct[:, :0]
+        if self._batches is not None:
+            return self._batches(pixels, dct, qualities)
+        return self._scores(pixels, dct, qualities)
+
+    def _scores(self, pixels: Tensor, dct: Tensor, qualities: Tensor) -> Tensor:
         output = (self._compiled or self.model)(pixels, dct)
         probabilities = torch.softmax(output.logits.float(), dim=1)
         k = min(self.top_k, probabilities.shape[1])
         top = probabilities.topk(k, dim=1)
         flip = torch.zeros_like(output.drift_energy)
-        if self.flip_model is not None:
-            quality = jpeg_quality.to(self.device)
-            features = flip_features(output.drift_angle_deg, probabilities, dct, quality)
-            flip = flip_probability(self.flip_model, features)
+        if self._flip_scorer is not None:
+            flip = self._flip_scorer(
+                flip_features(output.drift_angle_deg, probabilities, dct, qualities)
+            )
         scores = torch.stack([output.drift_angle_deg, output.drift_energy, flip], dim=1)
         return torch.cat([top.indices.float(), top.values, scores], dim=1)
 
@@ -247,7 +275,7 @@ class Predictor:
         """Likewise for the DCT coefficients."""
         return dct.to(
             device=self.device,
-            dtype=self._dct_dtype,
+            dtype=torch.float32,
             non_blocking=True,
             memory_format=self._dct_layout,
         )
@@ -265,6 +293,15 @@ class Predictor:
             drift_angle_deg=angle if self.measures_drift else None,
             drift_energy=energy if self.measures_drift else None,
             flip_probability=flip if self.flip_model is not None else None,
+        )
+
+
+def _check_engine(engine: Engine, device: torch.device) -> None:
+    needed = {"openvino": "cpu", "inductor": "cuda"}.get(engine, device.type)
+    if device.type != needed:
+        raise ValueError(
+            f"engine {engine!r} runs on {'a CPU' if needed == 'cpu' else 'CUDA'}, not on {device}:"
+            f" use --device {needed}, or --engine torch"
         )
 
 

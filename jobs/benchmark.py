@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from jobs.benchmark_workers import Workers
 from jobs.command_line import parse
 from jobs.machine import num_cores
 from jobs.model import backbone_of
+from jobs.pool import workers_on_gpu
 from jobs.settings import LabelSettings
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
@@ -47,6 +48,7 @@ _SWEEP_ROUNDS = 3
 class Choice:
     """What is tried in turn."""
 
+    workers: int | str
     threads: int | str
     hw_decoder_load: float
     batch_size: int | str
@@ -77,12 +79,12 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         "model": model,
         "settings": {
             **asdict(choice),
+            "workers": bench.num_workers(choice),
             "threads": bench.num_threads(choice),
-            "workers": bench.num_workers,
             "read_threads": settings.read_threads,
             "prefetch_batches": settings.prefetch_batches,
             "integrity": settings.integrity,
-            "images_per_shard": bench.images_per_shard,
+            "images_per_shard": bench.images_per_shard(choice),
         },
         "corpus": corpus,
         **measured,
@@ -104,20 +106,27 @@ class _Bench:
         self._refs, self._folder = refs, folder
         self._num_runs = 0
         self._afd = _measured_afd(settings)
-        cuda = device.type == "cuda"
-        threads = max(value for value in (1, *settings.threads) if isinstance(value, int))
-        automatic = 1 if cuda else max(1, num_cores() // threads)
-        self.num_workers = automatic if settings.workers == "auto" else settings.workers
-        if settings.images_per_shard == "auto":
-            shards_per_worker = -(-len(refs) // (self.num_workers * _MAX_IMAGES_PER_SHARD))
-            self.images_per_shard = -(-len(refs) // (self.num_workers * shards_per_worker))
-        else:
-            self.images_per_shard = settings.images_per_shard
+        self._cuda = device.type == "cuda"
+
+    def num_workers(self, choice: Choice) -> int:
+        if isinstance(choice.workers, int):
+            return choice.workers
+        if self._cuda:
+            return workers_on_gpu(num_cores())
+        return max(1, num_cores() // (choice.threads if isinstance(choice.threads, int) else 1))
 
     def num_threads(self, choice: Choice) -> int:
         if isinstance(choice.threads, int):
             return choice.threads
-        return num_cores() if self._device.type == "cuda" else 1
+        return max(1, num_cores() // self.num_workers(choice)) if self._cuda else 1
+
+    def images_per_shard(self, choice: Choice) -> int:
+        """As many shards for each worker, of at most so many images."""
+        if self._settings.images_per_shard != "auto":
+            return self._settings.images_per_shard
+        images, workers = len(self._refs), self.num_workers(choice)
+        shards_per_worker = -(-images // (workers * _MAX_IMAGES_PER_SHARD))
+        return -(-images // (workers * shards_per_worker))
 
     def measure(self, choice: Choice) -> tuple[list[Round], dict[str, Any]]:
         """The rounds, each stage alone and then the whole job, and what the model is."""
@@ -125,13 +134,14 @@ class _Bench:
         stages = Stages(
             settings,
             self._refs,
-            num_threads=self.num_threads(choice) if self._device.type == "cuda" else 1,
+            num_threads=self.num_threads(choice) if self._cuda else 1,
             scratch=self._folder,
         )
         rounds = []
         with self._workers(choice) as workers:
             for number in range(self._settings.rounds + 1):
-                done = Round(stages.measure(), workers.run())
+                decode = workers.decode_alone if self._cuda else None
+                done = Round(stages.measure(decode), workers.run())
                 if number:  # the first warms up
                     rounds.append(done)
                     _say(f"round {number}: {done.job.images_per_s:.4g} images/s")
@@ -147,7 +157,7 @@ class _Bench:
         with Workers(
             self._label_settings(choice),
             self._refs,
-            num_workers=self.num_workers,
+            num_workers=self.num_workers(choice),
             num_threads=self.num_threads(choice),
         ) as workers:
             yield workers
@@ -155,6 +165,9 @@ class _Bench:
     def _label_settings(self, choice: Choice) -> LabelSettings:
         self._num_runs += 1
         settings = self._settings
+        engine = settings.engine
+        if engine == "auto":
+            engine = "inductor" if self._cuda else "torch"
         return LabelSettings(
             input=settings.input,
             output=str(self._folder / f"run-{self._num_runs}"),
@@ -164,13 +177,13 @@ class _Bench:
             afd=self._afd,
             device=settings.device,
             precision=settings.precision,
-            engine=settings.engine,
+            engine=engine,
             batch_size=choice.batch_size,  # type: ignore[arg-type]
             hw_decoder_load=choice.hw_decoder_load,
             read_threads=settings.read_threads,
             prefetch_batches=settings.prefetch_batches,
             integrity=settings.integrity,
-            images_per_shard=self.images_per_shard,
+            images_per_shard=self.images_per_shard(choice),
         )
 
 
@@ -182,9 +195,9 @@ def _measured_afd(settings: BenchmarkSettings) -> str:
 
 def _sweep(settings: BenchmarkSettings, bench: _Bench) -> tuple[Choice, list[dict[str, Any]]]:
     """The fastest of what is to be tried, one setting after the other, and everything tried."""
-    best = Choice(settings.threads[0], settings.hw_decoder_load[0], settings.batch_size[0])
+    best = Choice(*(getattr(settings, field.name)[0] for field in fields(Choice)))
     speeds: dict[Choice, float] = {}
-    for name in ("threads", "hw_decoder_load", "batch_size"):
+    for name in (field.name for field in fields(Choice)):
         values = getattr(settings, name)
         choices = [replace(best, **{name: value}) for value in values] if len(values) > 1 else []
         for choice in choices:

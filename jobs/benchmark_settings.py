@@ -35,15 +35,21 @@ class BenchmarkSettings(BackboneSettings):
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
         "auto", "of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
     )
-    engine: Literal["torch", "openvino"] = setting(
-        "torch",
-        "what runs the model; openvino: for CPUs, seconds longer to start and faster from then on",
+    engine: Literal["auto", "torch", "inductor", "openvino"] = setting(
+        "auto",
+        "what runs the model, as in the label job; auto: as in a large one, inductor on CUDA and"
+        " torch elsewhere",
     )
 
+    workers: tuple[int | Literal["auto"], ...] = setting(
+        ("auto",),
+        "worker processes; auto: as many as share a GPU in the label job, else as many as the CPUs"
+        " allow; several values are tried in turn, and the fastest is kept",
+    )
     threads: tuple[int | Literal["auto"], ...] = setting(
         ("auto",),
-        "threads of the decoder and of the model in each worker; auto: 1 on a CPU, all cores on"
-        " CUDA; several values are tried in turn, and the fastest is kept",
+        "threads of the decoder and of the model in each worker; auto: 1 on a CPU, a worker's"
+        " share of the cores on CUDA; several are tried in turn",
     )
     hw_decoder_load: tuple[float, ...] = setting(
         (0.65,),
@@ -52,9 +58,6 @@ class BenchmarkSettings(BackboneSettings):
     batch_size: tuple[int | Literal["auto"], ...] = setting(
         ("auto",),
         "images in a batch of the model; auto: 256 on CUDA, 32 on a CPU; several are tried in turn",
-    )
-    workers: int | Literal["auto"] = setting(
-        "auto", "worker processes; auto: one on CUDA, else as many as the CPUs allow"
     )
     read_threads: int = setting(4, "threads that read and screen files ahead, in each worker")
     prefetch_batches: int = setting(2, "batches decoded ahead of the model, in each worker")

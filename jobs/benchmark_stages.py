@@ -2,7 +2,7 @@
 
 On a CPU each stage has one thread, as in the label job's workers, and its cost is processor time,
 which other work on the machine disturbs little. On CUDA it is the time that passes until the device
-is done.
+is done, and all workers decode at a time: so they do in the job.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Stages:
         self._files = [data for ref in refs if (data := _bytes_of(ref)) is not None]
         self._batches = self._take_batches(_MODEL_BATCHES[self._predictor.device.type])
         # Compiled into one graph with the backbone, the module cannot be timed by itself.
-        alone = settings.afd != "none" and settings.engine == "torch"
+        alone = settings.afd != "none" and self._model.host["engine"] == "torch"
         self._afd_calls = self._take_afd_calls() if alone else []
         self._block_dct = BlockDct(self._batches[0].rgb.shape[1])
         self._dct = torch.empty(self._batches[0].dct.shape)
@@ -93,14 +93,17 @@ class Stages:
     def facts(self) -> dict[str, str | None]:
         return self._model.facts
 
-    def measure(self) -> dict[str, Cost]:
-        """stage -> cost, in the order of the data's way."""
+    def measure(self, decode: Callable[[], Cost] | None = None) -> dict[str, Cost]:
+        """stage -> cost, in the order of the data's way.
+
+        decode: measures decoding instead; None: it is measured here, with one decoder.
+        """
         files, images = len(self._files), sum(len(batch.pixels) for batch in self._batches)
         costs = {
             "read": self._timed(len(self._refs), self._read),
             "header_scan": self._timed(files, self._scan),
             "screen": self._timed(files, self._screen),
-            **self._decoding(),
+            **({"decode_and_dct": decode()} if decode else self._decoding()),
             "backbone": self._timed(images, lambda: self._predict(self._backbone)),
             "model": self._timed(images, lambda: self._predict(self._predictor)),
         }
@@ -139,10 +142,9 @@ class Stages:
         return images
 
     def _decoding(self) -> dict[str, Cost]:
-        """The decoder as the job runs it, and its parts where they are apart.
+        """The decoder as the job runs it on a CPU, and its parts.
 
-        On a CPU the DCT runs in this thread and the rest in DALI's: the thread's own time tells
-        them apart. On CUDA one graph does all.
+        The DCT runs in this thread and the rest in DALI's: the thread's own time tells them apart.
         """
         screened = self._screen()
         images = sum(image.decodable for image in screened)
@@ -152,8 +154,6 @@ class Stages:
         sound = sum(image.decodable for image in screened)  # those that the decoder did not refuse
         if sum(decoded) != sound:
             raise RuntimeError(f"{sum(decoded)} of {sound} images were decoded")
-        if self._cuda:
-            return {"decode_and_dct": whole}
         dct_s = clock.seconds["dct"]
         costs = {
             "decode_and_dct": whole,
@@ -252,5 +252,6 @@ def _bare(settings: LabelSettings, like: Predictor) -> Predictor:
         device=like.device,
         precision=like.precision,
         top_k=settings.top_k,
-        engine=settings.engine,
+        engine=like.engine,
+        num_images=like.num_images,
     )

@@ -11,20 +11,24 @@ import multiprocessing
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 
+from jobs.benchmark_stages import Cost
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
 from pipeline.output import OutputFolder
+from pipeline.read_ahead import ReadAhead
 from pipeline.records import ImageRef
 from pipeline.shards import Plan, part_path, write_plan
 from pipeline.sink import read_facts
+from pipeline.stage_clock import StageClock
 
 _START_TIMEOUT_S = 600.0
 _NAME = "benchmark"  # run and driver
@@ -116,6 +120,16 @@ class Workers:
             seconds=dict(seconds),
         )
 
+    def decode_alone(self) -> Cost:
+        """What decoding takes when all workers do nothing else, each its share of the images."""
+        if not self._is_warm:
+            self.run()
+        shares = [range(k, self._shards, self.num_workers) for k in range(self.num_workers)]
+        done = list(self._pool.map(_decode, shares))
+        wall_s = max(share.ended_at for share in done) - min(share.began_at for share in done)
+        images = sum(share.images for share in done)
+        return Cost(images, sum(share.cpu_s for share in done), wall_s)
+
     def _remove_parts(self) -> None:
         for shard in range(self._shards):
             part_path(self._output, shard).unlink(missing_ok=True)
@@ -146,6 +160,31 @@ def _warm_up(shard: int) -> str:
     record, _ = _label(shard)
     _all_ready.wait(_START_TIMEOUT_S)
     return record
+
+
+class _DecodedShare(NamedTuple):
+    """began_at, ended_at: of a clock that all processes of the machine share, seconds."""
+
+    images: int
+    cpu_s: float
+    began_at: float
+    ended_at: float
+
+
+def _decode(shards: Iterable[int]) -> _DecodedShare:
+    """Reads and screens the shards' images, waits for the other workers, and decodes."""
+    assert _labeler is not None
+    refs = [ref for shard in shards for ref in _labeler.plan.shard(shard).refs]
+    reading = ReadAhead(refs, _labeler.limits, num_threads=4, max_images=len(refs))
+    images = list(reading)
+    _all_ready.wait(_START_TIMEOUT_S)
+    began_at, cpu = time.perf_counter(), time.process_time()
+    count = 0
+    for batch in _labeler.model.decoder.decode(images, StageClock()):
+        if batch.pixels.is_cuda:
+            torch.cuda.synchronize(batch.pixels.device)
+        count += len(batch.images)
+    return _DecodedShare(count, time.process_time() - cpu, began_at, time.perf_counter())
 
 
 def _label(shard: int) -> tuple[str, float]:

@@ -108,7 +108,9 @@ def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:
     num_bytes = listing.num_bytes or round(probed.bytes_per_image * images)
     yield f"bytes    {about}{_bytes(num_bytes)}, {_bytes(probed.bytes_per_image)} an image"
     counts = sorted({pool.num_workers, pool.max_workers})
-    device = f"{pool.num_cpus} CPU{'s' * (pool.num_cpus > 1)}" + " and a GPU" * pool.num_gpus
+    device = f"{pool.num_cpus} CPU{'s' * (pool.num_cpus > 1)}"
+    if pool.num_gpus:
+        device += " and a GPU" if pool.num_gpus == 1 else f" and {pool.num_gpus:.2g} of a GPU"
     yield f"workers  {' to '.join(map(str, counts))}, each with {device}"
     yield (
         f"speed    {probed.images_per_s:,.1f} images/s in one worker, by a probe of"

@@ -45,12 +45,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _sweep(cores: int) -> list[str]:
     """The benchmark's arguments, before the user's."""
-    threads = sorted({max(1, cores // 2), max(1, cores * 3 // 4), cores})
+    workers = sorted({max(1, cores // share) for share in (16, 8, 4, 2)})
     return [
         *("--device", "cuda", "--weights", "none"),  # random weights cost as much as trained ones
-        *("--threads", *map(str, threads)),
-        *("--hw-decoder-load", "0.5", "0.65", "0.8", "0.95"),
-        *("--batch-size", "128", "256", "408"),
+        *("--workers", *map(str, workers)),
+        *("--hw-decoder-load", "0.35", "0.65", "0.95"),
+        *("--batch-size", "128", "256"),
     ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 
@@ -11,12 +13,14 @@ from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone, Preprocessing, load_backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
 from afd_model.classifier import AFDClassifier
-from afd_model.predictor import Predictor, resolve_device, resolve_precision
+from afd_model.predictor import Engine, Predictor, resolve_device, resolve_precision
 from jobs.settings import BackboneSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry
 
 _BATCH_SIZE = {"cuda": 256, "cpu": 32}
+# A GPU labels so many in the time that Inductor takes to compile a model.
+_INDUCTOR_FROM_IMAGES = 100_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Model:
     """What a worker holds: see `pipeline.label_shard`.
 
     facts: the weights' names and digests: these must not change between a run and its continuation.
-    host: the device and the precision that this worker chose.
+    host: the device, the precision and the engine that this worker chose.
     """
 
     decoder: Decoder
@@ -40,10 +44,12 @@ def backbone_of(settings: BackboneSettings) -> Backbone:
     return load_backbone(settings.backbone, settings.weights, layer)
 
 
-def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
+def load_model(
+    settings: LabelSettings, *, num_threads: int, num_images: int | None = None
+) -> Model:
     """The decoder and the classifier on this process's device.
 
-    num_threads: of the model and of the decoder, each.
+    num_threads: of the model and of the decoder, each. num_images: of the whole job, if known.
     Raises ValueError, worded for the user.
     """
     torch.set_num_threads(num_threads)
@@ -51,21 +57,27 @@ def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     geometry = _geometry(settings, backbone.preprocessing)
-    predictor = Predictor(
-        AFDClassifier(backbone, afd),
-        device=device,
-        precision=precision,
-        top_k=settings.top_k,
-        flip_model=checkpoint.flip_model if checkpoint else None,
-        engine=settings.engine,
-        crop=geometry.crop,
+    batch_size = settings.batch_size
+    if batch_size == "auto":
+        batch_size = _BATCH_SIZE[device.type]
+    predictor, engine = _predictor(
+        partial(
+            Predictor,
+            AFDClassifier(backbone, afd),
+            device=device,
+            precision=precision,
+            top_k=settings.top_k,
+            flip_model=checkpoint.flip_model if checkpoint else None,
+            crop=geometry.crop,
+            num_images=batch_size,
+        ),
+        settings.engine,
+        lasting=device.type == "cuda" and (num_images or 0) >= _INDUCTOR_FROM_IMAGES,
     )
     options = DecodeOptions(
         device="cuda" if device.type == "cuda" else "cpu",
         device_id=device.index or 0,
-        batch_size=_BATCH_SIZE[device.type]
-        if settings.batch_size == "auto"
-        else settings.batch_size,
+        batch_size=batch_size,
         num_threads=num_threads,
         prefetch_batches=settings.prefetch_batches,
         dtype=predictor.pixels_dtype,
@@ -75,11 +87,27 @@ def load_model(settings: LabelSettings, *, num_threads: int) -> Model:
     host = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(precision).removeprefix("torch."),
-        "engine": settings.engine,
+        "engine": engine,
     }
     facts = _facts(backbone, checkpoint, settings)
     decoder = Decoder(geometry, options)
     return Model(decoder, predictor, backbone.class_names, facts, host)
+
+
+def _predictor(
+    make: Callable[..., Predictor], requested: Engine | Literal["auto"], *, lasting: bool
+) -> tuple[Predictor, Engine]:
+    """The predictor, and what runs it. lasting: whether "auto" is to compile."""
+    if requested != "auto":
+        return make(engine=requested), requested
+    if not lasting:
+        return make(engine="torch"), "torch"
+    try:
+        return make(engine="inductor"), "inductor"
+    except (ValueError, torch.OutOfMemoryError) as error:
+        predictor = make(engine="torch")
+        predictor.notice = f"labelling without Inductor, more slowly: {error}"
+        return predictor, "torch"
 
 
 def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, CheckpointFacts | None]:

@@ -21,7 +21,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """num_workers processes, each with num_cpus cores and num_gpus GPUs (0 or 1).
+    """num_workers processes, each with num_cpus cores and num_gpus GPUs, from 0 to 1.
 
     max_workers: what the pool may grow to as the cluster does; num_workers where it may not.
     """
@@ -29,7 +29,7 @@ class Pool:
     num_workers: int
     max_workers: int
     num_cpus: int
-    num_gpus: int
+    num_gpus: float
 
 
 def this_machine() -> Node:
@@ -50,6 +50,7 @@ def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) ->
         device=settings.device,
         workers=_chosen(settings.workers),
         max_workers=_chosen(settings.max_workers),
+        workers_per_gpu=_chosen(settings.workers_per_gpu),
         cpus_per_worker=_chosen(settings.cpus_per_worker),
         num_shards=num_shards,
     )
@@ -65,12 +66,15 @@ def make_pool(
     device: str,
     workers: int | None,
     max_workers: int | None,
+    workers_per_gpu: int | None,
     cpus_per_worker: int | None,
     num_shards: int,
 ) -> Pool:
     """The workers for a job on the nodes; None chooses.
 
     On CPUs one core a worker does most: the model's threads wait for each other, processes do not.
+    On a GPU several do: a batch takes as long to decode as its largest image, and meanwhile the
+    others' batches use what it leaves idle.
     With max_workers, the job begins with `workers` (or 1) and what does not fit yet is waited for.
     Raises ClusterError when a worker fits nowhere.
     """
@@ -78,32 +82,54 @@ def make_pool(
     elastic = max_workers is not None
     if device == "cuda" and not (gpus or elastic):
         raise ClusterError("--device cuda: the cluster has no GPU; use --device cpu")
-    num_gpus = 1 if device == "cuda" or (device == "auto" and gpus) else 0
-    num_cpus = cpus_per_worker or _share_of_cores(nodes, num_gpus)
+    on_gpus = device == "cuda" or (device == "auto" and gpus > 0)
+    sharing = 0
+    if on_gpus:
+        sharing = workers_per_gpu or _sharing(nodes, cpus_per_worker, workers)
+    num_cpus = cpus_per_worker or _share_of_cores(nodes, sharing)
+    num_gpus = 1 / sharing if sharing else 0
     if max_workers is not None:
         most = min(max_workers, max(1, num_shards))
         return Pool(min(workers or 1, most), most, num_cpus, num_gpus)
-    most = sum(_fitting(node, num_cpus, num_gpus) for node in nodes)
+    most = sum(_fitting(node, num_cpus, sharing) for node in nodes)
     if most < 1:
         raise ClusterError(
             f"--cpus-per-worker {num_cpus}: no node of the cluster has so many CPUs"
-            f"{' and a GPU' if num_gpus else ''}; use fewer"
+            f"{' and a GPU' if sharing else ''}; use fewer"
         )
     if workers is not None and workers > most:
         raise ClusterError(
-            f"--workers {workers} with {num_cpus} CPUs and {num_gpus} GPUs each do not fit on"
+            f"--workers {workers} with {num_cpus} CPUs and {num_gpus:g} GPUs each do not fit on"
             f" {cpus} CPUs and {gpus} GPUs: use at most {most}, or --max-workers to wait for more"
         )
     count = min(workers or most, max(1, num_shards))
     return Pool(count, count, num_cpus, num_gpus)
 
 
-def _share_of_cores(nodes: Sequence[Node], num_gpus: int) -> int:
-    """Cores a worker: each GPU's share of its own node, where it has least."""
-    shares = [node.cpus // node.gpus for node in nodes if node.gpus]
-    return max(1, min(shares)) if num_gpus and shares else 1
+MOST_PER_GPU = 4
+_LEAST_CORES = 2  # of a worker that shares a GPU
 
 
-def _fitting(node: Node, num_cpus: int, num_gpus: int) -> int:
+def workers_on_gpu(num_cpus: int) -> int:
+    """How many workers share a GPU that has so many cores to itself."""
+    return max(1, min(MOST_PER_GPU, num_cpus // _LEAST_CORES))
+
+
+def _sharing(nodes: Sequence[Node], cpus_per_worker: int | None, workers: int | None) -> int:
+    """Workers a GPU. No more than are asked for: Ray would put them all on the first."""
+    gpus = sum(node.gpus for node in nodes)
+    cores = _share_of_cores(nodes, 1)
+    most = cores // cpus_per_worker if cpus_per_worker else workers_on_gpu(cores)
+    asked = -(-workers // max(1, gpus)) if workers else MOST_PER_GPU
+    return max(1, min(MOST_PER_GPU, most, asked))
+
+
+def _share_of_cores(nodes: Sequence[Node], sharing: int) -> int:
+    """Cores a worker: its share of a GPU's of its own node, where a GPU has least; 1 without."""
+    shares = [node.cpus // (node.gpus * sharing) for node in nodes if node.gpus and sharing]
+    return max(1, min(shares, default=1))
+
+
+def _fitting(node: Node, num_cpus: int, sharing: int) -> int:
     by_cpus = node.cpus // num_cpus
-    return min(by_cpus, node.gpus) if num_gpus else by_cpus
+    return min(by_cpus, node.gpus * sharing) if sharing else by_cpus

@@ -84,16 +84,18 @@ class ShardLabeler:
 
         settings = self._settings
         self._label_shard = label_shard
-        self._plan = Plan(self._output)
-        self._limits = Limits(settings.max_pixels, settings.integrity)
-        self._model = load_model(settings, num_threads=num_threads)
-        if expected_model and (changed := differences(expected_model, self._model.facts)):
+        self.plan = Plan(self._output)
+        self.limits = Limits(settings.max_pixels, settings.integrity)
+        self.model = load_model(
+            settings, num_threads=num_threads, num_images=self.plan.size.num_images
+        )
+        if expected_model and (changed := differences(expected_model, self.model.facts)):
             raise ValueError(f"the model is not the one the run was begun with: {changed}")
         self._facts = {
             "run_id": run_id,
             "settings": asdict(settings),
-            **self._model.facts,
-            **self._model.host,
+            **self.model.facts,
+            **self.model.host,
             "versions": versions(),
         }
 
@@ -134,11 +136,11 @@ class ShardLabeler:
             return CommitRecord(shard, started_at, read_facts(self._output, shard)["counts"])
         began_at = time.time()
         labelled = self._label_shard(
-            self._plan.shard(shard),
-            decoder=self._model.decoder,
-            classifier=self._model.predictor,
-            class_names=self._model.class_names,
-            limits=self._limits,
+            self.plan.shard(shard),
+            decoder=self.model.decoder,
+            classifier=self.model.predictor,
+            class_names=self.model.class_names,
+            limits=self.limits,
             read_threads=self._settings.read_threads,
         )
         began = time.perf_counter()
@@ -160,8 +162,8 @@ class ShardLabeler:
             started_at,
             labelled.counts,
             seconds,
-            self._model.facts,
-            notice=self._model.predictor.notice,
+            self.model.facts,
+            notice=self.model.predictor.notice,
         )
 
 

@@ -98,10 +98,8 @@ class BlockDctByOneProduct:
         count, blocks = len(rgb), self._blocks
         if out is None:
             out = torch.empty(count, blocks, blocks, DCT_CHANNELS, device=rgb.device)
-        samples = rgb.reshape(count, blocks, 8, blocks, 24).transpose(2, 3).float()
-        torch.mm(
-            samples.sub_(LEVEL_SHIFT).reshape(-1, DCT_CHANNELS),
-            self._matrix,
-            out=out.view(-1, DCT_CHANNELS),
-        )
+        samples = torch.empty(count, blocks, blocks, 8, 24, device=rgb.device)
+        samples.copy_(rgb.reshape(count, blocks, 8, blocks, 24).transpose(2, 3)).sub_(LEVEL_SHIFT)
+        flat = (-1, DCT_CHANNELS)
+        torch.mm(samples.view(flat), self._matrix, out=out.view(flat))
         return out.permute(0, 3, 1, 2)

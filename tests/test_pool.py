@@ -11,16 +11,29 @@ TWO_GPUS, CPUS = Node(16, 2), Node(64, 0)
 
 
 def pool(*nodes: Node, **changes: Any) -> Pool:
-    wanted = {"device": "auto", "workers": None, "max_workers": None, "cpus_per_worker": None}
-    return make_pool(nodes, **{**wanted, "num_shards": 1000, **changes})
+    unset = ("workers", "max_workers", "workers_per_gpu", "cpus_per_worker")
+    wanted = {"device": "auto", "num_shards": 1000, **dict.fromkeys(unset)}
+    return make_pool(nodes, **{**wanted, **changes})
 
 
-def test_a_worker_for_each_gpu_with_its_share_of_its_nodes_cores() -> None:
-    assert pool(TWO_GPUS) == Pool(2, 2, num_cpus=8, num_gpus=1)
-    assert pool(TWO_GPUS, CPUS) == Pool(2, 2, num_cpus=8, num_gpus=1)
-    assert pool(TWO_GPUS, Node(8, 4)) == Pool(6, 6, num_cpus=2, num_gpus=1)
+def test_workers_share_a_gpu_and_its_share_of_its_nodes_cores() -> None:
+    assert pool(TWO_GPUS) == Pool(8, 8, num_cpus=2, num_gpus=0.25)
+    assert pool(TWO_GPUS, CPUS) == Pool(8, 8, num_cpus=2, num_gpus=0.25)
+    assert pool(Node(64, 2)) == Pool(8, 8, num_cpus=8, num_gpus=0.25)
+    # Four cores a GPU on the second node: two workers each, there and so everywhere.
+    assert pool(Node(64, 2), Node(16, 4)) == Pool(12, 12, num_cpus=2, num_gpus=0.5)
+    assert pool(Node(3, 1)) == Pool(1, 1, num_cpus=3, num_gpus=1)
     assert pool(Node(2, 4)) == Pool(2, 2, num_cpus=1, num_gpus=1)
     assert pool(TWO_GPUS, num_shards=1).num_workers == 1
+
+
+def test_how_many_share_a_gpu_can_be_said() -> None:
+    assert pool(TWO_GPUS, workers_per_gpu=1) == Pool(2, 2, num_cpus=8, num_gpus=1)
+    assert pool(TWO_GPUS, workers_per_gpu=8) == Pool(16, 16, num_cpus=1, num_gpus=0.125)
+    assert pool(TWO_GPUS, cpus_per_worker=4) == Pool(4, 4, num_cpus=4, num_gpus=0.5)
+    # Two workers on two GPUs: Ray would put both on one if they took a quarter each.
+    assert pool(TWO_GPUS, workers=2) == Pool(2, 2, num_cpus=8, num_gpus=1)
+    assert pool(TWO_GPUS, workers=3) == Pool(3, 3, num_cpus=4, num_gpus=0.5)
 
 
 def test_a_worker_for_each_core_without_gpus() -> None:
@@ -34,14 +47,14 @@ def test_a_worker_for_each_core_without_gpus() -> None:
 def test_a_pool_that_may_grow_waits_for_what_is_not_there_yet() -> None:
     assert pool(CPUS, max_workers=8, device="cuda") == Pool(1, 8, num_cpus=1, num_gpus=1)
     assert pool(max_workers=8, workers=4, device="cuda", cpus_per_worker=12) == Pool(4, 8, 12, 1)
-    assert pool(TWO_GPUS, max_workers=100) == Pool(1, 100, num_cpus=8, num_gpus=1)
+    assert pool(TWO_GPUS, max_workers=100) == Pool(1, 100, num_cpus=2, num_gpus=0.25)
     assert pool(CPUS, max_workers=8, workers=4, num_shards=2).num_workers == 2
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"workers": 3}, "--workers 3 .* use at most 2, or --max-workers"),
+        ({"workers": 9}, "--workers 9 .* use at most 8, or --max-workers"),
         ({"device": "cpu", "cpus_per_worker": 17}, "--cpus-per-worker 17: no node .* CPUs; use"),
         ({"cpus_per_worker": 17}, "--cpus-per-worker 17: no node .* CPUs and a GPU; use fewer"),
     ],

@@ -251,6 +251,12 @@ def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_precision("fp16", CPU)
 
 
+def test_inductor_is_for_cuda_and_openvino_for_a_cpu() -> None:
+    classifier = AFDClassifier(backbone(), None)
+    with pytest.raises(ValueError, match="'inductor' runs on CUDA, not on cpu: use --device cuda"):
+        Predictor(classifier, device=CPU, precision=torch.float32, engine="inductor")
+
+
 @pytest.mark.gpu
 def test_fp16_on_a_gpu_agrees_with_the_cpu() -> None:
     classifier = AFDClassifier(backbone(), trained(backbone()))
@@ -258,3 +264,23 @@ def test_fp16_on_a_gpu_agrees_with_the_cpu() -> None:
     fast = Predictor(classifier, device=torch.device("cuda"), precision=torch.float16)(*inputs())
     np.testing.assert_allclose(fast.top_confidences, slow.top_confidences, rtol=0.1, atol=1e-3)
     np.testing.assert_allclose(fast.drift_angle_deg, slow.drift_angle_deg, rtol=0.05)
+
+
+@pytest.mark.gpu
+def test_inductor_gives_what_pytorch_does() -> None:
+    """Full batches, fewer images and more, one after the other in the same memory."""
+    classifier = AFDClassifier(backbone(), trained(backbone()))
+    model = FlipModel(0.1, (0.5,) * COUNT, (0.0,) * COUNT, (1.0,) * COUNT)
+    cuda: dict[str, Any] = {"device": torch.device("cuda"), "precision": torch.float16}
+    plain = Predictor(classifier, **cuda, flip_model=model)
+    compiled = Predictor(
+        classifier, **cuda, flip_model=model, engine="inductor", crop=64, num_images=8
+    )
+    for count in (8, 3, 20, 8):
+        pixels, dct = inputs(count)
+        quality = torch.linspace(5, 95, count)
+        expected, found = plain(pixels, dct, quality), compiled(pixels, dct, quality)
+        assert np.mean(found.labels == expected.labels) >= 0.9
+        for name in ("confidences", "drift_angle_deg", "drift_energy", "flip_probability"):
+            values = getattr(found, name)
+            np.testing.assert_allclose(values, getattr(expected, name), rtol=0.05, atol=1e-3)

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -72,8 +73,14 @@ def test_the_noise_is_the_same_everywhere_and_falls_with_frequency() -> None:
     assert spectrum[0, 1] > 4 * spectrum[0, 8]
 
 
-def test_the_head_computes_in_float32() -> None:
-    model = network().bfloat16()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_head_computes_in_float32_and_is_not_rounded(dtype: torch.dtype) -> None:
+    model = network()
+    exact = copy.deepcopy(model[-1])
     keep_head_in_float32(model)
-    assert model(pictures().bfloat16()).dtype == torch.float32
+    model.to(dtype=dtype)
+    assert model[0].weight.dtype == dtype
+    assert model(pictures().to(dtype)).dtype == torch.float32
+    for name, parameter in model[-1].linear.named_parameters():
+        assert torch.equal(parameter, exact.get_parameter(name)), name
     keep_head_in_float32(nn.Sequential(nn.Conv2d(3, 4, 1)))
