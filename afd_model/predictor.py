@@ -322,6 +322,6 @@ def _lean(classifier: AFDClassifier, device: torch.device, precision: torch.dtyp
     fold_batch_norms(model.backbone)
     if device.type == "cpu":
         inline_same_padding(model.backbone)
-    if precision == torch.bfloat16:
+    if precision != torch.float32:
         round_weights(model.backbone, precision, classifier.crop)
     return model

@@ -18,10 +18,10 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
 
 
-def plainly_rounded(model: nn.Sequential) -> nn.Sequential:
+def plainly_rounded(model: nn.Sequential, dtype: torch.dtype = torch.bfloat16) -> nn.Sequential:
     model = copy.deepcopy(model)
     for parameter in model[:-1].parameters():
-        parameter.data = parameter.data.bfloat16().float()
+        parameter.data = parameter.data.to(dtype).float()
     return model
 
 
@@ -31,15 +31,16 @@ def pictures() -> Tensor:
     return nn.functional.interpolate(torch.randn(8, 3, 6, 6, generator=generator), size=48)
 
 
-def test_weights_are_representable_and_outputs_nearer() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_are_representable_and_outputs_nearer(dtype: torch.dtype) -> None:
     model = network()
     corrected = copy.deepcopy(model)
-    round_weights(corrected, torch.bfloat16, 48)
+    round_weights(corrected, dtype, 48)
     for parameter in corrected[:-1].parameters():
-        assert torch.equal(parameter, parameter.bfloat16().float())
+        assert torch.equal(parameter, parameter.to(dtype).float())
     assert torch.equal(corrected[-1].weight, model[-1].weight)
     expected = model(pictures())
-    plain = (plainly_rounded(model)(pictures()) - expected).square().mean()
+    plain = (plainly_rounded(model, dtype)(pictures()) - expected).square().mean()
     assert (corrected(pictures()) - expected).square().mean() < 0.5 * plain
 
 
