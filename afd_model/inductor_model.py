@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,10 @@ class InductorBatches:
         compiled = torch.compile(function, dynamic=False, backend=backend)
         self._run: Callable[[], Tensor] = lambda: compiled(*inputs)
         try:
-            self._prepare()
+            with warnings.catch_warnings():
+                # The only float32 products are of the head, which is to be exact.
+                warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
+                self._prepare()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # any layer of the compiler may refuse

@@ -68,7 +68,12 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         bench = _Bench(settings, device, refs, Path(folder))
         choice, tried = _sweep(settings, bench)
         rounds, model = bench.measure(choice)
-    measured = figures(rounds, cuda=device.type == "cuda", cores=num_cores())
+    measured = figures(
+        rounds,
+        cuda=device.type == "cuda",
+        cores=num_cores(),
+        with_module=settings.afd != "none",
+    )
     _check_own(settings, measured)
     return {
         "benchmark": "afd",

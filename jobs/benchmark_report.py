@@ -48,8 +48,10 @@ def gpu_speed_of_light(stages: Mapping[str, Cost]) -> float:
     return min(stages[name].images / stages[name].wall_s for name in ("decode_and_dct", "model"))
 
 
-def figures(rounds: Sequence[Round], *, cuda: bool, cores: int) -> dict[str, Any]:
-    """The measured part of the JSON document."""
+def figures(
+    rounds: Sequence[Round], *, cuda: bool, cores: int, with_module: bool
+) -> dict[str, Any]:
+    """The measured part of the JSON document. with_module: whether one was in the path."""
 
     def light(done: Round) -> float:
         return gpu_speed_of_light(done.stages) if cuda else cpu_speed_of_light(done.stages, cores)
@@ -62,7 +64,6 @@ def figures(rounds: Sequence[Round], *, cuda: bool, cores: int) -> dict[str, Any
         return spread([rounds_to(done) for done in rounds])
 
     last = rounds[-1].job
-    with_module = not {"dct", "afd_module"}.isdisjoint(rounds[0].stages)
     return {
         "rounds": len(rounds),
         "stages": {name: _stage(name, rounds) for name in rounds[0].stages},

@@ -8,7 +8,7 @@ result or one error, in order, and a refused batch leaves the pipeline usable.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from afd_model.dct import DCT_CHANNELS
+from pipeline.batches import batches
 from pipeline.block_dct import BlockDct, BlockDctByOneProduct
 from pipeline.geometry import DCT_BLOCK, Geometry, crop_window
 from pipeline.normalize import Normalize
@@ -110,7 +111,7 @@ class Decoder:
         self.batch_size = options.batch_size
         self._geometry = geometry
         self._prefetch_batches = options.prefetch_batches
-        cuda = options.device == "cuda"
+        cuda = self._large_apart = options.device == "cuda"
         device = torch.device("cuda", options.device_id) if cuda else torch.device("cpu")
         count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
         self._normalize = Normalize(geometry, options.dtype, device)
@@ -138,16 +139,17 @@ class Decoder:
     ) -> Generator[DecodedBatch, None, None]:
         """Decode what is decodable, in batches, a few ahead of the caller.
 
-        Every image that decodes is in exactly one batch, in input order but for the neighbours of
-        an image that the decoder refused: they come later. A refused image is marked rejected.
+        Every image that decodes is in exactly one batch, in input order but for the large ones on
+        CUDA and the neighbours of an image that the decoder refused: they come later. A refused
+        image is marked rejected.
         A batch's tensors are valid until the next one is asked for; encoded bytes are freed.
         """
-        batches = self._batches(images)
+        queue = batches(images, self.batch_size, large_apart=self._large_apart)
         retries: deque[list[EncodedImage]] = deque()
         try:
             while True:
                 while len(self._in_flight) <= self._prefetch_batches:
-                    if (batch := retries.popleft() if retries else next(batches, None)) is None:
+                    if (batch := retries.popleft() if retries else next(queue, None)) is None:
                         break
                     self._feed(batch)
                 if not self._in_flight:
@@ -165,17 +167,6 @@ class Decoder:
                     self._pipeline.release_outputs()
         finally:
             self._drain()
-
-    def _batches(self, images: Iterable[EncodedImage]) -> Iterator[list[EncodedImage]]:
-        batch: list[EncodedImage] = []
-        for image in images:
-            if image.decodable:
-                batch.append(image)
-            if len(batch) == self.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
 
     def _feed(self, batch: list[EncodedImage]) -> None:
         encoded = [np.frombuffer(image.data or b"", np.uint8) for image in batch]

@@ -156,23 +156,26 @@ def test_ratios_are_taken_within_a_round() -> None:
         Round(COSTS, JobRun(100, 100 / 160, 1.1, {"ok": 100, "damaged": 0}, {"model": 0.5})),
         Round(slow, JobRun(100, 100 / 90, 1.9, {"ok": 100, "damaged": 0}, {"model": 1.0})),
     ]
-    found = figures(rounds, cuda=False, cores=2)
+    found = figures(rounds, cuda=False, cores=2, with_module=True)
     assert found["whole_job_over_speed_of_light"] == {"median": 0.85, "min": 0.8, "max": 0.9}
     assert found["speed_of_light"]["images_per_s"] == {"median": 150, "min": 100, "max": 200}
     assert found["afd_added_time"] == {"median": 0.25, "min": 0.25, "max": 0.25}
     assert found["whole_job"]["counts"] == {"ok": 100}
     assert found["whole_job"]["images_per_s"] == {"median": 125, "min": 90, "max": 160}
     assert found["stages"]["model"]["cpu_ms_per_image"] == {"median": 7.5, "min": 5, "max": 10}
-    on_cuda = figures(rounds, cuda=True, cores=2)
+    on_cuda = figures(rounds, cuda=True, cores=2, with_module=True)
     assert on_cuda["speed_of_light"]["images_per_s"] == {"median": 375, "min": 250, "max": 500}
 
 
 def test_what_the_module_adds_is_told_where_it_cannot_be_timed_by_itself() -> None:
-    stages = {name: cost for name, cost in COSTS.items() if name != "afd_module"}
-    rounds = [Round(stages, JobRun(100, 1.0, 1.0, {"ok": 100}, {}))]
-    assert figures(rounds, cuda=False, cores=2)["afd_added_time"]["median"] == 0.25
-    del stages["dct"]  # as with --afd none
-    assert figures(rounds, cuda=False, cores=2)["afd_added_time"] is None
+    compiled = {name: COSTS[name] for name in ("decode_and_dct", "backbone", "model")}
+    rounds = [Round(compiled, JobRun(100, 1.0, 1.0, {"ok": 100}, {}))]
+    added = {
+        with_module: figures(rounds, cuda=True, cores=2, with_module=with_module)["afd_added_time"]
+        for with_module in (True, False)
+    }
+    assert added[True]["median"] == 0.25
+    assert added[False] is None
 
 
 def test_a_spread_has_four_digits() -> None:
