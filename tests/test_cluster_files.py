@@ -43,6 +43,7 @@ def test_the_commands_parse_and_their_workers_fit_on_the_nodes(command: list[str
     settings = parse(LabelSettings, command, prog="afd label", positional=["input"])
     assert settings.output.startswith("s3://")
     assert isinstance(settings.cpus_per_worker, int)
+    assert isinstance(settings.workers_per_gpu, int)
     for spec in clusters():
         [group] = spec["workerGroupSpecs"]
         [worker] = group["template"]["spec"]["containers"]
@@ -53,11 +54,12 @@ def test_the_commands_parse_and_their_workers_fit_on_the_nodes(command: list[str
             device=settings.device,
             workers=None,
             max_workers=None,
+            workers_per_gpu=settings.workers_per_gpu,
             cpus_per_worker=settings.cpus_per_worker,
             num_shards=99,
         )
-        assert (pool.num_workers, pool.num_gpus) == (1, 1)
-        assert group["maxReplicas"] == settings.max_workers
+        assert (pool.num_workers, pool.num_gpus) == (4, 0.25)
+        assert group["maxReplicas"] * pool.num_workers == settings.max_workers
 
 
 def test_shared_memory_holds_the_object_store() -> None:
