@@ -2,9 +2,8 @@
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,11 +20,6 @@ from afd_model.openvino_model import OpenVINOModel
 from afd_model.rounding import keep_head_in_float32, round_weights
 from afd_model.same_padding import inline_same_padding
 
-PRECISIONS: dict[str, torch.dtype] = {
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp32": torch.float32,
-}
 Engine = Literal["torch", "inductor", "openvino"]
 
 
@@ -49,66 +43,6 @@ class Predictions:
     drift_angle_deg: np.ndarray | None
     drift_energy: np.ndarray | None
     flip_probability: np.ndarray | None
-
-
-def resolve_device(requested: str) -> torch.device:
-    """The device to run on.
-
-    Args:
-        requested: "auto" (CUDA where there is one), "cuda", "cuda:N" or "cpu".
-
-    Raises:
-        ValueError: CUDA was asked for and is not there, or an unknown name.
-    """
-    if requested == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(requested)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cuda", "cpu"):
-        raise ValueError(f"unknown device {requested!r}: auto, cuda or cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(
-            f"device {requested!r} was asked for, but PyTorch sees {count} CUDA devices: "
-            "check nvidia-smi, or use --device cpu"
-        )
-    return device
-
-
-def resolve_precision(requested: str, device: torch.device | str) -> torch.dtype:
-    """The dtype of the model's arithmetic.
-
-    Args:
-        requested: "auto" (fp16 on CUDA; bf16 on CPUs with native bf16; else fp32), "fp16", "bf16"
-            or "fp32".
-
-    Raises:
-        ValueError: an unknown name, or fp16 on a CPU, which has no arithmetic for it.
-    """
-    kind = torch.device(device).type
-    if requested == "auto":
-        if kind == "cuda":
-            return torch.float16
-        return torch.bfloat16 if has_native_bf16() else torch.float32
-    if requested not in PRECISIONS:
-        raise ValueError(f"unknown precision {requested!r}: auto, {', '.join(PRECISIONS)}")
-    if requested == "fp16" and kind == "cpu":
-        raise ValueError("precision 'fp16' needs a CUDA device: use bf16 or fp32 on a CPU")
-    return PRECISIONS[requested]
-
-
-def has_native_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX, or Arm's BF16)."""
-    read = getattr(torch.cpu, "get_capabilities", None)
-    capabilities: Mapping[str, Any] = read() if read else {}
-    names = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
-    if capabilities:
-        return any(capabilities.get(name, False) for name in names)
-    # Releases before get_capabilities have only these.
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
 class Predictor:

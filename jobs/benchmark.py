@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from afd_model.checkpoint import shipped_checkpoint
-from afd_model.predictor import resolve_device
+from afd_model.device import resolve_device
 from jobs.benchmark_corpus import make_corpus
 from jobs.benchmark_machine import corpus_facts, machine_facts, software
 from jobs.benchmark_report import Round, figures, table

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from afd_model.predictor import has_native_bf16
+from afd_model.device import has_native_bf16
 from jobs.machine import cpu_name, memory_bytes, num_cores
 from jobs.run_record import versions
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg

@@ -14,8 +14,8 @@ import torch
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
+from afd_model.device import resolve_device, resolve_precision
 from afd_model.evaluator import Evaluator, Outcome
-from afd_model.predictor import resolve_device, resolve_precision
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_angles import AngleStudy, measure_angles
 from jobs.model import backbone_of

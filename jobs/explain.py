@@ -11,9 +11,9 @@ from pathlib import Path
 
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
+from afd_model.device import resolve_device
 from afd_model.explainer import explain
 from afd_model.feature_maps import picture
-from afd_model.predictor import resolve_device
 from jobs.command_line import parse
 from jobs.explain_settings import ExplainSettings
 from jobs.extras import require

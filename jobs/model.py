@@ -13,7 +13,8 @@ from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone, Preprocessing, load_backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
 from afd_model.classifier import AFDClassifier
-from afd_model.predictor import Engine, Predictor, resolve_device, resolve_precision
+from afd_model.device import resolve_device, resolve_precision
+from afd_model.predictor import Engine, Predictor
 from jobs.settings import BackboneSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry

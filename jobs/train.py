@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from afd_model.device import resolve_device
 from afd_model.export import CARD, CHECKPOINT
-from afd_model.predictor import resolve_device
 from afd_model.training import TrainingError
 from jobs.command_line import parse
 from jobs.run_record import differences, versions

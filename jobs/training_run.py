@@ -14,10 +14,10 @@ from afd_model.afd_module import AFDModule, with_parts_of
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
+from afd_model.device import resolve_device, resolve_precision
 from afd_model.distributed import is_first
 from afd_model.export import export, fit_flips
 from afd_model.losses import LossWeights
-from afd_model.predictor import resolve_device, resolve_precision
 from afd_model.stages import head_path
 from afd_model.training import Trainer, TrainingOptions, train
 from jobs.model import backbone_of

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from afd_model.predictor import has_native_bf16
+from afd_model.device import has_native_bf16
 from jobs.model import load_model
 from jobs.settings import LabelSettings
 

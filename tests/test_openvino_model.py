@@ -12,8 +12,9 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
+from afd_model.device import has_native_bf16
 from afd_model.openvino_model import OpenVINOModel
-from afd_model.predictor import Predictions, Predictor, has_native_bf16
+from afd_model.predictor import Predictions, Predictor
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import afd_model
-from afd_model import predictor
 from afd_model.afd_config import AFDSize
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
@@ -20,7 +19,7 @@ from afd_model.classifier import AFDClassifier, enhance_then_score
 from afd_model.dct import block_dct
 from afd_model.drift import FLIP_FEATURES, FlipModel
 from afd_model.folding import fold_batch_norms
-from afd_model.predictor import Predictor, resolve_device, resolve_precision
+from afd_model.predictor import Predictor
 
 CPU = torch.device("cpu")
 COUNT = len(FLIP_FEATURES)
@@ -223,32 +222,6 @@ def test_bf16_labels_photographs_as_fp32_does() -> None:
         run = Predictor(classifier, device=CPU, precision=precision)
         labels.append(run(rgb / 127.5 - 1, block_dct(rgb)).labels)
     np.testing.assert_array_equal(labels[0], labels[1])
-
-
-def test_devices() -> None:
-    assert resolve_device("cpu").type == "cpu"
-    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match="unknown device 'gpu'"):
-        resolve_device("gpu")
-
-
-def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ValueError, match=r"device 'cuda' was asked for.*--device cpu"):
-        resolve_device("cuda")
-
-
-def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_precision("auto", "cuda") == torch.float16
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(predictor, "has_native_bf16", lambda native=native: native)
-        assert resolve_precision("auto", CPU) == expected
-    assert resolve_precision("bf16", CPU) == torch.bfloat16
-    assert resolve_precision("fp32", "cuda") == torch.float32
-    with pytest.raises(ValueError, match="unknown precision 'fp8'"):
-        resolve_precision("fp8", CPU)
-    with pytest.raises(ValueError, match="'fp16' needs a CUDA device"):
-        resolve_precision("fp16", CPU)
 
 
 def test_inductor_is_for_cuda_and_openvino_for_a_cpu() -> None:
