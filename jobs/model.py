@@ -73,7 +73,7 @@ def load_model(
             num_images=batch_size,
         ),
         settings.engine,
-        lasting=device.type == "cuda" and (num_images or 0) >= _INDUCTOR_FROM_IMAGES,
+        lasting=_is_lasting(device, num_images),
     )
     options = DecodeOptions(
         device="cuda" if device.type == "cuda" else "cpu",
@@ -93,6 +93,10 @@ def load_model(
     facts = _facts(backbone, checkpoint, settings)
     decoder = Decoder(geometry, options)
     return Model(decoder, predictor, backbone.class_names, facts, host)
+
+
+def _is_lasting(device: torch.device, num_images: int | None) -> bool:
+    return device.type == "cuda" and (num_images or 0) >= _INDUCTOR_FROM_IMAGES
 
 
 def _predictor(

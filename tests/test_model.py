@@ -1,10 +1,14 @@
 """Settings become a decoder and a classifier that fit each other."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from afd_model.device import has_native_bf16
-from jobs.model import load_model
+from afd_model.predictor import Engine, Predictor
+from jobs import model
+from jobs.model import _is_lasting, load_model
 from jobs.settings import LabelSettings
 
 
@@ -22,8 +26,8 @@ def settings(**changes: object) -> LabelSettings:
 
 
 def test_the_facts_say_what_decides_the_labels() -> None:
-    model = load_model(settings(), num_threads=1)
-    assert model.facts == {
+    found = load_model(settings(), num_threads=1)
+    assert found.facts == {
         "backbone": "mobilenet_v3_small",
         "weights": "none",
         "weights_sha256": None,
@@ -31,7 +35,7 @@ def test_the_facts_say_what_decides_the_labels() -> None:
         "afd": "untrained",
         "afd_sha256": None,
     }
-    assert model.host == {"device": "cpu", "precision": "float32", "engine": "torch"}
+    assert found.host == {"device": "cpu", "precision": "float32", "engine": "torch"}
     assert load_model(settings(afd="none"), num_threads=1).facts["afd"] == "none"
 
 
@@ -41,11 +45,43 @@ def test_an_untrained_module_is_in_the_path_only_where_it_is_asked_for() -> None
 
 
 def test_openvino_is_given_what_the_settings_make_of_the_preset() -> None:
-    model = load_model(settings(engine="openvino", precision="auto", crop=64), num_threads=1)
+    loaded = load_model(settings(engine="openvino", precision="auto", crop=64), num_threads=1)
     precision = "bfloat16" if has_native_bf16() else "float32"
-    assert model.host == {"device": "cpu", "precision": precision, "engine": "openvino"}
-    found = model.predictor(torch.rand(3, 3, 64, 64), torch.rand(3, 192, 8, 8))
+    assert loaded.host == {"device": "cpu", "precision": precision, "engine": "openvino"}
+    found = loaded.predictor(torch.rand(3, 3, 64, 64), torch.rand(3, 192, 8, 8))
     assert found.labels.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "failure", [ValueError("Inductor cannot: no compiler"), torch.OutOfMemoryError("no memory")]
+)
+def test_a_long_job_does_without_inductor_where_it_fails(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which only CUDA has: what asks for it is run here with a class that refuses."""
+    asked: list[str] = []
+
+    class Refusing(Predictor):
+        def __init__(self, *args: Any, engine: Engine, **options: Any) -> None:
+            asked.append(engine)
+            if engine == "inductor":
+                raise failure
+            super().__init__(*args, engine=engine, **options)
+
+    monkeypatch.setattr(model, "Predictor", Refusing)
+    monkeypatch.setattr(model, "_is_lasting", lambda device, num_images: True)
+    found = load_model(settings(), num_threads=1)
+    assert asked == ["inductor", "torch"]
+    assert found.host["engine"] == "torch"
+    assert found.predictor.notice == f"labelling without Inductor, more slowly: {failure}"
+
+
+def test_inductor_is_chosen_for_many_images_on_cuda() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert _is_lasting(cuda, 100_000)
+    assert not _is_lasting(cuda, 99_999)
+    assert not _is_lasting(cuda, None)
+    assert not _is_lasting(cpu, 10**9)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier, enhance_then_score
 from afd_model.dct import block_dct
 from afd_model.drift import FLIP_FEATURES, FlipModel
-from afd_model.folding import fold_batch_norms
 from afd_model.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -163,47 +162,6 @@ def test_k_is_at_most_the_number_of_classes() -> None:
     np.testing.assert_allclose(found.top_confidences.sum(1), 1, rtol=1e-5)
     with pytest.raises(ValueError, match="top_k is at least 1, not 0"):
         Predictor(AFDClassifier(toy, None), device=CPU, precision=torch.float32, top_k=0)
-
-
-@pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v3_small", "densenet121", "timm:tf_efficientnet_lite0"]
-)
-def test_folding_is_exact(name: str) -> None:
-    module = load_backbone(name, "none").module
-    torch.manual_seed(0)
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        nn.init.uniform_(norm.running_mean, -0.5, 0.5)
-        nn.init.uniform_(norm.running_var, 0.5, 2)
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.uniform_(norm.bias, -0.5, 0.5)
-    image = torch.randn(2, 3, 96, 96)
-    expected = module(image)
-    assert fold_batch_norms(module) >= len(norms) // 3
-    difference = (module(image) - expected).abs().max()
-    assert difference <= 1e-4 * expected.abs().max()
-
-
-class ReadsTwice(nn.Module):
-    """The convolution's output is used beside the batch norm: folding would be wrong."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.bn = nn.BatchNorm2d(4)
-        nn.init.constant_(self.bn.running_var, 4.0)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv(x)
-        return self.bn(y) + y
-
-
-def test_folding_is_undone_where_it_would_be_wrong() -> None:
-    model = ReadsTwice().eval()
-    image = torch.randn(1, 3, 16, 16)
-    expected = model(image)
-    assert fold_batch_norms(model) == 0
-    assert torch.equal(model(image), expected)
 
 
 @pytest.mark.skipif(

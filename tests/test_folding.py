@@ -1,0 +1,49 @@
+"""Batch norms folded into the convolutions before them, where that changes nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+from afd_model.backbones import load_backbone
+from afd_model.folding import fold_batch_norms
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "densenet121", "timm:tf_efficientnet_lite0"]
+)
+def test_folding_is_exact(name: str) -> None:
+    module = load_backbone(name, "none").module
+    torch.manual_seed(0)
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.5, 0.5)
+    image = torch.randn(2, 3, 96, 96)
+    expected = module(image)
+    assert fold_batch_norms(module) >= len(norms) // 3
+    difference = (module(image) - expected).abs().max()
+    assert difference <= 1e-4 * expected.abs().max()
+
+
+class ReadsTwice(nn.Module):
+    """The convolution's output is used beside the batch norm: folding would be wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        nn.init.constant_(self.bn.running_var, 4.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.bn(y) + y
+
+
+def test_folding_is_undone_where_it_would_be_wrong() -> None:
+    model = ReadsTwice().eval()
+    image = torch.randn(1, 3, 16, 16)
+    expected = model(image)
+    assert fold_batch_norms(model) == 0
+    assert torch.equal(model(image), expected)
