@@ -57,7 +57,8 @@ class BenchmarkSettings(BackboneSettings):
     )
     batch_size: tuple[int | Literal["auto"], ...] = setting(
         ("auto",),
-        "images in a batch of the model; auto: 256 on CUDA, 32 on a CPU; several are tried in turn",
+        "images in a batch of the model; auto: 32 on a CPU, 256 on CUDA or as many as its memory"
+        " holds of four workers'; several are tried in turn",
     )
     read_threads: int = setting(4, "threads that read and screen files ahead, in each worker")
     prefetch_batches: int = setting(2, "batches decoded ahead of the model, in each worker")

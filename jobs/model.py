@@ -19,7 +19,10 @@ from jobs.settings import BackboneSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry
 
-_BATCH_SIZE = {"cuda": 256, "cpu": 32}
+_CPU_BATCH_SIZE = 32
+_MOST_ON_GPU = 256  # more gain nothing
+# What four workers take for each image of a batch, decoded and in ResNet-50, and beside that.
+_GPU_BYTES_PER_IMAGE, _GPU_BYTES_BESIDE = 80 << 20, 4 << 30
 # A GPU labels so many in the time that Inductor takes to compile a model.
 _INDUCTOR_FROM_IMAGES = 100_000
 
@@ -60,7 +63,7 @@ def load_model(
     geometry = _geometry(settings, backbone.preprocessing)
     batch_size = settings.batch_size
     if batch_size == "auto":
-        batch_size = _BATCH_SIZE[device.type]
+        batch_size = _fitting_batch_size(device)
     predictor, engine = _predictor(
         partial(
             Predictor,
@@ -93,6 +96,15 @@ def load_model(
     facts = _facts(backbone, checkpoint, settings)
     decoder = Decoder(geometry, options)
     return Model(decoder, predictor, backbone.class_names, facts, host)
+
+
+def _fitting_batch_size(device: torch.device) -> int:
+    """A power of two that lets four workers share a GPU's memory."""
+    if device.type == "cpu":
+        return _CPU_BATCH_SIZE
+    memory = torch.cuda.get_device_properties(device).total_memory
+    most = max(1, (memory - _GPU_BYTES_BESIDE) // _GPU_BYTES_PER_IMAGE)
+    return min(_MOST_ON_GPU, 1 << (most.bit_length() - 1))
 
 
 def _is_lasting(device: torch.device, num_images: int | None) -> bool:

@@ -126,7 +126,9 @@ class LabelSettings(ClassifierSettings):
         " images or more, else torch",
     )
     batch_size: int | Literal["auto"] = setting(
-        "auto", "images in a batch of the model; auto: 256 on CUDA, 32 on a CPU"
+        "auto",
+        "images in a batch of the model; auto: 32 on a CPU, 256 on CUDA or as many as its memory"
+        " holds of four workers'",
     )
     workers: int | Literal["auto"] = setting(
         "auto",

@@ -1,5 +1,6 @@
 """Settings become a decoder and a classifier that fit each other."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from afd_model.device import has_native_bf16
 from afd_model.predictor import Engine, Predictor
 from jobs import model
-from jobs.model import _is_lasting, load_model
+from jobs.model import _fitting_batch_size, _is_lasting, load_model
 from jobs.settings import LabelSettings
 
 
@@ -74,6 +75,18 @@ def test_a_long_job_does_without_inductor_where_it_fails(
     assert asked == ["inductor", "torch"]
     assert found.host["engine"] == "torch"
     assert found.predictor.notice == f"labelling without Inductor, more slowly: {failure}"
+
+
+@pytest.mark.parametrize(
+    ("gib", "expected"), [(4, 1), (8, 32), (16, 128), (24, 256), (40, 256), (80, 256)]
+)
+def test_batches_of_four_workers_fit_on_a_gpu(
+    gib: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(total_memory=gib << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert _fitting_batch_size(torch.device("cuda")) == expected
+    assert _fitting_batch_size(torch.device("cpu")) == 32
 
 
 def test_inductor_is_chosen_for_many_images_on_cuda() -> None:
