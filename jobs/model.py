@@ -11,7 +11,7 @@ import torch
 
 from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone, Preprocessing, load_backbone
-from afd_model.checkpoint import CheckpointFacts, resolve_afd
+from afd_model.checkpoint import CheckpointFacts, resolve_afd, shipped_checkpoint
 from afd_model.classifier import AFDClassifier
 from afd_model.device import resolve_device, resolve_precision
 from afd_model.predictor import Engine, Predictor
@@ -129,10 +129,10 @@ def _predictor(
 
 def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, CheckpointFacts | None]:
     backbone = backbone_of(settings)
-    afd, checkpoint = resolve_afd(settings.afd, backbone)
-    if settings.afd == "default" and checkpoint is None:
-        afd = None  # the identity, which would cost a small backbone a third of its time
-    return backbone, afd, checkpoint
+    if settings.afd == "default" and shipped_checkpoint(backbone) is None:
+        # An untrained one is the identity, which would cost a small backbone a third of its time.
+        return backbone, None, None
+    return backbone, *resolve_afd(settings.afd, backbone)
 
 
 def _geometry(settings: LabelSettings, preset: Preprocessing) -> Geometry:
