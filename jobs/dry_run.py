@@ -116,8 +116,13 @@ def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:
         f"speed    {probed.images_per_s:,.1f} images/s in one worker, by a probe of"
         f" {probed.num_images} images in this process"
     )
+    if 0 < pool.num_gpus < 1:
+        counts = sorted({max(1, round(count * pool.num_gpus)) for count in counts})
+        bound = "or less: those that share a GPU are counted as one"
+    else:
+        bound = "if the workers do not slow each other down"
     times = [_duration(images / (probed.images_per_s * count)) for count in reversed(counts)]
-    yield f"time     about {' to '.join(times)} if the workers do not slow each other down"
+    yield f"time     about {' to '.join(times)} {bound}"
 
 
 def _bytes(count: float) -> str:

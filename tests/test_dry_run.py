@@ -46,7 +46,14 @@ def test_a_pool_that_grows_has_two_times() -> None:
     assert lines[0] == "images   1,000,000 in 500 shards"
     assert lines[1] == "bytes    14 GB, 14 kB an image"
     assert lines[2] == "workers  1 to 8, each with 4 CPUs and a GPU"
-    assert "about 2 min 5 s to 16 min 40 s" in lines[4]
+    assert "about 2 min 5 s to 16 min 40 s if the workers" in lines[4]
+
+
+def test_workers_that_share_a_gpu_are_not_counted_as_if_each_had_one() -> None:
+    listing = Listing(1_000_000, 500, 14_000_000_000, ())
+    lines = list(_lines(listing, Pool(8, 8, num_cpus=2, num_gpus=0.25), Probe(64, 1000.0, 14_000)))
+    assert lines[2] == "workers  8, each with 2 CPUs and 0.25 of a GPU"
+    assert "about 8 min 20 s or less" in lines[4]
 
 
 def test_the_command_says_it_and_writes_nothing(
