@@ -28,6 +28,8 @@ class TrainingOptions:
         clip_norm: greatest norm of the gradient.
         precision: of the arithmetic (autocast); parameters and sums stay float32.
         num_stages: stages behind the stem that the feature term looks at.
+        start_share: of the weights to start from in those that are validated and exported; the
+            rest is the average's (Wortsman et al. 2022, arXiv 2109.01903).
         keep: which averaged weights count as the best: those of the best validation, or of the
             last one, where the held-out pictures are not like those that will be labelled.
     """
@@ -44,6 +46,7 @@ class TrainingOptions:
     clip_norm: float = 1.0
     precision: torch.dtype = torch.float32
     num_stages: int = 4
+    start_share: float = 0.0
     keep: Literal["best", "last"] = "best"
     log_every_steps: int = 10
     save_every_steps: int = 100

@@ -5,6 +5,7 @@ side under torch.distributed, each on its share of every batch: they stay equal 
 the same averaged gradients.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -70,8 +71,10 @@ class Trainer:
         backbone.module.to(device).to(memory_format=torch.channels_last)
         self.afd = afd.to(device)
         self.average = ExponentialAverage(self.afd, options.ema_decay)
+        self._start = copy.deepcopy(self.afd).requires_grad_(requires_grad=False)
+        self._candidate = copy.deepcopy(self._start).eval()
         self.classifier = AFDClassifier(backbone, self.afd).train()
-        self.averaged_classifier = AFDClassifier(backbone, self._average_module()).eval()
+        self.averaged_classifier = AFDClassifier(backbone, self._candidate).eval()
         for classifier in (self.classifier, self.averaged_classifier):
             fold_batch_norms(classifier.backbone)  # frozen: half as many images/s again on a CPU
             if device.type == "cpu":
@@ -105,13 +108,15 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Iterable[PairBatch]) -> dict[str, float]:
-        """The averaged module on held-out pairs; keeps its weights when they are the best so far.
+        """The averaged module, mixed with the one that training started from as `start_share` has
+        it, on held-out pairs; keeps its weights when they are the best so far.
 
         Returns shares of images, over all workers: `agreement` of the label with the backbone's
         for the clean picture, over all pairs; `compressed_agreement` over the compressed ones, and
         `direct_agreement`, which is the bare backbone's on the same; `clean_agreement` over the
         clean ones. And `kl`, the mean divergence from the clean prediction, nats.
         """
+        self._mix_candidate()
         sums = torch.zeros(6, dtype=torch.float64, device=self.device)
         for raw in batches:
             batch = raw.to(self.device)
@@ -140,7 +145,7 @@ class Trainer:
         }
         last = self.options.keep == "last"
         if self.best is None or last or _is_better(score, self.best.score):
-            weights = {k: v.cpu().clone() for k, v in self.average.module.state_dict().items()}
+            weights = {k: v.cpu().clone() for k, v in self._candidate.state_dict().items()}
             self.best = Best(score, self.step, weights)
         return score
 
@@ -191,10 +196,10 @@ class Trainer:
         embedding = self._embedding.take() if self._embedding else None
         return Watched(features.logits, features.after, self._taps.take(), embedding)
 
-    def _average_module(self) -> AFDModule:
-        module = self.average.module
-        assert isinstance(module, AFDModule)
-        return module
+    def _mix_candidate(self) -> None:
+        modules = (self._candidate, self.average.module, self._start)
+        for mixed, average, start in zip(*(m.parameters() for m in modules), strict=True):
+            mixed.copy_(torch.lerp(average, start, self.options.start_share))
 
     def _autocast(self) -> torch.autocast:
         half = self.options.precision != torch.float32

@@ -112,6 +112,11 @@ class TrainSettings(ClassifierSettings):
     warmup_steps: int = setting(100, "steps in which the learning rate rises from 0")
     weight_decay: float = setting(1e-4, "of weights, not of biases")
     ema_decay: float = setting(0.998, "of the averaged weights, which are validated and exported")
+    start_share: float = setting(
+        0.0,
+        "share of the weights to start from in those that are validated and exported: what they"
+        " were good at is kept, where the training pictures are of fewer kinds than those to label",
+    )
     clip_norm: float = setting(1.0, "greatest norm of the gradient")
     seed: int = setting(0, "of the module's first weights, the shuffling and the degradation")
 
@@ -174,6 +179,8 @@ class TrainSettings(ClassifierSettings):
             raise ValueError(f"--corrected-stages {self.corrected_stages} is negative")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema-decay {self.ema_decay} is not from 0 to below 1")
+        if not 0 <= self.start_share <= 1:
+            raise ValueError(f"--start-share {self.start_share} is not from 0 to 1")
         if self.batch_size % max(1, self.workers):
             raise ValueError(
                 f"--batch-size {self.batch_size} cannot be dealt out to {self.workers} workers"

@@ -114,6 +114,7 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
         optimizer=settings.optimizer,
         weight_decay=settings.weight_decay,
         ema_decay=settings.ema_decay,
+        start_share=settings.start_share,
         clip_norm=settings.clip_norm,
         precision=resolve_precision(requested, device),
         num_stages=settings.feature_stages,

@@ -17,7 +17,7 @@ from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.checkpoint import load_checkpoint
 from afd_model.dct import block_dct
-from afd_model.export import CARD, CHECKPOINT, export, fit_flips
+from afd_model.export import CARD, CHECKPOINT, best_module, export, fit_flips
 from afd_model.losses import LossWeights
 from afd_model.optimizer import OptimizerKind
 from afd_model.pairs import PairBatch
@@ -264,6 +264,22 @@ def test_or_the_last_one(backbone: Backbone, tmp_path: Path) -> None:
     worse = trainer.validate(RandomPairs().held_out())
     assert trainer.best is not None
     assert trainer.best.score == worse
+
+
+def test_of_the_start_is_kept_what_is_asked_for(backbone: Backbone, tmp_path: Path) -> None:
+    """Also by a run that goes on: it is made with the same start."""
+    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, start_share=0.25))
+    start = {key: value.clone() for key, value in trainer.afd.state_dict().items()}
+    run(trainer)
+    average = trainer.average.module.state_dict()
+    resumed = make_trainer(backbone, tmp_path, replace(OPTIONS, start_share=0.25))
+    assert resumed.resume()
+    resumed.validate(RandomPairs().held_out())
+    for done in (trainer, resumed):
+        exported = best_module(done).state_dict()
+        for key, value in exported.items():
+            torch.testing.assert_close(value, 0.25 * start[key] + 0.75 * average[key])
+    assert any(not torch.equal(start[key], average[key]) for key in start)
 
 
 def test_a_loss_that_is_no_number_ends_training(backbone: Backbone, tmp_path: Path) -> None:
