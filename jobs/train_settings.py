@@ -88,6 +88,12 @@ class TrainSettings(ClassifierSettings):
     )
     max_compressions: int = setting(5, "most compressions of a pair")
     min_area: float = setting(0.35, "smallest window's share of the picture's area")
+    recoloured_share: float = setting(
+        0.0,
+        "share of the pairs whose colours are changed first: hue by up to 40 degrees, saturation by"
+        " 0.4 to 1.6, brightness and contrast by 0.7 to 1.3",
+    )
+    upside_down_share: float = setting(0.0, "share of the pairs that are turned upside down first")
 
     batch_size: int = setting(32, "pairs in a step, of all workers together")
     max_steps: int = setting(

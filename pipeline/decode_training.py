@@ -17,7 +17,7 @@ from nvidia.dali import fn, pipeline_def, types
 
 from pipeline.decode import DecodeOptions, decode_rgb, resample_window
 from pipeline.geometry import Geometry
-from pipeline.pair_plan import PairPlan
+from pipeline.pair_plan import Colours, PairPlan
 from pipeline.records import EncodedImage
 from pipeline.rescue import give_up, is_refusal, split_refused
 
@@ -27,7 +27,9 @@ def _window(rgb: Any, window: Any, mirrored: Any, geometry: Geometry) -> Any:
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=1, enable_conditionals=True)
-def _graph(geometry: Geometry, options: DecodeOptions, most: int) -> tuple[Any, Any]:
+def _graph(
+    geometry: Geometry, options: DecodeOptions, most: int, *, varied: bool
+) -> tuple[Any, Any]:
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
     window = fn.external_source(name="window", dtype=types.FLOAT, ndim=1)
     mirrored = fn.external_source(name="mirrored", dtype=types.INT32, ndim=0)
@@ -35,6 +37,20 @@ def _graph(geometry: Geometry, options: DecodeOptions, most: int) -> tuple[Any, 
     on_full = fn.external_source(name="full_qualities", dtype=types.INT32, ndim=1)
     on_crop = fn.external_source(name="crop_qualities", dtype=types.INT32, ndim=1)
     rgb = decode_rgb(encoded, options)
+    if varied:
+        colours = fn.external_source(name="colours", dtype=types.FLOAT, ndim=1)
+        recoloured = fn.external_source(name="recoloured", dtype=types.INT32, ndim=0)
+        upside_down = fn.external_source(name="upside_down", dtype=types.INT32, ndim=0)
+        if recoloured > 0:
+            rgb = fn.color_twist(
+                rgb,
+                hue=colours[0],
+                saturation=colours[1],
+                brightness=colours[2],
+                contrast=colours[3],
+            )
+        if upside_down > 0:
+            rgb = fn.flip(rgb, horizontal=0, vertical=1)
     clean = _window(rgb, window, mirrored, geometry)
     if on_full[0] > 0:
         full = fn.jpeg_compression_distortion(rgb, quality=on_full[0])
@@ -54,20 +70,28 @@ class PairDecoder:
     """A running DALI pipeline. Not thread-safe.
 
     geometry: crop and interpolation are used; `PairPlan.window` says which window.
-    most_compressions: of the whole picture, and of the window, that a plan may ask for.
+    most_compressions: of the whole picture, and of the window, that a plan may ask for. varied:
+        whether one may ask for other colours, or upside down.
     """
 
     def __init__(
-        self, geometry: Geometry, options: DecodeOptions, *, most_compressions: int
+        self,
+        geometry: Geometry,
+        options: DecodeOptions,
+        *,
+        most_compressions: int,
+        varied: bool = False,
     ) -> None:
         self.batch_size = options.batch_size
         self._most = most_compressions
+        self._varied = varied
         self._side = geometry.crop
         cuda = options.device == "cuda"
         self._pipeline = _graph(
             geometry,
             options,
             most_compressions,
+            varied=varied,
             batch_size=options.batch_size,
             num_threads=options.num_threads,
             device_id=options.device_id if cuda else None,
@@ -112,6 +136,10 @@ class PairDecoder:
         feed = self._pipeline.feed_input
         feed("encoded", [np.frombuffer(image.data or b"", np.uint8) for image in images])
         feed("window", [plan.window for plan in plans])
+        if self._varied:
+            feed("colours", [np.array(plan.colours or Colours(), np.float32) for plan in plans])
+            feed("recoloured", [np.array(plan.colours is not None, np.int32) for plan in plans])
+            feed("upside_down", [np.array(plan.upside_down, np.int32) for plan in plans])
         feed("mirrored", [np.array(plan.mirrored, np.int32) for plan in plans])
         feed("full_qualities", [self._padded(plan.full_qualities) for plan in plans])
         feed("crop_qualities", [self._padded(plan.crop_qualities) for plan in plans])

@@ -6,7 +6,8 @@ carries it out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,20 @@ HIGH_QUALITY_FROM = 75
 _WINDOW_ATTEMPTS = 10
 
 
+class Colours(NamedTuple):
+    """How a picture's colours are changed: hue by degrees, the others by a factor."""
+
+    hue_deg: float = 0.0
+    saturation: float = 1.0
+    brightness: float = 1.0
+    contrast: float = 1.0
+
+
+_MOST_HUE_DEG = 40.0
+_LEAST_SATURATION, _MOST_SATURATION = 0.4, 1.6
+_DARKEST, _BRIGHTEST = 0.7, 1.3  # of contrast too
+
+
 @dataclass(frozen=True, slots=True)
 class PairPlan:
     """window: (top, left, bottom, right) in source pixels, float32 (4,).
@@ -26,6 +41,7 @@ class PairPlan:
     full_qualities: compressions of the whole picture, before the window is resampled.
     crop_qualities: compressions of the resampled window. Both in order, both may be empty.
     condition: what kind of draw this is, see `validation_plan`; 0 in training.
+    colours, upside_down: what is done to the picture before all this; None: its colours are kept.
     """
 
     window: np.ndarray
@@ -33,6 +49,8 @@ class PairPlan:
     full_qualities: tuple[int, ...] = ()
     crop_qualities: tuple[int, ...] = ()
     condition: int = 0
+    colours: Colours | None = None
+    upside_down: bool = False
 
     @property
     def quality(self) -> int | None:
@@ -56,6 +74,8 @@ class DegradationMix:
         imagenet_c_share: of what is compressed once: on the window and again at quality 85, the
             others on the whole picture.
         min_area: the smallest window's share of the picture.
+        recoloured_share, upside_down_share: of all pairs, whatever else is done to them: other
+            pictures than there are, for the same compressions.
     """
 
     clean_share: float = 0.10
@@ -65,10 +85,13 @@ class DegradationMix:
     imagenet_c_share: float = 0.50
     max_compressions: int = 5
     min_area: float = 0.35
+    recoloured_share: float = 0.0
+    upside_down_share: float = 0.0
 
     def __post_init__(self) -> None:
         shares = ("clean_share", "high_quality_share", "multiple_share")
-        for name in (*shares, "paper_share", "imagenet_c_share", "min_area"):
+        others = ("paper_share", "imagenet_c_share", "min_area")
+        for name in (*shares, *others, "recoloured_share", "upside_down_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
         if (total := sum(getattr(self, name) for name in shares)) > 1.0 + 1e-9:
@@ -81,6 +104,24 @@ class DegradationMix:
 
 def training_plan(rng: np.random.Generator, size: tuple[int, int], mix: DegradationMix) -> PairPlan:
     """Draw a pair. size: (height, width) of the picture in pixels."""
+    plan = _degradation(rng, size, mix)
+    if mix.recoloured_share and rng.random() < mix.recoloured_share:
+        plan = replace(plan, colours=_random_colours(rng))
+    if mix.upside_down_share and rng.random() < mix.upside_down_share:
+        plan = replace(plan, upside_down=True)
+    return plan
+
+
+def _random_colours(rng: np.random.Generator) -> Colours:
+    return Colours(
+        rng.uniform(-_MOST_HUE_DEG, _MOST_HUE_DEG),
+        rng.uniform(_LEAST_SATURATION, _MOST_SATURATION),
+        rng.uniform(_DARKEST, _BRIGHTEST),
+        rng.uniform(_DARKEST, _BRIGHTEST),
+    )
+
+
+def _degradation(rng: np.random.Generator, size: tuple[int, int], mix: DegradationMix) -> PairPlan:
     window = random_window(rng, size, mix.min_area)
     mirrored = bool(rng.random() < 0.5)
     kind = rng.random()

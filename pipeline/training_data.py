@@ -109,7 +109,12 @@ class PairLoader:
         self._refs, self._geometry, self._options, self._mix = refs, geometry, options, mix
         self._limits = limits or Limits()
         self._seed, self._rank = seed, rank or Rank()
-        self._decoder = PairDecoder(geometry, options, most_compressions=mix.max_compressions)
+        self._decoder = PairDecoder(
+            geometry,
+            options,
+            most_compressions=mix.max_compressions,
+            varied=mix.recoloured_share > 0 or mix.upside_down_share > 0,
+        )
         self._block_dct = BlockDct(geometry.crop)
         self._pool = ThreadPoolExecutor(read_threads, thread_name_prefix="read")
 

@@ -20,6 +20,7 @@ from pipeline.degrade import degrade
 from pipeline.geometry import Geometry, crop_window
 from pipeline.pair_plan import (
     VALIDATION_CONDITIONS,
+    Colours,
     DegradationMix,
     PairPlan,
     random_window,
@@ -102,6 +103,28 @@ def test_clean_and_degraded_show_the_same_window() -> None:
     plain = decoder.decode([encoded(jpeg, size)], [PairPlan(windows[1])])[0]
     mirrored = decoder.decode([encoded(jpeg, size)], [PairPlan(windows[1], mirrored=True)])[0]
     assert torch.equal(plain.flip(2), mirrored)
+
+
+def test_pictures_are_changed_before_they_are_compressed() -> None:
+    rgb = photo(SIDE, SIDE)
+    png, size = save(rgb, "PNG"), (SIDE, SIDE)
+    plans = [
+        PairPlan(FULL_SIZE, full_qualities=(20,)),
+        PairPlan(FULL_SIZE, full_qualities=(20,), upside_down=True),
+        PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(saturation=0.0)),
+        PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(brightness=0.5)),
+    ]
+    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=1, varied=True)
+    clean, degraded, _ = decoder.decode([encoded(png, size)] * 4, plans)
+    np.testing.assert_array_equal(clean[0], rgb)  # what is not to be changed is not
+    np.testing.assert_array_equal(clean[1], rgb[::-1])
+    colourfulness = clean.int().amax(3) - clean.int().amin(3)
+    assert colourfulness[0].float().mean() > 20
+    assert colourfulness[2].max() <= 1
+    lightness = clean.float().mean((1, 2, 3)).tolist()
+    assert lightness[3] == pytest.approx(lightness[0] / 2, rel=0.02)
+    for picture, compressed in zip(clean.numpy(), degraded.numpy(), strict=True):
+        np.testing.assert_array_equal(compressed, degrade(picture, (20,)))
 
 
 def test_a_refused_image_costs_its_own_place_alone() -> None:
@@ -247,6 +270,26 @@ def test_the_mix_has_its_shares() -> None:
         assert (bottom - top) * (right - left) >= 0.34 * 300 * 400
 
 
+def test_other_pictures_are_compressed_as_those_there_are() -> None:
+    plain = DegradationMix()
+    varied = DegradationMix(recoloured_share=0.7, upside_down_share=0.3)
+    pairs = [
+        [training_plan(np.random.default_rng(seed), (300, 400), mix) for mix in (plain, varied)]
+        for seed in range(2000)
+    ]
+    for before, after in pairs:
+        assert before.upside_down is False
+        assert before.colours is None
+        np.testing.assert_array_equal(before.window, after.window)
+        same = ("mirrored", "full_qualities", "crop_qualities")
+        assert [getattr(before, n) for n in same] == [getattr(after, n) for n in same]
+    assert sum(p.upside_down for _, p in pairs) / 2000 == pytest.approx(0.3, abs=0.04)
+    colours = np.array([p.colours for _, p in pairs if p.colours is not None])
+    assert len(colours) / 2000 == pytest.approx(0.7, abs=0.04)
+    assert np.allclose(colours.mean(0), [0, 1, 1, 1], atol=2)
+    assert np.all(np.abs(colours - [0, 1, 1, 1]) <= [40, 0.6, 0.3, 0.3])
+
+
 def test_a_long_picture_gives_its_centre() -> None:
     window = random_window(np.random.default_rng(0), (10, 1000), 0.9)
     np.testing.assert_array_equal(window, [0, 495, 10, 505])
@@ -259,6 +302,7 @@ def test_a_long_picture_gives_its_centre() -> None:
         ({"clean_share": 0.5, "multiple_share": 0.5}, "is 1.08: at most 1"),
         ({"max_compressions": 1}, "max_compressions 1"),
         ({"min_area": 0.0}, "min_area 0.0"),
+        ({"recoloured_share": 1.5}, "recoloured_share 1.5 is not between 0 and 1"),
     ],
 )
 def test_mixes_that_cannot_be_are_refused(change: dict[str, float], message: str) -> None:
