@@ -34,10 +34,13 @@ def test_the_card_is_of_these_weights(card: dict) -> None:
 
 
 def test_the_committed_configurations_made_them(card: dict) -> None:
-    """Seven trainings, each from the weights of the one before."""
+    """Eight trainings, each from the weights of the one before."""
     names = (
         STEM,
-        *(f"{STEM}.{which}" for which in ("sixth", "fifth", "fourth", "third", "second", "first")),
+        *(
+            f"{STEM}.{which}"
+            for which in ("seventh", "sixth", "fifth", "fourth", "third", "second", "first")
+        ),
     )
     trainings = {}
     training = card
