@@ -108,9 +108,9 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Iterable[PairBatch]) -> dict[str, float]:
-        """The averaged module, mixed with the one that training started from as `start_share` has
-        it, on held-out pairs; keeps its weights when they are the best so far.
+        """What would be exported, on held-out pairs; kept when it is the best so far.
 
+        That is the averaged module, mixed with the one that training started from (`start_share`).
         Returns shares of images, over all workers: `agreement` of the label with the backbone's
         for the clean picture, over all pairs; `compressed_agreement` over the compressed ones, and
         `direct_agreement`, which is the bare backbone's on the same; `clean_agreement` over the

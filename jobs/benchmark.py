@@ -144,8 +144,8 @@ class _Bench:
         )
         rounds = []
         with self._workers(choice) as workers:
+            decode = workers.decode_alone if self._cuda else None
             for number in range(self._settings.rounds + 1):
-                decode = workers.decode_alone if self._cuda else None
                 done = Round(stages.measure(decode), workers.run())
                 if number:  # the first warms up
                     rounds.append(done)

@@ -93,13 +93,14 @@ class BlockDctByOneProduct:
     def __call__(self, rgb: Tensor, out: Tensor | None = None) -> Tensor:
         """rgb: (B, side, side, 3) uint8 -> (B, 192, side/8, side/8) float32, channels_last.
 
-        out: (B, side/8, side/8, 192) float32, to be overwritten; the result is a view of it.
+        out: a result to overwrite.
         """
         count, blocks = len(rgb), self._blocks
         if out is None:
-            out = torch.empty(count, blocks, blocks, DCT_CHANNELS, device=rgb.device)
+            shape = (count, DCT_CHANNELS, blocks, blocks)
+            out = torch.empty(shape, device=rgb.device, memory_format=torch.channels_last)
         samples = torch.empty(count, blocks, blocks, 8, 24, device=rgb.device)
         samples.copy_(rgb.reshape(count, blocks, 8, blocks, 24).transpose(2, 3)).sub_(LEVEL_SHIFT)
         flat = (-1, DCT_CHANNELS)
-        torch.mm(samples.view(flat), self._matrix, out=out.view(flat))
-        return out.permute(0, 3, 1, 2)
+        torch.mm(samples.view(flat), self._matrix, out=out.permute(0, 2, 3, 1).view(flat))
+        return out

@@ -116,14 +116,13 @@ class Decoder:
         count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
         self._normalize = Normalize(geometry, options.dtype, device)
         self._pixels = torch.empty(count, side, side, 3, dtype=options.dtype, device=device)
-        self._block_dct: BlockDct | BlockDctByOneProduct | None = None
-        self._dct = torch.empty(count, 0, blocks, blocks, device=device)
-        if options.dct and cuda:
-            self._block_dct = BlockDctByOneProduct(side, device)
-            self._dct = torch.empty(count, blocks, blocks, DCT_CHANNELS, device=device)
-        elif options.dct:
-            self._block_dct = BlockDct(side)
-            self._dct = torch.empty(count, DCT_CHANNELS, blocks, blocks)
+        transform = BlockDctByOneProduct(side, device) if cuda else BlockDct(side)
+        self._block_dct = transform if options.dct else None
+        self._dct = torch.empty(
+            (count, DCT_CHANNELS if options.dct else 0, blocks, blocks),
+            device=device,
+            memory_format=torch.channels_last if cuda else torch.contiguous_format,
+        )
         self._in_flight: deque[list[EncodedImage]] = deque()
         self._pipeline = _graph(
             geometry,
@@ -184,7 +183,7 @@ class Decoder:
         with clock.stage("dct"):
             dct = self._dct[: len(batch)]
             if self._block_dct is not None:
-                dct = self._block_dct(rgb, out=dct)
+                self._block_dct(rgb, out=dct)
         return DecodedBatch(batch, pixels, dct)
 
     def _drain(self) -> None:

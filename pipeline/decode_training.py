@@ -2,7 +2,7 @@
 
 Beside `pipeline.decode` the only file that imports nvidia.dali. The compression is DALI's own
 operator, so on CUDA nothing leaves the device. On a CPU its result is libjpeg-turbo's at 4:2:0 to
-the last bit (`tests/test_training_data.py` holds it to that); on CUDA it is DALI's own
+the last bit (`tests/test_decode_training.py` holds it to that); on CUDA it is DALI's own
 implementation of the same steps, without the entropy coding.
 """
 

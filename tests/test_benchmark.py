@@ -81,6 +81,9 @@ def test_a_users_images_are_counted_with_what_is_wrong_with_them(tmp_path: Path)
             assert run.counts["ok"] == 3
             assert run.counts["rejected"] == 1
             assert {"read", "decode", "dct", "model", "rows", "write"} <= set(run.seconds)
+        decoded = workers.decode_alone()
+        assert decoded.images == 3
+        assert decoded.wall_s > 0
     stages = Stages(settings, refs, num_threads=1, scratch=tmp_path / "scratch").measure()
     assert stages["read"].images == 4
     assert stages["decode_and_dct"].images == stages["model"].images == 3

@@ -83,7 +83,7 @@ def test_for_cuda_the_result_lies_as_the_model_takes_it() -> None:
     transform = WAYS["CUDA"](64)
     found = transform(rgb)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    buffer = torch.full((5, 8, 8, 192), 7.0)
+    buffer = torch.full((5, 192, 8, 8), 7.0).contiguous(memory_format=torch.channels_last)
     written = transform(rgb, out=buffer[:3])
     assert written.data_ptr() == buffer.data_ptr()
     assert torch.equal(written, found)

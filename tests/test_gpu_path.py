@@ -36,10 +36,7 @@ DECODED = 400  # of them, where all pixels are kept
 MEAN_PIXEL_ERROR, PIXEL_ERROR_OF_999_IN_1000 = 0.5, 4.0
 # The DCT is orthonormal: it hands errors on as they are. Its own rounding is far smaller.
 RMS_DCT_ERROR, DCT_ROUNDING = 1.0, 0.01
-# Of these cut-outs 7 in 100 have less than a hundredth between their two best classes, where the
-# rounding of fp16 decides. Of 400 photographs of ImageNet 1 in 100 has, and every label is equal.
-EQUAL_LABELS, EQUAL_CLOSE_CALLS = 0.995, 0.75
-FIRM_LEAD = 0.01
+EQUAL_LABELS = 0.995
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +87,8 @@ def test_the_dct_is_that_of_the_devices_own_pixels(corpus: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=DCT_ROUNDING)
 
 
-def labels_on(device: Any, precision: Any, corpus: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) labels with the ImageNet weights that a package carries, and by how much they lead."""
+def labels_on(device: Any, precision: Any, corpus: Path) -> np.ndarray:
+    """(N,) labels with the ImageNet weights that a package carries."""
     settings = LabelSettings(
         input=str(corpus), output="", backbone=PACKAGED, device=device, precision=precision
     )
@@ -104,17 +101,14 @@ def labels_on(device: Any, precision: Any, corpus: Path) -> tuple[np.ndarray, np
         limits=Limits(),
     )
     assert found.counts["ok"] == IMAGES
-    best = np.stack(found.table["top_confidences"].to_numpy())
-    return found.table["label"].to_numpy(), best[:, 0] - best[:, 1]
+    return found.table["label"].to_numpy()
 
 
 def test_labels_are_those_of_fp32_on_a_cpu(corpus: Path) -> None:
-    slow, lead = labels_on("cpu", "fp32", corpus)
-    fast, _ = labels_on(DEVICE, "auto", corpus)
+    slow = labels_on("cpu", "fp32", corpus)
+    fast = labels_on(DEVICE, "auto", corpus)
     assert len(set(slow.tolist())) > 10  # the classes are told apart
-    firm = lead >= FIRM_LEAD
-    assert np.mean((slow == fast)[firm]) >= EQUAL_LABELS
-    assert np.mean((slow == fast)[~firm]) >= EQUAL_CLOSE_CALLS
+    assert np.mean(slow == fast) >= EQUAL_LABELS
 
 
 def test_nothing_is_mixed_up_under_load(corpus: Path) -> None:

@@ -1,0 +1,110 @@
+"""A picture's clean and compressed windows: the same one, changed and compressed as planned."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from jpegs import encode, photo, save
+
+from pipeline.decode import DecodeOptions
+from pipeline.decode_training import PairDecoder
+from pipeline.degrade import degrade
+from pipeline.geometry import Geometry
+from pipeline.pair_plan import Colours, PairPlan, random_window
+from pipeline.recompress import open_rgb
+from pipeline.records import EncodedImage, Status
+
+SIDE = 64
+GEOMETRY = Geometry(72, SIDE, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+OPTIONS = DecodeOptions(batch_size=4, num_threads=1, prefetch_batches=1)
+FULL_SIZE = np.array([0, 0, SIDE, SIDE], np.float32)
+
+
+def encoded(data: bytes, size: tuple[int, int]) -> EncodedImage:
+    return EncodedImage(0, data, size=size)
+
+
+@pytest.mark.parametrize("qualities", [(5,), (7,), (25,), (50,), (95,), (10, 85), (60, 12, 33)])
+@pytest.mark.parametrize("shape", [(64, 64), (75, 131), (33, 40)])
+def test_dalis_distortion_is_libjpeg_turbos_result(
+    shape: tuple[int, int], qualities: tuple[int, ...]
+) -> None:
+    """On the window and on the whole picture, bit for bit (4:2:0, odd sizes too)."""
+    jpeg = encode(photo(*shape), quality=95)
+    rgb = open_rgb(jpeg)
+    whole = np.array([0, 0, *shape], np.float32)
+    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=3)
+    plans = [
+        PairPlan(whole, full_qualities=qualities),
+        PairPlan(whole, crop_qualities=qualities),
+        PairPlan(whole),
+    ]
+    clean, degraded, kept = decoder.decode([encoded(jpeg, shape) for _ in plans], plans)
+    assert kept == [0, 1, 2]
+    np.testing.assert_array_equal(degraded[1], degrade(clean[1].numpy(), qualities))
+    np.testing.assert_array_equal(degraded[2], clean[2])
+    # Resampled at its own size, DALI gives the picture back, so the whole path can be compared.
+    if shape == (SIDE, SIDE):
+        np.testing.assert_array_equal(clean[0], rgb)
+        np.testing.assert_array_equal(degraded[0], degrade(rgb, qualities))
+    again = decoder.decode(
+        [encoded(save(degrade(rgb, qualities), "PNG"), shape)], [PairPlan(whole)]
+    )[0]
+    np.testing.assert_array_equal(degraded[0], again[0])
+
+
+def test_clean_and_degraded_show_the_same_window() -> None:
+    """At quality 100 the two differ by rounding alone; moved or mirrored apart they would not."""
+    jpeg, size = encode(photo(90, 140), quality=95), (90, 140)
+    rng = np.random.default_rng(0)
+    windows = [random_window(rng, size, 0.3) for _ in range(4)]
+    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    for where in ("full_qualities", "crop_qualities"):
+        plans = [
+            replace(PairPlan(w, mirrored=bool(k % 2)), **{where: (100,)})
+            for k, w in enumerate(windows)
+        ]
+        clean, degraded, _ = decoder.decode([encoded(jpeg, size)] * 4, plans)
+        difference = (clean.int() - degraded.int()).abs().float().mean((1, 2, 3))
+        assert difference.max() < 3
+        moved = (clean.int() - clean.roll(4, dims=2).int()).abs().float().mean((1, 2, 3))
+        assert moved.min() > 2 * difference.max()
+    plain = decoder.decode([encoded(jpeg, size)], [PairPlan(windows[1])])[0]
+    mirrored = decoder.decode([encoded(jpeg, size)], [PairPlan(windows[1], mirrored=True)])[0]
+    assert torch.equal(plain.flip(2), mirrored)
+
+
+def test_pictures_are_changed_before_they_are_compressed() -> None:
+    rgb = photo(SIDE, SIDE)
+    png, size = save(rgb, "PNG"), (SIDE, SIDE)
+    plans = [
+        PairPlan(FULL_SIZE, full_qualities=(20,)),
+        PairPlan(FULL_SIZE, full_qualities=(20,), upside_down=True),
+        PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(saturation=0.0)),
+        PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(brightness=0.5)),
+    ]
+    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=1, varied=True)
+    clean, degraded, _ = decoder.decode([encoded(png, size)] * 4, plans)
+    np.testing.assert_array_equal(clean[0], rgb)  # what is not to be changed is not
+    np.testing.assert_array_equal(clean[1], rgb[::-1])
+    colourfulness = clean.int().amax(3) - clean.int().amin(3)
+    assert colourfulness[0].float().mean() > 20
+    assert colourfulness[2].max() <= 1
+    lightness = clean.float().mean((1, 2, 3)).tolist()
+    assert lightness[3] == pytest.approx(lightness[0] / 2, rel=0.02)
+    for picture, compressed in zip(clean.numpy(), degraded.numpy(), strict=True):
+        np.testing.assert_array_equal(compressed, degrade(picture, (20,)))
+
+
+def test_a_refused_image_costs_its_own_place_alone() -> None:
+    jpeg, size = encode(photo(64, 64)), (64, 64)
+    images = [encoded(jpeg, size) for _ in range(4)]
+    images[2].data = jpeg[:300] + bytes(40) + b"\xff\xd9"
+    images[3].data = b"not a picture at all"
+    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    _, _, kept = decoder.decode(images, [PairPlan(FULL_SIZE)] * 4)
+    assert 3 not in kept
+    assert sorted(kept)[:2] == [0, 1]
+    assert images[3].status is Status.REJECTED
+    assert images[0].status is Status.OK

@@ -1,0 +1,78 @@
+"""What is drawn for a training pair: in the shares that are asked for, and within bounds."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pipeline.pair_plan import DegradationMix, random_window, training_plan
+
+
+def test_the_mix_has_its_shares() -> None:
+    rng = np.random.default_rng(0)
+    mix = DegradationMix(clean_share=0.2, high_quality_share=0.1, multiple_share=0.3)
+    plans = [training_plan(rng, (300, 400), mix) for _ in range(6000)]
+    counts = Counter(
+        "clean"
+        if p.quality is None
+        else "many"
+        if len(p.full_qualities + p.crop_qualities) > 2
+        else "once or twice"
+        for p in plans
+    )
+    assert counts["clean"] / 6000 == pytest.approx(0.2, abs=0.02)
+    assert counts["many"] / 6000 == pytest.approx(0.3 * 3 / 4, abs=0.02)
+    many = [p for p in plans if len(p.full_qualities + p.crop_qualities) > 2]
+    on_one = (sum(not p.full_qualities for p in many), sum(not p.crop_qualities for p in many))
+    assert on_one == pytest.approx((len(many) / 3,) * 2, rel=0.15)
+    once = [p for p in plans if len(p.full_qualities) == 1 and not p.crop_qualities]
+    twice = [p for p in plans if len(p.crop_qualities) == 2 and p.crop_qualities[1] == 85]
+    assert len(once) == pytest.approx(len(twice), rel=0.15)
+    paper = [p for p in once if p.full_qualities[0] in (7, 10, 15, 18, 25)]
+    assert 0.45 < len(paper) / len(once) < 0.65  # 0.6 of those not drawn at high quality
+    for plan in plans:
+        top, left, bottom, right = plan.window
+        assert 0 <= top < bottom <= 300.01
+        assert 0 <= left < right <= 400.01
+        assert (bottom - top) * (right - left) >= 0.34 * 300 * 400
+
+
+def test_other_pictures_are_compressed_as_those_there_are() -> None:
+    plain = DegradationMix()
+    varied = DegradationMix(recoloured_share=0.7, upside_down_share=0.3)
+    pairs = [
+        [training_plan(np.random.default_rng(seed), (300, 400), mix) for mix in (plain, varied)]
+        for seed in range(2000)
+    ]
+    for before, after in pairs:
+        assert before.upside_down is False
+        assert before.colours is None
+        np.testing.assert_array_equal(before.window, after.window)
+        same = ("mirrored", "full_qualities", "crop_qualities")
+        assert [getattr(before, n) for n in same] == [getattr(after, n) for n in same]
+    assert sum(p.upside_down for _, p in pairs) / 2000 == pytest.approx(0.3, abs=0.04)
+    colours = np.array([p.colours for _, p in pairs if p.colours is not None])
+    assert len(colours) / 2000 == pytest.approx(0.7, abs=0.04)
+    assert np.all(np.abs(colours.mean(0) - [0, 1, 1, 1]) <= [3, 0.05, 0.03, 0.03])
+    assert np.all(np.ptp(colours, axis=0) >= [75, 1.1, 0.55, 0.55])
+    assert np.all(np.abs(colours - [0, 1, 1, 1]) <= [40, 0.6, 0.3, 0.3])
+
+
+def test_a_long_picture_gives_its_centre() -> None:
+    window = random_window(np.random.default_rng(0), (10, 1000), 0.9)
+    np.testing.assert_array_equal(window, [0, 495, 10, 505])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clean_share": 1.2}, "clean_share 1.2 is not between 0 and 1"),
+        ({"clean_share": 0.5, "multiple_share": 0.5}, "is 1.08: at most 1"),
+        ({"max_compressions": 1}, "max_compressions 1"),
+        ({"min_area": 0.0}, "min_area 0.0"),
+        ({"recoloured_share": 1.5}, "recoloured_share 1.5 is not between 0 and 1"),
+    ],
+)
+def test_mixes_that_cannot_be_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DegradationMix(**change)  # type: ignore[arg-type]
