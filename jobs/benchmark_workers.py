@@ -1,12 +1,11 @@
 """The whole label job without Ray: the same workers, in processes of this program.
 
-Each process holds a `ShardLabeler`, as an actor of the label job does, and labels and commits the
-shards it is handed.
+Each process holds a `ShardLabeler`, as an actor of the label job does, and labels and commits its
+share of the shards.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import threading
 import time
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
 
 from jobs.benchmark_stages import Cost
@@ -99,13 +97,14 @@ class Workers:
     def run(self) -> JobRun:
         """Label every image and commit every shard; nothing is left over from the run before."""
         if not self._is_warm:
-            self._checked(list(self._pool.map(_warm_up, range(self.num_workers))))
+            first_ones = [[worker] for worker in range(self.num_workers)]
+            self._checked([done.records for done in self._pool.map(_label, first_ones)])
             self._is_warm = True
         self._remove_parts()
         began = time.perf_counter()
-        done = list(self._pool.map(_label, range(self._shards)))
+        shares = list(self._pool.map(_label, self._shares()))
         wall_s = time.perf_counter() - began
-        records = self._checked([record for record, _ in done])
+        records = self._checked([share.records for share in shares])
         counts: Counter[str] = Counter()
         seconds: Counter[str] = Counter()
         for record in records:
@@ -115,7 +114,7 @@ class Workers:
         return JobRun(
             images=self._images,
             wall_s=wall_s,
-            cpu_s=sum(cpu_s for _, cpu_s in done),
+            cpu_s=sum(share.cpu_s for share in shares),
             counts=dict(counts),
             seconds=dict(seconds),
         )
@@ -124,18 +123,21 @@ class Workers:
         """What decoding takes when all workers do nothing else, each its share of the images."""
         if not self._is_warm:
             self.run()
-        shares = [range(k, self._shards, self.num_workers) for k in range(self.num_workers)]
-        done = list(self._pool.map(_decode, shares))
+        done = list(self._pool.map(_decode, self._shares()))
         wall_s = max(share.ended_at for share in done) - min(share.began_at for share in done)
         images = sum(share.images for share in done)
         return Cost(images, sum(share.cpu_s for share in done), wall_s)
+
+    def _shares(self) -> list[range]:
+        """The shards of each worker."""
+        return [range(k, self._shards, self.num_workers) for k in range(self.num_workers)]
 
     def _remove_parts(self) -> None:
         for shard in range(self._shards):
             part_path(self._output, shard).unlink(missing_ok=True)
 
-    def _checked(self, documents: list[str]) -> list[CommitRecord]:
-        records = [CommitRecord(**json.loads(document)) for document in documents]
+    def _checked(self, shares: list[list[CommitRecord]]) -> list[CommitRecord]:
+        records = [record for share in shares for record in share]
         for record in records:
             if record.fatal is not None:
                 raise ValueError(record.fatal)
@@ -155,11 +157,20 @@ def _start(settings: LabelSettings, num_threads: int, all_ready: threading.Barri
     _all_ready = all_ready
 
 
-def _warm_up(shard: int) -> str:
-    """A shard, and then wait: so that every worker gets one."""
-    record, _ = _label(shard)
+class _LabelledShare(NamedTuple):
+    """cpu_s: processor seconds of the process."""
+
+    records: list[CommitRecord]
+    cpu_s: float
+
+
+def _label(shards: Iterable[int]) -> _LabelledShare:
+    """Waits for the other workers, so that each has a share, and labels as the job does."""
+    assert _labeler is not None
     _all_ready.wait(_START_TIMEOUT_S)
-    return record
+    began = time.process_time()
+    records = list(_labeler.label_each(shards))
+    return _LabelledShare(records, time.process_time() - began)
 
 
 class _DecodedShare(NamedTuple):
@@ -185,11 +196,3 @@ def _decode(shards: Iterable[int]) -> _DecodedShare:
             torch.cuda.synchronize(batch.pixels.device)
         count += len(batch.images)
     return _DecodedShare(count, time.process_time() - cpu, began_at, time.perf_counter())
-
-
-def _label(shard: int) -> tuple[str, float]:
-    """(JSON of a `CommitRecord`, processor seconds of this process)."""
-    assert _labeler is not None
-    began = time.process_time()
-    record: str = _labeler({"shard": np.array([shard])})["record"][0]
-    return record, time.process_time() - began

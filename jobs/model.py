@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -23,8 +24,13 @@ _CPU_BATCH_SIZE = 32
 _MOST_ON_GPU = 256  # more gain nothing
 # What four workers take for each image of a batch, decoded and in ResNet-50, and beside that.
 _GPU_BYTES_PER_IMAGE, _GPU_BYTES_BESIDE = 80 << 20, 4 << 30
-# A GPU labels so many in the time that Inductor takes to compile a model.
-_INDUCTOR_FROM_IMAGES = 100_000
+# A device's fastest engine, and from how many images on a worker makes up for what it takes longer
+# to start: Inductor some 15 s, OpenVINO 3.
+_FASTEST: dict[str, tuple[Engine, int]] = {
+    "cuda": ("inductor", 25_000),
+    "cpu": ("openvino", 10_000),
+}
+_ENGINE_NAMES = {"inductor": "Inductor", "openvino": "OpenVINO"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ def load_model(
 ) -> Model:
     """The decoder and the classifier on this process's device.
 
-    num_threads: of the model and of the decoder, each. num_images: of the whole job, if known.
+    num_threads: of the model and of the decoder, each. num_images: that this process has to label,
+    about, if it is known.
     Raises ValueError, worded for the user.
     """
     torch.set_num_threads(num_threads)
@@ -76,7 +83,7 @@ def load_model(
             num_images=batch_size,
         ),
         settings.engine,
-        lasting=_is_lasting(device, num_images),
+        fitting=_fitting_engine(device, num_images),
     )
     options = DecodeOptions(
         device="cuda" if device.type == "cuda" else "cpu",
@@ -107,23 +114,29 @@ def _fitting_batch_size(device: torch.device) -> int:
     return min(_MOST_ON_GPU, 1 << (most.bit_length() - 1))
 
 
-def _is_lasting(device: torch.device, num_images: int | None) -> bool:
-    return device.type == "cuda" and (num_images or 0) >= _INDUCTOR_FROM_IMAGES
+def _fitting_engine(device: torch.device, num_images: int | None) -> Engine:
+    engine, from_images = _FASTEST[device.type]
+    if (num_images or 0) < from_images:
+        return "torch"
+    if engine == "openvino" and find_spec("openvino") is None:  # an extra
+        return "torch"
+    return engine
 
 
 def _predictor(
-    make: Callable[..., Predictor], requested: Engine | Literal["auto"], *, lasting: bool
+    make: Callable[..., Predictor], requested: Engine | Literal["auto"], *, fitting: Engine
 ) -> tuple[Predictor, Engine]:
-    """The predictor, and what runs it. lasting: whether "auto" is to compile."""
+    """The predictor, and what runs it: `fitting`, where "auto" is asked for and it can."""
     if requested != "auto":
         return make(engine=requested), requested
-    if not lasting:
+    if fitting == "torch":
         return make(engine="torch"), "torch"
     try:
-        return make(engine="inductor"), "inductor"
+        return make(engine=fitting), fitting
     except (ValueError, torch.OutOfMemoryError) as error:
         predictor = make(engine="torch")
-        predictor.notice = f"labelling without Inductor, more slowly: {error}"
+        name = _ENGINE_NAMES[fitting]
+        predictor.notice = f"labelling without {name}, more slowly: {error}"
         return predictor, "torch"
 
 

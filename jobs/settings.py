@@ -122,8 +122,8 @@ class LabelSettings(ClassifierSettings):
     engine: Literal["auto", "torch", "inductor", "openvino"] = setting(
         "auto",
         "what runs the model; inductor: on CUDA, 15 s longer to start and twice as fast from then"
-        " on; openvino: likewise for CPUs, seconds longer; auto: inductor on CUDA for 100,000"
-        " images or more, else torch",
+        " on; openvino: on CPUs, 3 s and 1.1 to 1.6 times, needs the extra; auto: inductor from"
+        " 25,000 images a worker on, openvino from 10,000 on where it is installed, else torch",
     )
     batch_size: int | Literal["auto"] = setting(
         "auto",

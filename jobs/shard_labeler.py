@@ -1,13 +1,19 @@
-"""The worker: holds a loaded model, labels the shards it is handed, commits each as it ends."""
+"""The worker: holds a loaded model, labels the shards it is handed, commits each as it ends.
+
+Two at a time: while one is decoded and classified, the next one's images are read and the last one
+is written, which with a store at a distance takes as long as labelling some thousand images.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -16,11 +22,16 @@ from jobs.machine import release_free_memory
 from jobs.metrics import ShardMetrics
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
-from pipeline.attempts import AccessError
 from pipeline.output import OutputFolder
+from pipeline.records import Shard
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts, write_part
 
+if TYPE_CHECKING:
+    from pipeline.label_shard import LabelledShard
+    from pipeline.read_ahead import ReadAhead
+
+SHARDS_AT_ONCE = 2
 _RELEASE_EVERY_S = 30  # of free memory: a thousandth of the time
 
 
@@ -46,8 +57,8 @@ class CommitRecord:
 class ShardLabeler:
     """Built once in each worker process; called by Ray Data with one shard descriptor at a time.
 
-    It never raises: Ray would retry, and print its own traceback. A model that cannot be built is
-    reported by the first record instead, as `fatal`.
+    Serves `SHARDS_AT_ONCE` threads. It never raises: Ray would retry, and print its own traceback.
+    A model that cannot be built is reported by the first record instead, as `fatal`.
     """
 
     def __init__(
@@ -57,9 +68,11 @@ class ShardLabeler:
         expected_model: Mapping[str, Any] | None,
         num_threads: int,
         driver: str,
+        num_workers: int = 1,
     ) -> None:
         """expected_model: the facts of the model that the run was begun with, if it is known.
 
+        num_workers: that share the job.
         driver: the name of the driver, see `pipeline.presence`; each counts its own attempts.
         """
         self._settings = settings
@@ -68,26 +81,37 @@ class ShardLabeler:
         self._metrics = ShardMetrics()
         self._released_at = 0.0
         self._fatal: str | None = None
+        # The decoder and the model are one thread's, whoever calls: PyTorch keeps its own threads
+        # for each that it is called from.
+        self._turns = ThreadPoolExecutor(1, thread_name_prefix="turn")
+        self._in_hand: set[ReadAhead] = set()
+        self._stopping = False
         try:
-            self._load(run_id, expected_model, num_threads)
+            self._turns.submit(
+                self._load, run_id, expected_model, num_threads, num_workers
+            ).result()
         except Exception as error:
             self._fatal = str(error) if isinstance(error, ValueError) else _one_line(error)
 
     def _load(
-        self, run_id: str, expected_model: Mapping[str, Any] | None, num_threads: int
+        self,
+        run_id: str,
+        expected_model: Mapping[str, Any] | None,
+        num_threads: int,
+        num_workers: int,
     ) -> None:
         # Imported here: the driver imports this module too, and does without PyTorch and DALI,
         # which take longer to import than everything else takes to start.
         from jobs.model import load_model
-        from pipeline.label_shard import label_shard
         from pipeline.screen import Limits
 
         settings = self._settings
-        self._label_shard = label_shard
         self.plan = Plan(self._output)
         self.limits = Limits(settings.max_pixels, settings.integrity)
         self.model = load_model(
-            settings, num_threads=num_threads, num_images=self.plan.size.num_images
+            settings,
+            num_threads=num_threads,
+            num_images=self.plan.size.num_images // num_workers,
         )
         if expected_model and (changed := differences(expected_model, self.model.facts)):
             raise ValueError(f"the model is not the one the run was begun with: {changed}")
@@ -101,52 +125,109 @@ class ShardLabeler:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """{"shard": (1,)} -> {"record": [JSON of a `CommitRecord`]}. Never raises for a shard."""
-        shard = int(batch["shard"][0])
-        if self._fatal is not None:
-            record = CommitRecord(shard, time.time(), fatal=self._fatal)
-        else:
-            record = self._label(shard)
+        record = self.label(int(batch["shard"][0]))
         return {"record": [json.dumps(asdict(record))]}
 
-    def _label(self, shard: int) -> CommitRecord:
-        """Try until the part is committed or the attempts are used up.
+    def label_each(self, shards: Iterable[int]) -> Generator[CommitRecord, None, None]:
+        """Label the shards as a worker of Ray's does; records in the order of the shards.
 
-        The attempts are counted on storage: those in which the whole process died count too.
+        When it is closed before its end, the shards in hand are given up.
         """
+        self._stopping = False
+        with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as threads:
+            running: deque[Future[CommitRecord]] = deque()
+            try:
+                for shard in shards:
+                    running.append(threads.submit(self.label, shard))
+                    if len(running) == SHARDS_AT_ONCE:
+                        yield running.popleft().result()
+                while running:
+                    yield running.popleft().result()
+            finally:
+                self._stopping = bool(running)
+                for reading in tuple(self._in_hand):
+                    reading.close()
+
+    def label(self, shard: int) -> CommitRecord:
+        """Try until the part is committed or the attempts are used up."""
         started_at = time.time()
-        name = f"{part_name(shard)}.{self._driver}"
+        if self._fatal is not None:
+            return CommitRecord(shard, started_at, fatal=self._fatal)
         allowed = self._settings.attempts_per_shard
         error = f"the worker process died in each of {allowed} attempts"
         try:
-            while self._output.begin_attempt(name) <= allowed:
+            for _ in range(allowed):
+                if (counts := self._committed_counts(shard)) is not None:
+                    return CommitRecord(shard, started_at, counts)
                 try:
-                    record = self._commit(shard, started_at)
+                    if (labelled := self._labelled(shard)) is None:
+                        break
+                    record = self._commit(shard, started_at, labelled)
                 except Exception as failure:
                     error = _one_line(failure)
                 else:
-                    self._output.end_attempts(name)
+                    self._output.end_attempts(self._attempts_name(shard))
                     return record
-        except (OSError, AccessError) as failure:
+                if self._stopping:
+                    break
+        except Exception as failure:  # of the output itself
             error = _one_line(failure)
         self._metrics.failed()
         return CommitRecord(shard, started_at, error=error)
 
-    def _commit(self, shard: int, started_at: float) -> CommitRecord:
-        with suppress(FileNotFoundError):  # else a worker committed it and died before it said so
-            return CommitRecord(shard, started_at, read_facts(self._output, shard)["counts"])
-        began_at = time.time()
-        labelled = self._label_shard(
-            self.plan.shard(shard),
+    def _committed_counts(self, shard: int) -> dict[str, int] | None:
+        """Of a shard that another worker committed, and died before it said so."""
+        try:
+            counts: dict[str, int] = read_facts(self._output, shard)["counts"]
+        except FileNotFoundError:
+            return None
+        return counts
+
+    def _attempts_name(self, shard: int) -> str:
+        return f"{part_name(shard)}.{self._driver}"
+
+    def _labelled(self, shard: int) -> LabelledShard | None:
+        """Read the shard's images ahead until it is its turn; None: no attempt is left."""
+        planned = self.plan.shard(shard)
+        with closing(self._reading(planned)) as reading:
+            self._in_hand.add(reading)
+            try:
+                reading.start_early()
+                return self._turns.submit(self._turn, planned, reading).result()
+            finally:
+                self._in_hand.discard(reading)
+
+    def _turn(self, shard: Shard, reading: ReadAhead) -> LabelledShard | None:
+        """The attempts are counted on storage: those in which the whole process died count too.
+
+        But not for a shard that was only waiting for its turn.
+        """
+        attempt = self._output.begin_attempt(self._attempts_name(shard.index))
+        if attempt > self._settings.attempts_per_shard:
+            return None
+        return self._classified(shard, reading)
+
+    def _reading(self, shard: Shard) -> ReadAhead:
+        from pipeline.label_shard import read_shard
+
+        return read_shard(shard, self.model.decoder, self.limits, self._settings.read_threads)
+
+    def _classified(self, shard: Shard, reading: ReadAhead) -> LabelledShard:
+        from pipeline.label_shard import label_images
+
+        return label_images(
+            shard,
+            reading,
             decoder=self.model.decoder,
             classifier=self.model.predictor,
             class_names=self.model.class_names,
-            limits=self.limits,
-            read_threads=self._settings.read_threads,
         )
+
+    def _commit(self, shard: int, started_at: float, labelled: LabelledShard) -> CommitRecord:
         began = time.perf_counter()
         facts = {
             **self._facts,
-            "began_at": began_at,  # seconds since the epoch
+            "began_at": labelled.began_at,  # seconds since the epoch
             "counts": labelled.counts,
             "seconds": labelled.seconds,
         }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any
-
-import numpy as np
 
 from jobs.pool import ClusterError, pool_for, this_machine
 from jobs.settings import LabelSettings
-from jobs.shard_labeler import CommitRecord, ShardLabeler
+from jobs.shard_labeler import SHARDS_AT_ONCE, CommitRecord, ShardLabeler
 
 
 def label_shards(
@@ -30,28 +28,32 @@ def label_shards(
         "driver": driver,
     }
     make = _in_this_process if settings.workers == 0 else _on_ray
-    for record in make(settings, arguments, todo):
-        commit = CommitRecord(**record)
-        if commit.fatal is not None:
-            raise ClusterError(commit.fatal)
-        yield commit
+    with closing(make(settings, arguments, todo)) as commits:
+        for commit in commits:
+            if commit.fatal is not None:
+                raise ClusterError(commit.fatal)
+            yield commit
 
 
 def _on_ray(
     settings: LabelSettings, arguments: dict[str, Any], todo: Sequence[int]
-) -> Iterator[dict[str, Any]]:
+) -> Generator[CommitRecord, None, None]:
     # Imported here: a second that --workers 0 does without, and without Ray.
     from jobs.cluster import cluster, nodes, run_shards
 
     with cluster(settings.address):
         pool = pool_for(settings, nodes(), len(todo))
-        yield from run_shards(todo, ShardLabeler, {**arguments, "num_threads": pool.num_cpus}, pool)
+        arguments |= {"num_threads": pool.num_cpus, "num_workers": pool.max_workers}
+        for record in run_shards(
+            todo, ShardLabeler, arguments, pool, shards_at_once=SHARDS_AT_ONCE
+        ):
+            yield CommitRecord(**record)
 
 
 def _in_this_process(
     settings: LabelSettings, arguments: dict[str, Any], todo: Sequence[int]
-) -> Iterator[dict[str, Any]]:
+) -> Generator[CommitRecord, None, None]:
     pool = pool_for(settings, [this_machine()], len(todo))
     labeler = ShardLabeler(**arguments, num_threads=pool.num_cpus)
-    for shard in todo:
-        yield json.loads(labeler({"shard": np.array([shard])})["record"][0])
+    with closing(labeler.label_each(todo)) as commits:
+        yield from commits

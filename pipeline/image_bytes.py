@@ -64,6 +64,11 @@ def is_streamed(ref: ImageRef) -> bool:
     return ref.container is not None
 
 
+def is_read_once(ref: ImageRef) -> bool:
+    """Whether two at a time would both read parts of its archive: those before it, or around it."""
+    return ref.container not in (None, Container.TAR)
+
+
 class ArchiveStream:
     """Reads images of one archive in one pass, for one thread at a time.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from pipeline.stage_clock import StageClock
 class LabelledShard:
     """table: one row an image, `records.SCHEMA`. counts: rows per status.
 
+    began_at: when the first images were decoded, seconds since the epoch.
     seconds: where the shard's time went. `read`, `decode` (waiting for either), `dct`, `model` and
     `rows` add up to the shard's wall time; `read_busy` and `screen_busy` are the reading threads'.
     mean_ready: images that lay read and screened when the decoder took the next ones.
@@ -28,6 +30,7 @@ class LabelledShard:
 
     table: pa.Table
     counts: dict[str, int]
+    began_at: float
     seconds: dict[str, float]
     mean_ready: float
 
@@ -42,11 +45,31 @@ def label_shard(
     read_threads: int = 4,
 ) -> LabelledShard:
     """Label the images of a shard; whatever is wrong with an image ends in its row."""
-    clock = StageClock()
-    rows = ShardRows(shard, class_names)
-    reading = ReadAhead(
+    reading = read_shard(shard, decoder, limits, read_threads)
+    return label_images(
+        shard, reading, decoder=decoder, classifier=classifier, class_names=class_names
+    )
+
+
+def read_shard(shard: Shard, decoder: Decoder, limits: Limits, read_threads: int) -> ReadAhead:
+    """The images of a shard, as far ahead of the decoder as it takes; not begun yet."""
+    return ReadAhead(
         shard.refs, limits, num_threads=read_threads, max_images=4 * decoder.batch_size
     )
+
+
+def label_images(
+    shard: Shard,
+    reading: ReadAhead,
+    *,
+    decoder: Decoder,
+    classifier: Classifier,
+    class_names: tuple[str, ...] | None,
+) -> LabelledShard:
+    """`label_shard` from where its images are being read."""
+    began_at = time.time()
+    clock = StageClock()
+    rows = ShardRows(shard, class_names)
     encoded = map(rows.add_image, clock.iterate("read", reading))
     with closing(decoder.decode(encoded, clock)) as batches:  # an error leaves the decoder empty
         for batch in clock.iterate("decode", batches):
@@ -58,7 +81,7 @@ def label_shard(
         table = rows.to_table()
     busy = {"read_busy": reading.read_s, "screen_busy": reading.screen_s}
     seconds = {**clock.seconds, **busy}
-    return LabelledShard(table, rows.counts, seconds, reading.mean_ready)
+    return LabelledShard(table, rows.counts, began_at, seconds, reading.mean_ready)
 
 
 def _qualities(images: list[EncodedImage]) -> torch.Tensor:

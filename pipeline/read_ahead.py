@@ -10,14 +10,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.attempts import MissingError, ReadError, TemporaryReadError
-from pipeline.image_bytes import ArchiveStream, is_elsewhere, is_streamed, read_image
+from pipeline.image_bytes import (
+    ArchiveStream,
+    is_elsewhere,
+    is_read_once,
+    is_streamed,
+    read_image,
+)
 from pipeline.locations import is_web
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screen import Limits, screen
 
 _IMAGES_PER_TASK = 16  # a task costs the pool some 50 µs, a small image less
 _REMOTE_READS = 256  # under way at once: at 50 ms each 5,000 images/s
-_MOST_BYTES_AHEAD = 1 << 30
+_MOST_BYTES_AHEAD = 1 << 29
 _MOST_LOST_IN_A_ROW = 32
 
 
@@ -42,11 +48,14 @@ class _Loaded:
 class ReadAhead:
     """Reads and screens the images of a shard in `num_threads` threads.
 
-    Up to `max_images`, or 16 if that is more, are read beyond the 16 in use, but no more once a
-    gigabyte of them waits. Files elsewhere are read by up to 256 threads, as these mostly wait; an
-    archive that is best gone through once, by a thread of its own. `read_s` and `screen_s` are the
-    seconds that the threads have spent, added up; `mean_ready` is how many images lay ready when
-    the next were asked for: about 0 where reading holds the decoder up.
+    Up to `max_images`, or 16 if that is more, are read beyond the 16 in use, but no more once half
+    a gigabyte of them waits. Files elsewhere are read by up to 256 threads, as these mostly wait;
+    an archive that is best gone through once, by a thread of its own. `read_s` and `screen_s` are
+    the seconds that the threads have spent, added up; `mean_ready` is how many images lay ready
+    when the next were asked for: about 0 where reading holds the decoder up.
+
+    It is gone through once. The threads begin when the first image is asked for, or with
+    `start_early`, and end with the last image or with `close`.
     """
 
     def __init__(
@@ -59,10 +68,30 @@ class ReadAhead:
         self._limits = limits
         self._num_threads = num_threads
         self._max_images = max(max_images, _IMAGES_PER_TASK)
+        self._runs = deque(_runs(refs))
+        self._tasks: deque[Future[_Loaded]] = deque()
+        self._ahead = 0  # images of the tasks
+        self._reading: _Reading | None = None
 
     @property
     def mean_ready(self) -> float:
         return self._ready / max(1, self._asked)
+
+    def start_early(self) -> None:
+        """Begin to read, unless the shard before may still be going through the same archive."""
+        if not (self._refs and is_read_once(self._refs[0])):
+            self._start()
+
+    def _start(self) -> _Reading:
+        if self._reading is None:
+            self._reading = self._make_reading()
+            self._submit_more(self._reading)
+        return self._reading
+
+    def close(self) -> None:
+        """Read no more. Whoever waits for an image, in another thread, is told by an error."""
+        if self._reading is not None:
+            self._reading.close()
 
     def __iter__(self) -> Iterator[EncodedImage]:
         """The images in the order of their references; one that cannot be read says so.
@@ -70,39 +99,35 @@ class ReadAhead:
         Raises StoreDownError or AccessError when it is not the images that something is wrong
         with: the shard is to be tried again.
         """
-        reading = self._reading()
         try:
-            yield from self._in_order(reading)
+            yield from self._in_order()
         finally:
-            reading.close()
+            self.close()
 
-    def _reading(self) -> _Reading:
+    def _make_reading(self) -> _Reading:
         if self._refs and is_streamed(self._refs[0]):
             return _ReadingArchive(self._refs, self._limits, self._num_threads)
         elsewhere = any(is_elsewhere(ref) for ref in self._refs)
         num_readers = min(_REMOTE_READS, self._max_images) if elsewhere else 0
         return _Reading(self._refs, self._limits, self._num_threads, num_readers)
 
-    def _in_order(self, reading: _Reading) -> Iterator[EncodedImage]:
-        runs = deque(_runs(self._refs))
-        tasks: deque[Future[_Loaded]] = deque()
-        ahead = 0  # images of the tasks
+    def _submit_more(self, reading: _Reading) -> None:
+        while self._runs and (
+            not self._tasks or self._ahead + len(self._runs[0]) <= self._max_images
+        ):
+            self._ahead += len(self._runs[0])
+            self._tasks.append(reading.submit(self._runs.popleft()))
 
-        def submit_more() -> None:
-            nonlocal ahead
-            while runs and (not tasks or ahead + len(runs[0]) <= self._max_images):
-                ahead += len(runs[0])
-                tasks.append(reading.submit(runs.popleft()))
-
-        submit_more()
+    def _in_order(self) -> Iterator[EncodedImage]:
+        reading = self._start()
         lost_in_a_row = 0
-        while tasks:
+        while self._tasks:
             self._ready += reading.num_ready
             self._asked += 1
-            loaded = tasks.popleft().result()
-            ahead -= len(loaded.images)
+            loaded = self._tasks.popleft().result()
+            self._ahead -= len(loaded.images)
             reading.take(loaded)
-            submit_more()
+            self._submit_more(reading)
             self.read_s += loaded.read_s
             self.screen_s += loaded.screen_s
             for image, lost in zip(loaded.images, loaded.lost, strict=True):

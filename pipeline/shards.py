@@ -5,6 +5,7 @@ The plan is one Parquet file with a row group for every shard, so that a worker 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -112,9 +113,10 @@ def write_plan(
 
 
 class Plan:
-    """An open plan. Raises OutputError when the file is damaged."""
+    """An open plan, for any number of threads. Raises OutputError when the file is damaged."""
 
     def __init__(self, output: OutputFolder) -> None:
+        self._lock = threading.Lock()  # a Parquet file is one thread's at a time
         self._path = f"{output.location}/{PLAN}"
         try:
             self._file = pq.ParquetFile(output.open(PLAN))
@@ -137,7 +139,8 @@ class Plan:
 
     def shard(self, index: int) -> Shard:
         try:
-            table = self._file.read_row_group(index)
+            with self._lock:
+                table = self._file.read_row_group(index)
         except (pa.ArrowException, OSError, AccessError) as error:
             raise self._damaged(str(error)) from error
         columns = (table.column(name).to_pylist() for name in PLAN_SCHEMA.names)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from jobs.demo_corpus import broken_files
 from jobs.label import label, main
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
-from pipeline.records import SCHEMA, STATUSES
+from pipeline.label_shard import LabelledShard
+from pipeline.read_ahead import ReadAhead
+from pipeline.records import SCHEMA, STATUSES, Shard
+from pipeline.screen import Limits
 from pipeline.shards import Plan
 from pipeline.sink import write_part
 
@@ -226,15 +230,21 @@ class PoisonedLabeler(ShardLabeler):
     """
 
     def _load(self, *_: Any) -> None:
-        self._plan = Plan(self._output)
+        self.plan = Plan(self._output)
 
-    def _commit(self, shard: int, started_at: float) -> CommitRecord:
-        if shard == 1:
+    def _reading(self, shard: Shard) -> ReadAhead:
+        return ReadAhead((), Limits(), num_threads=1, max_images=1)
+
+    def _classified(self, shard: Shard, reading: ReadAhead) -> LabelledShard:
+        time.sleep(0.1)  # so that the shard of the other thread waits for its turn
+        if shard.index == 1:
             os._exit(1)
-        uris = [ref.uri for ref in self._plan.shard(shard).refs]
-        counts = {"ok": len(uris)}
-        write_part(self._output, shard, pa.table({"uri": uris}), {"counts": counts})
-        return CommitRecord(shard, started_at, counts)
+        uris = [ref.uri for ref in shard.refs]
+        return LabelledShard(pa.table({"uri": uris}), {"ok": len(uris)}, time.time(), {}, 0.0)
+
+    def _commit(self, shard: int, started_at: float, labelled: LabelledShard) -> CommitRecord:
+        write_part(self._output, shard, labelled.table, {"counts": labelled.counts})
+        return CommitRecord(shard, started_at, labelled.counts)
 
 
 def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(

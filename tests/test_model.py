@@ -9,7 +9,7 @@ import torch
 from afd_model.device import has_native_bf16
 from afd_model.predictor import Engine, Predictor
 from jobs import model
-from jobs.model import _fitting_batch_size, _is_lasting, load_model
+from jobs.model import _FASTEST, _fitting_batch_size, _fitting_engine, load_model
 from jobs.settings import LabelSettings
 
 
@@ -53,28 +53,31 @@ def test_openvino_is_given_what_the_settings_make_of_the_preset() -> None:
     assert found.labels.shape == (3,)
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
 @pytest.mark.parametrize(
-    "failure", [ValueError("Inductor cannot: no compiler"), torch.OutOfMemoryError("no memory")]
+    "failure", [ValueError("no equal of a layer"), torch.OutOfMemoryError("no memory")]
 )
-def test_a_long_job_does_without_inductor_where_it_fails(
-    failure: Exception, monkeypatch: pytest.MonkeyPatch
+def test_a_long_job_does_without_the_fastest_engine_where_it_fails(
+    failure: Exception, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which only CUDA has: what asks for it is run here with a class that refuses."""
+    """Inductor is CUDA's alone: what asks for it is run here with a class that refuses."""
+    fastest, from_images = _FASTEST[device]
     asked: list[str] = []
 
     class Refusing(Predictor):
         def __init__(self, *args: Any, engine: Engine, **options: Any) -> None:
             asked.append(engine)
-            if engine == "inductor":
+            if engine == fastest:
                 raise failure
             super().__init__(*args, engine=engine, **options)
 
     monkeypatch.setattr(model, "Predictor", Refusing)
-    monkeypatch.setattr(model, "_is_lasting", lambda device, num_images: True)
-    found = load_model(settings(), num_threads=1)
-    assert asked == ["inductor", "torch"]
+    monkeypatch.setattr(model, "_FASTEST", {"cpu": (fastest, from_images)})
+    found = load_model(settings(), num_threads=1, num_images=from_images)
+    assert asked == [fastest, "torch"]
     assert found.host["engine"] == "torch"
-    assert found.predictor.notice == f"labelling without Inductor, more slowly: {failure}"
+    name = {"inductor": "Inductor", "openvino": "OpenVINO"}[fastest]
+    assert found.predictor.notice == f"labelling without {name}, more slowly: {failure}"
 
 
 @pytest.mark.parametrize(
@@ -89,12 +92,18 @@ def test_batches_of_four_workers_fit_on_a_gpu(
     assert _fitting_batch_size(torch.device("cpu")) == 32
 
 
-def test_inductor_is_chosen_for_many_images_on_cuda() -> None:
+def test_what_takes_longer_to_start_is_chosen_where_there_is_enough_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert _is_lasting(cuda, 100_000)
-    assert not _is_lasting(cuda, 99_999)
-    assert not _is_lasting(cuda, None)
-    assert not _is_lasting(cpu, 10**9)
+    assert _fitting_engine(cuda, 25_000) == "inductor"
+    assert _fitting_engine(cuda, 24_999) == "torch"
+    assert _fitting_engine(cuda, None) == "torch"
+    assert _fitting_engine(cpu, 10_000) == "openvino"
+    assert _fitting_engine(cpu, 9_999) == "torch"
+    assert load_model(settings(), num_threads=1, num_images=10_000).host["engine"] == "openvino"
+    monkeypatch.setattr(model, "find_spec", lambda name: None)  # as without the extra
+    assert load_model(settings(), num_threads=1, num_images=10**9).host["engine"] == "torch"
 
 
 @pytest.mark.parametrize(

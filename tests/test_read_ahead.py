@@ -4,6 +4,7 @@ import gzip
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,55 @@ def test_reading_runs_ahead_of_the_use_but_not_without_bound(
     assert threading.current_thread().name not in taken_by_thread
 
 
+def test_reading_begins_when_it_is_told_to_or_with_the_first_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = written(tmp_path, 40)
+    read: list[ImageRef] = []
+    monkeypatch.setattr(read_ahead, "read_image", lambda ref: read.append(ref) or JPEG)
+    images = reading(refs, max_images=16)
+    assert not read
+    images.start_early()
+    deadline = time.monotonic() + 5
+    while len(read) < 16 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert len(read) == 16
+    assert [image.row for image in images] == list(range(40))
+
+
+@pytest.mark.parametrize(("name", "early"), [("a.tar", True), ("b.tar.gz", False)])
+def test_an_archive_that_is_read_from_its_start_is_left_to_the_shard_before(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch, name: str, early: bool
+) -> None:
+    files = archive_of(50)
+    s3.write(files)
+    refs = list(list_images(f"{s3.url}/{name}"))
+    opened: list[str] = []
+    open_input = image_bytes.open_input
+    monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())
+    monkeypatch.setattr(
+        image_bytes, "open_input", lambda url: opened.append(url) or open_input(url)
+    )
+    before, after = (reading(refs[start:][:25]) for start in (0, 25))
+    before.start_early()
+    after.start_early()
+    assert widths(before) + widths(after) == list(range(16, 66))
+    assert len(opened) == (2 if early else 1)
+
+
+def test_whoever_waits_for_an_image_is_told_when_there_will_be_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stuck = threading.Event()
+    monkeypatch.setattr(read_ahead, "read_image", lambda ref: stuck.wait(30) and JPEG)
+    images = reading([ImageRef("x")] * 64, num_threads=1, max_images=64)
+    images.start_early()
+    threading.Timer(0.05, images.close).start()
+    threading.Timer(0.2, stuck.set).start()
+    with pytest.raises(CancelledError):
+        list(images)
+
+
 def test_how_many_images_lie_ready_says_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     refs = [ImageRef("x")] * 160
     monkeypatch.setattr(read_ahead, "read_image", lambda ref: time.sleep(0.002) or JPEG)
@@ -121,15 +171,15 @@ def test_what_waits_is_bounded_in_bytes_too(
     read: list[int] = []
     monkeypatch.setattr(read_ahead, "read_image", lambda ref: read.append(1) or JPEG)
     monkeypatch.setattr(read_ahead, "_MOST_BYTES_AHEAD", 100 * len(JPEG))
-    ahead = reading([ImageRef("x", num_bytes=planned)] * 2000, max_images=1600, num_threads=5)
-    images = iter(ahead)
+    refs = [ImageRef("x", num_bytes=planned)] * 2000
+    images = iter(reading(refs, max_images=1600, num_threads=5))
     for used in range(1, 300):
         next(images)
         time.sleep(0.0005)
         # Each thread may have begun its sixteen when there was room for them.
         assert len(read) <= used + 15 + 100 + 16 * 5
     assert sum(1 for _ in images) == 2000 - 299
-    images = iter(ahead)
+    images = iter(reading(refs, max_images=1600, num_threads=5))
     next(images)
     images.close()  # type: ignore[attr-defined]  # nobody waits for room for ever
 

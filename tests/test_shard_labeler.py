@@ -1,6 +1,7 @@
 """The worker on its own, without Ray: one record for every shard, whatever happens."""
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from jpegs import encode, photo
 
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
+from pipeline.label_shard import LabelledShard
 from pipeline.output import OutputFolder
+from pipeline.read_ahead import ReadAhead
+from pipeline.records import ImageRef, Shard
 from pipeline.shards import part_name, part_path, write_plan
-from pipeline.sink import read_facts
+from pipeline.sink import read_facts, write_part
 from pipeline.sources import list_images
 
 
@@ -88,10 +92,81 @@ def test_a_committed_shard_is_not_labelled_again(
 ) -> None:
     first = call(labeler, 0)
     written = part_path(output, 0).stat()
-    monkeypatch.setattr(labeler, "_label_shard", None)
+    monkeypatch.setattr(labeler, "_turn", None)
     assert call(labeler, 0).counts == first.counts
     found = part_path(output, 0).stat()  # reading it may change the time of its last access
     assert (found.st_ino, found.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+def test_two_at_a_time_give_the_rows_that_one_at_a_time_gives(
+    labeler: ShardLabeler, output: OutputFolder
+) -> None:
+    for shard in range(3):
+        call(labeler, shard)
+    alone = [pq.read_table(part_path(output, shard)) for shard in range(3)]
+    for part in output.labels.iterdir():
+        part.unlink()
+    assert [record.shard for record in labeler.label_each([2, 0, 1])] == [2, 0, 1]
+    assert [pq.read_table(part_path(output, shard)) for shard in range(3)] == alone
+
+
+def test_a_shard_is_read_while_one_is_classified_and_one_classified_while_one_is_written(
+    labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would wait for the other in vain if they were done one after the other."""
+    begun, read, classified = (threading.Event() for _ in range(3))
+    in_turn: list[str] = []
+    reading, turn = labeler._reading, labeler._classified
+
+    def reading_noted(shard: Shard) -> ReadAhead:
+        if shard.index == 1:
+            assert begun.wait(30)
+            read.set()
+        return reading(shard)
+
+    def classified_noted(shard: Shard, images: ReadAhead) -> LabelledShard:
+        in_turn.append(threading.current_thread().name)
+        if shard.index == 0:
+            begun.set()
+            assert read.wait(30)
+            assert {path.name for path in (output.path / ".attempts").iterdir()} == {
+                f"{part_name(0)}.d1.1"  # the one that waits has not begun
+            }
+        if shard.index == 1:
+            classified.set()
+        return turn(shard, images)
+
+    def write_noted(output: OutputFolder, shard: int, *part: Any) -> None:
+        if shard == 0:
+            assert classified.wait(30)
+        write_part(output, shard, *part)
+
+    monkeypatch.setattr(labeler, "_reading", reading_noted)
+    monkeypatch.setattr(labeler, "_classified", classified_noted)
+    monkeypatch.setattr("jobs.shard_labeler.write_part", write_noted)
+    assert [record.error for record in labeler.label_each([0, 1])] == [None, None]
+    assert len(set(in_turn)) == 1
+
+
+def test_what_is_in_hand_is_given_up_when_nobody_wants_it_any_more(
+    labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = threading.Event()
+
+    def read_for_ever(ref: ImageRef) -> bytes:
+        if Path(ref.uri).name == "2.jpg":
+            assert stuck.wait(30)
+        return Path(ref.uri).read_bytes()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.read_ahead.read_image", read_for_ever)
+        records = labeler.label_each(range(3))
+        assert next(records).error is None
+        threading.Timer(0.2, stuck.set).start()
+        records.close()
+    assert part_path(output, 0).exists()
+    output.clean()
+    assert [record.error for record in labeler.label_each(range(3))] == [None] * 3
 
 
 def test_attempts_of_dead_processes_count(labeler: ShardLabeler, output: OutputFolder) -> None:

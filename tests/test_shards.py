@@ -1,5 +1,6 @@
 """Shards are runs of the collection, and the plan gives back what was put in."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_the_plan_gives_back_what_was_put_in(
     for index, run in enumerate(expected):
         shard = plan.shard(index)
         assert (shard.index, list(shard.refs)) == (index, run)
+
+
+def test_a_plan_is_read_by_several_threads_at_once(tmp_path: Path) -> None:
+    """As by the two shards that a worker has in hand. Unguarded, this ends the process."""
+    output = OutputFolder(str(tmp_path))
+    write_plan(output, (ImageRef(f"/photos/{k:05d}.jpg") for k in range(2000)), 100)
+    plan = Plan(output)
+    alone = [plan.shard(index) for index in range(20)]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            assert list(threads.map(plan.shard, range(20))) == alone
 
 
 def test_a_listing_that_fails_leaves_no_plan(tmp_path: Path) -> None:

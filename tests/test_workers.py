@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import duckdb
@@ -47,16 +48,17 @@ def test_without_ray_every_image_has_its_row(folder: Path, tmp_path: Path) -> No
 def test_what_was_interrupted_is_continued(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    label = ShardLabeler._label
+    label_each = ShardLabeler.label_each
 
-    def interrupted(self: ShardLabeler, shard: int) -> CommitRecord:
-        if shard == 1:
-            raise KeyboardInterrupt
-        return label(self, shard)
+    def interrupted(
+        self: ShardLabeler, shards: Sequence[int]
+    ) -> Generator[CommitRecord, None, None]:
+        yield from label_each(self, shards[:1])
+        raise KeyboardInterrupt
 
     arguments = [str(folder), "--output", str(tmp_path), *FLAGS]
     with monkeypatch.context() as patched:
-        patched.setattr(ShardLabeler, "_label", interrupted)
+        patched.setattr(ShardLabeler, "label_each", interrupted)
         assert main(arguments) == 1
     assert json.loads((tmp_path / "summary.json").read_text())["exit_reason"] == "interrupted"
     assert statuses(tmp_path) == {"ok": 4}
