@@ -43,7 +43,13 @@ def dry_run(settings: LabelSettings) -> str:
     listing = survey(list_images(settings.input), settings.images_per_shard)
     pool = _pool(settings, listing.num_shards)
     say(f"labelling {len(listing.sample)} of {listing.num_images} images, to see how long it takes")
-    return "\n".join(_lines(listing, pool, probe(settings, listing.sample, pool.num_cpus)))
+    probed = probe(
+        settings,
+        listing.sample,
+        num_threads=pool.num_cpus,
+        num_images=listing.num_images // pool.max_workers,
+    )
+    return "\n".join(_lines(listing, pool, probed))
 
 
 def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listing:
@@ -65,13 +71,15 @@ def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listin
     return Listing(num_images, num_shards, num_bytes if all_known else None, tuple(sample))
 
 
-def probe(settings: LabelSettings, sample: tuple[ImageRef, ...], num_threads: int) -> Probe:
-    """Label a sample as a worker would, after a batch to warm up."""
+def probe(
+    settings: LabelSettings, sample: tuple[ImageRef, ...], *, num_threads: int, num_images: int
+) -> Probe:
+    """Label a sample as a worker with so many to label would, after a batch to warm up."""
     from jobs.model import load_model
     from pipeline.label_shard import label_shard
     from pipeline.screen import Limits
 
-    model = load_model(settings, num_threads=num_threads)
+    model = load_model(settings, num_threads=num_threads, num_images=num_images)
 
     def label(refs: tuple[ImageRef, ...]) -> list[int]:
         labelled = label_shard(
