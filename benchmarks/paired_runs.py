@@ -88,7 +88,7 @@ def _parsed(description: str) -> argparse.Namespace:
     parser.add_argument("--weights", default="none", help="as `afd label` takes them")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument(
-        "--engine", choices=("torch", "openvino"), default="torch", help="of afd label"
+        "--engine", choices=("auto", "torch", "openvino"), default="auto", help="of afd label"
     )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images-per-shard", type=int, default=200, help="of afd label")
