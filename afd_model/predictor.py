@@ -20,6 +20,8 @@ from afd_model.openvino_model import OpenVINOModel
 from afd_model.rounding import keep_head_in_float32, round_weights
 from afd_model.same_padding import inline_same_padding
 
+_MOST_IN_OPENVINO = 16  # images at a time; with more nothing is gained
+
 Engine = Literal["torch", "inductor", "openvino"]
 
 
@@ -61,7 +63,7 @@ class Predictor:
         engine: what runs the model; "openvino" on a CPU only, "inductor" on CUDA only and for at
             most `num_images` at a time, both for images of `crop`.
         crop: side of the images, pixels; None: the backbone's preset.
-        num_images: of the largest batch; only "inductor" needs it.
+        num_images: of the largest batch; "inductor" needs it.
 
     Raises:
         ValueError: top_k is below 1, or the engine cannot run the model so.
@@ -98,7 +100,10 @@ class Predictor:
         self._images_per_slice: int | None = None
         self._compiled: OpenVINOModel | None = None
         if engine == "openvino":
-            self._images_per_slice = max(4, 2 * torch.get_num_threads())
+            most = min(_MOST_IN_OPENVINO, num_images or _MOST_IN_OPENVINO)
+            # It takes fewer passes a layer than PyTorch, so fewer images make up for them.
+            fitting = fit_to_caches(classifier, side, precision).images_per_slice // 2
+            self._images_per_slice = max(4, 2 * torch.get_num_threads(), min(most, fitting))
             self._compiled = OpenVINOModel(
                 model, num_images=self._images_per_slice, side=side, precision=precision
             )

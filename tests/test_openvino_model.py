@@ -115,3 +115,28 @@ def test_openvino_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("afd_model.openvino_model.find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install 'afd-label\[openvino\]'"):
         OpenVINOModel(AFDClassifier(backbone("resnet18"), None), num_images=2, side=64)
+
+
+@pytest.mark.parametrize(("num_images", "expected"), [(None, 16), (32, 16), (8, 8), (1, 4)])
+def test_a_light_backbone_is_given_more_images_at_a_time_but_no_more_than_come(
+    num_images: int | None, expected: int
+) -> None:
+    """What is compiled for more than come would compute blank images beside them."""
+    classifier = AFDClassifier(backbone("mobilenet_v3_small"), None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        predictor = Predictor(
+            classifier,
+            device=CPU,
+            precision=torch.float32,
+            crop=64,
+            engine="openvino",
+            num_images=num_images,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert predictor._images_per_slice == expected
+    found = predictor(*inputs(20))
+    expected_labels = Predictor(classifier, device=CPU, precision=torch.float32, crop=64)
+    assert (found.labels == expected_labels(*inputs(20)).labels).all()
