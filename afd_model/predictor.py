@@ -63,7 +63,7 @@ class Predictor:
         engine: what runs the model; "openvino" on a CPU only, "inductor" on CUDA only and for at
             most `num_images` at a time, both for images of `crop`.
         crop: side of the images, pixels; None: the backbone's preset.
-        num_images: of the largest batch; "inductor" needs it.
+        num_images: of the largest batch; "inductor" needs it, "openvino" is compiled for no more.
 
     Raises:
         ValueError: top_k is below 1, or the engine cannot run the model so.

@@ -47,7 +47,7 @@ def dry_run(settings: LabelSettings) -> str:
         settings,
         listing.sample,
         num_threads=pool.num_cpus,
-        num_images=listing.num_images // pool.max_workers,
+        images_to_label=listing.num_images // pool.max_workers,
     )
     return "\n".join(_lines(listing, pool, probed))
 
@@ -72,14 +72,14 @@ def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listin
 
 
 def probe(
-    settings: LabelSettings, sample: tuple[ImageRef, ...], *, num_threads: int, num_images: int
+    settings: LabelSettings, sample: tuple[ImageRef, ...], *, num_threads: int, images_to_label: int
 ) -> Probe:
     """Label a sample as a worker with so many to label would, after a batch to warm up."""
     from jobs.model import load_model
     from pipeline.label_shard import label_shard
     from pipeline.screen import Limits
 
-    model = load_model(settings, num_threads=num_threads, num_images=num_images)
+    model = load_model(settings, num_threads=num_threads, images_to_label=images_to_label)
 
     def label(refs: tuple[ImageRef, ...]) -> list[int]:
         labelled = label_shard(

@@ -55,12 +55,12 @@ def backbone_of(settings: BackboneSettings) -> Backbone:
 
 
 def load_model(
-    settings: LabelSettings, *, num_threads: int, num_images: int | None = None
+    settings: LabelSettings, *, num_threads: int, images_to_label: int | None = None
 ) -> Model:
     """The decoder and the classifier on this process's device.
 
-    num_threads: of the model and of the decoder, each. num_images: that this process has to label,
-    about, if it is known.
+    num_threads: of the model and of the decoder, each. images_to_label: by this process, about, if
+    it is known.
     Raises ValueError, worded for the user.
     """
     torch.set_num_threads(num_threads)
@@ -83,7 +83,7 @@ def load_model(
             num_images=batch_size,
         ),
         settings.engine,
-        fitting=_fitting_engine(device, num_images),
+        fitting=_fitting_engine(device, images_to_label),
     )
     options = DecodeOptions(
         device="cuda" if device.type == "cuda" else "cpu",
@@ -114,9 +114,9 @@ def _fitting_batch_size(device: torch.device) -> int:
     return min(_MOST_ON_GPU, 1 << (most.bit_length() - 1))
 
 
-def _fitting_engine(device: torch.device, num_images: int | None) -> Engine:
+def _fitting_engine(device: torch.device, images_to_label: int | None) -> Engine:
     engine, from_images = _FASTEST[device.type]
-    if (num_images or 0) < from_images:
+    if (images_to_label or 0) < from_images:
         return "torch"
     if engine == "openvino" and find_spec("openvino") is None:  # an extra
         return "torch"

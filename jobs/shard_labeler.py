@@ -111,7 +111,7 @@ class ShardLabeler:
         self.model = load_model(
             settings,
             num_threads=num_threads,
-            num_images=self.plan.size.num_images // num_workers,
+            images_to_label=self.plan.size.num_images // num_workers,
         )
         if expected_model and (changed := differences(expected_model, self.model.facts)):
             raise ValueError(f"the model is not the one the run was begun with: {changed}")
@@ -202,6 +202,8 @@ class ShardLabeler:
 
         But not for a shard that was only waiting for its turn.
         """
+        if self._stopping:
+            return None
         attempt = self._output.begin_attempt(self._attempts_name(shard.index))
         if attempt > self._settings.attempts_per_shard:
             return None

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.attempts import MissingError, ReadError, TemporaryReadError
@@ -72,6 +72,7 @@ class ReadAhead:
         self._tasks: deque[Future[_Loaded]] = deque()
         self._ahead = 0  # images of the tasks
         self._reading: _Reading | None = None
+        self._closed = False
 
     @property
     def mean_ready(self) -> float:
@@ -89,7 +90,8 @@ class ReadAhead:
         return self._reading
 
     def close(self) -> None:
-        """Read no more. Whoever waits for an image, in another thread, is told by an error."""
+        """Read no more; for another thread's use, where CancelledError is raised from now on."""
+        self._closed = True
         if self._reading is not None:
             self._reading.close()
 
@@ -97,7 +99,7 @@ class ReadAhead:
         """The images in the order of their references; one that cannot be read says so.
 
         Raises StoreDownError or AccessError when it is not the images that something is wrong
-        with: the shard is to be tried again.
+        with: the shard is to be tried again. CancelledError once it is closed.
         """
         try:
             yield from self._in_order()
@@ -122,6 +124,8 @@ class ReadAhead:
         reading = self._start()
         lost_in_a_row = 0
         while self._tasks:
+            if self._closed:
+                raise CancelledError
             self._ready += reading.num_ready
             self._asked += 1
             loaded = self._tasks.popleft().result()

@@ -73,7 +73,7 @@ def test_a_long_job_does_without_the_fastest_engine_where_it_fails(
 
     monkeypatch.setattr(model, "Predictor", Refusing)
     monkeypatch.setattr(model, "_FASTEST", {"cpu": (fastest, from_images)})
-    found = load_model(settings(), num_threads=1, num_images=from_images)
+    found = load_model(settings(), num_threads=1, images_to_label=from_images)
     assert asked == [fastest, "torch"]
     assert found.host["engine"] == "torch"
     name = {"inductor": "Inductor", "openvino": "OpenVINO"}[fastest]
@@ -101,9 +101,11 @@ def test_what_takes_longer_to_start_is_chosen_where_there_is_enough_to_do(
     assert _fitting_engine(cuda, None) == "torch"
     assert _fitting_engine(cpu, 10_000) == "openvino"
     assert _fitting_engine(cpu, 9_999) == "torch"
-    assert load_model(settings(), num_threads=1, num_images=10_000).host["engine"] == "openvino"
+    assert (
+        load_model(settings(), num_threads=1, images_to_label=10_000).host["engine"] == "openvino"
+    )
     monkeypatch.setattr(model, "find_spec", lambda name: None)  # as without the extra
-    assert load_model(settings(), num_threads=1, num_images=10**9).host["engine"] == "torch"
+    assert load_model(settings(), num_threads=1, images_to_label=10**9).host["engine"] == "torch"
 
 
 @pytest.mark.parametrize(

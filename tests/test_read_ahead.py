@@ -119,26 +119,6 @@ def test_reading_begins_when_it_is_told_to_or_with_the_first_image(
     assert [image.row for image in images] == list(range(40))
 
 
-@pytest.mark.parametrize(("name", "early"), [("a.tar", True), ("b.tar.gz", False)])
-def test_an_archive_that_is_read_from_its_start_is_left_to_the_shard_before(
-    s3: Bucket, monkeypatch: pytest.MonkeyPatch, name: str, early: bool
-) -> None:
-    files = archive_of(50)
-    s3.write(files)
-    refs = list(list_images(f"{s3.url}/{name}"))
-    opened: list[str] = []
-    open_input = image_bytes.open_input
-    monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())
-    monkeypatch.setattr(
-        image_bytes, "open_input", lambda url: opened.append(url) or open_input(url)
-    )
-    before, after = (reading(refs[start:][:25]) for start in (0, 25))
-    before.start_early()
-    after.start_early()
-    assert widths(before) + widths(after) == list(range(16, 66))
-    assert len(opened) == (2 if early else 1)
-
-
 def test_whoever_waits_for_an_image_is_told_when_there_will_be_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -150,6 +130,23 @@ def test_whoever_waits_for_an_image_is_told_when_there_will_be_none(
     threading.Timer(0.2, stuck.set).start()
     with pytest.raises(CancelledError):
         list(images)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "b.tar.gz"])
+def test_what_is_closed_gives_nothing_more_begun_or_not(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(archive_of(50)[name])
+    refs = list(list_images(str(tmp_path / name)))
+    images = reading(refs)
+    images.start_early()
+    images.close()
+    with pytest.raises(CancelledError):
+        next(iter(images))
+    begun = reading(refs, max_images=64)
+    rest = iter(begun)
+    next(rest)  # all of them are being read
+    begun.close()
+    with pytest.raises(CancelledError):
+        list(rest)
 
 
 def test_how_many_images_lie_ready_says_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,6 +311,26 @@ def test_archives_are_read_in_order_and_stay_open_for_the_next_shard(
         assert widths(reading(refs)) == list(range(16, 66))
         found = [width for start in (0, 20, 40) for width in widths(reading(refs[start:][:20]))]
         assert found == list(range(16, 66))
+
+
+@pytest.mark.parametrize(("name", "early"), [("a.tar", True), ("b.tar.gz", False)])
+def test_an_archive_that_is_read_from_its_start_is_left_to_the_shard_before(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch, name: str, early: bool
+) -> None:
+    files = archive_of(50)
+    s3.write(files)
+    refs = list(list_images(f"{s3.url}/{name}"))
+    opened: list[str] = []
+    open_input = image_bytes.open_input
+    monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())
+    monkeypatch.setattr(
+        image_bytes, "open_input", lambda url: opened.append(url) or open_input(url)
+    )
+    before, after = (reading(refs[start:][:25]) for start in (0, 25))
+    before.start_early()
+    after.start_early()
+    assert widths(before) + widths(after) == list(range(16, 66))
+    assert len(opened) == (2 if early else 1)
 
 
 @pytest.mark.usefixtures("persistent")
