@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.degrade import Protocol
 from pipeline.geometry import Geometry
-from pipeline.read_ahead import read_and_screen
+from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import (
     common_root,
     compressed_file,

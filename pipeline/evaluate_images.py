@@ -14,7 +14,7 @@ from pipeline.decode import DecodeOptions, Decoder
 from pipeline.degrade import Protocol as Degradation
 from pipeline.degrade import RgbImage
 from pipeline.geometry import Geometry
-from pipeline.read_ahead import read_and_screen
+from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import compressed_file, drawn_qualities, open_rgb
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screen import Limits

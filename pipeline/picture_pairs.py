@@ -10,7 +10,7 @@ import torch
 from pipeline.decode import Decoder
 from pipeline.degrade import FULL_IMAGE
 from pipeline.geometry import Geometry
-from pipeline.read_ahead import read_and_screen
+from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import compressed_file, open_rgb
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screen import Limits, screen

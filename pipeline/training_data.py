@@ -29,7 +29,7 @@ from pipeline.pair_plan import (
     training_plan,
     validation_plan,
 )
-from pipeline.read_ahead import read_and_screen
+from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import common_root, relative_name
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.run_ahead import run_ahead

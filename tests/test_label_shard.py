@@ -23,7 +23,7 @@ from jobs.demo_corpus import broken_files
 from pipeline.decode import Decoder
 from pipeline.label_shard import LabelledShard, label_shard
 from pipeline.output import OutputFolder
-from pipeline.read_ahead import StoreDownError
+from pipeline.reading_tasks import StoreDownError
 from pipeline.records import SCHEMA, Classifier, ImageRef, Shard
 from pipeline.screen import Limits
 from pipeline.shards import Plan, write_plan

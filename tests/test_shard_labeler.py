@@ -159,7 +159,7 @@ def test_what_is_in_hand_is_given_up_when_nobody_wants_it_any_more(
         return Path(ref.uri).read_bytes()
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.read_ahead.read_image", read_for_ever)
+        patched.setattr("pipeline.reading_tasks.read_image", read_for_ever)
         records = labeler.label_each(range(3))
         assert next(records).error is None
         threading.Timer(0.2, stuck.set).start()
