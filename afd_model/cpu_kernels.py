@@ -55,7 +55,7 @@ def enhance_and_score(
         gate_of_part = None if gates is None else gates[part]
         numba_kernels.add_gated(before, moved_by, gate_of_part, limits, after, angle, energy)
 
-    _in_threads(of_images, features.shape[0])
+    in_threads(of_images, features.shape[0])
     return enhanced, Drift(torch.rad2deg(scores[0]), scores[1])
 
 
@@ -70,7 +70,7 @@ def _correction(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tenso
     gates = _gates(module.fde_net.gate(dct), narrow.shape[1])
     gated = torch.empty_like(narrow)
     before, after = _rows(narrow), _rows(gated)
-    _in_threads(
+    in_threads(
         lambda part: numba_kernels.apply_gate(before[part], gates[part], after[part]), len(before)
     )
     return module.fe_net.decode(gated, (features.shape[2], features.shape[3])), None
@@ -100,7 +100,7 @@ def log_magnitude_in_one_pass(dct: Tensor, dtype: torch.dtype) -> Tensor:
     def of_images(part: slice) -> None:
         numba_kernels.take_logarithms(dct[part].flatten().numpy(), found[part].flatten().numpy())
 
-    _in_threads(of_images, dct.shape[0])
+    in_threads(of_images, dct.shape[0])
     return logs
 
 
@@ -124,7 +124,7 @@ def _rows(x: Tensor) -> np.ndarray:
     return (rows.view(torch.uint16) if x.dtype == torch.bfloat16 else rows).numpy()
 
 
-def _in_threads(work: Callable[[slice], None], count: int) -> None:
+def in_threads(work: Callable[[slice], None], count: int) -> None:
     """Does `work` for slices of range(count), in as many threads as PyTorch uses."""
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:

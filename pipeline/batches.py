@@ -40,8 +40,7 @@ def batches(
     for image in images:
         if not image.decodable:
             continue
-        height, width = image.size or (0, 0)
-        pixels = height * width
+        pixels = _pixels_of(image)
         gathered = large if large_apart and pixels > LARGE_PIXELS else small
         if gathered.images and gathered.pixels + pixels > MOST_PIXELS:
             yield gathered.taken()
@@ -52,3 +51,13 @@ def batches(
     for gathered in (small, large):
         if gathered.images:
             yield gathered.taken()
+
+
+def num_pixels(batch: Iterable[EncodedImage]) -> int:
+    """Of all its images, by their headers."""
+    return sum(map(_pixels_of, batch))
+
+
+def _pixels_of(image: EncodedImage) -> int:
+    height, width = image.size or (0, 0)
+    return height * width

@@ -1,6 +1,7 @@
 """Encoded bytes -> normalised pixels and DCT coefficients, by one DALI graph. Nothing else decodes.
 
-It serves the CPU and CUDA; on CUDA everything from the JPEG decoder on runs on the device.
+It serves the CPU and CUDA; on CUDA everything from the JPEG decoder on runs on the device, and on a
+CPU the graph ends with the whole picture, see `pipeline.resample`.
 It runs at a queue depth of one and is fed ahead by hand: every fed batch then gives exactly one
 result or one error, in order, and a refused batch leaves the pipeline usable.
 """
@@ -17,14 +18,17 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from afd_model.dct import DCT_CHANNELS
-from pipeline.batches import batches
+from pipeline.batches import batches, num_pixels
 from pipeline.block_dct import BlockDct, BlockDctByOneProduct
 from pipeline.geometry import DCT_BLOCK, Geometry, crop_window
 from pipeline.normalize import Normalize
 from pipeline.records import DecodedBatch, EncodedImage
+from pipeline.resample import cpu_resample
 from pipeline.rescue import give_up, is_refusal, split_refused
 from pipeline.stage_clock import StageClock
 
+# In batches that are not in use yet: a CPU's are of whole pictures, three bytes a pixel.
+_MOST_PIXELS_AHEAD = 128_000_000
 _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
 
@@ -96,9 +100,14 @@ def _cut_window(rgb: Any, window: Any, geometry: Geometry) -> Any:
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=1)
-def _graph(geometry: Geometry, options: DecodeOptions) -> Any:
-    """What the model sees of each image, (crop, crop, 3) uint8 on the options' device."""
+def _graph(geometry: Geometry, options: DecodeOptions, *, whole: bool) -> Any:
+    """What the model sees of each image, (crop, crop, 3) uint8 on the options' device.
+
+    whole: the picture as it is instead, (height, width, 3).
+    """
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+    if whole:
+        return decode_rgb(encoded, options)
     window = fn.external_source(name="window", dtype=types.FLOAT, ndim=1)
     place = _cut_window if geometry.resize is None else resample_window
     return place(decode_rgb(encoded, options), window, geometry)
@@ -114,6 +123,8 @@ class Decoder:
         cuda = self._large_apart = options.device == "cuda"
         device = torch.device("cuda", options.device_id) if cuda else torch.device("cpu")
         count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
+        self._resample = None if cuda else cpu_resample(geometry)
+        self._rgb = torch.empty(count, side, side, 3, dtype=torch.uint8)
         self._normalize = Normalize(geometry, options.dtype, device)
         self._pixels = torch.empty(count, side, side, 3, dtype=options.dtype, device=device)
         transform = BlockDctByOneProduct(side, device) if cuda else BlockDct(side)
@@ -127,6 +138,7 @@ class Decoder:
         self._pipeline = _graph(
             geometry,
             options,
+            whole=self._resample is not None,
             batch_size=options.batch_size,
             num_threads=options.num_threads,
             device_id=options.device_id if cuda else None,
@@ -147,7 +159,7 @@ class Decoder:
         retries: deque[list[EncodedImage]] = deque()
         try:
             while True:
-                while len(self._in_flight) <= self._prefetch_batches:
+                while self._may_feed():
                     if (batch := retries.popleft() if retries else next(queue, None)) is None:
                         break
                     self._feed(batch)
@@ -167,24 +179,38 @@ class Decoder:
         finally:
             self._drain()
 
+    def _may_feed(self) -> bool:
+        if self._resample and sum(map(num_pixels, self._in_flight)) > _MOST_PIXELS_AHEAD:
+            return False
+        return len(self._in_flight) <= self._prefetch_batches
+
     def _feed(self, batch: list[EncodedImage]) -> None:
         encoded = [np.frombuffer(image.data or b"", np.uint8) for image in batch]
-        windows = [crop_window(image.size or (0, 0), self._geometry) for image in batch]
         self._pipeline.feed_input("encoded", encoded)
-        self._pipeline.feed_input("window", windows)
+        if self._resample is None:
+            windows = [crop_window(image.size or (0, 0), self._geometry) for image in batch]
+            self._pipeline.feed_input("window", windows)
         self._pipeline.schedule_run()
         self._in_flight.append(batch)
 
     def _decoded(self, batch: list[EncodedImage], outputs: Any, clock: StageClock) -> DecodedBatch:
         for image in batch:
             image.data = None
-        rgb = torch.from_dlpack(outputs[0].as_tensor())
+        rgb = self._placed(outputs[0], len(batch))
         pixels = self._normalize(rgb, out=self._pixels[: len(batch)])
         with clock.stage("dct"):
             dct = self._dct[: len(batch)]
             if self._block_dct is not None:
                 self._block_dct(rgb, out=dct)
         return DecodedBatch(batch, pixels, dct)
+
+    def _placed(self, pictures: Any, count: int) -> torch.Tensor:
+        """(B, crop, crop, 3) uint8, from the graph's output."""
+        if self._resample is None:
+            return torch.from_dlpack(pictures.as_tensor())
+        rgb = self._rgb[:count]
+        self._resample([np.asarray(pictures[place]) for place in range(count)], rgb)
+        return rgb
 
     def _drain(self) -> None:
         """Take out what is still in flight: the next shard starts with an empty pipeline."""
