@@ -23,8 +23,9 @@ class LabelledShard:
     """table: one row an image, `records.SCHEMA`. counts: rows per status.
 
     began_at: when the first images were decoded, seconds since the epoch.
-    seconds: where the shard's time went. `read`, `decode` (waiting for either), `dct`, `model` and
-    `rows` add up to the shard's wall time; `read_busy` and `screen_busy` are the reading threads'.
+    seconds: where the shard's time went. `read`, `decode` (waiting for either; on a CPU resampling
+    too), `dct`, `model` and `rows` add up to the shard's wall time; `read_busy` and `screen_busy`
+    are the reading threads'.
     mean_ready: images that lay read and screened when the decoder took the next ones.
     """
 
