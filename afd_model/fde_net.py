@@ -61,6 +61,8 @@ class FDENet(nn.Module):
 
     Attributes:
         log_magnitude: how the logarithms are taken; see the function of that name.
+        hidden_of_logs: the logarithms, the first convolution and its ReLU in one pass, given the
+            coefficients and its weight and bias; None: in steps.
 
     Raises:
         ValueError: an unknown kind or input.
@@ -68,6 +70,7 @@ class FDENet(nn.Module):
 
     inverse_scale: Tensor
     log_magnitude: Callable[[Tensor, torch.dtype], Tensor] = staticmethod(log_magnitude)
+    hidden_of_logs: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -129,10 +132,7 @@ class FDENet(nn.Module):
             In (0, 1): (B, channels, 1, 1) for "channel", (B, 1, H/8, W/8) for "spatial",
             (B, channels, H/8, W/8) otherwise.
         """
-        if self.prepares:
-            dct = self.prepared(dct)
-        weight, bias = self._standardised()
-        hidden = F.relu(_pointwise(dct, weight, bias))
+        hidden = self._hidden(dct)
         # The mean of a linear map is the map of the mean: pool first, it is 784 times less.
         gate = self.pooled(hidden.mean((2, 3), keepdim=True)) if self.pooled else None
         if self.local is not None:
@@ -140,6 +140,15 @@ class FDENet(nn.Module):
             gate = local if gate is None else local + gate
         assert gate is not None
         return torch.sigmoid(gate)
+
+    def _hidden(self, dct: Tensor) -> Tensor:
+        """(B, 192, h, w) -> (B, hidden, h, w)."""
+        weight, bias = self._standardised()
+        if self.prepares:
+            if self.dct_input == "log" and self.hidden_of_logs is not None:
+                return self.hidden_of_logs(dct, weight, bias)
+            dct = self.prepared(dct)
+        return F.relu(_pointwise(dct, weight, bias))
 
     def _standardised(self) -> tuple[Tensor, Tensor]:
         """The first convolution's weight and bias with its input's standardisation in them.

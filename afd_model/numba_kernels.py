@@ -88,18 +88,52 @@ def _series(coefficients, x):
     return value
 
 
+@part_of_kernel
+def _log_magnitude(x):
+    """log(1 + |x|) of a float32."""
+    magnitude = abs(x)
+    bits = np.float32(np.float32(1) + magnitude).view(np.uint32)
+    exponent = np.int32(bits >> np.uint32(23)) - np.int32(127)
+    # The same number with an exponent of 0: 1 + t, from 1 to 2.
+    t = np.uint32((bits & np.uint32(0x007FFFFF)) | _ONES_BITS).view(np.float32) - np.float32(1)
+    logarithm = np.float32(exponent) * _LOG_2 + t * _series(_LOGARITHM, t)
+    return logarithm if magnitude < np.float32(np.inf) else magnitude
+
+
 @kernel
 def take_logarithms(numbers, found) -> None:
     """log(1 + |x|) of (N,) float32 as bfloat16's bits (N,)."""
     for i in range(numbers.size):
-        magnitude = abs(numbers[i])
-        bits = np.float32(np.float32(1) + magnitude).view(np.uint32)
-        exponent = np.int32(bits >> np.uint32(23)) - np.int32(127)
-        # The same number with an exponent of 0: 1 + t, from 1 to 2.
-        t = np.uint32((bits & np.uint32(0x007FFFFF)) | _ONES_BITS).view(np.float32) - np.float32(1)
-        logarithm = np.float32(exponent) * _LOG_2 + t * _series(_LOGARITHM, t)
-        finite = magnitude < np.float32(np.inf)
-        found[i] = stored(logarithm if finite else magnitude, found[i])
+        found[i] = stored(_log_magnitude(numbers[i]), found[i])
+
+
+@kernel
+def take_hidden(dct, weight, bias, found) -> None:
+    """relu(weight log(1 + |dct|) + bias).
+
+    dct: (B, K, N) float32. weight: (C, K) float32. bias: (C,) float32. found: (B, C, N), float32 or
+    bfloat16's bits.
+    """
+    batch, inputs, places = dct.shape
+    outputs = bias.size
+    logs = np.empty(places, np.float32)
+    sums = np.empty((outputs, places), np.float32)
+    for b in range(batch):
+        for c in range(outputs):
+            sums[c, :] = bias[c]
+        for k in range(inputs):
+            for i in range(places):
+                logs[i] = _log_magnitude(dct[b, k, i])
+            for c in range(outputs):
+                by = weight[c, k]
+                for i in range(places):
+                    sums[c, i] += by * logs[i]
+        for c in range(outputs):
+            for i in range(places):
+                # Not max(x, 0), which would be 0 for what is no number.
+                x = sums[c, i]
+                positive = np.float32(0) if x < np.float32(0) else x
+                found[b, c, i] = stored(positive, found[b, c, i])
 
 
 @kernel

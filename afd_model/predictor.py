@@ -250,7 +250,10 @@ def _compile_kernels(model: AFDClassifier) -> None:
         return
     model.enhance = kernels.enhance_and_score
     if model.afd is not None:
-        model.afd.fde_net.log_magnitude = kernels.log_magnitude_in_one_pass
+        fde_net = model.afd.fde_net
+        fde_net.log_magnitude = kernels.log_magnitude_in_one_pass
+        if fde_net.hidden.out_channels <= kernels.MOST_HIDDEN:
+            fde_net.hidden_of_logs = kernels.hidden_of_logs
 
 
 def _lean(classifier: AFDClassifier, device: torch.device, precision: torch.dtype) -> AFDClassifier:

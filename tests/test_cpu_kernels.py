@@ -9,7 +9,7 @@ import torch
 
 from afd_model.afd_config import AFDConfig
 from afd_model.afd_module import AFDModule
-from afd_model.cpu_kernels import enhance_and_score, log_magnitude_in_one_pass
+from afd_model.cpu_kernels import enhance_and_score, hidden_of_logs, log_magnitude_in_one_pass
 from afd_model.drift import drift
 from afd_model.fde_net import FDM_KINDS, log_magnitude
 from afd_model.numba_kernels import kernel
@@ -166,6 +166,38 @@ def test_what_is_no_number_has_no_logarithm() -> None:
 def test_logarithms_of_float32_are_left_to_pytorch() -> None:
     _, dct = inputs()
     assert log_magnitude_in_one_pass(dct, torch.float32).equal(log_magnitude(dct, torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("hidden", [1, 4, 8])
+def test_the_hidden_layer_is_the_steps(hidden: int, dtype: torch.dtype) -> None:
+    _, dct = inputs()
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn((hidden, 192, 1, 1), generator=generator).to(dtype)
+    logs = log_magnitude(dct.double(), torch.float64)
+    bias = -torch.nn.functional.conv2d(logs, weight.double()).mean((0, 2, 3)).to(dtype)
+    exact = torch.nn.functional.conv2d(logs, weight.double(), bias.double()).relu()
+    assert 0.2 < (exact == 0).double().mean() < 0.8
+    found = hidden_of_logs(dct, weight, bias)
+    assert found.dtype == dtype
+    rounding = 2**-8 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.double(), exact, rtol=rounding, atol=1e-4)
+
+
+def test_the_hidden_layer_in_threads_of_any_layout_keeps_what_is_no_number() -> None:
+    _, dct = inputs()
+    dct[1, 5, 2, 3], dct[2, 7, 0, 0] = torch.nan, -torch.inf
+    weight, bias = torch.ones(4, 192, 1, 1), torch.zeros(4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = hidden_of_logs(dct.contiguous(memory_format=torch.channels_last), weight, bias)
+    finally:
+        torch.set_num_threads(threads)
+    odd = torch.zeros(found.shape, dtype=torch.bool)
+    odd[1, :, 2, 3] = odd[2, :, 0, 0] = True
+    assert found.isfinite().logical_not().equal(odd)
+    assert found[1, 0, 2, 3].isnan()
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_each_time(
