@@ -130,10 +130,9 @@ def take_hidden(dct, weight, bias, found) -> None:
                     sums[c, i] += by * logs[i]
         for c in range(outputs):
             for i in range(places):
-                # Not max(x, 0), which would be 0 for what is no number.
                 x = sums[c, i]
-                positive = np.float32(0) if x < np.float32(0) else x
-                found[b, c, i] = stored(positive, found[b, c, i])
+                x = np.float32(0) if x < np.float32(0) else x  # a NaN is not, and stays one
+                found[b, c, i] = stored(x, found[b, c, i])
 
 
 @kernel

@@ -124,7 +124,7 @@ class Decoder:
         device = torch.device("cuda", options.device_id) if cuda else torch.device("cpu")
         count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
         self._resample = None if cuda else cpu_resample(geometry)
-        self._rgb = torch.empty(count, side, side, 3, dtype=torch.uint8)
+        self._rgb = torch.empty(count if self._resample else 0, side, side, 3, dtype=torch.uint8)
         self._normalize = Normalize(geometry, options.dtype, device)
         self._pixels = torch.empty(count, side, side, 3, dtype=options.dtype, device=device)
         transform = BlockDctByOneProduct(side, device) if cuda else BlockDct(side)

@@ -1,7 +1,7 @@
 """Decoded pictures -> the model's input on a CPU: windows of them, resampled.
 
-DALI resamples as well, to the same pixels, and takes four times as long: more than the model, where
-the backbone is a light one.
+DALI resamples as well, to the same pixels, and takes three to four times as long: as long as it
+takes to decode.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A window of a picture -> its size at the model's input, in the Python that Numba compiles.
 
-DALI's operator gives the same pixels in four times the time. Without annotations, which Numba does
-not read.
+Without annotations, which it does not read.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from servers import Bucket
+    from servers import Bucket, Proxy
 
     from pipeline.decode import Decoder
 
@@ -45,6 +45,17 @@ def s3(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
     use_s3(s3_url, monkeypatch)
     return Bucket(s3_url)
+
+
+@pytest.fixture
+def proxy(s3: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The S3 server behind one that fails as told, through which this process reaches it."""
+    from servers import Proxy, use_s3
+
+    made = Proxy(s3_url)
+    with made.running():
+        use_s3(made.url, monkeypatch)
+        yield made
 
 
 @pytest.fixture(params=["disk", "s3"])

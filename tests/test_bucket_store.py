@@ -1,7 +1,7 @@
 """A bucket is listed whole and in order, and every key that S3 allows is read by its own name."""
 
 import pytest
-from servers import Bucket, Proxy, WebServer, use_s3
+from servers import Bucket, Proxy, WebServer
 
 from pipeline.attempts import AccessError, ReadError, TemporaryReadError
 from pipeline.bucket_store import BucketStore
@@ -34,22 +34,16 @@ def test_markers_of_folders_are_no_files(s3: Bucket) -> None:
 
 
 @pytest.mark.usefixtures("persistent")
-def test_a_listing_goes_on_through_faults_or_says_why_not(
-    s3: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listing_goes_on_through_faults_or_says_why_not(s3: Bucket, proxy: Proxy) -> None:
     s3.write({"a": b"1"})
-    proxy = Proxy(s3_url)
-    with proxy.running():
-        use_s3(proxy.url, monkeypatch)
-        proxy.faults["list-type"] = ["503:SlowDown", "reset-midway"]
-        assert len(list(list_objects(f"{s3.url}/"))) == 1
-        proxy.faults["list-type"] = ["503:SlowDown"] * 3
-        with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
-            list(list_objects(f"{s3.url}/"))
-        proxy.faults["list-type"] = ["403:InvalidAccessKeyId"]
-        with pytest.raises(AccessError, match="HTTP 403 InvalidAccessKeyId"):
-            list(list_objects(f"{s3.url}/"))
-    use_s3(s3_url, monkeypatch)
+    proxy.faults["list-type"] = ["503:SlowDown", "reset-midway"]
+    assert len(list(list_objects(f"{s3.url}/"))) == 1
+    proxy.faults["list-type"] = ["503:SlowDown"] * 3
+    with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
+        list(list_objects(f"{s3.url}/"))
+    proxy.faults["list-type"] = ["403:InvalidAccessKeyId"]
+    with pytest.raises(AccessError, match="HTTP 403 InvalidAccessKeyId"):
+        list(list_objects(f"{s3.url}/"))
     with pytest.raises(AccessError, match="HTTP 404 NoSuchBucket"):
         list(list_objects("s3://no-such-bucket/"))
 

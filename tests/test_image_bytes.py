@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corpora import make_tar
-from servers import Bucket, Proxy, WebServer, use_s3
+from servers import Bucket, Proxy, WebServer
 
 from pipeline import image_bytes, storage
 from pipeline.attempts import MissingError, TemporaryReadError
@@ -125,22 +125,19 @@ def test_an_archive_that_has_gone_costs_its_images(folder: str, files: dict[str,
 
 @pytest.mark.usefixtures("persistent")
 def test_a_stream_goes_on_after_what_passes(
-    s3: Bucket, s3_url: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, proxy: Proxy, files: dict[str, bytes]
 ) -> None:
     s3.write(files)
-    proxy = Proxy(s3_url)
-    with proxy.running():
-        use_s3(proxy.url, monkeypatch)
-        for name in files:
-            refs = list(list_images(f"{s3.url}/{name}"))
-            proxy.faults[name] = ["503:SlowDown", "reset-midway"]
-            stream = ArchiveStream(refs)
-            assert [stream.read(ref) for ref in refs] == CONTENT
-            proxy.faults[name] = ["503:SlowDown"] * 3
-            failing = ArchiveStream(refs)
-            with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
-                failing.read(refs[0])
-            assert failing.read(refs[0]) == CONTENT[0]
+    for name in files:
+        refs = list(list_images(f"{s3.url}/{name}"))
+        proxy.faults[name] = ["503:SlowDown", "reset-midway"]
+        stream = ArchiveStream(refs)
+        assert [stream.read(ref) for ref in refs] == CONTENT
+        proxy.faults[name] = ["503:SlowDown"] * 3
+        failing = ArchiveStream(refs)
+        with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
+            failing.read(refs[0])
+        assert failing.read(refs[0]) == CONTENT[0]
 
 
 def test_a_null_byte_and_an_unknown_scheme() -> None:

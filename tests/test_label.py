@@ -294,16 +294,12 @@ def test_an_input_that_is_not_there_is_one_line(
 def test_a_store_that_stops_taking_writes_is_one_line(
     corpus: Path,
     s3: Bucket,
-    s3_url: str,
+    proxy: Proxy,
     fault: str,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    proxy = Proxy(s3_url)
     proxy.faults["^PUT .*plan.parquet"] = [fault] * 9
-    with proxy.running():
-        use_s3(proxy.url, monkeypatch)
-        assert main([str(corpus), "--output", f"{s3.url}/run", *MODEL_FLAGS]) == 1
+    assert main([str(corpus), "--output", f"{s3.url}/run", *MODEL_FLAGS]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert fault.replace(":", " ") in line
     assert "the same command continues the run" in line

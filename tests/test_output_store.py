@@ -2,11 +2,10 @@
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import Bucket, Proxy, use_s3
+from servers import Bucket, Proxy
 
 from pipeline.attempts import AccessError, TemporaryReadError
 from pipeline.output import OutputError, OutputFolder
@@ -20,15 +19,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> OutputStore:
     s3: Bucket = request.getfixturevalue("s3")
     s3.write({"runs/other/labels/a": b"another run's"})
     return BucketFolder(f"{s3.url}/runs/é %41/")
-
-
-@pytest.fixture
-def proxy(s3: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """The S3 server behind one that fails as told."""
-    proxy = Proxy(s3_url)
-    with proxy.running():
-        use_s3(proxy.url, monkeypatch)
-        yield proxy
 
 
 def fail_half_way(path: Path) -> None:

@@ -69,13 +69,26 @@ def test_the_fast_path_gives_the_slow_paths_answers() -> None:
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("size", ["paper", "light"])
+@pytest.mark.parametrize(
+    ("name", "size", "narrow"),
+    [
+        ("resnet18", "paper", False),
+        ("resnet18", "light", False),
+        ("mobilenet_v3_small", "light", True),
+    ],
+)
 def test_the_compiled_kernels_give_what_pytorch_does(
-    size: AFDSize, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    size: AFDSize,
+    narrow: bool,
+    precision: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    classifier = AFDClassifier(backbone(), trained(backbone(), size))
+    classifier = AFDClassifier(backbone(name), trained(backbone(name), size))
     compiled = Predictor(classifier, device=CPU, precision=precision)
     assert compiled.model.enhance is not enhance_then_score
+    assert compiled.model.afd is not None
+    assert (compiled.model.afd.fde_net.hidden_of_logs is not None) == narrow
     compiled.model.images_per_part = 2  # of 5: each part is written to its place
     found = compiled(*inputs())
     for module in ("cpu_kernels", "numba_kernels"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jpegs import encode, photo
 from reading import JPEG, archive_of, reading, widths, written
-from servers import Answer, Bucket, Proxy, Request, WebServer, use_s3
+from servers import Answer, Bucket, Proxy, Request, WebServer
 
 from pipeline import image_bytes, reading_tasks
 from pipeline.attempts import AccessError
@@ -78,9 +78,8 @@ def many(s3: Bucket) -> list[ImageRef]:
 
 
 def test_objects_are_read_side_by_side_and_come_in_order(
-    many: list[ImageRef], s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    many: list[ImageRef], proxy: Proxy, tmp_path: Path
 ) -> None:
-    proxy = Proxy(s3_url)
     together = threading.Barrier(20, timeout=10)
     original = proxy.answer
 
@@ -90,27 +89,22 @@ def test_objects_are_read_side_by_side_and_come_in_order(
 
     proxy.answer = answer  # type: ignore[method-assign]
     on_disk = written(tmp_path, 20)
-    with proxy.running():
-        use_s3(proxy.url, monkeypatch)
-        mixed = [*many[:20], *on_disk, *many[20:]]
-        expected = [*range(16, 36), *[16] * 20, *range(36, 56)]
-        assert widths(reading(mixed, max_images=60, num_threads=1)) == expected
+    mixed = [*many[:20], *on_disk, *many[20:]]
+    expected = [*range(16, 36), *[16] * 20, *range(36, 56)]
+    assert widths(reading(mixed, max_images=60, num_threads=1)) == expected
 
 
 @pytest.mark.usefixtures("persistent")
 def test_no_image_is_lost_to_what_passes_and_one_that_stays_away_costs_itself(
-    many: list[ImageRef], s3_url: str, monkeypatch: pytest.MonkeyPatch
+    many: list[ImageRef], proxy: Proxy
 ) -> None:
-    proxy = Proxy(s3_url)
-    with proxy.running():
-        use_s3(proxy.url, monkeypatch)
-        passing = ["503:SlowDown", "reset", "cut", "reset-midway"]
-        proxy.faults = {f"{row:02d}.jpg": [passing[row % 4]] for row in range(38)}
-        proxy.faults |= {"38.jpg": ["stall"], "39.jpg": ["stall-midway"]}
-        assert widths(reading(many, max_images=64)) == list(range(16, 56))
-        assert not any(proxy.faults.values())
-        proxy.faults = {"07.jpg": ["503:SlowDown"] * 3, "08.jpg": ["403:AccessDenied"]}
-        images = list(reading(many, max_images=64))
+    passing = ["503:SlowDown", "reset", "cut", "reset-midway"]
+    proxy.faults = {f"{row:02d}.jpg": [passing[row % 4]] for row in range(38)}
+    proxy.faults |= {"38.jpg": ["stall"], "39.jpg": ["stall-midway"]}
+    assert widths(reading(many, max_images=64)) == list(range(16, 56))
+    assert not any(proxy.faults.values())
+    proxy.faults = {"07.jpg": ["503:SlowDown"] * 3, "08.jpg": ["403:AccessDenied"]}
+    images = list(reading(many, max_images=64))
     errors = {image.row: image.error or "" for image in images if image.status != Status.OK}
     assert errors.keys() == {7, 8}
     assert errors[7].startswith("HTTP 503 SlowDown; tried 3 times in")
@@ -120,25 +114,22 @@ def test_no_image_is_lost_to_what_passes_and_one_that_stays_away_costs_itself(
 
 @pytest.mark.usefixtures("persistent")
 def test_a_store_that_is_down_fails_the_shard_and_not_its_images(
-    many: list[ImageRef], s3_url: str, monkeypatch: pytest.MonkeyPatch
+    many: list[ImageRef], proxy: Proxy
 ) -> None:
-    proxy = Proxy(s3_url)
-    with proxy.running():
-        use_s3(proxy.url, monkeypatch)
-        for fault, error, message in [
-            (
-                "503:SlowDown",
-                StoreDownError,
-                "32 images in a row, the last: HTTP 503 SlowDown; tried",
-            ),
-            ("403:AccessDenied", StoreDownError, "32 images in a row, the last: HTTP 403 Access"),
-            ("403:ExpiredToken", AccessError, "HTTP 403 ExpiredToken"),
-        ]:
-            proxy.faults = {"jpg": [fault] * 1000}
-            with pytest.raises(error, match=message):
-                list(reading(many))
-        proxy.faults = {"jpg": ["404:NoSuchKey"] * 40}  # gone: that is said of each
-        assert {image.error for image in reading(many)} == {"HTTP 404 NoSuchKey"}
+    for fault, error, message in [
+        (
+            "503:SlowDown",
+            StoreDownError,
+            "32 images in a row, the last: HTTP 503 SlowDown; tried",
+        ),
+        ("403:AccessDenied", StoreDownError, "32 images in a row, the last: HTTP 403 Access"),
+        ("403:ExpiredToken", AccessError, "HTTP 403 ExpiredToken"),
+    ]:
+        proxy.faults = {"jpg": [fault] * 1000}
+        with pytest.raises(error, match=message):
+            list(reading(many))
+    proxy.faults = {"jpg": ["404:NoSuchKey"] * 40}  # gone: that is said of each
+    assert {image.error for image in reading(many)} == {"HTTP 404 NoSuchKey"}
 
 
 @pytest.mark.usefixtures("persistent")
@@ -167,16 +158,13 @@ def test_archives_are_read_in_order_and_stay_open_for_the_next_shard(
 
 @pytest.mark.usefixtures("persistent")
 def test_an_archive_that_cannot_be_read_now_fails_the_shard(
-    s3: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3.write(archive_of(50))
-    proxy = Proxy(s3_url)
-    with proxy.running():
-        use_s3(proxy.url, monkeypatch)
-        refs = list(list_images(f"{s3.url}/a.tar"))
-        proxy.faults = {"a.tar": ["503:SlowDown", "cut"]}
-        assert widths(reading(refs)) == list(range(16, 66))
-        monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())  # in another worker
-        proxy.faults = {"a.tar": ["503:SlowDown"] * 3}
-        with pytest.raises(StoreDownError, match=r"a.tar#0.jpg cannot be read: HTTP 503 SlowDown"):
-            list(reading(refs))
+    refs = list(list_images(f"{s3.url}/a.tar"))
+    proxy.faults = {"a.tar": ["503:SlowDown", "cut"]}
+    assert widths(reading(refs)) == list(range(16, 66))
+    monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())  # in another worker
+    proxy.faults = {"a.tar": ["503:SlowDown"] * 3}
+    with pytest.raises(StoreDownError, match=r"a.tar#0.jpg cannot be read: HTTP 503 SlowDown"):
+        list(reading(refs))

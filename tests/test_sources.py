@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from corpora import COLLECTION, IN, JPEG, listed, make_tar, parquet, write
-from servers import Answer, Bucket, Proxy, Request, WebServer, use_s3
+from servers import Answer, Bucket, Proxy, Request, WebServer
 
 from pipeline.records import ImageRef
 from pipeline.sources import SourceError, list_images, read_image
@@ -126,28 +126,25 @@ def test_archives_elsewhere_are_listed_side_by_side_and_in_order(tmp_path: Path)
 
 @pytest.mark.usefixtures("persistent")
 def test_listing_goes_on_through_what_passes_and_refuses_what_does_not(
-    s3: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, proxy: Proxy
 ) -> None:
     s3.write(
         {f"in/{name.partition('/')[2]}": data for name, data in COLLECTION.items() if "/" in name}
     )
-    proxy = Proxy(s3_url)
-    with proxy.running():
-        use_s3(proxy.url, monkeypatch)
-        passing = {"list-type": ["503:SlowDown", "cut"], "4.parquet": ["reset"], "tar": ["cut"] * 2}
-        proxy.faults = passing
-        assert listed(f"{s3.url}/in", f"{s3.url}/in") == IN
-        for pattern, what in {
-            "list-type": "cannot list 's3://.*/in/'",
-            "2.tar.gz": "cannot read 's3://.*/in/2.tar.gz'",
-            "/in$": "cannot read 's3://.*/in'",
-        }.items():
-            proxy.faults = {pattern: ["503:SlowDown"] * 3}
-            with pytest.raises(SourceError, match=f"{what}: HTTP 503 SlowDown; tried 3 times"):
-                listed(f"{s3.url}/in", "")
-        proxy.faults = {"list-type": ["403:ExpiredToken"]}
-        with pytest.raises(SourceError, match="HTTP 403 ExpiredToken: the credentials"):
+    passing = {"list-type": ["503:SlowDown", "cut"], "4.parquet": ["reset"], "tar": ["cut"] * 2}
+    proxy.faults = passing
+    assert listed(f"{s3.url}/in", f"{s3.url}/in") == IN
+    for pattern, what in {
+        "list-type": "cannot list 's3://.*/in/'",
+        "2.tar.gz": "cannot read 's3://.*/in/2.tar.gz'",
+        "/in$": "cannot read 's3://.*/in'",
+    }.items():
+        proxy.faults = {pattern: ["503:SlowDown"] * 3}
+        with pytest.raises(SourceError, match=f"{what}: HTTP 503 SlowDown; tried 3 times"):
             listed(f"{s3.url}/in", "")
+    proxy.faults = {"list-type": ["403:ExpiredToken"]}
+    with pytest.raises(SourceError, match="HTTP 403 ExpiredToken: the credentials"):
+        listed(f"{s3.url}/in", "")
 
 
 # Refusals
