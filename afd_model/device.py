@@ -38,6 +38,21 @@ def resolve_device(requested: str) -> torch.device:
     return device
 
 
+def fault_of(device: torch.device) -> str | None:
+    """Why this process can no longer use a device, one line; None: it can.
+
+    After an illegal access, a memory error or a reset every call to CUDA fails until the process
+    ends, whatever it is given.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        return f"{device} can no longer be used by this process: {str(error).splitlines()[0]}"
+    return None
+
+
 def resolve_precision(requested: str, device: torch.device | str) -> torch.dtype:
     """The dtype of the model's arithmetic.
 

@@ -50,9 +50,9 @@ class Predictions:
 class Predictor:
     """Runs a classifier: fused, batch norms folded, channels_last, without gradients.
 
-    When the device's memory does not suffice for a batch, it is run in parts, and those that come
-    after it too; `notice` then says so, else it is None. Pixels that come in `pixels_dtype` are not
-    converted.
+    When the device's memory does not suffice for a batch, it is run without Inductor or in parts,
+    and those that come after it too; `notice` then says so, else it is None. Pixels that come in
+    `pixels_dtype` are not converted.
 
     Args:
         classifier: left as it is; the predictor works on a copy.
@@ -152,16 +152,22 @@ class Predictor:
             try:
                 return self._unpacked(self._sliced(pixels, dct, jpeg_quality))
             except torch.OutOfMemoryError:
-                step = self._step(pixels)
-                if step == 1:
+                if self._batches is None and self._step(pixels) == 1:
                     raise
-                self._images_per_slice = (step + 1) // 2
-                self.notice = (
-                    f"out of memory on {self.device}: the model takes"
-                    f" {self._images_per_slice} images at a time from here on; a smaller"
-                    " --batch-size avoids the detour"
-                )
-                torch.cuda.empty_cache()
+            self._take_less(self._step(pixels))  # out here: the error's traceback holds tensors
+
+    def _take_less(self, step: int) -> None:
+        if self._batches is not None:
+            self._batches = None  # which computes all its images for however few
+            change = "the model runs without Inductor, more slowly,"
+        else:
+            self._images_per_slice = (step + 1) // 2
+            change = f"the model takes {self._images_per_slice} images at a time"
+        self.notice = (
+            f"out of memory on {self.device}: {change} from here on; a smaller --batch-size avoids"
+            " the detour"
+        )
+        torch.cuda.empty_cache()
 
     def _step(self, pixels: Tensor) -> int:
         whole = max(1, pixels.shape[0])

@@ -49,7 +49,8 @@ def _sweep(cores: int) -> list[str]:
     return [
         *("--device", "cuda", "--weights", "none"),  # random weights cost as much as trained ones
         *("--workers", *map(str, workers)),
-        *("--hw-decoder-load", "0.35", "0.65", "0.95"),
+        *("--threads", "auto", str(max(2, cores // 2))),  # auto: a worker's share of the cores
+        *("--hw-decoder-load", "0", "0.35", "0.65", "0.95"),
         *("--batch-size", "128", "256"),
     ]
 

@@ -134,10 +134,11 @@ def _predictor(
     try:
         return make(engine=fitting), fitting
     except (ValueError, torch.OutOfMemoryError) as error:
-        predictor = make(engine="torch")
-        name = _ENGINE_NAMES[fitting]
-        predictor.notice = f"labelling without {name}, more slowly: {error}"
-        return predictor, "torch"
+        reason = str(error)
+    # Out here: the error's traceback holds what was already on the device.
+    predictor = make(engine="torch")
+    predictor.notice = f"labelling without {_ENGINE_NAMES[fitting]}, more slowly: {reason}"
+    return predictor, "torch"
 
 
 def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, CheckpointFacts | None]:

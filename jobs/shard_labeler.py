@@ -7,6 +7,8 @@ is written, which with a store at a distance takes as long as labelling some tho
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.read_ahead import ReadAhead
 
 SHARDS_AT_ONCE = 2
+EXIT_DEVICE_LOST = 70  # EX_SOFTWARE
 _RELEASE_EVERY_S = 30  # of free memory: a thousandth of the time
 
 
@@ -58,7 +61,8 @@ class ShardLabeler:
     """Built once in each worker process; called by Ray Data with one shard descriptor at a time.
 
     Serves `SHARDS_AT_ONCE` threads. It never raises: Ray would retry, and print its own traceback.
-    A model that cannot be built is reported by the first record instead, as `fatal`.
+    A model that cannot be built is reported by the first record instead, as `fatal`; so is a device
+    that this process has lost, but on Ray, where another process takes this one's place.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class ShardLabeler:
         self._metrics = ShardMetrics()
         self._released_at = 0.0
         self._fatal: str | None = None
+        self._device_fault: str | None = None
         # The decoder and the model are one thread's, whoever calls: PyTorch keeps its own threads
         # for each that it is called from.
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="turn")
@@ -126,6 +131,10 @@ class ShardLabeler:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """{"shard": (1,)} -> {"record": [JSON of a `CommitRecord`]}. Never raises for a shard."""
         record = self.label(int(batch["shard"][0]))
+        if self._device_fault is not None:
+            # Else a worker whose every shard fails at once would be handed all that are left.
+            print(self._device_fault, file=sys.stderr, flush=True)
+            os._exit(EXIT_DEVICE_LOST)
         return {"record": [json.dumps(asdict(record))]}
 
     def label_each(self, shards: Iterable[int]) -> Generator[CommitRecord, None, None]:
@@ -165,6 +174,8 @@ class ShardLabeler:
                     record = self._commit(shard, started_at, labelled)
                 except Exception as failure:
                     error = _one_line(failure)
+                    if self._has_lost_device():
+                        return CommitRecord(shard, started_at, fatal=self._fatal)
                 else:
                     self._output.end_attempts(self._attempts_name(shard))
                     return record
@@ -174,6 +185,15 @@ class ShardLabeler:
             error = _one_line(failure)
         self._metrics.failed()
         return CommitRecord(shard, started_at, error=error)
+
+    def _has_lost_device(self) -> bool:
+        from afd_model.device import fault_of
+
+        self._device_fault = self._device_fault or fault_of(self.model.predictor.device)
+        if self._device_fault is None:
+            return False
+        self._fatal = f"{self._device_fault}; the same command continues the run"
+        return True
 
     def _committed_counts(self, shard: int) -> dict[str, int] | None:
         """Of a shard that another worker committed, and died before it said so."""

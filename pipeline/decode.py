@@ -24,7 +24,7 @@ from pipeline.geometry import DCT_BLOCK, Geometry, crop_window
 from pipeline.normalize import Normalize
 from pipeline.records import DecodedBatch, EncodedImage
 from pipeline.resample import cpu_resample
-from pipeline.rescue import give_up, is_refusal, split_refused
+from pipeline.rescue import give_up, is_refusal, sound_picture, split_refused
 from pipeline.stage_clock import StageClock
 
 # In batches that are not in use yet: a CPU's are of whole pictures, three bytes a pixel.
@@ -126,6 +126,8 @@ class Decoder:
         self._resample = None if cuda else cpu_resample(geometry)
         self._rgb = torch.empty(count if self._resample else 0, side, side, 3, dtype=torch.uint8)
         self._normalize = Normalize(geometry, options.dtype, device)
+        # DALI does not wait for PyTorch's stream before it writes to an output again.
+        self._read = torch.cuda.Event() if cuda else None
         self._pixels = torch.empty(count, side, side, 3, dtype=options.dtype, device=device)
         transform = BlockDctByOneProduct(side, device) if cuda else BlockDct(side)
         self._block_dct = transform if options.dct else None
@@ -135,6 +137,7 @@ class Decoder:
             memory_format=torch.channels_last if cuda else torch.contiguous_format,
         )
         self._in_flight: deque[list[EncodedImage]] = deque()
+        self._sound = [sound_picture()]
         self._pipeline = _graph(
             geometry,
             options,
@@ -152,7 +155,8 @@ class Decoder:
 
         Every image that decodes is in exactly one batch, in input order but for the large ones on
         CUDA and the neighbours of an image that the decoder refused: they come later. A refused
-        image is marked rejected.
+        image is marked rejected. Raises RuntimeError when a sound picture is refused after it:
+        then what has been marked is not the images' fault.
         A batch's tensors are valid until the next one is asked for; encoded bytes are freed.
         """
         queue = batches(images, self.batch_size, large_apart=self._large_apart)
@@ -169,15 +173,37 @@ class Decoder:
                 try:
                     outputs = self._pipeline.share_outputs()
                 except RuntimeError as error:
-                    retries.extend(_blame(batch, error))
+                    self._blame(batch, error, retries)
                     continue
                 try:
-                    yield self._decoded(batch, outputs, clock)
+                    if batch is not self._sound:
+                        yield self._decoded(batch, outputs, clock)
                 finally:
+                    if self._read is not None:
+                        self._read.synchronize()
                     del outputs
                     self._pipeline.release_outputs()
         finally:
             self._drain()
+
+    def _blame(
+        self, batch: list[EncodedImage], error: RuntimeError, retries: deque[list[EncodedImage]]
+    ) -> None:
+        """Give up a lone refused image, or have the batch tried in parts. Re-raises other errors.
+
+        A sound picture that is fed after it tells an image's fault from the machine's.
+        """
+        message = str(error)
+        if batch is self._sound:
+            raise RuntimeError(f"the decoder refuses sound pictures too: {message}") from error
+        if not is_refusal(message):
+            raise error
+        if len(batch) > 1:
+            retries.extend(split_refused(batch, message))
+            return
+        give_up(batch[0], message)
+        if not any(waiting is self._sound for waiting in retries):
+            retries.append(self._sound)
 
     def _may_feed(self) -> bool:
         if self._resample and sum(map(num_pixels, self._in_flight)) > _MOST_PIXELS_AHEAD:
@@ -202,6 +228,8 @@ class Decoder:
             dct = self._dct[: len(batch)]
             if self._block_dct is not None:
                 self._block_dct(rgb, out=dct)
+        if self._read is not None:
+            self._read.record(torch.cuda.current_stream(rgb.device))
         return DecodedBatch(batch, pixels, dct)
 
     def _placed(self, pictures: Any, count: int) -> torch.Tensor:
@@ -218,17 +246,6 @@ class Decoder:
             self._in_flight.popleft()
             try:
                 self._pipeline.share_outputs()
-            except RuntimeError:
+            except Exception:  # whatever DALI raises: nobody waits for this batch
                 continue
             self._pipeline.release_outputs()
-
-
-def _blame(batch: list[EncodedImage], error: RuntimeError) -> list[list[EncodedImage]]:
-    """Give up a lone refused image, or say how to try the batch again. Re-raises other errors."""
-    message = str(error)
-    if not is_refusal(message):
-        raise error
-    if len(batch) > 1:
-        return split_refused(batch, message)
-    give_up(batch[0], message)
-    return []

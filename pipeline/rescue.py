@@ -2,7 +2,9 @@
 
 One bad image fails its whole DALI batch. DALI names the first one (`Failed to decode sample #k`)
 or does not (`nvImageCodec failure: '#3'`, where 3 is an error code); what it names is a hint for
-splitting the batch, never taken as proof: an image is given up only when it fails alone.
+splitting the batch, never taken as proof: an image is given up only when it fails alone. Both
+messages also stand for what the machine did (DALI leaves the codec's status out of the first), so
+that a sound picture has to decode after it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
+import numpy as np
+
+from pipeline.degrade import compress
 from pipeline.jpeg_integrity import strict_decode_error
 from pipeline.records import EncodedImage, Status
 
@@ -25,12 +30,26 @@ _CODEC_REASONS = {
     "4": "not an image format the decoder knows",
     "17": "its data is damaged",
 }
+# Those that no picture can cause: not initialised, allocation, architecture, something missing,
+# CUDA itself.
+_MACHINE_CODES = frozenset({"1", "5", "7", "10", "11", "15", "16", "21"})
 
 
 def is_refusal(message: str) -> bool:
-    """Whether an error of the DALI graph blames the input rather than the machine."""
-    refused = _NAMED_SAMPLE.search(message) or _CODEC_FAILURE.search(message)
-    return refused is not None and "out of memory" not in message.lower()
+    """Whether an error of the DALI graph may blame the input rather than the machine."""
+    if "out of memory" in message.lower():
+        return False
+    if code := _CODEC_FAILURE.search(message):
+        return code[1] not in _MACHINE_CODES
+    return _NAMED_SAMPLE.search(message) is not None
+
+
+def sound_picture() -> EncodedImage:
+    """A small JPEG that every working decoder decodes; no image of a shard (its row is -1)."""
+    side = 64
+    ramp = np.broadcast_to(np.arange(side, dtype=np.uint8)[:, None, None], (side, side, 3))
+    data = compress(np.ascontiguousarray(ramp), 90)
+    return EncodedImage(row=-1, data=data, num_bytes=len(data), size=(side, side))
 
 
 def split_refused(batch: list[_Item], message: str) -> list[list[_Item]]:

@@ -158,3 +158,12 @@ def without_segment(jpeg: bytes, marker: int) -> bytes:
 def adobe_marker_removed(jpeg: bytes) -> bytes:
     """The same scan without APP14, which is what tells CMYK from YCCK and inverted from not."""
     return without_segment(jpeg, 0xEE)
+
+
+def refused() -> list[bytes]:
+    """Two files that the screen lets through and DALI refuses; it names the first alone."""
+    jpeg = bytearray(encode(photo(60, 80)))
+    at = jpeg.index(b"\xff\xc4")
+    jpeg[at + 5 : at + 21] = b"\xff" * 16  # a Huffman table of more codes than there can be
+    png = save(photo(60, 80), "PNG")
+    return [bytes(jpeg), png[: len(png) // 2]]

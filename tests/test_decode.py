@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from decoding import Decoded, decode_all, plain, scipy_dct, screened, torchvision_input
-from jpegs import encode, every_kind, photo, save
+from jpegs import encode, every_kind, photo, refused, save
 from PIL import Image
 
 from pipeline import decode
@@ -163,24 +163,9 @@ def test_pixels_are_normalised_in_the_asked_for_precision() -> None:
         del batch
 
 
-# From here on: which images come out, and that a bad one costs nobody else anything. These are
-# files that the screen lets through and the decoder refuses: DALI names the first in its message
-# and gives no number for the second.
+# From here on: which images come out, and that a bad one costs nobody else anything.
 
-
-def refused_by_name() -> bytes:
-    jpeg = bytearray(encode(photo(60, 80)))
-    at = jpeg.index(b"\xff\xc4")
-    jpeg[at + 5 : at + 21] = b"\xff" * 16  # a Huffman table of more codes than there can be
-    return bytes(jpeg)
-
-
-def refused_without_name() -> bytes:
-    png = save(photo(60, 80), "PNG")
-    return png[: len(png) // 2]
-
-
-BAD = [refused_by_name(), refused_without_name()]
+BAD = refused()
 GOOD = [encode(photo(60 + seed, 80, seed)) for seed in range(10)]
 
 
@@ -280,6 +265,33 @@ def test_an_error_that_no_image_is_to_blame_for_is_raised(
         with pytest.raises(RuntimeError, match="cudaErrorMemoryAllocation"):
             decode_all(small_decoder, images)
     assert all(image.status == Status.OK for image in images)
+    assert len(decode_all(small_decoder, screened(GOOD))) == len(GOOD)
+
+
+@pytest.mark.parametrize(
+    "message", ["Failed to decode sample #0 :", "nvImageCodec failure: '#17'"], ids=["named", "17"]
+)
+@pytest.mark.parametrize("sound_batches", [0, 1, 2])
+def test_a_decoder_that_refuses_everything_is_not_the_images_fault(
+    small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch, message: str, sound_batches: int
+) -> None:
+    """As a GPU does whose driver fails: DALI words it as it words a damaged picture."""
+    pipeline = small_decoder._pipeline
+    taken, calls = pipeline.share_outputs, 0
+
+    def failing() -> object:
+        nonlocal calls
+        calls += 1
+        if calls <= sound_batches:
+            return taken()
+        taken()
+        pipeline.release_outputs()
+        raise RuntimeError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "share_outputs", failing)
+        with pytest.raises(RuntimeError, match="refuses sound pictures too"):
+            decode_all(small_decoder, screened(GOOD))
     assert len(decode_all(small_decoder, screened(GOOD))) == len(GOOD)
 
 

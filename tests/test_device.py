@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from afd_model import device
-from afd_model.device import resolve_device, resolve_precision
+from afd_model.device import fault_of, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -20,6 +20,21 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match=r"device 'cuda' was asked for.*--device cpu"):
         resolve_device("cuda")
+
+
+def test_a_device_that_fails_whatever_it_is_asked_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fault_of(CPU) is None
+
+    def fail(_: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    assert fault_of(CPU) is None
+    assert fault_of(torch.device("cuda:1")) == (
+        "cuda:1 can no longer be used by this process: CUDA error: an illegal memory access"
+    )
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    assert fault_of(torch.device("cuda")) is None
 
 
 def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:

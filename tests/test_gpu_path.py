@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from decoding import plain, scipy_dct, screened
+from jpegs import refused
 
 from afd_model.backbones import PACKAGED
 from jobs.benchmark_corpus import make_corpus
@@ -20,7 +21,7 @@ from jobs.model import load_model
 from jobs.settings import LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.label_shard import label_shard
-from pipeline.records import Shard
+from pipeline.records import Shard, Status
 from pipeline.screen import Limits
 from pipeline.sources import list_images
 from pipeline.stage_clock import StageClock
@@ -85,6 +86,18 @@ def test_the_dct_is_that_of_the_devices_own_pixels(corpus: Path) -> None:
     for levels, found in zip(pixels, dct, strict=True):
         expected = scipy_dct(levels.transpose(1, 2, 0))
         np.testing.assert_allclose(found, expected, rtol=0, atol=DCT_ROUNDING)
+
+
+@pytest.mark.parametrize("bad", refused(), ids=["named", "unnamed"])
+def test_a_bad_image_costs_no_other(corpus: Path, bad: bytes) -> None:
+    files = files_of(corpus)[:100]
+    files[10] = files[63] = files[99] = bad
+    images = screened(files)
+    decoder = decoder_on(DEVICE, batch_size=32)
+    rows = {i.row for batch in decoder.decode(images, StageClock()) for i in batch.images}
+    rejected = {i.row for i in images if i.status == Status.REJECTED}
+    assert rejected <= {10, 63, 99}  # the device may make something of what libjpeg refuses
+    assert rows == set(range(100)) - rejected
 
 
 def labels_on(device: Any, precision: Any, corpus: Path) -> np.ndarray:

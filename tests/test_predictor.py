@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier, enhance_then_score
 from afd_model.dct import block_dct
 from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.inductor_model import InductorBatches
 from afd_model.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -131,6 +132,21 @@ def test_a_batch_that_does_not_fit_is_run_in_parts_from_then_on() -> None:
     assert model.seen == [13, 7, 4, 4, 4, 1, 4, 4, 4, 1]
     assert predictor.notice is not None
     assert "the model takes 4 images at a time" in predictor.notice
+
+
+def test_a_recorded_batch_that_does_not_fit_is_run_without_the_recording() -> None:
+    classifier = AFDClassifier(backbone(), trained(backbone()))
+    predictor = Predictor(classifier, device=CPU, precision=torch.float32)
+    expected = predictor(*inputs())
+
+    def full(*_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    predictor._batches = cast(InductorBatches, full)
+    found = predictor(*inputs())
+    np.testing.assert_array_equal(found.top_labels, expected.top_labels)
+    assert predictor.notice is not None
+    assert "the model runs without Inductor, more slowly, from here on" in predictor.notice
 
 
 def test_an_image_that_does_not_fit_by_itself_is_an_error() -> None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from jpegs import encode, photo, save
 
 from pipeline.records import Status
-from pipeline.rescue import give_up, is_refusal, split_refused
+from pipeline.rescue import give_up, is_refusal, sound_picture, split_refused
+from pipeline.screen import Limits, screen
 
 # As DALI 2.4 words them, shortened.
 IN_DECODER = "Error in CPU operator `nvidia.dali.fn.decoders.image`, encountered:\n\n"
@@ -24,6 +25,8 @@ UNNAMED = IN_DECODER + "nvImageCodec failure: '#{}'\n\nCurrent pipeline object i
         (UNNAMED.format(17), True),
         ("CUDA runtime API error cudaErrorMemoryAllocation (2): out of memory", False),
         ("nvImageCodec failure: '#8': out of memory", False),
+        (UNNAMED.format(5), False),
+        (UNNAMED.format(21), False),
         ("Failed to decode sample #3: Out of Memory", False),
         ("CUDA error: an illegal memory access was encountered", False),
         ("Error in GPU operator `nvidia.dali.fn.resize`: roi_start is not finite", False),
@@ -85,3 +88,10 @@ def test_the_reason_is_the_best_to_be_had() -> None:
         assert image.data is None
         assert (image.error or "").startswith(f"cannot be decoded: {expected}")
         assert "\n" not in (image.error or "")
+
+
+def test_the_sound_picture_has_nothing_wrong() -> None:
+    image = sound_picture()
+    size = image.size
+    screen(image, Limits(integrity="full"))
+    assert (image.status, image.size) == (Status.OK, size)

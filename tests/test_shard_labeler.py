@@ -12,7 +12,7 @@ import pytest
 from jpegs import encode, photo
 
 from jobs.settings import LabelSettings
-from jobs.shard_labeler import CommitRecord, ShardLabeler
+from jobs.shard_labeler import EXIT_DEVICE_LOST, CommitRecord, ShardLabeler
 from pipeline.label_shard import LabelledShard
 from pipeline.output import OutputFolder
 from pipeline.read_ahead import ReadAhead
@@ -217,6 +217,31 @@ def test_another_model_than_the_runs_is_fatal(
     record = call(ShardLabeler(settings, "run", expected, num_threads=1, driver="d1"), 0)
     assert record.fatal is not None
     assert "weights-sha256 was '0123', is now None" in record.fatal
+
+
+def test_a_lost_device_is_fatal_here_and_ends_a_worker_of_rays(
+    settings: LabelSettings, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labeler = ShardLabeler(settings, "run", None, num_threads=1, driver="d1")
+    tried = []
+
+    def fail(*_: Any) -> None:
+        tried.append(1)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    exits: list[int] = []
+    monkeypatch.setattr(labeler, "_classified", fail)
+    monkeypatch.setattr("afd_model.device.fault_of", lambda device: f"{device} is lost")
+    monkeypatch.setattr("os._exit", exits.append)
+    wanted = "cpu is lost; the same command continues the run"
+    assert [record.fatal for record in labeler.label_each([0, 1])] == [wanted, wanted]
+    assert len(tried) <= 2  # one attempt each, where they ran side by side
+    assert exits == []
+    call(labeler, 2)
+    assert exits == [EXIT_DEVICE_LOST]
+    monkeypatch.undo()
+    output.clean()
+    assert call(ShardLabeler(settings, "run", None, num_threads=1, driver="d1"), 0).error is None
 
 
 def vars_of(settings: LabelSettings) -> dict[str, Any]:
