@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import random
 import ssl
@@ -28,6 +29,16 @@ class TemporaryReadError(ReadError):
 
 class AccessError(RuntimeError):
     """The store lets nobody in, as with wrong or expired credentials: no image can be read."""
+
+
+def blames_content(error: Exception) -> bool:
+    """Whether a file is not what it should be, rather than could not be read just now.
+
+    pyarrow raises OSError for either, but gives only the second a number.
+    """
+    if isinstance(error, (ReadError, AccessError)):
+        return False
+    return getattr(error, "errno", None) in (None, errno.EIO)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.attempts import blames_content
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
 from pipeline.shards import Plan, part_file, part_name
@@ -19,18 +19,20 @@ def damaged_parts(output: OutputFolder, *, threads: int = 4) -> Iterator[tuple[i
     """Read every part that exists in full; yields (shard, what is wrong) of the bad ones.
 
     Pages are held against their checksums, the URIs against the plan's, and the rows' statuses
-    against the counts that were written with them. Raises OutputError when the plan is damaged.
+    against the counts that were written with them. Raises OutputError when the plan is damaged;
+    OSError or AccessError when the output cannot be read, which says nothing of its parts.
     """
-    plan, one_at_a_time = Plan(output), threading.Lock()
+    plan = Plan(output)
 
     def inspect(index: int) -> str | None:
+        shard = plan.shard(index)
         try:
-            with one_at_a_time:  # an open Parquet file serves one thread
-                shard = plan.shard(index)
             return _what_is_wrong(output, shard)
         except FileNotFoundError:  # not labelled yet
             return None
         except (pa.ArrowException, OSError, ValueError) as error:
+            if not blames_content(error):
+                raise
             return " ".join(str(error).split())
 
     shards = range(plan.size.num_shards)

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.attempts import AccessError
+from pipeline.attempts import blames_content
 from pipeline.output import LABELS, PLAN, OutputError, OutputFolder
 from pipeline.records import Container, ImageRef, Shard
 
@@ -113,17 +113,25 @@ def write_plan(
 
 
 class Plan:
-    """An open plan, for any number of threads. Raises OutputError when the file is damaged."""
+    """An open plan, for any number of threads.
+
+    Raises OutputError when the file is damaged; OSError or AccessError when it cannot be had.
+    """
 
     def __init__(self, output: OutputFolder) -> None:
         self._lock = threading.Lock()  # a Parquet file is one thread's at a time
         self._path = f"{output.location}/{PLAN}"
         try:
             self._file = pq.ParquetFile(output.open(PLAN))
-        except (pa.ArrowException, OSError, AccessError) as error:
-            raise self._damaged(str(error)) from error
+        except (pa.ArrowException, OSError) as error:
+            raise self._explained(error) from error
         if self._file.schema_arrow.names != PLAN_SCHEMA.names:
             raise self._damaged(f"it has the columns {', '.join(self._file.schema_arrow.names)}")
+
+    def _explained(self, error: Exception) -> Exception:
+        """The error itself where it is the storage's: nobody should remove an output for that."""
+        missing = isinstance(error, FileNotFoundError)
+        return self._damaged(str(error)) if missing or blames_content(error) else error
 
     def _damaged(self, reason: str) -> OutputError:
         return OutputError(
@@ -141,8 +149,8 @@ class Plan:
         try:
             with self._lock:
                 table = self._file.read_row_group(index)
-        except (pa.ArrowException, OSError, AccessError) as error:
-            raise self._damaged(str(error)) from error
+        except (pa.ArrowException, OSError) as error:
+            raise self._explained(error) from error
         columns = (table.column(name).to_pylist() for name in PLAN_SCHEMA.names)
         return Shard(index, tuple(_ref(*values) for values in zip(*columns, strict=True)))
 

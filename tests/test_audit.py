@@ -1,5 +1,6 @@
 """Every byte of a part counts: whatever is changed after the commit is found."""
 
+import re
 import time
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.attempts import AccessError, TemporaryReadError
 from pipeline.audit import damaged_parts, remove_damaged
 from pipeline.output import OutputError, OutputFolder
-from pipeline.records import SCHEMA, EncodedImage, ImageRef, Shard, Status
+from pipeline.records import SCHEMA, EncodedImage, ImageRef, Status
 from pipeline.shards import Plan, part_path, write_plan
 from pipeline.sink import ShardRows, write_part
 
@@ -86,18 +88,18 @@ def test_the_plan_is_read_by_one_thread_at_a_time(
     output: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An open Parquet file read by two threads hangs now and then."""
-    readers, most, read = 0, 0, Plan.shard
+    readers, most, read = 0, 0, pq.ParquetFile.read_row_group
 
-    def watched(plan: Plan, index: int) -> Shard:
+    def watched(file: pq.ParquetFile, index: int) -> pa.Table:
         nonlocal readers, most
         readers += 1
         most = max(most, readers)
         time.sleep(0.02)  # long enough for another thread to come in
-        shard = read(plan, index)
+        table = read(file, index)
         readers -= 1
-        return shard
+        return table
 
-    monkeypatch.setattr(Plan, "shard", watched)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", watched)
     assert list(damaged_parts(output, threads=3)) == []
     assert most == 1
 
@@ -106,6 +108,42 @@ def test_a_damaged_plan_is_refused(output: OutputFolder) -> None:
     output.plan.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(OutputError, match="remove the output folder"):
         list(damaged_parts(output))
+
+
+def test_no_part_is_removed_for_a_damaged_plan(output: OutputFolder) -> None:
+    plan = bytearray(output.plan.read_bytes())
+    groups = pq.ParquetFile(output.plan).metadata
+    start = groups.row_group(1).column(0).data_page_offset
+    plan[start : start + 400] = b"\xff" * 400
+    output.plan.write_bytes(plan)
+    with pytest.raises(OutputError, match=r"the plan .* cannot be read"):
+        list(remove_damaged(output))
+    assert len(list(output.labels.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TemporaryReadError("504 Gateway Timeout in all the attempts"),
+        AccessError("the token has expired"),
+        PermissionError(13, "Permission denied"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_part_is_removed_because_it_cannot_be_read_just_now(
+    output: OutputFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pipeline.audit.read_facts", fail)
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        list(remove_damaged(output))
+    monkeypatch.undo()
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        list(remove_damaged(output))
+    assert len(list(output.labels.iterdir())) == 2
 
 
 def test_only_the_damaged_are_removed(output: OutputFolder) -> None:
