@@ -1,7 +1,7 @@
 """Drift scores: how far compression has moved a classifier's features, without the original.
 
-DESIGN.md, "Drift"; the angle is the Feature Response Angle of Peng et al. 2024, Fig. 4, between
-the features as they are and the enhanced features.
+See docs/method.md, "Drift scores"; the angle is the Feature Response Angle of Peng et al. 2024,
+Fig. 4, between the features as they are and the enhanced features.
 """
 
 import math

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from jobs.demo_corpus import PHOTOGRAPHS, photograph
+from jobs.machine import num_cores
 from pipeline.degrade import RgbImage, compress
 
 # (height, width) and how often: the sizes that ImageNet's photographs mostly have.
@@ -65,7 +66,7 @@ def _write(folder: Path, names: Sequence[str], seed: int) -> None:
     def write(index: int) -> None:
         (folder / names[index]).write_bytes(make_jpeg(np.random.default_rng([seed, index])))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         for _ in pool.map(write, range(len(names))):
             pass
 

@@ -6,7 +6,6 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -38,17 +37,11 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 
 def software() -> dict[str, str | None]:
     """Versions of what the figures depend on."""
-    found = {
+    return {
         **versions(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
     }
-    for package in ("torchvision", "turbojpeg"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def corpus_facts(refs: Sequence[ImageRef]) -> dict[str, Any]:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 from pathlib import Path
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's: bytes, or "max"
+# A container's: bytes, or "max"; microseconds of all cores in a period, or "max", and the period.
+_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 # What the model's and the decoder's kernels choose by: names of Linux's cpuinfo, x86 and Arm.
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
 
 def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The cores that this process may use, or its container's share of them."""
+    allowed = len(os.sched_getaffinity(0))
+    quota, period, *_ = [*_read(_CPU_LIMIT).split(), "", ""]
+    if not quota.isdecimal() or not period.isdecimal():
+        return allowed
+    return min(allowed, max(1, math.ceil(int(quota) / int(period))))
 
 
 def cpu_name() -> str:
@@ -31,8 +38,12 @@ def cpu_features() -> tuple[str, ...]:
 def memory_bytes() -> int:
     """The machine's memory, or the container's share of it."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _MEMORY_LIMIT.read_text().strip() if _MEMORY_LIMIT.is_file() else "max"
+    limit = _read(_MEMORY_LIMIT).strip()
     return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 def release_free_memory() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 
 
@@ -36,7 +36,7 @@ def this_machine() -> Node:
     """The cores and GPUs that this process sees."""
     import torch  # takes longer than all else here
 
-    return Node(os.cpu_count() or 1, torch.cuda.device_count())
+    return Node(num_cores(), torch.cuda.device_count())
 
 
 def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) -> Pool:

@@ -8,17 +8,16 @@ kept under a name of their own for each start, so that an old one never comes ba
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")  # the default, but not yet in Ray 2.50
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from jobs.cluster import cluster
+from jobs.machine import num_cores
 from jobs.pool import ClusterError
 from jobs.train_settings import TrainSettings
 from pipeline.training_data import Rank
@@ -32,7 +31,7 @@ def run_on_cluster(settings: TrainSettings) -> None:
     use_gpu = settings.device == "cuda"
     # A cluster of our own offers what was asked for: two workers may share a core.
     needed = settings.workers * settings.cpus_per_worker
-    with cluster(settings.address, num_cpus=max(needed, os.cpu_count() or 1)):
+    with cluster(settings.address, num_cpus=max(needed, num_cores())):
         use_gpu = use_gpu or (settings.device == "auto" and _num("GPU") > 0)
         _check_room(settings, use_gpu=use_gpu)
         logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -15,7 +15,10 @@ from pipeline.records import SCHEMA_VERSION
 from pipeline.shards import is_part, write_plan
 from pipeline.sources import list_images
 
-_RECORDED_PACKAGES = ("afd-label", "nvidia-dali-cuda130", "pyarrow", "ray", "timm", "torch")
+_RECORDED_PACKAGES = (
+    *("afd-label", "nvidia-dali-cuda130", "numba", "openvino", "pillow", "pyarrow", "ray", "timm"),
+    *("torch", "torchvision", "turbojpeg"),
+)
 _POLL_S = 0.5
 
 

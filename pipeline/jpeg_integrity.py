@@ -17,7 +17,7 @@ MAX_PIXELS_FOR_STRICT_DECODE = 100_000_000
 ZERO_HOLE_BYTES = 48
 # libjpeg visits every block once a scan, so scans cost time that the file's size does not show.
 # Encoders write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
-MAX_SCANS = 500
+_MOST_SCANS = 500
 MAX_SEGMENTS = 10_000
 
 _EOI, _SOS = 0xD9, 0xDA
@@ -119,8 +119,8 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
             return f"segment 0xFF{code:02X} at byte {at} has an impossible length of {length}"
         if code == _SOS:
             scan_start, scans = pos, scans + 1
-            if scans > MAX_SCANS:
-                return f"more than {MAX_SCANS} scans"
+            if scans > _MOST_SCANS:
+                return f"more than {_MOST_SCANS} scans"
         elif data[pos : pos + 1] not in (b"\xff", b""):
             return f"no marker follows the segment 0xFF{code:02X} at byte {at}"
     return f"more than {MAX_SEGMENTS} segments after the first scan"

@@ -1,4 +1,8 @@
-"""Every step for one shard, in order. The cluster, a test and the benchmark all call this."""
+"""Every step for one shard, in order.
+
+`label_shard` takes them all; a worker begins with `read_shard` while the shard before is labelled,
+and goes on with `label_images`.
+"""
 
 from __future__ import annotations
 

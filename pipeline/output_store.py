@@ -35,8 +35,19 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The rename itself: else a power failure may undo it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # some network file systems know no such thing
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class OutputStore(Protocol):

@@ -89,7 +89,12 @@ class ReadAhead:
             not self._tasks or self._ahead + len(self._runs[0]) <= self._max_images
         ):
             self._ahead += len(self._runs[0])
-            self._tasks.append(reading.submit(self._runs.popleft()))
+            try:
+                self._tasks.append(reading.submit(self._runs.popleft()))
+            except RuntimeError as error:  # its threads have just been ended
+                if self._closed:
+                    raise CancelledError from error
+                raise
 
     def _in_order(self) -> Iterator[EncodedImage]:
         reading = self._start()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -18,6 +17,7 @@ from PIL import Image
 
 from pipeline.degrade import Protocol, RgbImage, compress, degrade, random_qualities
 from pipeline.geometry import Geometry, crop_window
+from pipeline.pillow_warnings import silenced
 from pipeline.records import ImageRef
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -30,7 +30,7 @@ def open_rgb(data: bytes) -> RgbImage:
     Raises ValueError, one line, when it cannot be decoded whole.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
+        with silenced(), Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot be decoded: {' '.join(str(error).split())}") from error

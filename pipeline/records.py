@@ -97,7 +97,7 @@ class EncodedImage:
 class DecodedBatch:
     """Model input for the images that decoded; valid until the next batch is asked for.
 
-    pixels: (B, 3, crop, crop), normalised, channels_last, float32 or float16.
+    pixels: (B, 3, crop, crop), normalised, channels_last, float32, float16 or bfloat16.
     dct: (B, 192, crop/8, crop/8) float32, on the scale of JPEG's quantization tables; (B, 0, ...)
         from a decoder that extracts none.
     """

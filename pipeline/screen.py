@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
-import warnings
 from dataclasses import dataclass
 
 from PIL import Image
@@ -12,15 +10,15 @@ from PIL import Image
 from pipeline.file_format import sniff_format
 from pipeline.jpeg_integrity import IntegrityLevel, check_integrity
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
+from pipeline.pillow_warnings import silenced
 from pipeline.records import EncodedImage, Status
 
 # Encoders write about ten. A decoder goes over the whole picture once for each.
-MAX_SCANS = 100
+REJECTED_ABOVE_SCANS = 100
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 # What a web crawl saves as .jpg besides JPEG, and DALI decodes to the same pixels as PIL.
 _OTHER_FORMATS = ("png", "webp")
-_WARNING_FILTERS = threading.Lock()  # Python has one list of them for all threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +61,11 @@ def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
         image.fail(
             Status.REJECTED, f"{header.precision_bits}-bit JPEG: only 8-bit ones can be read"
         )
-    elif header.scans > MAX_SCANS:
+    elif header.scans > REJECTED_ABOVE_SCANS:
         image.fail(
             Status.REJECTED,
-            f"JPEG of {header.scans} scans: over the limit of {MAX_SCANS}, for each costs as much"
-            " as a picture",
+            f"JPEG of {header.scans} scans: over the limit of {REJECTED_ABOVE_SCANS}, for each"
+            " costs as much as a picture",
         )
     elif len(data) <= header.scan_offset + len(_JPEG_END):
         image.fail(Status.REJECTED, "header only: the JPEG ends before its image data")
@@ -84,7 +82,7 @@ def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
         image.fail(Status.REJECTED, _not_an_image(found, data))
         return
     try:
-        with _WARNING_FILTERS, warnings.catch_warnings(action="ignore"):
+        with silenced():
             picture = Image.open(io.BytesIO(data))
         image.size = (picture.height, picture.width)
     except Image.DecompressionBombError:

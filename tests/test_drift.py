@@ -18,7 +18,7 @@ from afd_model.drift import (
 
 
 def by_definition(f: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """DESIGN.md's formulas, in float64, with acos."""
+    """The documented formulas, in float64, with acos."""
     f, g = f.double(), g.double()
     cosine = (f * g).sum(1) / (f.norm(dim=1) * g.norm(dim=1))
     weight = g.norm(dim=1)

@@ -95,6 +95,14 @@ def test_what_is_closed_gives_nothing_more_begun_or_not(tmp_path: Path, name: st
         list(rest)
 
 
+def test_closed_while_more_is_being_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading_tasks, "read_image", lambda ref: JPEG)
+    images = reading([ImageRef("x")] * 160, max_images=16)
+    monkeypatch.setattr(reading_tasks.Reading, "take", lambda *_: images.close())
+    with pytest.raises(CancelledError):
+        list(images)
+
+
 def test_how_many_images_lie_ready_says_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     refs = [ImageRef("x")] * 160
     monkeypatch.setattr(reading_tasks, "read_image", lambda ref: time.sleep(0.002) or JPEG)
