@@ -6,7 +6,6 @@ file is executed.
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.whole_file import replacing
 
 FORMAT = 1
 METADATA_KEY = "afd_checkpoint"
@@ -81,10 +81,9 @@ def save_checkpoint(
         flip_model=flip_model,
     )
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    # Not save_file, which lets nobody but the owner read the file.
-    temporary.write_bytes(safetensors.torch.save(tensors, {METADATA_KEY: _to_json(facts)}))
-    temporary.replace(path)
+    with replacing(path) as file:
+        # Not save_file, which lets nobody but the owner read the file.
+        file.write_bytes(safetensors.torch.save(tensors, {METADATA_KEY: _to_json(facts)}))
     return replace(facts, path=str(path), sha256=_file_sha256(path))
 
 

@@ -1,9 +1,7 @@
 """A training run's result: the best averaged module as an AFD checkpoint, and its card."""
 
 import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from afd_model.distributed import gathered, is_first
 from afd_model.drift import FLIP_FEATURES, FlipModel
 from afd_model.flip_fit import fit_flip_model, flip_samples
 from afd_model.training import Pairs, Trainer, TrainingError
+from afd_model.whole_file import replacing
 
 CHECKPOINT = "afd.safetensors"
 CARD = "afd.json"
@@ -79,11 +78,6 @@ def export(
         "has_flip_model": flip_model is not None,
         **training,
     }
-    _write_whole(trainer.folder / CARD, json.dumps(card, indent=2) + "\n")
+    with replacing(trainer.folder / CARD) as file:
+        file.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return saved
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -1,13 +1,14 @@
 """What a training run is between two steps, on disk: written whole, read without executing it."""
 
 import copy
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from afd_model.whole_file import replacing
 
 FORMAT = 1
 
@@ -41,12 +42,8 @@ class Best:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write the state, whole or not at all; what was there stays until the new one is complete."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    with replacing(path) as file:
         torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

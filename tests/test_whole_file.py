@@ -1,0 +1,26 @@
+"""A file is replaced whole or not at all, and nothing is left beside it."""
+
+from pathlib import Path
+
+import pytest
+
+from afd_model.whole_file import replacing
+
+
+def test_a_file_is_replaced_when_the_block_succeeds(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    for text in ("first", "second"):
+        with replacing(path) as file:
+            file.write_text(text)
+            assert not path.exists() or path.read_text() != text
+        assert path.read_text() == text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_fails_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    path.write_text("before")
+    with pytest.raises(UnicodeEncodeError), replacing(path) as file:
+        file.write_text("half and then \ud800", encoding="utf-8")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
