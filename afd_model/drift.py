@@ -91,11 +91,6 @@ def drift_angle_deg(features: Tensor, enhanced: Tensor) -> Tensor:
     return drift(features, enhanced).angle_deg
 
 
-def drift_energy(features: Tensor, enhanced: Tensor) -> Tensor:
-    """(B, C, H, W) twice -> (B,); see `drift`."""
-    return drift(features, enhanced).energy
-
-
 # Classifiers trained with label smoothing spread their softmax over all classes; sharpened, the
 # most probable class's share says more of how firmly it stands (docs/experiments.md).
 FLIP_TEMPERATURE = 0.7

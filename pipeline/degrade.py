@@ -38,17 +38,11 @@ class Protocol:
         name: what reports call it.
         applies_to: "full_image", before any resize; or "model_input", after resize and crop.
         later_qualities: further compressions that follow the one at the stated quality.
-        subsampling: of every compression.
     """
 
     name: str
     applies_to: Literal["full_image", "model_input"]
     later_qualities: tuple[int, ...] = ()
-    subsampling: str = "4:2:0"
-
-    def apply(self, rgb: RgbImage, quality: int) -> RgbImage:
-        """Degrade `rgb`, uint8 (H, W, 3) at the protocol's point of the path; the same shape."""
-        return degrade(rgb, (quality, *self.later_qualities), subsampling=self.subsampling)
 
 
 FULL_IMAGE = Protocol("full-image", applies_to="full_image")

@@ -6,9 +6,6 @@ from jpegs import encode, photo
 from PIL import Image
 
 from pipeline.degrade import (
-    FULL_IMAGE,
-    IMAGENET_C,
-    PROTOCOLS,
     SUBSAMPLINGS,
     compress,
     decompress,
@@ -123,15 +120,6 @@ def test_every_size_keeps_its_shape(shape: tuple[int, int], subsampling: str) ->
     degraded = degrade(rgb, (80, 30, 60), subsampling=subsampling, grid_shift=(7, 13))
     assert degraded.shape == (*shape, 3)
     assert degraded.dtype == np.uint8
-
-
-def test_protocols() -> None:
-    rgb = photo(224, 224)
-    assert PROTOCOLS == {"full-image": FULL_IMAGE, "imagenet-c": IMAGENET_C}
-    assert (FULL_IMAGE.applies_to, IMAGENET_C.applies_to) == ("full_image", "model_input")
-    np.testing.assert_array_equal(FULL_IMAGE.apply(rgb, 10), decompress(compress(rgb, 10, "4:2:0")))
-    twice = decompress(encode(decompress(encode(rgb, quality=10)), quality=85))
-    assert max_difference(IMAGENET_C.apply(rgb, 10), twice) <= 2
 
 
 def test_random_draws_follow_the_generator() -> None:

@@ -1,0 +1,43 @@
+"""A picture under the paper's protocols, as a file; the coder itself is tested in test_degrade."""
+
+import numpy as np
+import pytest
+from decoding import plain, torchvision_input
+from jpegs import encode, photo, save
+
+from pipeline.degrade import FULL_IMAGE, IMAGENET_C, PROTOCOLS, compress, decompress
+from pipeline.recompress import compressed_file, drawn_qualities, model_window, open_rgb
+
+GEOMETRY = plain(72, 64)
+
+
+def test_full_image_is_compressed_at_its_own_size() -> None:
+    rgb = photo(90, 120)
+    found = compressed_file(rgb, [40, 10], protocol=FULL_IMAGE, geometry=GEOMETRY)
+    assert found == compress(decompress(compress(rgb, 40, "4:2:0")), 10, "4:2:0")
+
+
+def test_imagenet_c_is_compressed_as_the_model_sees_it_and_again_at_85() -> None:
+    rgb = photo(90, 120)
+    found = compressed_file(rgb, [10], protocol=IMAGENET_C, geometry=GEOMETRY)
+    window = torchvision_input(save(rgb, "PNG"), GEOMETRY)
+    assert np.abs(model_window(rgb, GEOMETRY) - window.astype(int)).max() <= 1
+    once = decompress(compress(model_window(rgb, GEOMETRY), 10, "4:2:0"))
+    assert found == compress(once, 85, "4:2:0")
+    assert PROTOCOLS == {"full-image": FULL_IMAGE, "imagenet-c": IMAGENET_C}
+
+
+def test_random_qualities_are_the_images_own_and_fewer_are_the_first_of_more() -> None:
+    drawn = drawn_qualities("a/b.jpg", 0, 5)
+    assert drawn[:3] == drawn_qualities("a/b.jpg", 0, 3)
+    assert all(5 <= quality <= 95 for quality in drawn)
+    assert len({drawn, drawn_qualities("a/c.jpg", 0, 5), drawn_qualities("a/b.jpg", 1, 5)}) == 3
+
+
+def test_a_file_is_opened_whole_or_refused_in_one_line() -> None:
+    rgb = photo(40, 50)
+    np.testing.assert_array_equal(open_rgb(save(rgb, "PNG")), rgb)
+    assert open_rgb(encode(rgb, mode="CMYK", exif_orientation=6)).shape == rgb.shape
+    for damaged in (encode(rgb)[:-200], b"", b"<html>", save(rgb, "PNG")[:300]):
+        with pytest.raises(ValueError, match=r"\Acannot be decoded: [^\n]+\Z"):
+            open_rgb(damaged)
