@@ -12,64 +12,69 @@ OWN, TEMPORARY, NO_RECORD = "own", "temporary", "none"
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings(BackboneSettings):
-    """Measure each stage, the whole job and the hardware's limit; ends in one JSON line."""
+    """Measure each stage, the whole job and the hardware's limit; prints one line of JSON."""
 
     input: str = setting(
         OWN,
-        "images to measure with: folder, glob, tar or manifest; own: the benchmark makes its JPEGs",
+        "images to measure with: folder, glob, tar or manifest; own: JPEGs that the benchmark"
+        " makes itself",
     )
     corpus: str = setting(
-        TEMPORARY, "folder that keeps the benchmark's own images for the next run, or temporary"
+        TEMPORARY,
+        "folder in which the benchmark's own images are kept for the next run, or temporary",
     )
     num_images: int | Literal["auto"] = setting(
-        "auto", "images to make, or the first of INPUT; auto: 500 on a CPU, 8000 on CUDA"
+        "auto",
+        "number of images to make, or to take from the start of INPUT; auto: 500 on a CPU, 8000 on"
+        " CUDA",
     )
-    seed: int = setting(0, "of the benchmark's own images")
+    seed: int = setting(0, "random seed for the benchmark's own images")
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or untrained: it costs as much), none, or a"
-        " file",
+        "AFD-Module: default (the shipped checkpoint, or an untrained one, which costs as much),"
+        " none, or a checkpoint file",
     )
-    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
+    device: Literal["auto", "cuda", "cpu"] = setting(
+        "auto", "auto: CUDA where there is a GPU, else the CPU"
+    )
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
-        "auto", "of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+        "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
     )
     engine: Literal["auto", "torch", "inductor", "openvino"] = setting(
-        "auto",
-        "what runs the model, as in the label job; auto: as in a large one, inductor on CUDA and"
-        " torch elsewhere",
+        "auto", "what runs the model, as in the label job; auto: inductor on CUDA, torch elsewhere"
     )
 
     workers: tuple[int | Literal["auto"], ...] = setting(
         ("auto",),
-        "worker processes; auto: as many as share a GPU in the label job, else as many as the CPUs"
-        " allow; several values are tried in turn, and the fastest is kept",
+        "worker processes; auto: as many as share a GPU in the label job, else as many as the CPU"
+        " cores allow; several values are tried in turn, and the fastest is kept",
     )
     threads: tuple[int | Literal["auto"], ...] = setting(
         ("auto",),
         "threads of the decoder and of the model in each worker; auto: 1 on a CPU, a worker's"
-        " share of the cores on CUDA; several are tried in turn",
+        " share of the cores on CUDA; several values are tried in turn",
     )
     hw_decoder_load: tuple[float, ...] = setting(
         (0.65,),
-        "share of the JPEGs given to the GPU's hardware decoder, 0 to 1; several are tried in turn",
+        "share of the JPEGs given to the GPU's hardware decoder, 0 to 1; several values are tried"
+        " in turn",
     )
     batch_size: tuple[int | Literal["auto"], ...] = setting(
         ("auto",),
-        "images in a batch of the model; auto: 32 on a CPU, 256 on CUDA or as many as its memory"
-        " holds of four workers'; several are tried in turn",
+        "images per batch of the model; auto: 32 on a CPU; on CUDA 256, or what fits when four"
+        " workers share the GPU; several values are tried in turn",
     )
-    read_threads: int = setting(4, "threads that read and screen files ahead, in each worker")
-    prefetch_batches: int = setting(2, "batches decoded ahead of the model, in each worker")
+    read_threads: int = setting(4, "threads that read and screen files ahead, per worker")
+    prefetch_batches: int = setting(2, "batches decoded ahead of the model, per worker")
     integrity: Literal["off", "fast", "full"] = setting(
         "fast", "search for silent corruption, as in the label job"
     )
     images_per_shard: int | Literal["auto"] = setting(
-        "auto", "images in a shard; auto: one shard a worker, of at most 2000 images"
+        "auto", "images per shard; auto: one shard per worker, or several of at most 2000 images"
     )
 
-    rounds: int = setting(5, "times everything is measured, after one round to warm up")
+    rounds: int = setting(5, "times everything is measured, after one warm-up round")
     record: str = setting(NO_RECORD, "file to append the JSON line to, or none")
 
     def __post_init__(self) -> None:

@@ -13,15 +13,15 @@ EXIT_FAILED = 1
 JOBS = {
     "label": "label every image of a collection",
     "train": "train an AFD-Module for a frozen classifier on unlabelled images",
-    "evaluate": "measure what compression costs and what the module gives back",
-    "compress": "write the paper's test sets: a collection at stated JPEG qualities",
+    "evaluate": "measure what compression costs and how much the module recovers",
+    "compress": "write the paper's test sets: a collection compressed at stated qualities",
     "explain": "draw what compression does to an image inside the classifier",
-    "report": "one HTML page about an output: the corpus, and which labels to trust",
-    "sql": "ask an output something in SQL",
+    "report": "write one HTML page about an output: the corpus, and which labels to trust",
+    "sql": "run a SQL query on an output",
     "benchmark": "measure each stage, the whole job and this machine's limit",
-    "doctor": "what is here, what is missing, and the command that mends it",
+    "doctor": "check this installation and print how to fix what is missing",
     "demo": "label a small corpus of real photographs and show what was found",
-    "completion": "print what makes a shell complete these commands",
+    "completion": "print a shell completion script",
 }
 
 

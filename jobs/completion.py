@@ -42,7 +42,7 @@ PATHS = frozenset(
 class CompletionSettings:
     """Print a shell's completion script, for `source <(afd completion bash)` in ~/.bashrc."""
 
-    shell: Literal["bash", "zsh"] = setting(REQUIRED, "the shell that is to complete")
+    shell: Literal["bash", "zsh"] = setting(REQUIRED, "the shell to print the script for")
 
 
 def script(shell: str) -> str:

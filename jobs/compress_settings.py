@@ -20,32 +20,32 @@ class CompressSettings:
 
     input: str = setting(
         REQUIRED,
-        "folder (recursive), glob, tar or Parquet file of images, manifest (text, CSV or Parquet of"
-        " any of these) or one image, on disk or on s3://, gs://, hf:// or https://",
+        "folder (recursive), glob, tar or Parquet file of images, manifest (a list of any of these"
+        " as text, CSV or Parquet) or one image, on disk or on s3://, gs://, hf:// or https://",
     )
     output: str = setting(
-        REQUIRED, "folder for the sets (q07/, q10/, ...); the same command again continues them"
+        REQUIRED, "folder for the sets (q07/, q10/, ...); repeating the command continues them"
     )
     quality: tuple[int, ...] = setting(
         (7, 10, 15, 18, 25), "IJG qualities, 1 to 100, one set for each; class folders are kept"
     )
     times: int = setting(
-        0, "also write times1/ to timesN/: 1 to N compressions of random quality, 5 to 95"
+        0, "also write times1/ to timesN/: 1 to N compressions at random qualities, 5 to 95"
     )
     subsampling: Literal["4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1"] = setting(
         "4:2:0", "chroma subsampling of every compression"
     )
     protocol: Literal["full-image", "imagenet-c"] = setting(
         "full-image",
-        "full-image compresses the picture at its size; imagenet-c resizes and crops it to the"
-        " model's input first, and saves at quality 85 after the stated one",
+        "full-image: compress the picture at its full size; imagenet-c: first resize and crop it"
+        " to the model's input, compress it, and save the result again at quality 85",
     )
     resize: int = setting(256, "imagenet-c: shorter side after resizing, pixels")
     crop: int = setting(224, "imagenet-c: side of the centre crop, pixels, a multiple of 8")
     interpolation: Literal["bilinear", "bicubic"] = setting("bilinear", "imagenet-c: resize filter")
-    seed: int = setting(0, "of the random qualities")
+    seed: int = setting(0, "random seed for the qualities of --times")
     max_pixels: int = setting(
-        100_000_000, "images with more pixels (width x height) are left out, and named"
+        100_000_000, "images with more pixels (width x height) are left out and listed"
     )
     workers: int = setting(2, "threads that read, compress and write")
 

@@ -44,9 +44,9 @@ class DemoSettings:
     """Label a small corpus of real photographs and show what was found."""
 
     output: str = setting(
-        "demo-output", "folder for the corpus and the labels; made anew each time"
+        "demo-output", "folder for the corpus and the labels; recreated on every run"
     )
-    num_photos: int = setting(300, "photographs' crops in the corpus")
+    num_photos: int = setting(300, "number of crops of photographs in the corpus")
 
 
 def demo(settings: DemoSettings) -> int:

@@ -31,9 +31,9 @@ _TRIALS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorSettings:
-    """Say whether labelling can run here, what was found, and how to mend what is missing."""
+    """Check whether labelling can run here, and print how to fix what is missing."""
 
-    format: Literal["table", "json"] = setting("table", "a line a check, or one JSON document")
+    format: Literal["table", "json"] = setting("table", "one line per check, or one JSON document")
 
 
 def doctor() -> Iterator[Check]:

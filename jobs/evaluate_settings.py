@@ -10,46 +10,49 @@ from jobs.settings import REQUIRED, ClassifierSettings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(ClassifierSettings):
-    """Measure what compression costs a classifier and what the AFD-Module gives back."""
+    """Measure what compression costs a classifier and how much the AFD-Module recovers."""
 
     input: str = setting(
         REQUIRED,
-        "folder (recursive), glob, tar or manifest of clean images; with folders named by WordNet"
-        " id or class name, accuracy is measured beside agreement",
+        "folder (recursive), glob, tar or manifest of clean images; if their folders are named by"
+        " WordNet id or class name, accuracy is measured as well as agreement",
     )
     output: str = setting(REQUIRED, "output folder: report.md, report.json, tables and images")
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
+        "AFD-Module: default (the shipped checkpoint, or the identity where none ships), none, or"
+        " a checkpoint file",
     )
 
     protocol: tuple[str, ...] = setting(
         ("full-image", "imagenet-c"),
         "full-image: JPEG at full size, then resize and crop; imagenet-c: resize and crop, JPEG at"
-        " the quality, JPEG at quality 85",
+        " the stated quality, then JPEG at quality 85",
     )
-    quality: tuple[int, ...] = setting((25, 18, 15, 10, 7), "IJG qualities, a row of a table each")
-    times: int = setting(5, "also 1 to N compressions of random quality, 5 to 95; 0: none")
+    quality: tuple[int, ...] = setting((25, 18, 15, 10, 7), "IJG qualities, one table row for each")
+    times: int = setting(5, "also 1 to N compressions at random qualities, 5 to 95; 0: none")
     num_images: int | Literal["all"] = setting(
-        "all", "how many images, evenly spaced over the collection"
+        "all", "number of images, evenly spaced over the collection"
     )
-    seed: int = setting(0, "of the random qualities and of the bootstrap")
-    resamples: int = setting(2000, "bootstrap samples of the 95 % intervals")
+    seed: int = setting(0, "random seed for the qualities of --times and for the bootstrap")
+    resamples: int = setting(2000, "bootstrap samples for the 95 % intervals")
     figures: bool = setting(
         False,
-        "also draw the paper's Fig. 4, how far features turn with the DCT, from at most 200 of the"
-        " images (needs the figures extra)",
+        "also draw the paper's Fig. 4 (how far features turn as the DCT turns) from at most 200 of"
+        " the images; needs the figures extra",
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
-    precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
-        "auto", "of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+    device: Literal["auto", "cuda", "cpu"] = setting(
+        "auto", "auto: CUDA where there is a GPU, else the CPU"
     )
-    batch_size: int = setting(16, "images in a batch")
-    threads: int = setting(2, "threads of the model, of the decoder and of the compression, each")
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
+        "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+    )
+    batch_size: int = setting(16, "images per batch")
+    threads: int = setting(2, "threads for each of the model, the decoder and the compression")
     max_pixels: int = setting(
-        100_000_000, "images with more pixels (width x height) are left out, and counted"
+        100_000_000, "images with more pixels (width x height) are left out and counted"
     )
 
     def __post_init__(self) -> None:

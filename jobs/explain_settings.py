@@ -10,31 +10,35 @@ from jobs.settings import REQUIRED, BackboneSettings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainSettings(BackboneSettings):
-    """Draw what compression does to an image inside the classifier: a PNG for every image."""
+    """Draw what compression does to an image inside the classifier: one PNG per image."""
 
     images: tuple[str, ...] = setting(
         REQUIRED, "image files, or folders, globs, tars and manifests of them"
     )
-    output: str = setting("explained", "folder for the pictures, one PNG an image, named after it")
+    output: str = setting("explained", "folder for the pictures, one PNG per image, named after it")
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or untrained: the identity), none, or a file",
+        "AFD-Module: default (the shipped checkpoint, or the identity where none ships), none, or"
+        " a checkpoint file",
     )
 
     clean: str = setting(
         "none",
         "the images' clean originals: a folder that holds them under the same names, or one file"
-        " for one image; none: not known",
+        " for one image; none: unknown",
     )
     quality: int | Literal["none"] = setting(
-        "none", "take the images as clean originals, and compress each at this IJG quality first"
+        "none", "treat the images as clean originals, and first compress each at this IJG quality"
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
+    device: Literal["auto", "cuda", "cpu"] = setting(
+        "auto", "auto: CUDA where there is a GPU, else the CPU"
+    )
     dpi: int = setting(150, "dots per inch of the pictures, which are up to 14 inches wide")
     max_pixels: int = setting(
-        100_000_000, "images with more pixels (width x height) are refused before any allocation"
+        100_000_000,
+        "images with more pixels (width x height) are refused before memory is allocated for them",
     )
 
     def __post_init__(self) -> None:

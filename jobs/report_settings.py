@@ -17,20 +17,20 @@ class ReportSettings:
 
     output: str = setting(REQUIRED, "the output folder of an `afd label` run")
     html: str = setting("auto", "file to write; auto: report.html in the output folder")
-    against: str = setting("none", "the output folder of an earlier run to compare with, or none")
-    sure: float = setting(0.5, "confidence from which on a label counts as sure, 0 to 1")
+    against: str = setting("none", "output folder of an earlier run to compare with, or none")
+    sure: float = setting(0.5, "minimum confidence of a label that counts as certain, 0 to 1")
     at_risk: float = setting(
-        0.5, "flip probability from which on a label counts as at risk, 0 to 1"
+        0.5, "minimum flip probability of a label that counts as at risk, 0 to 1"
     )
     thumbnails: int = setting(
-        24, "pictures in each gallery, embedded while their sources can be read; 0: no galleries"
+        24, "pictures in each gallery, embedded if their sources can be read; 0: no galleries"
     )
     thumbnail_time_s: float = setting(
-        20.0, "seconds to spend on reading pictures; the rest is shown without"
+        20.0, "seconds to spend on reading pictures; after that, entries are shown without one"
     )
-    max_labels: int = setting(2000, "classes listed, the most frequent ones")
+    max_labels: int = setting(2000, "number of classes listed, the most frequent first")
     memory_limit: str = setting(
-        "1GB", "memory of the aggregation; what does not fit goes to a temporary folder"
+        "1GB", "memory limit of the queries; what does not fit goes to a temporary folder"
     )
 
     def __post_init__(self) -> None:

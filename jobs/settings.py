@@ -28,12 +28,12 @@ class CollectionSettings:
 
     input: str = setting(
         REQUIRED,
-        "folder (recursive), glob, tar or Parquet file of images, manifest (text, CSV or Parquet of"
-        " any of these) or one image, on disk or on s3://, gs://, hf:// or https://",
+        "folder (recursive), glob, tar or Parquet file of images, manifest (a list of any of these"
+        " as text, CSV or Parquet) or one image, on disk or on s3://, gs://, hf:// or https://",
     )
     output: str = setting(
         REQUIRED,
-        "output folder; the same command again continues the run in it. `afd label` also takes"
+        "output folder; repeating the command continues the run in it. `afd label` also takes"
         " s3://BUCKET/KEY and gs://BUCKET/KEY",
     )
 
@@ -47,10 +47,14 @@ class BackboneSettings:
         "classifier: a torchvision name, or timm:NAME such as timm:tf_efficientnet_lite0",
     )
     weights: str = setting(
-        "default", "default, a torchvision weights name, a local file, or none (random)"
+        "default",
+        "weights of the classifier: default, a torchvision weights name, a local file, or none"
+        " (random)",
     )
     stem_layer: str = setting(
-        "auto", "layer whose output the AFD-Module enhances (dotted path); auto: known by family"
+        "auto",
+        "layer whose output the AFD-Module enhances (dotted path); auto: the known one of the"
+        " backbone's family",
     )
 
 
@@ -83,10 +87,10 @@ class LabelSettings(ClassifierSettings):
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or none where none ships), none, a file, or"
-        " untrained (the identity, for its cost alone)",
+        "AFD-Module: default (the shipped checkpoint, or none where none ships), none, a"
+        " checkpoint file, or untrained (the identity, to measure what it costs)",
     )
-    top_k: int = setting(5, "most probable classes kept for each image")
+    top_k: int = setting(5, "number of most probable classes kept for each image")
 
     resize: int | Literal["auto", "none"] = setting(
         "auto",
@@ -99,83 +103,91 @@ class LabelSettings(ClassifierSettings):
 
     images_per_shard: int | Literal["auto"] = setting(
         "auto",
-        "images in a shard, the unit of work, of retry and of commit; auto: 100 to 2000, by the"
-        " size of the collection",
+        "images per shard, which is the unit of work, retry and commit; auto: 100 to 2000,"
+        " depending on the size of the collection",
     )
     attempts_per_shard: int = setting(
-        3, "times a shard is tried before it is set aside and reported; the rest goes on"
+        3,
+        "times a shard is tried before it is set aside and reported; the run goes on with the"
+        " others",
     )
 
     max_pixels: int = setting(
-        100_000_000, "images with more pixels (width x height) are rejected before any allocation"
+        100_000_000,
+        "images with more pixels (width x height) are rejected before memory is allocated for them",
     )
     integrity: Literal["off", "fast", "full"] = setting(
         "fast",
-        "search for silent corruption: fast finds truncation, holes and broken markers; full"
-        " decodes every JPEG a second time, strictly, and finds most flipped bits too",
+        "search for silent corruption: fast finds truncation, holes and broken markers; full also"
+        " decodes every JPEG a second time, strictly, and finds more of the flipped bits",
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
+    device: Literal["auto", "cuda", "cpu"] = setting(
+        "auto", "auto: CUDA where there is a GPU, else the CPU"
+    )
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
-        "auto", "of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+        "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
     )
     engine: Literal["auto", "torch", "inductor", "openvino"] = setting(
         "auto",
-        "what runs the model; inductor: on CUDA, 15 s longer to start and twice as fast from then"
-        " on; openvino: on CPUs, 3 s and 1.1 to 1.6 times, needs the extra; auto: inductor from"
-        " 25,000 images a worker on, openvino from 10,000 on where it is installed, else torch",
+        "what runs the model; inductor (CUDA): starts 15 s later, then runs twice as fast;"
+        " openvino (CPU, needs the extra): starts 3 s later, then runs 1.1 to 1.6 times as fast;"
+        " auto: inductor from 25,000 images per worker on, openvino, where it is installed, from"
+        " 10,000 on, else torch",
     )
     batch_size: int | Literal["auto"] = setting(
         "auto",
-        "images in a batch of the model; auto: 32 on a CPU, 256 on CUDA or as many as its memory"
-        " holds of four workers'",
+        "images per batch of the model; auto: 32 on a CPU; on CUDA 256, or what fits when four"
+        " workers share the GPU",
     )
     workers: int | Literal["auto"] = setting(
         "auto",
-        "worker processes of Ray's; auto: as many as the GPUs are shared by, or as the CPUs allow;"
-        " 0: label in this process, on one GPU or all cores, without Ray: the first labels come"
-        " sooner",
+        "Ray worker processes; auto: up to four per GPU (see --workers-per-gpu), else one per CPU"
+        " core; 0: label in this process, without Ray, on one GPU or all cores: the first labels"
+        " appear sooner",
     )
     workers_per_gpu: int | Literal["auto"] = setting(
         "auto",
-        "workers that share a GPU; auto: 4, or as many as have two CPU cores each. The largest"
-        " image of a batch then holds up one of them",
+        "workers that share a GPU; auto: 4, or fewer so that each has two CPU cores. With several,"
+        " the largest image of a batch holds up only one of them",
     )
     max_workers: int | Literal["none"] = setting(
         "none",
-        "let the pool grow from --workers (auto: 1) to so many, as an autoscaling cluster does;"
-        " what fits on no node yet is waited for",
+        "on an autoscaling cluster: let the pool grow from --workers (auto: 1) to this many;"
+        " workers that do not fit on any node yet wait for one",
     )
     cpus_per_worker: int | Literal["auto"] = setting(
         "auto",
-        "CPU cores (threads of the model and of the decoder) a worker; auto: 1 without GPUs, else"
-        " the machine's cores shared by its GPUs' workers",
+        "CPU cores (threads of the model and of the decoder) per worker; auto: 1 without GPUs,"
+        " else the machine's cores divided among its GPUs' workers",
     )
-    read_threads: int = setting(4, "threads that read and screen files ahead, in each worker")
-    prefetch_batches: int = setting(2, "batches decoded ahead of the model, in each worker")
+    read_threads: int = setting(4, "threads that read and screen files ahead, per worker")
+    prefetch_batches: int = setting(2, "batches decoded ahead of the model, per worker")
     hw_decoder_load: float = setting(
         0.65, "share of the JPEGs given to the GPU's hardware decoder, 0 to 1; CUDA only"
     )
 
     address: str = setting(
-        "local", "Ray cluster: local starts one here, auto finds the running one"
+        "local",
+        "Ray cluster: local starts one on this machine, auto joins the running one; or an address"
+        " such as HOST:6379",
     )
     dry_run: bool = setting(
         False,
-        "label nothing: say how many images, bytes, shards and workers there would be, and about"
-        " how long it would take, from a short probe in this process",
+        "label nothing; print the number of images, bytes, shards and workers, and an estimate of"
+        " the run time from a short probe in this process",
     )
     verify: bool = setting(
-        False,
-        "read every part of an earlier run in full first, and label the damaged ones again",
+        False, "first read every part of an earlier run in full, and label the damaged ones again"
     )
     progress: Literal["auto", "bar", "plain", "off"] = setting(
         "auto", "auto: a live bar on a terminal, plain lines elsewhere"
     )
     log_format: Literal["text", "json"] = setting(
-        "text", "of the lines on stderr; json: one object a line, with the numbers as fields"
+        "text",
+        "format of the lines on stderr; json: one object per line, with the numbers as fields",
     )
-    log_level: Literal["info", "debug"] = setting("info", "debug: also a line for each shard")
+    log_level: Literal["info", "debug"] = setting("info", "debug adds a line for each shard")
 
     def __post_init__(self) -> None:
         for name in ("top_k", "attempts_per_shard", "max_pixels"):

@@ -30,16 +30,17 @@ _PREPARES = ("SET", "CREATE")  # what is created is in memory
 
 @dataclass(frozen=True, kw_only=True)
 class SqlSettings:
-    """Ask an output of `afd label` something in SQL (DuckDB): views labels and plan are ready."""
+    """Run a SQL query (DuckDB) on an output of `afd label`, with views labels and plan ready."""
 
     output: str = setting(REQUIRED, "the output folder of an `afd label` run")
     query: str = setting(
-        REQUIRED, "SQL, such as 'SELECT status, count(*) FROM labels GROUP BY ALL'; only reads"
+        REQUIRED,
+        "SQL query, such as 'SELECT status, count(*) FROM labels GROUP BY ALL'; it can only read",
     )
     format: Literal["table", "csv", "json"] = setting(
         "table", "table: what fits on the screen; csv and json: every row"
     )
-    max_rows: int = setting(40, "rows shown of a table")
+    max_rows: int = setting(40, "rows shown in a table")
 
     def __post_init__(self) -> None:
         if self.max_rows < 1:

@@ -18,152 +18,181 @@ class TrainSettings(ClassifierSettings):
     )
     afd: str = setting(
         "untrained",
-        "the weights to start from: untrained, default (those shipped for the backbone), or a"
-        " checkpoint of the same backbone, form and size; paper and deep start from each other's,"
-        " and --corrected-stages may differ",
+        "weights to start from: untrained, default (those shipped for the backbone), or a"
+        " checkpoint of the same backbone, --fdm, --dct-input and --afd-size; paper and deep start"
+        " from each other's, and stage corrections may be added or dropped",
     )
     afd_size: Literal["light", "paper", "deep"] = setting(
         "light",
         "light: at most a tenth of the backbone's multiply-adds; paper: width 16 at the stem's"
-        " resolution; deep: the same with residual blocks between, half as costly again",
+        " resolution; deep: as paper, with residual blocks between: 1.3 to 1.5 times the"
+        " multiply-adds",
     )
     fdm: Literal["auto", "channel", "spatial", "both", "full", "full+channel"] = setting(
-        "auto", "form of the Feature Drifting Map; auto: the size's own"
+        "auto", "form of the Feature Drifting Map; auto: that of --afd-size"
     )
     dct_input: Literal["auto", "linear", "log"] = setting(
         "auto",
-        "how FDE-Net sees the DCT: the coefficients over their typical size, or their logarithms;"
-        " auto: the size's own",
+        "what FDE-Net sees of the DCT: linear (the coefficients over their typical size) or log"
+        " (their logarithms); auto: that of --afd-size",
     )
 
     corrected_stages: int | Literal["auto"] = setting(
         "auto",
-        "how many of the backbone's last stages are corrected too, each by a narrow residual at its"
-        " end; 0: the stem alone; auto: as many as the weights to start from do, else 3 (paper: 0)",
+        "number of the backbone's last stages that are corrected too, each by a narrow residual at"
+        " its end; 0: only the stem; auto: as many as in the weights to start from, else 3 (paper:"
+        " 0)",
     )
 
     kl_weight: float = setting(
-        0.0, "loss: KL divergence from the backbone's prediction for the clean picture"
+        0.0, "loss weight of the KL divergence from the backbone's prediction for the clean picture"
     )
     root_kl_weight: float = setting(
         0.0,
-        "loss: root of that divergence, picture by picture; a hopeless one pulls less, and one"
-        " whose label is about to change more",
+        "loss weight of the square root of that divergence, taken per picture: hopeless pictures"
+        " pull less, and those whose label is about to change pull more",
     )
-    kl_temperature: float = setting(1.0, "temperature of that divergence's softmax")
+    kl_temperature: float = setting(1.0, "softmax temperature of that divergence")
     logit_weight: float = setting(
-        0.2, "loss: relative distance of the logits to the clean picture's"
+        0.2, "loss weight of the relative distance between the logits and the clean picture's"
     )
     embedding_weight: float = setting(
-        0.0, "loss: relative distance of what the last linear layer is given to the clean one"
+        0.0,
+        "loss weight of the relative distance between the last linear layer's input and the clean"
+        " picture's",
     )
     feature_weight: float = setting(
-        1.0, "loss: relative distance of the features to the clean ones, stem and stages"
+        1.0,
+        "loss weight of the relative distance between the features and the clean picture's, at the"
+        " stem and later stages",
     )
     distance: Literal["squared", "plain"] = setting(
         "squared",
-        "of logits, embedding and features; plain, the root of the squared one, is gentler to"
-        " pictures that are nearly clean",
+        "distance in the logit, embedding and feature terms; plain, the square root of squared, is"
+        " gentler to pictures that are nearly clean",
     )
-    feature_stages: int = setting(4, "stages behind the stem that the feature term looks at")
+    feature_stages: int = setting(
+        4, "number of stages behind the stem that the feature term compares"
+    )
     stem_l1_weight: float = setting(
-        0.0, "loss: mean absolute difference of the stem's features, the paper's only term"
+        0.0,
+        "loss weight of the mean absolute difference of the stem's features, the paper's only term",
     )
 
     clean_share: float = setting(0.10, "share of the pairs that are not compressed at all")
-    high_quality_share: float = setting(0.08, "share compressed once at quality 75 to 95")
+    high_quality_share: float = setting(
+        0.08, "share of the pairs compressed once at quality 75 to 95"
+    )
     multiple_share: float = setting(
         0.20,
-        "share compressed 2 to --max-compressions times: the whole picture, the window, or first"
-        " the one and then the other",
+        "share of the pairs compressed 2 to --max-compressions times: the whole picture, the"
+        " window, or first the picture and then the window",
     )
     paper_share: float = setting(
         0.60,
-        "of the rest, share at one of the qualities 7, 10, 15, 18, 25; the others at 5 to 95",
+        "of the remaining pairs, the share compressed at one of the qualities 7, 10, 15, 18, 25;"
+        " the others at 5 to 95",
     )
     imagenet_c_share: float = setting(
         0.50,
-        "of what is compressed once, share by the imagenet-c protocol (on the window, then quality"
-        " 85); the others on the whole picture",
+        "of the pairs compressed once, the share that follows the imagenet-c protocol (the window,"
+        " then again at quality 85); the others are compressed as whole pictures",
     )
-    max_compressions: int = setting(5, "most compressions of a pair")
-    min_area: float = setting(0.35, "smallest window's share of the picture's area")
+    max_compressions: int = setting(5, "highest number of compressions of a pair")
+    min_area: float = setting(0.35, "smallest share of the picture's area that a window covers")
     recoloured_share: float = setting(
         0.0,
-        "share of the pairs whose colours are changed first: hue by up to 40 degrees, saturation by"
-        " 0.4 to 1.6, brightness and contrast by 0.7 to 1.3",
+        "share of the pairs whose colours are changed first: hue by up to 40 degrees, saturation"
+        " by a factor of 0.4 to 1.6, brightness and contrast of 0.7 to 1.3",
     )
     upside_down_share: float = setting(0.0, "share of the pairs that are turned upside down first")
 
-    batch_size: int = setting(32, "pairs in a step, of all workers together")
+    batch_size: int = setting(32, "pairs per step, over all workers")
     max_steps: int = setting(
         5000,
-        "steps of the optimizer; the learning rate ends at 0 there. A finished run goes on when"
-        " they are raised",
+        "steps of the optimizer; the learning rate falls to 0 at the last one. To continue a"
+        " finished run, raise this",
     )
     max_time_s: float | Literal["none"] = setting(
-        "none", "end cleanly after so many seconds, with the best checkpoint so far"
+        "none", "end cleanly after this many seconds, with the best checkpoint so far"
     )
     stem_steps: int = setting(
         1000,
-        "the first steps: on the stem's features alone, which is fast; at most half of --max-steps",
+        "number of first steps that train on the stem's features alone, which is fast; at most"
+        " half of --max-steps",
     )
     optimizer: Literal["adamw", "muon"] = setting(
-        "adamw", "muon: of the module's kernels, whose biases and slopes stay AdamW's"
+        "adamw",
+        "adamw, or muon: Muon for the convolution kernels, AdamW for biases and PReLU slopes",
     )
-    stem_learning_rate: float = setting(2e-3, "in the stem steps")
+    stem_learning_rate: float = setting(2e-3, "learning rate of the stem steps")
     learning_rate: float = setting(
-        3e-4, "after them; each rises in --warmup-steps and falls along a cosine"
+        3e-4,
+        "learning rate after the stem steps; both rates rise during --warmup-steps and then fall"
+        " along a cosine",
     )
-    warmup_steps: int = setting(100, "steps in which the learning rate rises from 0")
-    weight_decay: float = setting(1e-4, "of weights, not of biases")
-    ema_decay: float = setting(0.998, "of the averaged weights, which are validated and exported")
+    warmup_steps: int = setting(100, "steps over which the learning rate rises from 0")
+    weight_decay: float = setting(1e-4, "decay of the weights; biases and slopes do not decay")
+    ema_decay: float = setting(
+        0.998, "decay of the moving average of the weights, which is validated and exported"
+    )
     start_share: float = setting(
         0.0,
-        "share of the weights to start from in those that are validated and exported: what they"
-        " were good at is kept, where the training pictures are of fewer kinds than those to label",
+        "weight of the starting checkpoint when it is averaged with the trained weights, 0 to 1;"
+        " keeps what it was good at when the training pictures are less varied than those to label",
     )
-    clip_norm: float = setting(1.0, "greatest norm of the gradient")
-    seed: int = setting(0, "of the module's first weights, the shuffling and the degradation")
+    clip_norm: float = setting(
+        1.0, "greatest norm of the gradient; larger ones are scaled down to it"
+    )
+    seed: int = setting(
+        0, "random seed for the module's initial weights, the shuffling and the degradation"
+    )
 
     held_out_images: int = setting(
-        264, "images kept for validation and the flip model, chosen by a hash of their names"
+        264, "images set aside for validation and the flip model, chosen by a hash of their names"
     )
     keep: Literal["best", "last"] = setting(
         "best",
-        "which averaged weights are exported: of the best validation, or of the last, for held-out"
-        " images that are not like those to be labelled",
+        "which averaged weights are exported: best (of the best validation), or last (of the last"
+        " one), for held-out images that are unlike those to be labelled",
     )
     validate_every_steps: int = setting(250, "steps between validations")
-    save_every_steps: int = setting(100, "steps between saved states; a killed run repeats fewer")
+    save_every_steps: int = setting(
+        100, "steps between saved states; a killed run repeats fewer than this"
+    )
     log_every_steps: int = setting(10, "steps between records in log.jsonl")
     flip_passes: int = setting(
         4, "times each held-out image is compressed at random to fit flip_probability"
     )
     flip_images: int = setting(
-        2000, "training images that are, once each and at the preset's size, fitted to as well"
+        2000,
+        "also fit flip_probability on this many training images, each compressed once at the"
+        " preset's size",
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting("auto", "auto takes CUDA where there is one")
+    device: Literal["auto", "cuda", "cpu"] = setting(
+        "auto", "auto: CUDA where there is a GPU, else the CPU"
+    )
     precision: Literal["auto", "bf16", "fp32"] = setting(
-        "auto", "of the arithmetic; auto: bf16 on CUDA and on CPUs that have it, else fp32"
+        "auto",
+        "precision of the arithmetic; auto: bf16 on CUDA and on CPUs that have it, else fp32",
     )
     workers: int = setting(
-        0,
-        "0: train in this process, without Ray; N: Ray workers, one for each GPU with --device"
-        " cuda",
+        0, "0: train in this process, without Ray; N: Ray workers, one per GPU with --device cuda"
     )
     cpus_per_worker: int = setting(
-        1, "CPU cores (threads of the model and of the decoder) a worker"
+        1, "CPU cores (threads of the model and of the decoder) per worker"
     )
-    attempts: int = setting(3, "times that Ray starts the workers again after one has died, plus 1")
-    read_threads: int = setting(4, "threads that read and screen files ahead, in each worker")
-    prefetch_batches: int = setting(2, "batches made ahead of the model, in each worker")
+    attempts: int = setting(3, "times the workers may be started in all, the first start included")
+    read_threads: int = setting(4, "threads that read and screen files ahead, per worker")
+    prefetch_batches: int = setting(2, "batches made ahead of the model, per worker")
     max_pixels: int = setting(
         100_000_000, "images with more pixels (width x height) are not trained on"
     )
     address: str = setting(
-        "local", "Ray cluster: local starts one here, auto finds the running one"
+        "local",
+        "Ray cluster: local starts one on this machine, auto joins the running one; or an address"
+        " such as HOST:6379",
     )
 
     def __post_init__(self) -> None:
