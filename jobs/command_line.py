@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
 
-EXIT_USAGE = 2
+EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 _Settings = TypeVar("_Settings")
 

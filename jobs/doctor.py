@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from typing import Any, Literal, TextIO
 
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
 from jobs.doctor_check import NAME_WIDTH, Check, line
 from jobs.doctor_machine import (
     check_cpu,
@@ -22,7 +22,6 @@ from jobs.doctor_machine import (
 from jobs.doctor_packages import PACKAGE, installed_requirements, package_checks
 from jobs.settings import setting
 
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
 _TRIALS = {
     "decoder self-test": "check_decoder",
     "shipped AFD weights": "check_shipped_weights",
