@@ -54,13 +54,13 @@ def sql(settings: SqlSettings, to: TextIO) -> None:
     require("report", "duckdb")
     import duckdb
 
-    from jobs.labels_view import one_line, open_labels
+    from jobs.labels_view import message_of, open_labels
 
     with open_labels(OutputFolder(settings.output)) as connection:
         try:
             _answer(connection, settings, to)
         except duckdb.Error as error:
-            raise ValueError(one_line(error)) from error
+            raise ValueError(message_of(error)) from error
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: TextIO) -> None:
