@@ -29,15 +29,16 @@ from jobs.benchmark_report import Round, figures, table
 from jobs.benchmark_settings import NO_RECORD, OWN, TEMPORARY, BenchmarkSettings
 from jobs.benchmark_stages import Stages
 from jobs.benchmark_workers import Workers
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, parse
+from jobs.log import say
 from jobs.machine import num_cores
 from jobs.model import backbone_of
 from jobs.pool import workers_on_gpu
+from jobs.run_job import run_job
 from jobs.settings import LabelSettings
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
 
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
 FORMAT = 1
 _IMAGES = {"cpu": 500, "cuda": 8000}
 _MAX_IMAGES_PER_SHARD = 2000
@@ -149,7 +150,7 @@ class _Bench:
                 done = Round(stages.measure(decode), workers.run())
                 if number:  # the first warms up
                     rounds.append(done)
-                    _say(f"round {number}: {done.job.images_per_s:.4g} images/s")
+                    say(f"round {number}: {done.job.images_per_s:.4g} images/s")
         return rounds, {**_without_folders(stages.facts), **stages.host}
 
     def speed(self, choice: Choice) -> float:
@@ -208,7 +209,7 @@ def _sweep(settings: BenchmarkSettings, bench: _Bench) -> tuple[Choice, list[dic
         for choice in choices:
             if choice not in speeds:
                 speeds[choice] = bench.speed(choice)
-                _say(f"{asdict(choice)}: {speeds[choice]:.4g} images/s")
+                say(f"{asdict(choice)}: {speeds[choice]:.4g} images/s")
         best = max(choices, key=speeds.__getitem__, default=best)
     tried = [{**asdict(c), "images_per_s": round(speed, 2)} for c, speed in speeds.items()]
     return best, tried
@@ -247,10 +248,6 @@ def _append(record: str, line: str) -> None:
         file.write(line + "\n")
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str]) -> int:
     """`afd benchmark`: exit code 0 with a document, 1 when nothing was measured, 2: bad usage."""
     settings = parse(BenchmarkSettings, arguments, prog="afd benchmark", positional=["input"])
@@ -259,18 +256,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(settings: BenchmarkSettings, *, prog: str) -> int:
     """Measure, tell, record. Returns an exit code."""
-    try:
-        result = benchmark(settings)
-        _say(table(result))
-        line = json.dumps(result)
-        if settings.record != NO_RECORD:
-            _append(settings.record, line)
-    except KeyboardInterrupt:
-        _say(f"{prog}: interrupted")
-        return EXIT_FAILED
-    except (ValueError, OSError, RuntimeError) as error:
-        _say(f"{prog}: {error}")
-        return EXIT_FAILED
+    return run_job(prog, lambda: _run(settings), errors=(RuntimeError,))
+
+
+def _run(settings: BenchmarkSettings) -> int:
+    result = benchmark(settings)
+    say(table(result))
+    line = json.dumps(result)
+    if settings.record != NO_RECORD:
+        _append(settings.record, line)
     print(line)
     return EXIT_COMPLETE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.settings import BackboneSettings, setting
+from jobs.settings import BackboneSettings, flag_of, setting
 
 OWN, TEMPORARY, NO_RECORD = "own", "temporary", "none"
 
@@ -83,8 +83,7 @@ class BenchmarkSettings(BackboneSettings):
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, int) and number < 1:
-                    flag = name.replace("_", "-")
-                    raise ValueError(f"--{flag} {number} is not positive: use at least 1")
+                    raise ValueError(f"{flag_of(name)} {number} is not positive: use at least 1")
         for load in self.hw_decoder_load:
             if not 0.0 <= load <= 1.0:
                 raise ValueError(f"--hw-decoder-load {load} is not between 0 and 1")

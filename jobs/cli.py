@@ -6,9 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from jobs.command_line import EXIT_USAGE, interrupt_on_sigterm, nearest
-
-EXIT_FAILED = 1
+from jobs.command_line import EXIT_FAILED, EXIT_USAGE, interrupt_on_sigterm, nearest
 
 JOBS = {
     "label": "label every image of a collection",

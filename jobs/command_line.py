@@ -14,7 +14,10 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
 
-EXIT_USAGE = 2
+from jobs.settings import flag_of
+from pipeline.error_text import one_line
+
+EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 _Settings = TypeVar("_Settings")
 
@@ -34,10 +37,10 @@ class _Parser(ArgumentParser):
     positional: Sequence[str]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: {self._one_line(message)}\n")
+        sys.stderr.write(f"{self.prog}: {self._worded(message)}\n")
         raise SystemExit(EXIT_USAGE)
 
-    def _one_line(self, message: str) -> str:
+    def _worded(self, message: str) -> str:
         fields = {field.name: field for field in dataclasses.fields(self.settings_class)}
         if match := _UNKNOWN_FLAG.search(message):
             flag = match[1].partition("=")[0]
@@ -56,7 +59,7 @@ class _Parser(ArgumentParser):
             names = [name.lstrip("-") for name in match[1].split(", ")]
             missing = [n.upper() if n in self.positional else flag_of(n) for n in names]
             return f"missing {' and '.join(missing)}; --help explains them"
-        return " ".join(message.split())
+        return one_line(message)
 
 
 def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> ArgumentParser:
@@ -121,11 +124,6 @@ def parse(
 def _respell_print_config(parser: ArgumentParser) -> None:
     """Show the library's own flag as this command line spells flags; `parse` respells it back."""
     parser._option_string_actions["--print_config"].option_strings = ["--print-config"]
-
-
-def flag_of(name: str) -> str:
-    """images_per_shard -> --images-per-shard."""
-    return "--" + name.replace("_", "-")
 
 
 def nearest(value: str, known: Sequence[str]) -> str:

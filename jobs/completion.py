@@ -14,10 +14,9 @@ from typing import Any, Literal
 import shtab
 
 from jobs.cli import JOBS
-from jobs.command_line import choices_of, flag_of, parse
-from jobs.settings import REQUIRED, setting
+from jobs.command_line import EXIT_COMPLETE, choices_of, parse
+from jobs.settings import REQUIRED, flag_of, setting
 
-EXIT_COMPLETE = 0
 # job -> the module and the name of its settings, and those that are given by place.
 SETTINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "label": ("jobs.settings", "LabelSettings", ("input",)),

@@ -15,8 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.compress_settings import CompressSettings
+from jobs.log import say
+from jobs.run_job import run_job
 from jobs.run_record import differences
 from pipeline.compressed_sets import MANIFEST_SCHEMA, STAGING, plan_images, write_files
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder, written_whole
@@ -24,7 +26,6 @@ from pipeline.records import ImageRef
 from pipeline.sources import list_images
 
 MANIFEST = "manifest.parquet"
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
 _SAY_EVERY_S = 10.0
 _CHUNK_IMAGES = 256  # an interrupt waits for no more than these
 
@@ -91,26 +92,20 @@ def _rows(
             done += len(chunk)
             if time.time() - said > _SAY_EVERY_S:
                 said = time.time()
-                _say(f"{done}/{len(refs)} images")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+                say(f"{done}/{len(refs)} images")
 
 
 def main(arguments: Sequence[str]) -> int:
     """`afd compress`: exit code 0 when every good image is in every set, 1 when not, 2 usage."""
     settings = parse(CompressSettings, arguments, prog="afd compress", positional=["input"])
-    try:
-        summary = compress_collection(settings)
-    except KeyboardInterrupt:
-        _say("afd compress: interrupted; the same command continues")
-        return EXIT_FAILED
-    except (ValueError, OSError) as error:
-        _say(f"afd compress: {error}")
-        return EXIT_FAILED
+    continued = "; the same command continues"
+    return run_job("afd compress", lambda: _run(settings), continued=continued)
+
+
+def _run(settings: CompressSettings) -> int:
+    summary = compress_collection(settings)
     bad = "".join(f", {count} {status}" for status, count in summary["bad"].items())
-    _say(
+    say(
         f"{summary['images']} images{bad}; {len(summary['sets'])} sets,"
         f" {summary['num_bytes'] / 1e6:.1f} MB in {summary['output']}"
     )

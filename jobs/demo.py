@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
 from jobs.demo_corpus import build_demo_corpus
-from jobs.label import EXIT_COMPLETE, EXIT_FAILED, label
+from jobs.label import label
 from jobs.labels_view import open_labels
+from jobs.run_job import run_job
 from jobs.settings import LabelSettings, setting
 from pipeline.output import LABELS, OutputFolder
 
@@ -92,11 +93,9 @@ def _make_anew(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    try:
-        return demo(parse(DemoSettings, arguments, prog="afd demo"))
-    except (ValueError, RuntimeError) as error:
-        print(f"afd demo: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    """`afd demo`: exit code 0 when the corpus is labelled, 1 when it is not, 2 for bad usage."""
+    settings = parse(DemoSettings, arguments, prog="afd demo")
+    return run_job("afd demo", lambda: demo(settings), errors=(RuntimeError,))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from typing import Any, Literal, TextIO
 
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
 from jobs.doctor_check import NAME_WIDTH, Check, line
 from jobs.doctor_machine import (
     check_cpu,
@@ -21,8 +21,8 @@ from jobs.doctor_machine import (
 )
 from jobs.doctor_packages import PACKAGE, installed_requirements, package_checks
 from jobs.settings import setting
+from pipeline.error_text import named
 
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
 _TRIALS = {
     "decoder self-test": "check_decoder",
     "shipped AFD weights": "check_shipped_weights",
@@ -71,8 +71,7 @@ def _trial(name: str, function: str) -> Check:
     except ImportError as error:  # that package's own line says how to mend it
         return Check(name=name, state="missing", found=f"not run: {error}")
     except Exception as error:  # whatever a decoder raises, the other findings still count
-        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Check(name=name, state="wrong", found=found)
+        return Check(name=name, state="wrong", found=named(error))
 
 
 def _table(checks: Iterator[Check], to: TextIO) -> list[Check]:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from jobs.doctor_check import Check
+from pipeline.error_text import named
 
 PACKAGE = "afd-label"
 # The module of a distribution, where it is not the distribution's own name.
@@ -64,7 +65,7 @@ def check_package(requirement: str) -> Check:
         return Check(
             name=name,
             state="wrong",
-            found=f"{found} is installed and does not import: {_one_line(error)}",
+            found=f"{found} is installed and does not import: {named(error)}",
             mend=f"pip install --force-reinstall '{text}'",
         )
     return Check(name=name, state="ok", found=f"{found}{_build(name, module)}")
@@ -129,7 +130,3 @@ def _needed_by(extra: str, requirements: Sequence[str]) -> list[str]:
             else:
                 needed.append(plain)
     return needed
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_angles import (
     AngleStudy,
@@ -32,11 +32,12 @@ from jobs.evaluation_tables import (
     tables_markdown,
 )
 from jobs.extras import require
+from jobs.log import say
+from jobs.run_job import run_job
 from jobs.run_record import versions
 from pipeline.evaluate_images import Condition
 from pipeline.output import OutputError, OutputFolder, written_whole
 
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
 REPORT, JSON, TABLES, IMAGES = "report.md", "report.json", "tables.parquet", "images.parquet"
 ANGLES, ANGLE_BINS = "response_angles.parquet", "response_angle_bins.parquet"
 ANGLE_FIGURE = "response_angles.png"
@@ -54,7 +55,7 @@ def evaluate(settings: EvaluateSettings) -> str:
         output.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write to {str(output.path)!r}: {error.strerror}") from error
-    found = measure(settings, _say)
+    found = measure(settings, say)
     tables = make_tables(
         found.outcomes, found.truth, resamples=settings.resamples, seed=settings.seed
     )
@@ -151,21 +152,14 @@ def _write_parquet(output: OutputFolder, name: str, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str]) -> int:
     """`afd evaluate`: exit code 0 with a report, 1 when it could not be made, 2 for bad usage."""
     settings = parse(EvaluateSettings, arguments, prog="afd evaluate", positional=["input"])
-    try:
-        print(evaluate(settings))
-    except KeyboardInterrupt:
-        _say("afd evaluate: interrupted")
-        return EXIT_FAILED
-    except (ValueError, OSError) as error:
-        _say(f"afd evaluate: {error}")
-        return EXIT_FAILED
+    return run_job("afd evaluate", lambda: _run(settings))
+
+
+def _run(settings: EvaluateSettings) -> int:
+    print(evaluate(settings))
     return EXIT_COMPLETE
 
 

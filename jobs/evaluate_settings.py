@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.settings import REQUIRED, ClassifierSettings, setting
+from jobs.settings import REQUIRED, ClassifierSettings, flag_of, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,4 +67,4 @@ class EvaluateSettings(ClassifierSettings):
         for name in ("num_images", "resamples", "batch_size", "threads", "max_pixels"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value} is not positive")
+                raise ValueError(f"{flag_of(name)} {value} is not positive")

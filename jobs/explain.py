@@ -14,10 +14,12 @@ from afd_model.classifier import AFDClassifier
 from afd_model.device import resolve_device
 from afd_model.explainer import explain
 from afd_model.feature_maps import picture
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
 from jobs.explain_settings import ExplainSettings
 from jobs.extras import require
+from jobs.log import say
 from jobs.model import backbone_of
+from jobs.run_job import run_job
 from pipeline.clean_twins import CleanTwins
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry
@@ -27,8 +29,6 @@ from pipeline.recompress import common_root, relative_name
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screen import Limits
 from pipeline.sources import list_images
-
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
 
 
 class Explainer:
@@ -131,14 +131,14 @@ def explain_images(settings: ExplainSettings) -> int:
     if not refs:
         return failed
     explainer = Explainer(settings, twins)
-    _say(f"drawing {len(refs)} images with {settings.backbone}")
+    say(f"drawing {len(refs)} images with {settings.backbone}")
     for ref, name in zip(refs, output_names(refs), strict=True):
         path = output.path / f"{name}.png"
         try:
             explainer.draw(ref, name, path)
         except (ValueError, OSError) as error:
             failed += 1
-            _say(f"afd explain: {ref.uri}: {error}")
+            say(f"afd explain: {ref.uri}: {error}")
         else:
             print(path, flush=True)
     return failed
@@ -153,26 +153,18 @@ def _listed(locations: Sequence[str]) -> tuple[list[ImageRef], int]:
             found |= dict.fromkeys(list_images(location))
         except ValueError as error:
             failed += 1
-            _say(f"afd explain: {error}")
+            say(f"afd explain: {error}")
     return list(found), failed
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:
     """`afd explain`: exit code 0 with a picture of every image, 1 when one has none, 2 usage."""
     settings = parse(ExplainSettings, arguments, prog="afd explain", positional=["images"])
-    try:
-        failed = explain_images(settings)
-    except KeyboardInterrupt:
-        _say("afd explain: interrupted")
-        return EXIT_FAILED
-    except (ValueError, OSError) as error:
-        _say(f"afd explain: {error}")
-        return EXIT_FAILED
-    return EXIT_FAILED if failed else EXIT_COMPLETE
+    return run_job("afd explain", lambda: _run(settings))
+
+
+def _run(settings: ExplainSettings) -> int:
+    return EXIT_FAILED if explain_images(settings) else EXIT_COMPLETE
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afd_model.device import resolve_device
-from jobs.benchmark import EXIT_COMPLETE, EXIT_FAILED, run
+from jobs.benchmark import run
 from jobs.benchmark_settings import BenchmarkSettings
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
 from jobs.machine import num_cores
+from jobs.run_job import run_job
 
 GPU_TESTS = ("tests/test_doctor.py", "tests/test_gpu_path.py", "tests/test_predictor.py")
 _ROOT = Path(__file__).parent.parent
@@ -28,11 +29,11 @@ def main(arguments: Sequence[str]) -> int:
         prog="gpu-check",
         positional=["input"],
     )
-    try:
-        resolve_device("cuda")
-    except ValueError as error:
-        print(f"gpu-check: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    return run_job("gpu-check", lambda: _check(settings))
+
+
+def _check(settings: BenchmarkSettings) -> int:
+    resolve_device("cuda")
     # The options that pyproject.toml adds ask for plug-ins which an environment of the package
     # alone has not; the marker is then the only choice, so that no GPU test is left out.
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-m", "gpu", *GPU_TESTS]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
 from jobs.dry_run import dry_run
 from jobs.log import configure, say
 from jobs.pool import ClusterError
@@ -24,8 +24,6 @@ from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
 from pipeline.presence import Presence
 from pipeline.shards import Plan
-
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
 
 
 def label(settings: LabelSettings) -> Summary:

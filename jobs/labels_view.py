@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from pipeline.error_text import one_line
 from pipeline.output import OutputError, OutputFolder
 
 
@@ -44,7 +45,7 @@ def open_labels(output: OutputFolder) -> duckdb.DuckDBPyConnection:
             connection.execute(f"CREATE VIEW plan AS FROM {_scan([plan])}")
     except duckdb.Error as error:
         connection.close()
-        raise OutputError(f"cannot read {str(output.labels)!r}: {one_line(error)}") from error
+        raise OutputError(f"cannot read {str(output.labels)!r}: {message_of(error)}") from error
     return connection
 
 
@@ -76,7 +77,6 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def one_line(error: duckdb.Error) -> str:
+def message_of(error: duckdb.Error) -> str:
     """DuckDB's message without the excerpt of the query and its advice, and on one line."""
-    message = str(error).partition("\n\n")[0]
-    return " ".join(message.split())
+    return one_line(str(error).partition("\n\n")[0])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.extras import require
+from jobs.log import say
 from jobs.report_settings import Report, ReportSettings
-
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
+from jobs.run_job import run_job
 
 
 def report(settings: ReportSettings, say: Callable[[str], None] = lambda line: None) -> Report:
@@ -24,21 +24,14 @@ def report(settings: ReportSettings, say: Callable[[str], None] = lambda line: N
     return build(settings, say)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str]) -> int:
     """`afd report`: exit code 0 with a page, 1 when it could not be made, 2 for bad usage."""
     settings = parse(ReportSettings, arguments, prog="afd report", positional=["output"])
-    try:
-        made = report(settings, _say)
-    except KeyboardInterrupt:
-        _say("afd report: interrupted")
-        return EXIT_FAILED
-    except (ValueError, OSError) as error:
-        _say(f"afd report: {error}")
-        return EXIT_FAILED
+    return run_job("afd report", lambda: _run(settings))
+
+
+def _run(settings: ReportSettings) -> int:
+    made = report(settings, say)
     print(f"{made.path} ({made.num_bytes / 1e6:.1f} MB, {made.images:,} images)")
     return EXIT_COMPLETE
 

@@ -17,8 +17,9 @@ from functools import lru_cache
 from PIL import Image, ImageFile
 
 from jobs.report_queries import Row
+from pipeline.attempts import AccessError
 from pipeline.image_bytes import read_image
-from pipeline.output import OutputError, OutputFolder
+from pipeline.output import OutputFolder
 from pipeline.records import Container, ImageRef
 from pipeline.shards import Plan
 
@@ -27,6 +28,8 @@ _JPEG_QUALITY = 72
 _MAX_BYTES = 32 * 2**20  # of a source; larger ones are not read
 _MAX_PIXELS = 64_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP")
+# Of a plan or an image that cannot be had; other pictures may be in another store.
+_NOT_TO_BE_HAD = (OSError, ValueError, AccessError)
 
 
 class Thumbnails:
@@ -37,7 +40,7 @@ class Thumbnails:
         self._deadline = time.monotonic() + budget_s
         try:
             self._plan: Plan | None = Plan(output)
-        except OutputError:
+        except _NOT_TO_BE_HAD:
             self._plan = None
         self._refs = lru_cache(maxsize=4)(self._read_refs)
 
@@ -54,7 +57,7 @@ class Thumbnails:
             return None  # all before it would have to be unpacked
         try:
             data = read_image(ref)
-        except (OSError, ValueError):
+        except _NOT_TO_BE_HAD:
             return None
         return thumbnail(data) if len(data) == size else None  # another file by now
 
@@ -67,7 +70,7 @@ class Thumbnails:
             return {}
         try:
             return {ref.uri: ref for ref in self._plan.shard(shard).refs}
-        except OutputError:
+        except _NOT_TO_BE_HAD:
             return {}
 
 

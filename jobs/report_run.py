@@ -13,6 +13,7 @@ import numpy as np
 
 from jobs.labels_view import list_parts
 from jobs.report_queries import Row
+from pipeline.error_text import one_line
 from pipeline.output import OutputError, OutputFolder
 from pipeline.shards import Plan
 from pipeline.sink import facts_of
@@ -63,7 +64,7 @@ def read_run(output: OutputFolder, *, threads: int = 4) -> Run:
         try:
             return facts_of(path, path.name)
         except (OSError, ValueError) as error:
-            return " ".join(str(error).split())
+            return one_line(error)
 
     parts, damaged, devices = [], {}, Counter[str]()
     times: list[PartTimes] = []

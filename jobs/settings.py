@@ -22,6 +22,11 @@ def setting(default: Any, description: str) -> Any:
     return field(default=default, metadata={"help": description})
 
 
+def flag_of(name: str) -> str:
+    """images_per_shard -> --images-per-shard."""
+    return "--" + name.replace("_", "-")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CollectionSettings:
     """Where a job reads and where it writes."""
@@ -241,5 +246,4 @@ _ROW_SETTINGS = (
 def _require_positive(settings: Any, name: str) -> None:
     value = getattr(settings, name)
     if value < 1:
-        flag = name.replace("_", "-")
-        raise ValueError(f"--{flag} {value} is not positive: use at least 1")
+        raise ValueError(f"{flag_of(name)} {value} is not positive: use at least 1")

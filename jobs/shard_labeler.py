@@ -24,6 +24,7 @@ from jobs.machine import release_free_memory
 from jobs.metrics import ShardMetrics
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
+from pipeline.error_text import named
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
 from pipeline.shards import Plan, part_name
@@ -96,7 +97,7 @@ class ShardLabeler:
                 self._load, run_id, expected_model, num_threads, num_workers
             ).result()
         except Exception as error:
-            self._fatal = str(error) if isinstance(error, ValueError) else _one_line(error)
+            self._fatal = str(error) if isinstance(error, ValueError) else named(error)
 
     def _load(
         self,
@@ -173,7 +174,7 @@ class ShardLabeler:
                         break
                     record = self._commit(shard, started_at, labelled)
                 except Exception as failure:
-                    error = _one_line(failure)
+                    error = named(failure)
                     if self._has_lost_device():
                         return CommitRecord(shard, started_at, fatal=self._fatal)
                 else:
@@ -182,7 +183,7 @@ class ShardLabeler:
                 if self._stopping:
                     break
         except Exception as failure:  # of the output itself
-            error = _one_line(failure)
+            error = named(failure)
         self._metrics.failed()
         return CommitRecord(shard, started_at, error=error)
 
@@ -268,7 +269,3 @@ class ShardLabeler:
             self.model.facts,
             notice=self.model.predictor.notice,
         )
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.extras import require
+from jobs.run_job import run_job
 from jobs.settings import REQUIRED, setting
 from pipeline.output import OutputFolder
 
 if TYPE_CHECKING:
     import duckdb
 
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
 _FALLBACK_WIDTH = 120  # characters, where the output is no terminal
 _FETCH_ROWS = 10_000
 # By name: DuckDB's own enumeration would have to be imported with the job.
@@ -55,13 +55,13 @@ def sql(settings: SqlSettings, to: TextIO) -> None:
     require("report", "duckdb")
     import duckdb
 
-    from jobs.labels_view import one_line, open_labels
+    from jobs.labels_view import message_of, open_labels
 
     with open_labels(OutputFolder(settings.output)) as connection:
         try:
             _answer(connection, settings, to)
         except duckdb.Error as error:
-            raise ValueError(one_line(error)) from error
+            raise ValueError(message_of(error)) from error
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: TextIO) -> None:
@@ -144,14 +144,15 @@ _WRITERS = {"csv": _write_csv, "json": _write_json}
 def main(arguments: Sequence[str]) -> int:
     """`afd sql`: exit code 0 with the answer, 1 when the query or the output is bad, 2 usage."""
     settings = parse(SqlSettings, arguments, prog="afd sql", positional=["output", "query"])
+    return run_job("afd sql", lambda: _run(settings))
+
+
+def _run(settings: SqlSettings) -> int:
     try:
         sql(settings, sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
-        print(f"afd sql: {error}", file=sys.stderr)
-        return EXIT_FAILED
     return EXIT_COMPLETE
 
 

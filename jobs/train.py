@@ -11,7 +11,9 @@ from typing import Any
 from afd_model.device import resolve_device
 from afd_model.export import CARD, CHECKPOINT
 from afd_model.training import TrainingError
-from jobs.command_line import parse
+from jobs.command_line import EXIT_COMPLETE, parse
+from jobs.log import say
+from jobs.run_job import run_job
 from jobs.run_record import differences, versions
 from jobs.train_settings import TrainSettings
 from jobs.training_log import shown_live
@@ -19,13 +21,11 @@ from jobs.training_run import prepare, run_worker
 from pipeline.output import RUN, OutputError, OutputFolder, written_whole
 from pipeline.training_data import Rank
 
-EXIT_COMPLETE, EXIT_FAILED = 0, 1
-
 
 def train_module(settings: TrainSettings) -> dict[str, Any]:
     """Train, or go on where an earlier run with the same settings ended; returns the card.
 
-    Raises ValueError, worded for the user, when the run cannot start; TrainingError or (from Ray)
+    Raises ValueError, worded for the user, when the run cannot start; TrainingError or
     ClusterError when it cannot go on.
     """
     settings = settings.located()
@@ -36,7 +36,7 @@ def train_module(settings: TrainSettings) -> dict[str, Any]:
             run_worker(settings, Rank())
         else:
             prepare(settings, resolve_device("cpu"))  # a user's mistakes come out here, worded
-            from jobs.ray_training import run_on_cluster  # only here: Ray need not be installed
+            from jobs.ray_training import run_on_cluster  # only here: one process does without Ray
 
             run_on_cluster(settings)
     card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
@@ -73,9 +73,9 @@ def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -
     if wanted > steps:
         earlier = [*record.get("earlier_max_steps", []), steps]
         _write_record(output, {**record, "settings": now, "earlier_max_steps": earlier})
-        _say(f"continuing the run in {output.path} for {wanted} steps instead of {steps}")
+        say(f"continuing the run in {output.path} for {wanted} steps instead of {steps}")
     else:
-        _say(f"continuing the run in {output.path}")
+        say(f"continuing the run in {output.path}")
 
 
 def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
@@ -90,34 +90,21 @@ def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
         ) from error
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _cluster_errors() -> tuple[type[BaseException], ...]:
-    """Ray's part of the errors; only where a run has used it."""
-    module = sys.modules.get("jobs.cluster")
-    return () if module is None else (module.ClusterError,)
-
-
 def main(arguments: Sequence[str]) -> int:
     """`afd train`: exit code 0 with a checkpoint, 1 when training failed, 2 for bad usage."""
     settings = parse(TrainSettings, arguments, prog="afd train", positional=["input"])
-    try:
-        card = train_module(settings)
-    except KeyboardInterrupt:
-        _say("afd train: interrupted; the same command continues the run")
-        return EXIT_FAILED
-    except (ValueError, TrainingError) as error:
-        _say(f"afd train: {error}")
-        return EXIT_FAILED
-    except Exception as error:
-        if not isinstance(error, _cluster_errors()):
-            raise
-        _say(f"afd train: {error}; the same command continues the run")
-        return EXIT_FAILED
+    return run_job(
+        "afd train",
+        lambda: _run(settings),
+        errors=(TrainingError,),
+        continued="; the same command continues the run",
+    )
+
+
+def _run(settings: TrainSettings) -> int:
+    card = train_module(settings)
     score = card["held_out_scores"]
-    _say(
+    say(
         f"{Path(settings.output) / CHECKPOINT}: {card['ended']}, best at step {card['best_step']};"
         f" held out, compressed: {score['compressed_agreement']:.1%} of the labels are the clean"
         f" picture's ({score['direct_agreement']:.1%} without the module)"

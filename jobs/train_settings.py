@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jobs.settings import ClassifierSettings, setting
+from jobs.settings import ClassifierSettings, flag_of, setting
 from pipeline.pair_plan import DegradationMix
 
 
@@ -198,7 +198,7 @@ class TrainSettings(ClassifierSettings):
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
-                raise ValueError(f"--{_spelt(name)} {getattr(self, name)} is not positive")
+                raise ValueError(f"{flag_of(name)} {getattr(self, name)} is not positive")
         for name in (
             "workers",
             "stem_steps",
@@ -209,7 +209,7 @@ class TrainSettings(ClassifierSettings):
             "flip_images",
         ):
             if getattr(self, name) < 0:
-                raise ValueError(f"--{_spelt(name)} {getattr(self, name)} is negative")
+                raise ValueError(f"{flag_of(name)} {getattr(self, name)} is negative")
         if self.corrected_stages != "auto" and self.corrected_stages < 0:
             raise ValueError(f"--corrected-stages {self.corrected_stages} is negative")
         if not 0 <= self.ema_decay < 1:
@@ -251,7 +251,3 @@ _FREE = (
     *("prefetch_batches", "address", "save_every_steps", "log_every_steps", "flip_passes"),
     "flip_images",
 )
-
-
-def _spelt(name: str) -> str:
-    return name.replace("_", "-")

@@ -22,6 +22,7 @@ from afd_model.stages import head_path
 from afd_model.training import Trainer, TrainingOptions, train
 from jobs.model import backbone_of
 from jobs.run_record import versions
+from jobs.settings import flag_of
 from jobs.train_settings import TrainSettings
 from jobs.training_log import TrainingLog
 from pipeline.decode import DecodeOptions
@@ -238,7 +239,7 @@ def _earlier(folder: Path) -> dict[str, Any]:
 def _changed_flags(settings: TrainSettings, named: dict[str, str]) -> str:
     fields = TrainSettings.__dataclass_fields__
     return " ".join(
-        f"--{name.replace('_', '-')} {json.dumps(value).strip(chr(34))}"
+        f"{flag_of(name)} {json.dumps(value).strip(chr(34))}"
         for name, value in {**settings.model_settings, **named}.items()
         if name != "input" and value != fields[name].default
     )

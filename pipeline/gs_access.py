@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from pipeline.attempts import AccessError
+from pipeline.error_text import one_line
 from pipeline.http_transfer import Sign
 from pipeline.locations import SourceError
 
@@ -49,7 +50,7 @@ def _token_header() -> dict[str, str]:
             if not credentials.valid:
                 credentials.refresh(Request())
     except GoogleAuthError as error:
-        raise AccessError(f"no Google credentials: {' '.join(str(error).split())}") from None
+        raise AccessError(f"no Google credentials: {one_line(error)}") from None
     return {"Authorization": f"Bearer {credentials.token}"}
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import turbojpeg
 
+from pipeline.error_text import one_line
 from pipeline.jpeg_scan import JpegHeader
 
 IntegrityLevel = Literal["off", "fast", "full"]
@@ -49,7 +50,7 @@ def strict_decode_error(data: bytes) -> str | None:
     try:
         turbojpeg.decompress(data, raise_on_warnings=True)
     except (RuntimeError, ValueError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error) or type(error).__name__
     return None
 
 

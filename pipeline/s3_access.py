@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import pyarrow.fs
 
 from pipeline.attempts import AccessError, TemporaryReadError
+from pipeline.error_text import one_line
 from pipeline.http_transfer import Sign
 from pipeline.locations import SourceError
 
@@ -67,9 +68,8 @@ def _region_of(bucket: str) -> str:
     try:
         return pyarrow.fs.resolve_s3_region(bucket)
     except OSError as error:
-        reason = " ".join(str(error).split())
         raise TemporaryReadError(
-            f"where the bucket {bucket!r} is cannot be told: {reason}"
+            f"where the bucket {bucket!r} is cannot be told: {one_line(error)}"
         ) from None
 
 
@@ -81,7 +81,7 @@ def _credentials() -> Credentials | None:
         found = _botocore_credentials()
         return None if found is None else Credentials(*found.get_frozen_credentials()[:3])
     except BotoCoreError as error:
-        raise AccessError(f"no AWS credentials: {' '.join(str(error).split())}") from None
+        raise AccessError(f"no AWS credentials: {one_line(error)}") from None
 
 
 def _botocore_credentials() -> Any:

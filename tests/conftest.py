@@ -58,6 +58,16 @@ def proxy(s3: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield made
 
 
+@pytest.fixture
+def expired(s3: Bucket, proxy: Proxy) -> str:
+    """A bucket of pictures that can be listed but not read: the token expires in between."""
+    from jpegs import encode, photo
+
+    s3.write({f"{k}.jpg": encode(photo(80, 110, k)) for k in range(16)})
+    proxy.faults = {r"\.jpg": ["403:ExpiredToken"] * 1000}
+    return s3.url
+
+
 @pytest.fixture(params=["disk", "s3"])
 def collection(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder with one of everything (`corpora.COLLECTION`), on disk and in a bucket."""

@@ -35,7 +35,7 @@ def collection(tmp_path: Path) -> Path:
     return folder
 
 
-def run(collection: Path, output: Path, *flags: str) -> int:
+def run(collection: Path | str, output: Path, *flags: str) -> int:
     return main([str(collection), "--output", str(output), *flags])
 
 
@@ -103,6 +103,16 @@ def test_other_settings_are_refused(
     assert "subsampling was '4:2:0', is now '4:4:4'" in capsys.readouterr().err
     assert run(collection, output, "--quality", "20") == 0  # one more set is no other setting
     assert run(tmp_path / "nowhere", output) == 1
+
+
+def test_a_token_that_expires_is_one_line(
+    expired: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(expired, tmp_path / "out") == 1
+    assert capsys.readouterr().err == (
+        "afd compress: HTTP 403 ExpiredToken: the credentials in the environment are not accepted;"
+        " the same command continues\n"
+    )
 
 
 def test_a_tar_gives_the_same_sets_as_its_folder(collection: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return resnet18_checkpoint(tmp_path_factory.mktemp("afd"))
 
 
-def run(collection: Path, output: Path, *flags: str) -> int:
+def run(collection: Path | str, output: Path, *flags: str) -> int:
     fixed = ("--backbone", "resnet18", "--weights", "none", "--device", "cpu", "--threads", "1")
     threads = torch.get_num_threads()
     try:
@@ -243,3 +243,12 @@ def test_a_collection_without_images_says_so(
     (tmp_path / "a.jpg").write_bytes(b"<html>")
     assert run(tmp_path / "a.jpg", tmp_path / "out") == 1
     assert "none of the 1 images can be evaluated; " in capsys.readouterr().err
+
+
+def test_a_token_that_expires_is_one_line(
+    expired: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(expired, tmp_path / "out") == 1
+    assert capsys.readouterr().err == (
+        "afd evaluate: HTTP 403 ExpiredToken: the credentials in the environment are not accepted\n"
+    )

@@ -63,6 +63,16 @@ def test_bad_images_are_one_line_each_and_the_others_are_drawn(
     assert pictures(out) == ["cut.jpg.png", "good.jpg.png"]
 
 
+def test_a_token_that_expires_is_one_line_for_all(
+    expired: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([expired, *FIXED, "--output", str(tmp_path / "out"), "--afd", "none"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "drawing 16 images with resnet18",
+        "afd explain: HTTP 403 ExpiredToken: the credentials in the environment are not accepted",
+    ]
+
+
 def test_twins_are_found_or_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rgb = photo(80, 110)
     written(tmp_path, "clean/n01/x.png", save(rgb, "PNG"))

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 from outputs import Made, write_output
 
-from jobs.labels_view import connect, list_parts, one_line, open_labels, scan_parts
+from jobs.labels_view import connect, list_parts, message_of, open_labels, scan_parts
 from pipeline.output import OutputError, OutputFolder
 from pipeline.records import SCHEMA
 
@@ -81,7 +81,7 @@ def test_a_part_that_is_not_whole_is_refused_in_one_line(tmp_path: Path) -> None
 def test_a_message_of_duckdb_on_one_line() -> None:
     with pytest.raises(duckdb.Error) as caught:
         duckdb.sql("SELECT\n  confidnce FROM (SELECT 1 AS confidence)")
-    assert one_line(caught.value).startswith('Binder Error: Referenced column "confidnce" not')
-    assert '"confidence"' in one_line(caught.value)
-    assert "\n" not in one_line(caught.value)
-    assert "LINE" not in one_line(caught.value)
+    assert message_of(caught.value).startswith('Binder Error: Referenced column "confidnce" not')
+    assert '"confidence"' in message_of(caught.value)
+    assert "\n" not in message_of(caught.value)
+    assert "LINE" not in message_of(caught.value)

@@ -128,6 +128,16 @@ def test_sources_that_can_be_read(output: OutputFolder, tmp_path: Path) -> None:
     assert made(output, *rows) == [True, False, True, True, False]
     output.plan.unlink()
     assert made(output, *rows) == [True, False, False, False, False]
+    output.plan.mkdir()  # there, and not to be read
+    assert made(output, *rows) == [True, False, False, False, False]
+
+
+def test_a_store_that_lets_nobody_in_costs_its_own_pictures_alone(
+    output: OutputFolder, tmp_path: Path, expired: str
+) -> None:
+    size = (tmp_path / "in/a.jpg").stat().st_size
+    here = row(f"{tmp_path}/in/a.jpg", 0, size)
+    assert made(output, row(f"{expired}/0.jpg", 0, size), here) == [False, True]
 
 
 def test_another_file_by_now_is_not_shown(output: OutputFolder, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from training_runs import FLAGS, make_collection, records, train
 
 from afd_model.backbones import load_backbone
 from afd_model.checkpoint import load_checkpoint
+from jobs.pool import ClusterError
 from jobs.train import main
 from jobs.train_settings import TrainSettings
 from jobs.training_log import LOG, TrainingLog
@@ -241,3 +242,33 @@ def test_a_run_that_cannot_start_says_why(
     error = capsys.readouterr().err.strip()
     assert message in error
     assert "\n" not in error
+
+
+def test_a_token_that_expires_is_one_line(
+    expired: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(expired, tmp_path / "out") == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "11 images to train on, 5 held out",
+        "afd train: HTTP 403 ExpiredToken: the credentials in the environment are not accepted;"
+        " the same command continues the run",
+    ]
+
+
+def test_a_cluster_that_fails_is_one_line(
+    sound: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("ray.train")
+    from jobs import ray_training
+
+    def fail(settings: TrainSettings) -> None:
+        raise ClusterError("no Ray cluster at 'here'")
+
+    monkeypatch.setattr(ray_training, "run_on_cluster", fail)
+    assert train(sound, tmp_path / "out", "--workers", "2") == 1
+    assert capsys.readouterr().err == (
+        "afd train: no Ray cluster at 'here'; the same command continues the run\n"
+    )

@@ -25,7 +25,7 @@ def make_collection(folder: Path) -> Path:
     return folder
 
 
-def train(collection: Path, output: Path, *flags: str) -> int:
+def train(collection: Path | str, output: Path, *flags: str) -> int:
     threads = torch.get_num_threads()
     try:
         return main([str(collection), "--output", str(output), *FLAGS, *flags])

@@ -1,0 +1,13 @@
+"""What an error says, on one line: for a row's column, a file or a terminal."""
+
+from __future__ import annotations
+
+
+def one_line(error: BaseException | str) -> str:
+    """The text without line breaks and indents; spaces within a line stay: a path may have two."""
+    return " ".join(part for line in str(error).splitlines() if (part := line.strip()))
+
+
+def named(error: BaseException) -> str:
+    """As `one_line`, behind the error's type: "ValueError: ..."."""
+    return f"{type(error).__name__}: {one_line(error)}"

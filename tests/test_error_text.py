@@ -1,0 +1,14 @@
+"""Errors as text on one line."""
+
+from pipeline.error_text import named, one_line
+
+
+def test_lines_are_joined_and_spaces_within_them_stay() -> None:
+    error = ValueError("\n cannot read 'a  b.jpg':\r\n\tit ends early\n\n")
+    assert one_line(error) == "cannot read 'a  b.jpg': it ends early"
+    assert one_line(str(error)) == one_line(error)
+    assert one_line(ValueError()) == ""
+
+
+def test_a_named_error_begins_with_its_type() -> None:
+    assert named(ZeroDivisionError("by\nzero")) == "ZeroDivisionError: by zero"

@@ -1,0 +1,56 @@
+"""What ends a job: an exit code, and one line where it failed."""
+
+import pytest
+
+from jobs.pool import ClusterError
+from jobs.run_job import run_job
+from pipeline.attempts import AccessError, ReadError
+from pipeline.output import OutputError
+
+
+class OwnError(RuntimeError):
+    """As one job raises."""
+
+
+def failing(error: BaseException) -> int:
+    """The exit code of a job that the error ends."""
+
+    def job() -> int:
+        raise error
+
+    return run_job("afd test", job, errors=(OwnError,), continued="; the same command continues")
+
+
+def test_the_jobs_own_exit_code_is_returned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [run_job("afd test", lambda code=code: code) for code in (0, 1)] == [0, 1]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no"), OutputError("no"), ReadError("no"), OSError("no"), OwnError("no\n  ")],
+)
+def test_what_the_user_can_mend_is_one_line(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(error) == 1
+    assert capsys.readouterr() == ("", "afd test: no\n")
+
+
+@pytest.mark.parametrize("error", [AccessError("no"), ClusterError("no")])
+def test_where_the_job_may_go_on_it_says_so(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(error) == 1
+    assert capsys.readouterr() == ("", "afd test: no; the same command continues\n")
+
+
+def test_an_interrupt_is_no_failure_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failing(KeyboardInterrupt()) == 1
+    assert capsys.readouterr().err == "afd test: interrupted; the same command continues\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyError("no")])
+def test_a_defect_keeps_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        failing(error)
