@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.attempts import blames_content
+from pipeline.error_text import one_line
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
 from pipeline.shards import Plan, part_file, part_name
@@ -33,7 +34,7 @@ def damaged_parts(output: OutputFolder, *, threads: int = 4) -> Iterator[tuple[i
         except (pa.ArrowException, OSError, ValueError) as error:
             if not blames_content(error):
                 raise
-            return " ".join(str(error).split())
+            return one_line(error)
 
     shards = range(plan.size.num_shards)
     with ThreadPoolExecutor(threads) as pool:
