@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_sigterm()
     try:
         code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
+    except KeyboardInterrupt:
+        print(f"afd {name}: interrupted", file=sys.stderr)
+        return EXIT_FAILED
     except ModuleNotFoundError as error:
         print(f"afd {name}: {error}: `afd doctor` says how to install it", file=sys.stderr)
         return EXIT_FAILED

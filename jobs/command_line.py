@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import re
 import signal
 import sys
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
-from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
+import yaml
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, set_loader
 
 from jobs.settings import flag_of
 from pipeline.error_text import one_line
@@ -21,6 +23,7 @@ EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 _Settings = TypeVar("_Settings")
 
+_PLACES = ("input", "output")  # empty, as an unset shell variable is, they would be this folder
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 _UNKNOWN_KEY = re.compile(r"(?:Option|Key) [\"']([\w.]+)[\"'] is not (?:accepted|expected)")
@@ -28,6 +31,24 @@ _BAD_VALUE = re.compile(
     r"Parser key \"(\w+)\"(?: element \d+)?:.*?(?:Got|Given) value: (.*)", re.DOTALL
 )
 _MISSING = re.compile(r"arguments are required: (.*)", re.IGNORECASE)
+
+
+class _Words(yaml.SafeLoader):
+    """YAML as its version 1.2 reads it: `off` is a word, as `fast` is, and 1e-3 is a number."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        letter: [(tag, word) for tag, word in known if not tag.endswith((":bool", ":float"))]
+        for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Words.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf"))
+_Words.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"([-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.inf|\.nan)$"),
+    list("-+.0123456789"),
+)
+set_loader("yaml", lambda text: yaml.load(text, Loader=_Words), (yaml.YAMLError,))
 
 
 class _Parser(ArgumentParser):
@@ -59,6 +80,8 @@ class _Parser(ArgumentParser):
             names = [name.lstrip("-") for name in match[1].split(", ")]
             missing = [n.upper() if n in self.positional else flag_of(n) for n in names]
             return f"missing {' and '.join(missing)}; --help explains them"
+        if "Unexpected config" in message:
+            return "--config: the file holds no settings"
         return one_line(message)
 
 
@@ -107,18 +130,36 @@ def parse(
 ) -> _Settings:
     """The settings from a command line. A mistake ends the process: one line, exit code 2."""
     parser = make_parser(settings_class, prog, positional)
-    values = parser.parse_args([re.sub("^--print-config", "--print_config", a) for a in arguments])
-    known = {field.name for field in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
+    respelt = [re.sub("^--print-config", "--print_config", a) for a in _files_first(arguments)]
+    try:
+        values = parser.parse_args(respelt)
+    except UnicodeDecodeError as error:
+        parser.error(f"--config: the file is not UTF-8 text ({error.reason})")
+    names = [field.name for field in dataclasses.fields(settings_class)]  # type: ignore[arg-type]
+    found = {name: getattr(values, name) for name in names}
+    for name, value in found.items():
+        if value is None or (value == "" and name in _PLACES):
+            given = name.upper() if name in positional else flag_of(name)
+            parser.error(f"{given} is empty: give it a value, or leave it out")
     try:
         return settings_class(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in vars(values).items()
-                if name in known
-            }
+            **{n: tuple(value) if isinstance(value, list) else value for n, value in found.items()}
         )
     except ValueError as error:
         parser.error(str(error))
+
+
+def _files_first(arguments: Sequence[str]) -> list[str]:
+    """Flags override the files wherever they stand, not only behind them."""
+    files, flags, left = [], [], iter(arguments)
+    for argument in left:
+        if argument == "--config":
+            files += [argument, *itertools.islice(left, 1)]
+        elif argument.startswith("--config="):
+            files.append(argument)
+        else:
+            flags.append(argument)
+    return files + flags
 
 
 def _respell_print_config(parser: ArgumentParser) -> None:

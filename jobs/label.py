@@ -104,6 +104,9 @@ def main(arguments: Sequence[str]) -> int:
             print(dry_run(settings))
             return EXIT_COMPLETE
         summary = label(settings)
+    except KeyboardInterrupt:  # before the first shard: planning may take an hour
+        say("afd label: interrupted; the same command starts again", level=logging.ERROR)
+        return EXIT_FAILED
     except (ValueError, ClusterError) as error:
         say(f"afd label: {error}", level=logging.ERROR)
         return EXIT_FAILED

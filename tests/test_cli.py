@@ -27,6 +27,20 @@ def test_every_job_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert f"usage: afd {name}" in capsys.readouterr().out
 
 
+def test_an_interrupted_job_ends_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.doctor.main", interrupted)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == "afd doctor: interrupted\n"
+    monkeypatch.setattr("jobs.label.label", interrupted)
+    assert main(["label", "photos", "--output", "out"]) == 1
+    assert "afd label: interrupted; the same command starts again" in capsys.readouterr().err
+
+
 def test_a_missing_package_is_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,8 +71,40 @@ def test_every_setting_has_a_flag() -> None:
 def test_a_flag_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("images_per_shard: 4\nload: 0.125\n")
-    settings = parsed("a", "--target", "b", "--config", str(file), "--load", "0.75")
-    assert (settings.images_per_shard, settings.load) == (4, 0.75)
+    for arguments in (
+        ["--config", str(file), "--load", "0.75"],
+        ["--load", "0.75", "--config", str(file)],
+        ["--load", "0.75", f"--config={file}"],
+    ):
+        settings = parsed("a", "--target", "b", *arguments)
+        assert (settings.images_per_shard, settings.load) == (4, 0.75)
+
+
+def test_a_later_file_overrides_an_earlier_one(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("images_per_shard: 4\nload: 0.125\n")
+    second.write_text("load: 1e-3\n")
+    settings = parsed("a", "--config", str(first), "--target", "b", "--config", str(second))
+    assert (settings.images_per_shard, settings.load) == (4, 0.001)
+
+
+def test_off_in_a_file_is_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("integrity: off\nprogress: off\n")
+    arguments = ["in", "--output", "out", "--config", str(file)]
+    settings = parse(LabelSettings, arguments, prog="afd label", positional=["input"])
+    assert (settings.integrity, settings.progress) == ("off", "off")
+
+
+def test_an_empty_place_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a shell variable that is not set."""
+    for arguments, name in (
+        (["", "--output", "out"], "INPUT"),
+        (["in", "--output", ""], "--output"),
+    ):
+        with pytest.raises(SystemExit):
+            parse(LabelSettings, arguments, prog="afd label", positional=["input"])
+        assert f"{name} is empty: give it a value" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -104,13 +136,18 @@ def test_missing_arguments_are_named_as_they_are_given(
     [
         ("images_per_shrd: 3", "'images_per_shrd' in the file (did you mean images_per_shard?)"),
         ("mode: medium", "--mode 'medium' is not one of: fast, slow"),
+        ("load:\nmode: slow\n", "--load is empty: give it a value, or leave it out"),
+        ("mode:\nload: 0.5\n", "--mode"),
+        ("load: ~\n", "--load is empty"),
+        ("# caf\xe9\nload: 0.5\n", "the file is not UTF-8 text"),
+        ("", "the file holds no settings"),
     ],
 )
 def test_a_bad_file_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, expected: str
 ) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text(content)
+    file.write_text(content, encoding="latin-1")
     assert expected in mistake(capsys, "a", "--target", "b", "--config", str(file))
 
 
