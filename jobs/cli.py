@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -37,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_sigterm()
     try:
         code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # While Ray starts its own handler answers SIGTERM, by leaving with the signal's number.
+        if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:
+            raise
         print(f"afd {name}: interrupted", file=sys.stderr)
         return EXIT_FAILED
     except ModuleNotFoundError as error:
