@@ -111,12 +111,12 @@ def table(result: Mapping[str, Any]) -> str:
     """The document's figures for a reader, medians with their extremes."""
     job, light = result["whole_job"], result["speed_of_light"]
     ratio, added = result["whole_job_over_speed_of_light"], result["afd_added_time"]
-    lines = [f"{'':<30}{'images':>8}{'CPU ms/image':>26}{'wall ms/image':>26}"]
+    lines = [f"{'':<30}{'images':>8}  {'CPU ms/image':>30}  {'wall ms/image':>30}"]
     for name, stage in result["stages"].items():
         cpu, wall = _words(stage["cpu_ms_per_image"]), _words(stage["wall_ms_per_image"])
-        lines.append(f"{_TITLES[name]:<30}{stage['images']:>8}{cpu:>26}{wall:>26}")
+        lines.append(f"{_TITLES[name]:<30}{stage['images']:>8}  {cpu:>30}  {wall:>30}")
     lines += [
-        f"{'whole job':<30}{job['images']:>8}{_words(job['cpu_ms_per_image']):>26}",
+        f"{'whole job':<30}{job['images']:>8}  {_words(job['cpu_ms_per_image']):>30}",
         "",
         f"whole job       {_words(job['images_per_s'])} images/s",
         f"speed of light  {_words(light['images_per_s'])} images/s = {light['formula']}",
