@@ -62,6 +62,10 @@ class EvaluateSettings(ClassifierSettings):
         for name in self.protocol:
             if name not in ("full-image", "imagenet-c"):
                 raise ValueError(f"--protocol {name!r} is not one of: full-image, imagenet-c")
+        if not self.protocol:
+            raise ValueError("nothing to measure: give --protocol a name")
+        if not self.quality and not self.times:
+            raise ValueError("nothing to measure: give --quality, or --times")
         if not 0 <= self.times <= 20:
             raise ValueError(f"--times {self.times} is not between 0 and 20")
         for name in ("num_images", "resamples", "batch_size", "threads", "max_pixels"):

@@ -171,12 +171,15 @@ def make_drift_table(
     rows = []
     for protocol in dict.fromkeys(c.protocol for c in outcomes if c.protocol is not None):
         ours = [c for c in outcomes if c.protocol == protocol and c.quality is not None]
-        groups = {condition_name(c): [c] for c in ours} | {"all": ours}
+        groups = {condition_name(c): [c] for c in ours} | ({"all": ours} if ours else {})
         for name, group in groups.items():
             joined = Outcome.joined([outcomes[c] for c in group])
             flipped = joined.afd_top[:, 0] != np.tile(clean, len(group))
             header = np.repeat([-stated_quality[c] for c in group], len(clean))
-            rows.append(_drift_row(protocol.name, name, joined, flipped, header, seed=seed))
+            row = _drift_row(
+                *(protocol.name, name, joined, flipped, header), num_images=len(clean), seed=seed
+            )
+            rows.append(row)
     return rows
 
 
@@ -187,8 +190,10 @@ def _drift_row(
     flipped: np.ndarray,
     header: np.ndarray,
     *,
+    num_images: int,
     seed: int,
 ) -> DriftRow:
+    """outcome: of the images under one quality after the other; what is drawn is images."""
     angle, truth = outcome.drift_angle_deg, outcome.true_angle_deg
     scores = {
         "flip_probability": outcome.flip_probability,
@@ -198,7 +203,13 @@ def _drift_row(
 
     def share(statistic: Callable[[np.ndarray], float]) -> Share:
         everything = np.arange(len(flipped))
-        spread = resampled(statistic, len(flipped), resamples=_DRIFT_RESAMPLES, seed=seed)
+        starts = np.arange(0, len(flipped), num_images)[:, None]
+        spread = resampled(
+            lambda images: statistic((starts + images).ravel()),
+            num_images,
+            resamples=_DRIFT_RESAMPLES,
+            seed=seed,
+        )
         return Share(statistic(everything), *interval(spread))
 
     def area(name: str, at: np.ndarray) -> float:

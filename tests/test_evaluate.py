@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from afd_model.backbones import load_backbone
 from afd_model.evaluator import Outcome
 from afd_model.statistics import auroc, interval, ranks, resampled_means, spearman
 from jobs.evaluate import main
+from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_tables import make_drift_table, make_tables
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
 from pipeline.evaluate_images import CLEAN, Condition
@@ -108,6 +110,37 @@ def test_drift_is_scored_within_a_quality_and_over_all() -> None:
     assert rows["all"].header_quality.value > 0.6
 
 
+def test_intervals_over_all_qualities_are_of_images() -> None:
+    """The same outcome twice says no more than once: its interval is no narrower."""
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, 3, 60).tolist()
+    changes = {
+        name: rng.random(60).astype(np.float32)
+        for name in ("drift_angle_deg", "true_angle_deg", "afd_confidence", "flip_probability")
+    }
+    compressed = outcome(clean, rng.integers(0, 3, 60).tolist(), **changes)
+    outcomes = {CLEAN: outcome(clean, clean), LOW: compressed, LOWER: compressed}
+    rows = {r.row: r for r in make_drift_table(outcomes, {LOW: 7, LOWER: 7}, seed=0)}
+    for name in ("spearman", "flip_probability", "flip_gain"):
+        one, both = getattr(rows["QF 25"], name), getattr(rows["all"], name)
+        assert astuple(both) == pytest.approx(astuple(one))
+
+
+def test_random_compressions_alone_have_no_drift_table() -> None:
+    random = Condition(FULL_IMAGE, times=2)
+    outcomes = {CLEAN: OUTCOMES[CLEAN], random: OUTCOMES[LOW]}
+    assert make_drift_table(outcomes, {}, seed=0) == []
+
+
+def test_there_is_something_to_measure() -> None:
+    places = {"input": "in", "output": "out"}
+    with pytest.raises(ValueError, match="nothing to measure: give --quality, or --times"):
+        EvaluateSettings(**places, quality=(), times=0)
+    with pytest.raises(ValueError, match="nothing to measure: give --protocol"):
+        EvaluateSettings(**places, protocol=())
+    EvaluateSettings(**places, quality=(), times=1)
+
+
 def test_folders_are_wordnet_ids_or_names() -> None:
     classes = FolderClasses(
         ["n01", "n02", "n03"], ["tench, Tinca tinca", "crane", "great grey owl, crane"]
@@ -152,7 +185,7 @@ def test_the_job_writes_the_papers_tables(
     assert printed.strip() == (tmp_path / "report.md").read_text().strip()
     for title in ("full-image, one compression: agreement", "imagenet-c: drift"):
         assert f"## {title}" in printed
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert report["images"] == 4
     assert "the content is html" in report["left_out"][0]["error"]
     rows = pq.read_table(tmp_path / "tables.parquet").to_pylist()
