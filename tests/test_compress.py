@@ -130,6 +130,15 @@ def test_a_tar_gives_the_same_sets_as_its_folder(collection: Path, tmp_path: Pat
     assert found == files(tmp_path / "a")
 
 
+def test_its_own_files_are_no_input(collection: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = collection / "out"
+    for _ in range(2):
+        assert run(collection, output, "--quality", "10") == 0
+        assert len(manifest(output)) == 6
+    assert run(collection, collection, "--quality", "10") == 1
+    assert "is the input's own: choose another --output" in capsys.readouterr().err
+
+
 def tar_of(path: Path, *members: tuple[str, bytes]) -> None:
     with tarfile.open(path, "w") as tar:
         for name, data in members:
