@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from jobs.log import say
 from jobs.shard_labeler import CommitRecord
 from pipeline.attempts import AccessError
 from pipeline.output import LABELS, SUMMARY, OutputFolder
@@ -103,7 +104,12 @@ def write_summary(
         seconds={stage: round(value, 3) for stage, value in sorted(seconds.items())},
         failed=failed,
     )
-    output.write_json(SUMMARY, asdict(summary))
+    try:
+        output.write_json(SUMMARY, asdict(summary))
+    except (OSError, AccessError) as error:  # a full disk may be what ended the run
+        if summary.complete:
+            raise
+        say(f"{SUMMARY} is not written: {getattr(error, 'strerror', None) or error}")
     return summary
 
 
