@@ -12,7 +12,7 @@ from typing import Any
 from jobs.log import say
 from jobs.shard_labeler import CommitRecord
 from pipeline.attempts import AccessError
-from pipeline.output import LABELS, SUMMARY, OutputFolder
+from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
 from pipeline.records import STATUSES
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts
@@ -59,11 +59,19 @@ def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
 
 def finished_summary(output: OutputFolder) -> Summary | None:
     """The summary of a run that has nothing left to do, else None."""
-    stored = output.read_json(SUMMARY)
-    if stored is None or stored.get("exit_reason") != COMPLETE:
+    stored = _stored(output)
+    if stored is None or not stored.complete:
         return None
     num_shards = Plan(output).size.num_shards
-    return Summary(**stored) if len(committed_shards(output, num_shards)) == num_shards else None
+    return stored if len(committed_shards(output, num_shards)) == num_shards else None
+
+
+def _stored(output: OutputFolder) -> Summary | None:
+    """None too for one that is damaged or of another version: it is made anew from the parts."""
+    try:
+        return Summary(**(output.read_json(SUMMARY) or {}))
+    except (DamagedError, TypeError):
+        return None
 
 
 def write_summary(
