@@ -22,6 +22,7 @@ from jobs.run_job import run_job
 from jobs.run_record import differences
 from pipeline.compressed_sets import MANIFEST_SCHEMA, STAGING, plan_images, write_files
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder, written_whole
+from pipeline.own_files import own_files, refuse_mixing
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
 
@@ -38,7 +39,8 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     """
     began = time.time()
     output = OutputFolder(settings.output)
-    refs = list(list_images(settings.input))
+    refuse_mixing(settings.input, output)
+    refs = list(list_images(settings.input, own_files(settings.input, output)))
     _open(output, settings)
     rows = list(_rows(refs, output, settings))
     with written_whole(output.path / MANIFEST) as temporary:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from jobs.log import say
 from jobs.pool import Pool, pool_for, this_machine
 from jobs.settings import LabelSettings
+from pipeline.output import OutputFolder
+from pipeline.own_files import own_files
 from pipeline.records import ImageRef, Shard
 from pipeline.shards import ImagesPerShard, cut
 from pipeline.sources import list_images
@@ -40,7 +42,8 @@ class Probe:
 def dry_run(settings: LabelSettings) -> str:
     """The plan in lines of text; nothing is written. Raises as `jobs.label.label`."""
     settings = settings.located()
-    listing = survey(list_images(settings.input), settings.images_per_shard)
+    own = own_files(settings.input, OutputFolder(settings.output))
+    listing = survey(list_images(settings.input, own), settings.images_per_shard)
     pool = _pool(settings, listing.num_shards)
     say(f"labelling {len(listing.sample)} of {listing.num_images} images, to see how long it takes")
     probed = probe(

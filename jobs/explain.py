@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry
 from pipeline.output import OutputFolder
 from pipeline.picture_pairs import PairReader, PicturePair
-from pipeline.recompress import common_root, relative_name
+from pipeline.recompress import common_root, distinct, relative_name
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screen import Limits
 from pipeline.sources import list_images
@@ -107,11 +106,9 @@ def header_in_words(image: EncodedImage) -> str:
 
 def output_names(refs: Sequence[ImageRef]) -> Iterator[str]:
     """An image's name in its collection; a second one of the same name (in two tars) gets -2."""
-    root, taken = common_root(refs), Counter[str]()
-    for ref in refs:
-        name = relative_name(ref, root)
-        taken[name] += 1
-        yield name if taken[name] == 1 else f"{name}-{taken[name]}"
+    root = common_root(refs)
+    files = distinct(f"{relative_name(ref, root)}.png" for ref in refs)
+    return (file.removesuffix(".png") for file in files)
 
 
 def explain_images(settings: ExplainSettings) -> int:

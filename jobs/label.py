@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +17,7 @@ from jobs.pool import ClusterError
 from jobs.progress import Progress
 from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
-from jobs.shard_labeler import CommitRecord
+from jobs.shard_labeler import CONTINUES, CommitRecord
 from jobs.summary import COMPLETE, Summary, committed_shards, finished_summary, write_summary
 from jobs.workers import label_shards
 from pipeline.attempts import AccessError
@@ -45,8 +46,9 @@ def label(settings: LabelSettings) -> Summary:
     output.create()
     with Presence(output) as presence:
         summary = _label(settings, output, presence, began)
-        if not presence.others():
-            output.clean()
+        with suppress(OSError, AccessError):  # what is left over harms nobody
+            if not presence.others():
+                output.clean()
     return summary
 
 
@@ -80,7 +82,7 @@ def _label(
     except ClusterError as error:
         if not records:  # nothing is labelled: the run did not start
             raise
-        exit_reason = str(error)
+        exit_reason = str(error).removesuffix(CONTINUES)  # `main` says so of every reason
     return write_summary(output, record["run_id"], records, began=began, exit_reason=exit_reason)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.settings import LabelSettings
 from pipeline.output import LABELS, RUN, OutputError, OutputFolder
+from pipeline.own_files import own_files
 from pipeline.presence import Presence
 from pipeline.records import SCHEMA_VERSION
 from pipeline.shards import is_part, write_plan
@@ -48,7 +49,8 @@ def join_run(output: OutputFolder, settings: LabelSettings, presence: Presence) 
     """
     while (record := open_run(output, settings)) is None:
         if presence.leads():
-            write_plan(output, list_images(settings.input), settings.images_per_shard)
+            refs = list_images(settings.input, own_files(settings.input, output))
+            write_plan(output, refs, settings.images_per_shard)
             return start_run(output, settings)
         time.sleep(_POLL_S)
     return record

@@ -6,14 +6,15 @@ is written, which with a store at a distance takes as long as labelling some tho
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ from jobs.machine import release_free_memory
 from jobs.metrics import ShardMetrics
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
-from pipeline.error_text import named
+from pipeline.attempts import AccessError, ReadError, TemporaryReadError
+from pipeline.error_text import named, one_line
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
 from pipeline.shards import Plan, part_name
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 SHARDS_AT_ONCE = 2
 EXIT_DEVICE_LOST = 70  # EX_SOFTWARE
+CONTINUES = "; the same command continues the run"
+_NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _RELEASE_EVERY_S = 30  # of free memory: a thousandth of the time
 
 
@@ -63,7 +67,8 @@ class ShardLabeler:
 
     Serves `SHARDS_AT_ONCE` threads. It never raises: Ray would retry, and print its own traceback.
     A model that cannot be built is reported by the first record instead, as `fatal`; so is a device
-    that this process has lost, but on Ray, where another process takes this one's place.
+    that this process has lost, but on Ray, where another process takes this one's place, and an
+    output that takes no more files.
     """
 
     def __init__(
@@ -175,7 +180,7 @@ class ShardLabeler:
                     record = self._commit(shard, started_at, labelled)
                 except Exception as failure:
                     error = named(failure)
-                    if self._has_lost_device():
+                    if self._fatal is not None or self._has_lost_device():
                         return CommitRecord(shard, started_at, fatal=self._fatal)
                 else:
                     self._output.end_attempts(self._attempts_name(shard))
@@ -193,7 +198,7 @@ class ShardLabeler:
         self._device_fault = self._device_fault or fault_of(self.model.predictor.device)
         if self._device_fault is None:
             return False
-        self._fatal = f"{self._device_fault}; the same command continues the run"
+        self._fatal = f"{self._device_fault}{CONTINUES}"
         return True
 
     def _committed_counts(self, shard: int) -> dict[str, int] | None:
@@ -225,7 +230,8 @@ class ShardLabeler:
         """
         if self._stopping:
             return None
-        attempt = self._output.begin_attempt(self._attempts_name(shard.index))
+        with self._writing():
+            attempt = self._output.begin_attempt(self._attempts_name(shard.index))
         if attempt > self._settings.attempts_per_shard:
             return None
         return self._classified(shard, reading)
@@ -246,6 +252,17 @@ class ShardLabeler:
             class_names=self.model.class_names,
         )
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full disk would cost every shard that is left its labelling: it ends the run."""
+        try:
+            yield
+        except (OSError, AccessError) as error:
+            if _takes_no_files(error):
+                reason = getattr(error, "strerror", None) or one_line(error)
+                self._fatal = f"cannot write to {self._output.location!r}: {reason}{CONTINUES}"
+            raise
+
     def _commit(self, shard: int, started_at: float, labelled: LabelledShard) -> CommitRecord:
         began = time.perf_counter()
         facts = {
@@ -254,7 +271,8 @@ class ShardLabeler:
             "counts": labelled.counts,
             "seconds": labelled.seconds,
         }
-        write_part(self._output, shard, labelled.table, facts)
+        with self._writing():
+            write_part(self._output, shard, labelled.table, facts)
         seconds = {**labelled.seconds, "write": time.perf_counter() - began}
         num_bytes = pc.sum(labelled.table["num_bytes"]).as_py() or 0
         self._metrics.committed(labelled, num_bytes, seconds)
@@ -269,3 +287,10 @@ class ShardLabeler:
             self.model.facts,
             notice=self.model.predictor.notice,
         )
+
+
+def _takes_no_files(error: OSError | AccessError) -> bool:
+    """Whether an output that raised this when it was written to would refuse any other file too."""
+    if isinstance(error, ReadError):  # of a store, which said no; a temporary one said nothing
+        return not isinstance(error, TemporaryReadError)
+    return isinstance(error, AccessError) or error.errno in _NO_WRITING

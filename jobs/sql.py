@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,17 @@ if TYPE_CHECKING:
 
 _FALLBACK_WIDTH = 120  # characters, where the output is no terminal
 _FETCH_ROWS = 10_000
+_WORD = re.compile(rb"\w+")
 # By name: DuckDB's own enumeration would have to be imported with the job.
 _ANSWERS = ("SELECT", "EXPLAIN", "MULTI")  # MULTI is a PIVOT
 _PREPARES = ("SET", "CREATE")  # what is created is in memory
+# Of an EXPLAIN and a PIVOT, DuckDB does not name what they do: COPY (PIVOT ...) is a MULTI too.
+_UNNAMED = ("EXPLAIN", "MULTI")
+_EXPLAINS = ("EXPLAIN", "ANALYZE", "ANALYSE", "FORMAT")
+_READS = (
+    *("SELECT", "FROM", "WITH", "VALUES", "TABLE", "DESCRIBE", "DESC", "SHOW", "SUMMARIZE"),
+    *("PIVOT", "UNPIVOT", "PIVOT_WIDER", "PIVOT_LONGER", "CREATE"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +77,7 @@ def _answer(connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: Te
     """Run every statement; the last one's rows are the answer."""
     statements = connection.extract_statements(settings.query)
     for statement in statements:
-        if (kind := statement.type.name) not in (*_ANSWERS, *_PREPARES):
+        if (kind := _kind(statement)) not in (*_ANSWERS, *_PREPARES):
             raise ValueError(
                 f"{kind} writes or leaves the output, and this only reads it:"
                 " take the rows with --format csv > FILE"
@@ -77,6 +86,29 @@ def _answer(connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: Te
         connection.execute(statement)
     for statement in statements[-1:]:
         _write(connection, statement, settings, to)
+
+
+def _kind(statement: duckdb.Statement) -> str:
+    """What a statement is, or what stands behind its EXPLAIN: EXPLAIN ANALYZE does it."""
+    kind: str = statement.type.name
+    if kind not in _UNNAMED:
+        return kind
+    verb = _verb(statement.query)
+    return kind if verb in _READS else f"{kind} {verb}"
+
+
+def _verb(query: str) -> str:
+    """The first word that is no EXPLAIN and none of its options."""
+    import duckdb
+
+    text, before = query.encode(), ""
+    for start, _ in duckdb.tokenize(query):
+        found = _WORD.match(text, start)
+        word = found[0].decode().upper() if found else ""
+        if word and word not in _EXPLAINS and before != "FORMAT":
+            return word
+        before = word
+    return ""
 
 
 def _write(

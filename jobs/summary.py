@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from jobs.log import say
 from jobs.shard_labeler import CommitRecord
 from pipeline.attempts import AccessError
-from pipeline.output import LABELS, SUMMARY, OutputFolder
+from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
 from pipeline.records import STATUSES
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts
@@ -58,11 +59,19 @@ def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
 
 def finished_summary(output: OutputFolder) -> Summary | None:
     """The summary of a run that has nothing left to do, else None."""
-    stored = output.read_json(SUMMARY)
-    if stored is None or stored.get("exit_reason") != COMPLETE:
+    stored = _stored(output)
+    if stored is None or not stored.complete:
         return None
     num_shards = Plan(output).size.num_shards
-    return Summary(**stored) if len(committed_shards(output, num_shards)) == num_shards else None
+    return stored if len(committed_shards(output, num_shards)) == num_shards else None
+
+
+def _stored(output: OutputFolder) -> Summary | None:
+    """None too for one that is damaged or of another version: it is made anew from the parts."""
+    try:
+        return Summary(**(output.read_json(SUMMARY) or {}))
+    except (DamagedError, TypeError):
+        return None
 
 
 def write_summary(
@@ -103,7 +112,12 @@ def write_summary(
         seconds={stage: round(value, 3) for stage, value in sorted(seconds.items())},
         failed=failed,
     )
-    output.write_json(SUMMARY, asdict(summary))
+    try:
+        output.write_json(SUMMARY, asdict(summary))
+    except (OSError, AccessError) as error:  # a full disk may be what ended the run
+        if summary.complete:
+            raise
+        say(f"{SUMMARY} is not written: {getattr(error, 'strerror', None) or error}")
     return summary
 
 

@@ -16,6 +16,7 @@ from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import (
     common_root,
     compressed_file,
+    distinct,
     drawn_qualities,
     open_rgb,
     relative_name,
@@ -64,18 +65,24 @@ class PlannedImage:
 
 
 def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe) -> Iterator[PlannedImage]:
-    """Every image's files, named as in the collection."""
+    """Every image's files, named as in the collection; no two images share a file.
+
+    The random qualities are drawn by the name in the collection, by which `afd evaluate` draws too.
+    """
     root = common_root(refs)
-    for ref in refs:
-        name = relative_name(ref, root)
+    names = [relative_name(ref, root) for ref in refs]
+    for ref, name, file in zip(refs, names, distinct(map(_as_jpeg, names)), strict=True):
         drawn = drawn_qualities(name, recipe.seed, recipe.times)
         sets: dict[str, tuple[int, ...]] = {
             f"q{quality:02d}": (quality,) for quality in recipe.quality
         }
         sets |= {f"times{n}": drawn[:n] for n in range(1, recipe.times + 1)}
-        # A PNG that becomes a JPEG keeps its name in front, so that no two files fall together.
-        suffix = "" if name.lower().endswith((".jpg", ".jpeg")) else ".jpg"
-        yield PlannedImage(ref, {Path(s, name + suffix): q for s, q in sets.items()})
+        yield PlannedImage(ref, {Path(s, file): q for s, q in sets.items()})
+
+
+def _as_jpeg(name: str) -> str:
+    """A PNG that becomes a JPEG keeps its name in front: x.png and x.jpg may stand side by side."""
+    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
 
 
 def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from pipeline import storage
 from pipeline.attempts import AccessError
+from pipeline.error_text import one_line
 from pipeline.locations import SourceError, recorded, scheme_of
 from pipeline.output_store import (
     LABELS,
@@ -26,11 +27,24 @@ SUMMARY = "summary.json"
 _ATTEMPTS = ".attempts"
 _WRITABLE_SCHEMES = ("s3", "gs")
 
-__all__ = ["LABELS", "PLAN", "RUN", "SUMMARY", "OutputError", "OutputFolder", "written_whole"]
+__all__ = [
+    "LABELS",
+    "PLAN",
+    "RUN",
+    "SUMMARY",
+    "DamagedError",
+    "OutputError",
+    "OutputFolder",
+    "written_whole",
+]
 
 
 class OutputError(ValueError):
     """The output folder cannot be used as it is; the message says what to do."""
+
+
+class DamagedError(OutputError):
+    """A file of the output was read, and is not what was written."""
 
 
 class OutputFolder:
@@ -127,20 +141,34 @@ class OutputFolder:
         self.write(name, (json.dumps(content, indent=2) + "\n").encode("utf-8"))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The content of a JSON file, or None when there is none. Raises OutputError if damaged."""
+        """The content of a JSON file, or None when there is none.
+
+        Raises DamagedError, or OutputError when it cannot be read.
+        """
         try:
-            content = json.loads(self.read(name).decode("utf-8"))
+            data = self.read(name)
         except FileNotFoundError:
             return None
-        except (AccessError, SourceError) as error:
-            raise OutputError(f"cannot read the output {self.location!r}: {error}") from error
-        except (OSError, ValueError) as error:
+        except NotADirectoryError as error:
             raise OutputError(
-                f"{self._store.locate(name)!r} is damaged ({error}): remove the output folder or"
-                " choose another one"
+                f"the output {self.location!r} is a file, not a folder, or below one: choose"
+                " another --output"
+            ) from error
+        except (OSError, AccessError, SourceError) as error:
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise OutputError(f"cannot read {self._store.locate(name)!r}: {reason}") from error
+        return self._json_of(data, name)
+
+    def _json_of(self, data: bytes, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads(data.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise DamagedError(
+                f"{self._store.locate(name)!r} is damaged ({one_line(error)}): remove the output"
+                " folder or choose another one"
             ) from error
         if not isinstance(content, dict):
-            raise OutputError(f"{self._store.locate(name)!r} is damaged: it holds no JSON object")
+            raise DamagedError(f"{self._store.locate(name)!r} is damaged: it holds no JSON object")
         return content
 
     def begin_attempt(self, name: str) -> int:

@@ -71,8 +71,9 @@ class Presence:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        self._output.remove(f"{DRIVERS}/{self._sign}")
-        self._output.remove_empty(DRIVERS)
+        with suppress(OSError, AccessError):  # a sign that is not refreshed is a dead driver's
+            self._output.remove(f"{DRIVERS}/{self._sign}")
+            self._output.remove_empty(DRIVERS)
 
     def leads(self) -> bool:
         """Whether no living driver came before this one: then it decides for all."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -90,6 +90,23 @@ def relative_name(ref: ImageRef, root: str) -> str:
         name = os.path.relpath(ref.uri, root) if root else ref.uri
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
     return "/".join(parts)
+
+
+def distinct(paths: Iterable[str]) -> Iterator[str]:
+    """The paths in their order, each once: one that is taken gets -2 before its extension, or -3.
+
+    Two tars of a folder may hold members of one name, and two such names may fall together. The
+    same paths in the same order always give the same.
+    """
+    taken: dict[str, int] = {}  # -> the last number that was tried
+    for path in paths:
+        stem, extension = os.path.splitext(path)
+        own = path
+        while own in taken:
+            taken[path] += 1
+            own = f"{stem}-{taken[path]}{extension}"
+        taken[own] = 1
+        yield own
 
 
 def common_root(refs: Sequence[ImageRef]) -> str:

@@ -44,17 +44,19 @@ _ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
 _ARCHIVES_AHEAD = 16  # remote archives that are listed at the same time
 
 
-def list_images(location: str) -> Iterator[ImageRef]:
+def list_images(location: str, left_out: tuple[str, ...] = ()) -> Iterator[ImageRef]:
     """Every image of a collection, in a stable order.
 
     location: a folder, a glob or brace pattern, an archive, a manifest or one image file.
+    left_out: what the paths of files begin with that folders and patterns do not list, see
+    `pipeline.own_files`.
     Folders are listed in the byte order of their paths, archives and manifests in their own order.
     Every regular file of a folder counts, whatever its name: what is not an image gets a row that
     says so. Raises SourceError when there is nothing to list, or not all of it can be.
     """
     refuse_credentials(location)
     listed = False
-    for ref in _list(location):
+    for ref in _list(location, left_out):
         listed = True
         yield ref
     if not listed:
@@ -63,38 +65,38 @@ def list_images(location: str) -> Iterator[ImageRef]:
         )
 
 
-def _list(location: str) -> Iterator[ImageRef]:
+def _list(location: str, left_out: tuple[str, ...]) -> Iterator[ImageRef]:
     if is_remote(location):
-        yield from _list_remote(location)
+        yield from _list_remote(location, left_out)
         return
     path = os.path.abspath(local_path(location))
     if os.path.isdir(path):
-        yield from _expand(map(place_of, list_folder(path)))
+        yield from _expand(map(place_of, list_folder(path)), left_out)
     elif file := _open_if_there(place_of(path)):
         yield from _list_file(file, place_of(path))
     elif has_braces(location) or glob.has_magic(location):
-        yield from _expand(matches(local_path(location)))
+        yield from _expand(matches(local_path(location)), left_out)
     else:
         raise SourceError(f"no such file or folder: {location!r}")
 
 
-def _list_remote(location: str) -> Iterator[ImageRef]:
+def _list_remote(location: str, left_out: tuple[str, ...]) -> Iterator[ImageRef]:
     is_pattern = has_braces(location) or (glob.has_magic(location) and not is_web(location))
     is_folder = location.endswith("/") or "/" not in location.partition("://")[2]
     if is_pattern:
-        yield from _expand(matches(location))
+        yield from _expand(matches(location), left_out)
     elif not is_folder and (file := _open_if_there(place_of(location))):
         yield from _list_file(file, place_of(location))
     elif is_web(location) and not is_folder:
         raise SourceError(f"no such file: {location!r}")
     else:
-        yield from _expand(remote_folder(location.rstrip("/") + "/"))
+        yield from _expand(remote_folder(location.rstrip("/") + "/"), left_out)
 
 
 # Archives among files
 
 
-def _expand(places: Iterable[Place]) -> Iterator[ImageRef]:
+def _expand(places: Iterable[Place], left_out: tuple[str, ...] = ()) -> Iterator[ImageRef]:
     """The images of the archives, and the other files, in their order.
 
     Remote archives are listed in parallel, some ahead of the one whose turn it is.
@@ -104,6 +106,8 @@ def _expand(places: Iterable[Place]) -> Iterator[ImageRef]:
     with ThreadPoolExecutor(_ARCHIVES_AHEAD, thread_name_prefix="list") as pool:
         try:
             for place in places:
+                if place.location.startswith(left_out):
+                    continue
                 if not place.name.endswith(_ARCHIVE_SUFFIXES):
                     if not ahead:
                         yield place.as_image()

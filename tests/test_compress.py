@@ -130,6 +130,47 @@ def test_a_tar_gives_the_same_sets_as_its_folder(collection: Path, tmp_path: Pat
     assert found == files(tmp_path / "a")
 
 
+def test_its_own_files_are_no_input(collection: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = collection / "out"
+    for _ in range(2):
+        assert run(collection, output, "--quality", "10") == 0
+        assert len(manifest(output)) == 6
+    assert run(collection, collection, "--quality", "10") == 1
+    assert "is the input's own: choose another --output" in capsys.readouterr().err
+
+
+def tar_of(path: Path, *members: tuple[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def test_images_of_one_name_get_a_file_each(tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    pictures = [photo(40 + 8 * seed, 56, seed) for seed in range(8)]
+    jpegs = [encode(picture) for picture in pictures]
+    tar_of(folder / "a.tar", ("000.jpg", jpegs[0]), ("000.jpg", jpegs[1]))
+    tar_of(folder / "b.tar", ("000.jpg", jpegs[2]), ("abs/x.jpg", jpegs[3]))
+    tar_of(folder / "c.tar", ("/abs/x.jpg", jpegs[4]))
+    (folder / "d.png").write_bytes(save(pictures[5], "PNG"))
+    (folder / "d.png.jpg").write_bytes(jpegs[6])
+    (folder / "e.jpg").write_bytes(jpegs[7])
+    for _ in range(2):  # the second time everything is there
+        assert run(folder, output, "--quality", "10", "--times", "1") == 0
+        rows = [row for row in manifest(output) if row["set"] == "q10"]
+        names = ["000.jpg", "000-2.jpg", "000-3.jpg", "abs/x.jpg", "abs/x-2.jpg"]
+        names += ["d.png.jpg", "d.png-2.jpg", "e.jpg"]
+        assert [row["path"] for row in rows] == [f"q10/{name}" for name in names]
+        for name, data in zip(names, jpegs[:5], strict=False):
+            assert (output / "q10" / name).read_bytes() == compress(open_rgb(data), 10)
+        drawn = {row["path"]: row["qualities"] for row in manifest(output)}
+        for name in ("000.jpg", "e.jpg"):
+            assert drawn[f"times1/{name}"] == list(drawn_qualities(name, 0, 1))
+
+
 def test_random_compressions_are_drawn_by_name(collection: Path, tmp_path: Path) -> None:
     settings = CompressSettings(
         input=str(collection), output=str(tmp_path / "out"), quality=(), times=3

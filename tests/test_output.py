@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output import OutputError, OutputFolder, written_whole
+from pipeline.attempts import TemporaryReadError
+from pipeline.output import DamagedError, OutputError, OutputFolder, written_whole
 
 
 def files_below(folder: Path) -> list[str]:
@@ -147,8 +148,31 @@ def test_json_goes_round(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damaged", [b"", b'{"a": 1', b"[1, 2]", b"null", b'{"a": "\xff"}'])
 def test_damaged_json_is_named_with_the_way_out(tmp_path: Path, damaged: bytes) -> None:
     (tmp_path / "run.json").write_bytes(damaged)
-    with pytest.raises(OutputError, match=r"run.json' is damaged"):
+    with pytest.raises(DamagedError, match=r"run.json' is damaged"):
         OutputFolder(str(tmp_path)).read_json("run.json")
+
+
+def test_json_that_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    for location in ("photo.jpg", "photo.jpg/out"):
+        with pytest.raises(
+            OutputError, match=r"photo\.jpg.*' is a file, .*choose another --output"
+        ):
+            OutputFolder(str(tmp_path / location)).read_json("run.json")
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(OutputError, match=r"\Acannot read '/.*/run\.json': Is a directory\Z"):
+        OutputFolder(str(tmp_path)).read_json("run.json")
+
+    def unreachable(location: str) -> bytes:
+        raise TemporaryReadError("no answer in time; tried 8 times in 80.0 s")
+
+    monkeypatch.setattr("pipeline.storage.read", unreachable)
+    with pytest.raises(
+        OutputError, match=r"\Acannot read 's3://b/out/run\.json': no answer in time"
+    ):
+        OutputFolder("s3://b/out").read_json("run.json")
 
 
 def test_attempts_are_counted_across_processes_until_they_end(tmp_path: Path) -> None:

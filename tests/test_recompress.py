@@ -6,7 +6,7 @@ from decoding import plain, torchvision_input
 from jpegs import encode, photo, save
 
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C, PROTOCOLS, compress, decompress
-from pipeline.recompress import compressed_file, drawn_qualities, model_window, open_rgb
+from pipeline.recompress import compressed_file, distinct, drawn_qualities, model_window, open_rgb
 
 GEOMETRY = plain(72, 64)
 
@@ -41,3 +41,13 @@ def test_a_file_is_opened_whole_or_refused_in_one_line() -> None:
     for damaged in (encode(rgb)[:-200], b"", b"<html>", save(rgb, "PNG")[:300]):
         with pytest.raises(ValueError, match=r"\Acannot be decoded: [^\n]+\Z"):
             open_rgb(damaged)
+
+
+def test_paths_that_fall_together_are_told_apart() -> None:
+    paths = ["a/x.jpg", "a/x.jpg", "a/x-2.jpg", "x", "a/x.jpg", "x", "b.c/x", "b.c/x"]
+    found = list(distinct(paths))
+    assert found == [
+        *("a/x.jpg", "a/x-2.jpg", "a/x-2-2.jpg", "x", "a/x-3.jpg", "x-2", "b.c/x", "b.c/x-2"),
+    ]
+    many = list(distinct(["x.jpg"] * 50_000))  # in linear time: as many tars of one layout
+    assert len(set(many)) == 50_000

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.run_record import differences, open_run, record_model, start_run, versions
+from jobs.run_record import differences, join_run, open_run, record_model, start_run, versions
 from jobs.settings import LabelSettings
 from pipeline.output import OutputError, OutputFolder
+from pipeline.presence import Presence
+from pipeline.shards import Plan
 
 
 @pytest.fixture
@@ -68,6 +70,18 @@ def test_a_run_that_committed_nothing_may_begin_anew(
 ) -> None:
     start_run(output, settings)
     assert open_run(output, dataclasses.replace(settings, backbone="resnet18")) is None
+
+
+def test_a_run_does_not_label_its_own_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    settings = LabelSettings(input=str(tmp_path), output=str(tmp_path / "out"))
+    output = OutputFolder(settings.output)
+    output.create()
+    with Presence(output) as presence:
+        join_run(output, settings, presence)
+    plan = Plan(output)
+    assert plan.size.num_images == 1
+    assert [ref.uri for ref in plan.shard(0).refs] == [str(tmp_path / "a.jpg")]
 
 
 def test_labels_without_a_record_are_refused(output: OutputFolder, settings: LabelSettings) -> None:

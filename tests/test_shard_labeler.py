@@ -1,6 +1,7 @@
 """The worker on its own, without Ray: one record for every shard, whatever happens."""
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from jpegs import encode, photo
 
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import EXIT_DEVICE_LOST, CommitRecord, ShardLabeler
+from pipeline.attempts import AccessError, ReadError, TemporaryReadError
 from pipeline.label_shard import LabelledShard
 from pipeline.output import OutputFolder
 from pipeline.read_ahead import ReadAhead
@@ -191,14 +193,58 @@ def test_a_failure_is_tried_again_and_then_reported(
 
     def fail(*_: Any, **__: Any) -> None:
         calls.append(1)
-        raise OSError(28, "No space left on device")
+        raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("jobs.shard_labeler.write_part", fail)
     record = call(labeler, 2)
-    assert record.error == "OSError: [Errno 28] No space left on device"
+    assert record.error == "OSError: [Errno 5] Input/output error"
     assert len(calls) == 3
     monkeypatch.undo()
     output.clean()
+    assert call(labeler, 2).error is None
+
+
+FULL = [OSError(number, os.strerror(number)) for number in (28, 30, 122)]
+REFUSED = [AccessError("HTTP 403 ExpiredToken"), ReadError("HTTP 403 AccessDenied")]
+
+
+@pytest.mark.parametrize("failure", [*FULL, *REFUSED], ids=str)
+@pytest.mark.parametrize("written", ["jobs.shard_labeler.write_part", "begin_attempt"])
+def test_an_output_that_takes_no_more_files_is_fatal_at_once(
+    settings: LabelSettings,
+    output: OutputFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    written: str,
+) -> None:
+    labeler = ShardLabeler(settings, "run", None, num_threads=1, driver="d1")
+    calls = []
+
+    def fail(*_: Any, **__: Any) -> None:
+        calls.append(1)
+        raise failure
+
+    if written == "begin_attempt":
+        monkeypatch.setattr(OutputFolder, written, fail)
+    else:
+        monkeypatch.setattr(written, fail)
+    reason = getattr(failure, "strerror", None) or str(failure)
+    wanted = f"cannot write to {settings.output!r}: {reason}; the same command continues the run"
+    assert [call(labeler, shard).fatal for shard in (2, 0)] == [wanted, wanted]
+    assert len(calls) == 1
+
+
+def test_a_store_that_answers_too_late_may_take_the_part_the_next_time(
+    labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [TemporaryReadError("HTTP 503 SlowDown; tried 8 times in 21.4 s")]
+
+    def fail_once(*part: Any) -> None:
+        if failures:
+            raise failures.pop()
+        write_part(*part)
+
+    monkeypatch.setattr("jobs.shard_labeler.write_part", fail_once)
     assert call(labeler, 2).error is None
 
 

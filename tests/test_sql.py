@@ -95,6 +95,26 @@ def test_the_last_statement_is_the_answer(
     assert "\\n" not in capsys.readouterr().out
 
 
+EXPLAINS = (
+    "EXPLAIN",
+    "explain analyze",
+    "EXPLAIN /* SELECT /* é */ */ ANALYSE -- SELECT\n",
+    "EXPLAIN (ANALYZE, FORMAT json)",
+    "EXPLAIN(FORMAT 'json', ANALYZE)",
+)
+
+
+@pytest.mark.parametrize("explain", EXPLAINS)
+def test_whatever_reads_is_explained(output: OutputFolder, explain: str) -> None:
+    for query in (
+        "SELECT copy FROM (SELECT 1 AS copy)",
+        "(FROM labels)",
+        "WITH t AS (FROM labels)",
+    ):
+        assert ask(output, f"{explain} {query}{' FROM t' * query.startswith('WITH')}") == 0
+    assert ask(output, f"{explain} PIVOT labels ON status USING count(*)") == 0
+
+
 def test_nothing_is_written(
     output: OutputFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +125,10 @@ def test_nothing_is_written(
         f"ATTACH '{tmp_path}/x.db'",
         "DROP VIEW labels",
         "INSTALL httpfs",
+        *(f"{explain} COPY labels TO '{tmp_path}/x.csv'" for explain in EXPLAINS),
+        f"COPY (PIVOT labels ON status USING count(*)) TO '{tmp_path}/x.csv'",
+        f"EXPLAIN ANALYZE COPY (PIVOT labels ON status USING count(*)) TO '{tmp_path}/x.csv'",
+        "EXPLAIN ANALYZE DROP VIEW labels",
     ):
         assert ask(output, query) == 1
         message = capsys.readouterr().err

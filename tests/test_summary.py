@@ -108,3 +108,20 @@ def test_a_run_that_lost_a_part_is_not_finished(output: OutputFolder) -> None:
     part_path(output, 1).unlink()
     assert committed_shards(output, 3) == {0, 2}
     assert finished_summary(output) is None
+
+
+@pytest.mark.parametrize("change", ["cut", "[]", {"unit": "images"}, {"counts": None}])
+def test_a_summary_that_cannot_be_used_is_none(output: OutputFolder, change: Any) -> None:
+    """It is made of the parts: of another version or damaged, it is no reason to refuse the run."""
+    summarise(output, commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1))
+    path = output.path / "summary.json"
+    stored = json.loads(path.read_text())
+    if isinstance(change, dict):
+        stored = {k: v for k, v in (stored | change).items() if v is not None}
+        path.write_text(json.dumps(stored))
+    else:
+        path.write_text(path.read_text()[:40] if change == "cut" else change)
+    assert finished_summary(output) is None
+    summary = summarise(output)
+    assert summary.complete
+    assert finished_summary(output) == summary

@@ -1,6 +1,7 @@
 """Labelling in this process: no Ray, the same exit codes and messages, and it can be continued."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -12,6 +13,7 @@ from jpegs import encode, photo
 
 from jobs.label import main
 from jobs.shard_labeler import CommitRecord, ShardLabeler
+from pipeline.output_store import LocalFolder
 
 MODEL = ["--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "64", "--resize", "64"]
 FLAGS = [*MODEL, "--workers", "0", "--images-per-shard", "4", "--progress", "off"]
@@ -65,6 +67,33 @@ def test_what_was_interrupted_is_continued(
     capsys.readouterr()
     assert main(arguments) == 0
     assert "1 of 3 shards are labelled already" in capsys.readouterr().err
+    assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
+
+
+def test_a_full_disk_ends_the_run_and_says_what_is_labelled(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write, tried = LocalFolder.write, []
+
+    def full(self: LocalFolder, name: str, data: bytes) -> None:
+        tried.append(name)
+        if name in ("labels/part-00001.parquet", "summary.json"):
+            raise OSError(28, "No space left on device")
+        write(self, name, data)
+
+    arguments = [str(folder), "--output", str(tmp_path), *FLAGS]
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalFolder, "write", full)
+        assert main(arguments) == 1
+    assert tried.count("labels/part-00001.parquet") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "summary.json is not written: No space left on device" in lines
+    assert any(re.match(r"[47] of 11 images in .*", line) for line in lines)
+    assert lines[-1] == (
+        f"afd label: cannot write to {str(tmp_path)!r}: No space left on device;"
+        " the same command continues the run"
+    )
+    assert main(arguments) == 0
     assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
 
 
