@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -12,14 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.attempts import AccessError
-from pipeline.locations import SourceError, name_of
+from pipeline.locations import SourceError, folder_of, is_remote, joined, name_of
 from pipeline.storage import open_input
+from pipeline.tar_source import IMAGE_NAME, TAR_SUFFIXES
 
 PARQUET_MAGIC = b"PAR1"
 _PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")
 _BATCH_ROWS = 65_536
 _ENTRY = "manifest:"
 _TABLES = (".csv", ".tsv")
+_ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # as Windows' editors begin a file
 
 
@@ -162,7 +165,20 @@ def _layout(file: BinaryIO, location: str) -> _Layout | None:
     delimiter = max("\t,;", key=first_line.count)
     header = next(csv.reader(_decoded(file), delimiter=delimiter), [])
     names = [name.strip() for name in header]
-    return _Layout(delimiter, names.index(_column(names, names, location)))
+    column = _column(names, names, location)
+    if column not in _PATH_COLUMNS and _looks_like_a_path(column, location):
+        # Taken for the column's name, the first image would be lost.
+        raise SourceError(
+            f"the manifest {location!r} has no header: its first line {column!r} looks like a path,"
+            " but must name the column; put the line 'path' before it, or call the file .txt"
+        )
+    return _Layout(delimiter, names.index(column))
+
+
+def _looks_like_a_path(name: str, manifest: str) -> bool:
+    if "/" in name or IMAGE_NAME.search(name) or name.lower().endswith(_ARCHIVES):
+        return True
+    return not is_remote(manifest) and os.path.isfile(joined(folder_of(manifest), name))
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:

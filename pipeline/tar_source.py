@@ -16,7 +16,7 @@ from pipeline.storage import limit_read_ahead
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 GZIP_MAGIC = b"\x1f\x8b"
 _DRAIN_BYTES = 1 << 20
-_IMAGE_NAME = re.compile(
+IMAGE_NAME = re.compile(
     r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf]|jp2|jxl|p[bgp]m)$", re.IGNORECASE
 )
 # What reading damaged bytes raises; TarError and OSError (BadGzipFile) among them.
@@ -75,7 +75,7 @@ def _images(members: Iterator[tuple[str, int, int]]) -> Iterator[tuple[str, int,
         if _key(name) != key:
             yield from others
             key, has_image, others = _key(name), False, []
-        if _IMAGE_NAME.search(name):
+        if IMAGE_NAME.search(name):
             has_image, others = True, []
             yield member
         elif not has_image:
