@@ -32,12 +32,19 @@ def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
     file: at its start. location: of it; a name that ends in .csv or .tsv tells a table, the
     content Parquet. Raises SourceError when it cannot be read or has no column of paths.
     """
+    number = 0
     try:
         if is_parquet(file):
             yield from _parquet_entries(pq.ParquetFile(file), location)
         else:
-            yield from _text_entries(file, _layout(file, location))
-    except (pa.ArrowException, OSError, AccessError, UnicodeDecodeError, csv.Error) as error:
+            for entry in _text_entries(file, _layout(file, location)):
+                yield entry
+                number += 1
+    except csv.Error as error:  # a quote that is not closed shows far behind it
+        raise SourceError(
+            f"cannot read the manifest {location!r} after {number} entries: {error}"
+        ) from error
+    except (pa.ArrowException, OSError, AccessError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read the manifest {location!r}: {error}") from error
 
 
@@ -163,7 +170,7 @@ def _layout(file: BinaryIO, location: str) -> _Layout | None:
     first_line = file.readline().decode("utf-8", "surrogateescape")
     file.seek(start)
     delimiter = max("\t,;", key=first_line.count)
-    header = next(csv.reader(_decoded(file), delimiter=delimiter), [])
+    header = next(_records(file, delimiter), [])
     names = [name.strip() for name in header]
     column = _column(names, names, location)
     if column not in _PATH_COLUMNS and _looks_like_a_path(column, location):
@@ -185,12 +192,17 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
     return (line.decode("utf-8", "surrogateescape") for line in lines)
 
 
+def _records(lines: Iterable[bytes], delimiter: str) -> Iterator[list[str]]:
+    """Raises csv.Error; else a quote that is not closed would take in the records behind it."""
+    return csv.reader(_decoded(lines), delimiter=delimiter, strict=True)
+
+
 def _text_entries(lines: Iterable[bytes], layout: _Layout | None) -> Iterator[str]:
     if layout is None:
         for line in _decoded(lines):
             yield line.rstrip("\r\n")
         return
-    for record in csv.reader(_decoded(lines), delimiter=layout.delimiter):
+    for record in _records(lines, layout.delimiter):
         yield record[layout.column] if layout.column < len(record) else ""
 
 

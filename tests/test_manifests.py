@@ -115,6 +115,14 @@ def test_a_table_without_a_header_is_refused(tmp_path: Path, first: str) -> None
         assert entries(tmp_path / f"{header}.csv") == [first, "b.jpg"]
 
 
+@pytest.mark.parametrize("rest", ["", '"c.jpg",1\n', "d.jpg,2\n" * 50_000])
+def test_a_quote_that_is_not_closed_is_refused(tmp_path: Path, rest: str) -> None:
+    """It would swallow the entries up to the next quote."""
+    (tmp_path / "x.csv").write_text('path,label\na.jpg,0\n"b.jpg,0\nc.jpg,1\n' + rest)
+    with pytest.raises(SourceError, match=r"cannot read the manifest .*x.csv' after 1 entries: "):
+        entries(tmp_path / "x.csv")
+
+
 def test_damage_is_refused() -> None:
     whole = parquet({"path": [f"{i}.jpg" for i in range(5000)]})
     pages = len(whole) // 2
