@@ -103,19 +103,34 @@ def _links(file: BinaryIO) -> dict[int, _Member]:
 
 
 def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    file.seek(0)
-    # Opened without decompression: a member's bytes are then a plain range of the file.
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        for header in archive:
-            archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
-            yield header
+    """The headers of a tar, and of those that `cat` has put behind it."""
+    start: int | None = 0
+    while start is not None:
+        file.seek(start)
+        # Opened without decompression: a member's bytes are then a plain range of the file.
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for header in archive:
+                archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
+                yield header
+            start = _next_archive(file, archive.offset)
+
+
+def _next_archive(file: BinaryIO, end: int) -> int | None:
+    """Where something stands behind a tar that ends at `end`; None where nothing but zeros does.
+
+    Reads all of the file, as the checksum of a compressed one stands at its end.
+    """
+    file.seek(end)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
         # tarfile takes a damaged header for the archive's end, which is zeros or nothing.
-        file.seek(archive.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError(f"damaged header at byte {archive.offset}")
-    if isinstance(file, GzipFile):
-        while file.read(_DRAIN_BYTES):  # its checksum stands at the end
-            pass
+        raise tarfile.ReadError(f"no tar header at byte {end}: damaged, or no part of the tar")
+    at = end + tarfile.BLOCKSIZE
+    while block := file.read(_DRAIN_BYTES):
+        if rest := block.lstrip(b"\0"):
+            first = at + len(block) - len(rest)
+            return first - first % tarfile.BLOCKSIZE
+        at += len(block)
+    return None
 
 
 def _images(members: Iterator[_Member]) -> Iterator[_Member]:

@@ -241,6 +241,26 @@ def test_gzip_in_several_pieces_is_one_tar() -> None:
     assert [reader.read(ref) for ref in refs] == [b"%d.jpg" % i * 3 for i in range(50)]
 
 
+def test_tars_one_behind_the_other_are_one_collection() -> None:
+    """As `cat a.tar b.tar` makes them: each but the last has its end marks in the middle."""
+    tars = [make_tar(["a.jpg", "b.jpg"]), make_tar([]), make_tar(["c.jpg"], tarfile.PAX_FORMAT)]
+    plain = b"".join(tars)
+    for data in (plain, gzip.compress(plain), b"".join(map(gzip.compress, tars))):
+        refs = listed(data)
+        assert [ref.uri for ref in refs] == ["x#a.jpg", "x#b.jpg", "x#c.jpg"]
+        reader = TarReader(io.BytesIO(data), refs[0].container or Container.TAR)
+        assert [reader.read(ref) for ref in refs] == [n * 3 for n in (b"a.jpg", b"b.jpg", b"c.jpg")]
+
+
+def test_what_follows_a_tar_and_is_none_is_refused() -> None:
+    sound = make_tar(["a.jpg"])
+    for rest in (b"x", b"x" * 5000, make_tar(["b.jpg"])[3:]):
+        for data in (sound + rest, gzip.compress(sound) + gzip.compress(rest)):
+            with pytest.raises(tarfile.TarError, match=f"no tar header at byte {len(sound)}:"):
+                listed(data)
+    assert len(listed(sound + bytes(3_000_100))) == 1
+
+
 def test_damage_that_shows_later_costs_the_images_behind_it_once() -> None:
     names = [f"{i}{os.urandom(400).hex()}.jpg" for i in range(300)]
     packed = gzip.compress(make_tar(names))
