@@ -10,6 +10,7 @@ import os
 from dataclasses import MISSING, asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
+from pipeline.local_files import absolute_pattern
 from pipeline.locations import refuse_credentials
 
 REQUIRED = MISSING
@@ -81,7 +82,7 @@ class ClassifierSettings(BackboneSettings, CollectionSettings):
             elif os.sep in value:
                 raise ValueError(f"--{name} {value!r}: no such file")
         absolute: dict[str, Any] = {
-            name: path if "://" in path else os.path.abspath(path) for name, path in paths.items()
+            name: path if "://" in path else absolute_pattern(path) for name, path in paths.items()
         }
         return replace(self, **absolute)
 

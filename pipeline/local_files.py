@@ -7,7 +7,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.locations import SourceError
+from pipeline.locations import SourceError, leading_alternatives
+
+
+def absolute_pattern(pattern: str) -> str:
+    """A path or a pattern that means the same in every folder.
+
+    Where braces at its start hold an absolute path (`{/a/x,b/y}.tar`), all of them become one.
+    """
+    alternatives = leading_alternatives(pattern)
+    if not any(alternative.startswith("/") for alternative in alternatives):
+        return os.path.abspath(pattern)
+    rest = pattern[len(",".join(alternatives)) + 2 :]
+    return f"{{{','.join(os.path.join(os.getcwd(), one) for one in alternatives)}}}{rest}"
 
 
 def list_folder(folder: str, ancestors: frozenset[str] = frozenset()) -> Iterator[str]:

@@ -112,6 +112,12 @@ def has_braces(pattern: str) -> bool:
     return "{" in pattern and _BRACES.search(pattern) is not None
 
 
+def leading_alternatives(pattern: str) -> list[str]:
+    """What the braces at the start of a pattern stand for, none where there are none there."""
+    found = _BRACES.match(pattern)
+    return found[1].split(",") if found and "," in found[1] else []
+
+
 def _choices(braces: str) -> list[str]:
     if "," in braces:
         return braces.split(",")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -12,14 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.attempts import AccessError
-from pipeline.locations import SourceError, name_of
+from pipeline.locations import SourceError, folder_of, is_remote, joined, name_of
 from pipeline.storage import open_input
+from pipeline.tar_source import IMAGE_NAME, TAR_SUFFIXES
 
 PARQUET_MAGIC = b"PAR1"
 _PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")
 _BATCH_ROWS = 65_536
 _ENTRY = "manifest:"
 _TABLES = (".csv", ".tsv")
+_ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # as Windows' editors begin a file
 
 
@@ -29,12 +32,19 @@ def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
     file: at its start. location: of it; a name that ends in .csv or .tsv tells a table, the
     content Parquet. Raises SourceError when it cannot be read or has no column of paths.
     """
+    number = 0
     try:
         if is_parquet(file):
             yield from _parquet_entries(pq.ParquetFile(file), location)
         else:
-            yield from _text_entries(file, _layout(file, location))
-    except (pa.ArrowException, OSError, AccessError, UnicodeDecodeError, csv.Error) as error:
+            for entry in _text_entries(file, _layout(file, location)):
+                yield entry
+                number += 1
+    except csv.Error as error:  # a quote that is not closed shows far behind it
+        raise SourceError(
+            f"cannot read the manifest {location!r} after {number} entries: {error}"
+        ) from error
+    except (pa.ArrowException, OSError, AccessError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read the manifest {location!r}: {error}") from error
 
 
@@ -160,13 +170,31 @@ def _layout(file: BinaryIO, location: str) -> _Layout | None:
     first_line = file.readline().decode("utf-8", "surrogateescape")
     file.seek(start)
     delimiter = max("\t,;", key=first_line.count)
-    header = next(csv.reader(_decoded(file), delimiter=delimiter), [])
+    header = next(_records(file, delimiter), [])
     names = [name.strip() for name in header]
-    return _Layout(delimiter, names.index(_column(names, names, location)))
+    column = _column(names, names, location)
+    if column not in _PATH_COLUMNS and _looks_like_a_path(column, location):
+        # Taken for the column's name, the first image would be lost.
+        raise SourceError(
+            f"the manifest {location!r} has no header: its first line {column!r} looks like a path,"
+            " but must name the column; put the line 'path' before it, or call the file .txt"
+        )
+    return _Layout(delimiter, names.index(column))
+
+
+def _looks_like_a_path(name: str, manifest: str) -> bool:
+    if "/" in name or IMAGE_NAME.search(name) or name.lower().endswith(_ARCHIVES):
+        return True
+    return not is_remote(manifest) and os.path.isfile(joined(folder_of(manifest), name))
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
     return (line.decode("utf-8", "surrogateescape") for line in lines)
+
+
+def _records(lines: Iterable[bytes], delimiter: str) -> Iterator[list[str]]:
+    """Raises csv.Error; else a quote that is not closed would take in the records behind it."""
+    return csv.reader(_decoded(lines), delimiter=delimiter, strict=True)
 
 
 def _text_entries(lines: Iterable[bytes], layout: _Layout | None) -> Iterator[str]:
@@ -174,7 +202,7 @@ def _text_entries(lines: Iterable[bytes], layout: _Layout | None) -> Iterator[st
         for line in _decoded(lines):
             yield line.rstrip("\r\n")
         return
-    for record in csv.reader(_decoded(lines), delimiter=layout.delimiter):
+    for record in _records(lines, layout.delimiter):
         yield record[layout.column] if layout.column < len(record) else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.file_format import sniff_format
 from pipeline.jpeg_integrity import IntegrityLevel, check_integrity
@@ -87,6 +87,8 @@ def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
         image.size = (picture.height, picture.width)
     except Image.DecompressionBombError:
         image.fail(Status.REJECTED, f"{found} image of too many pixels to open")
+    except UnidentifiedImageError:  # its text holds the address of the BytesIO
+        image.fail(Status.REJECTED, f"{found} header is damaged: cannot identify image file")
     except (OSError, ValueError, SyntaxError) as error:
         image.fail(Status.REJECTED, f"{found} header is damaged: {' '.join(str(error).split())}")
     else:

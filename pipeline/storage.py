@@ -5,8 +5,10 @@ A location is an absolute path, a file:// URI, or s3://, gs://, hf:// or https:/
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -31,7 +33,7 @@ def read(location: str) -> bytes:
     """The whole content of a file. Raises OSError; AccessError where nobody is let in."""
     if is_remote(location):
         return get(_resource(location)).data
-    with open(local_path(location), "rb", buffering=0) as file:
+    with open(local_path(location), "rb", buffering=0, opener=_open_regular) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MOST_BYTES:
             raise OSError(f"{size} bytes: at most {MOST_BYTES} are read at once")
@@ -44,7 +46,7 @@ def read_range(location: str, start: int, num_bytes: int) -> bytes:
         raise OSError(f"{num_bytes} bytes: at most {MOST_BYTES} are read at once")
     if is_remote(location):
         return get(_resource(location), start, start + num_bytes).data if num_bytes else b""
-    with open(local_path(location), "rb") as file:
+    with open(local_path(location), "rb", opener=_open_regular) as file:
         file.seek(start)
         return file.read(num_bytes)
 
@@ -52,8 +54,21 @@ def read_range(location: str, start: int, num_bytes: int) -> bytes:
 def open_input(location: str) -> BinaryIO:
     """A file to read and to seek in. Raises as `read` does, MissingError or FileNotFoundError."""
     if not is_remote(location):
-        return open(local_path(location), "rb")
+        return open(local_path(location), "rb", opener=_open_regular)
     return io.BufferedReader(RemoteFile(_resource(location)), _BUFFER_BYTES)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a file, but no pipe and no device: reading those may never end, nor may opening them.
+
+    A folder is left to `open`, which says what it is.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK)  # without effect on a file
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
 
 
 def limit_read_ahead(file: BinaryIO, stop: int) -> None:

@@ -8,7 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from gzip import BadGzipFile, GzipFile
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from pipeline.records import Container, ImageRef
 from pipeline.storage import limit_read_ahead
@@ -16,7 +16,7 @@ from pipeline.storage import limit_read_ahead
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 GZIP_MAGIC = b"\x1f\x8b"
 _DRAIN_BYTES = 1 << 20
-_IMAGE_NAME = re.compile(
+IMAGE_NAME = re.compile(
     r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf]|jp2|jxl|p[bgp]m)$", re.IGNORECASE
 )
 # What reading damaged bytes raises; TarError and OSError (BadGzipFile) among them.
@@ -38,49 +38,121 @@ def _holds_tar(head: bytes) -> bool:
         return False
 
 
+class _Member(NamedTuple):
+    """offset: of the content in the uncompressed tar; None where it does not stand in one piece."""
+
+    name: str
+    offset: int | None
+    num_bytes: int | None
+
+
 def list_tar(file: BinaryIO, uri: str, source: str, container: Container) -> Iterator[ImageRef]:
     """The images of a tar in its own order; one of its headers is held at a time.
 
     file: opened at its start. uri: what the names are recorded below. source: what opens it again.
-    Every regular file counts, but for a WebDataset sample's metadata: members that share an
-    image's key (`a/7` of `a/7.jpg` and `a/7.json`) and have no image's extension.
+    Every regular file and every link to one counts, but for a WebDataset sample's metadata: members
+    that share an image's key (`a/7` of `a/7.jpg` and `a/7.json`) and have no image's extension.
     Raises one of `DAMAGE` when the archive is damaged or its end is missing.
     """
     for name, offset, num_bytes in _images(_members(_uncompressed(file, container))):
         yield ImageRef(f"{uri}#{_printable(name)}", source, container, offset, num_bytes)
 
 
-def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
-    """(name, offset of the content, bytes) of the regular files; offsets are uncompressed."""
-    # Opened without decompression: a member's bytes are then a plain range of the file.
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
-            if member.isfile():
-                yield member.name, member.offset_data, member.size
+def _members(file: BinaryIO) -> Iterator[_Member]:
+    """The regular files, and the links to them under their own names."""
+    links: dict[int, _Member] | None = None
+    for header in _headers(file):
+        if header.isfile():
+            yield _member(header)
+        elif header.islnk() or header.issym():
+            if links is None:
+                links = _links(file)
+            if header.offset in links:
+                yield links[header.offset]
+            elif header.islnk():
+                yield _Member(header.name, None, None)  # its row will say so
+
+
+def _member(header: tarfile.TarInfo) -> _Member:
+    if header.issparse():  # its holes are left out of the tar
+        return _Member(header.name, None, None)
+    return _Member(header.name, header.offset_data, header.size)
+
+
+def _links(file: BinaryIO) -> dict[int, _Member]:
+    """What the links to regular files of the tar stand for, by the offset of their headers.
+
+    Goes over the whole tar once more and holds its names meanwhile; few tars have links.
+    """
+    files: dict[str, _Member] = {}
+    links: dict[int, _Member] = {}
+    symbolic: list[tuple[int, str, str]] = []
+    for header in _headers(file):
+        name = posixpath.normpath(header.name)
+        if header.isfile():
+            files[name] = _member(header)
+        elif header.islnk() and (found := files.get(posixpath.normpath(header.linkname))):
+            files[name] = links[header.offset] = found._replace(name=header.name)
+        elif header.issym():
+            target = posixpath.join(posixpath.dirname(name), header.linkname)
+            symbolic.append((header.offset, header.name, posixpath.normpath(target)))
+    for offset, name, target in symbolic:
+        if found := files.get(target):
+            links[offset] = found._replace(name=name)
+    return links
+
+
+def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """The headers of a tar, and of those that `cat` has put behind it."""
+    start: int | None = 0
+    while start is not None:
+        file.seek(start)
+        # Opened without decompression: a member's bytes are then a plain range of the file.
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for header in archive:
+                archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
+                yield header
+            start = _next_archive(file, archive.offset)
+
+
+def _next_archive(file: BinaryIO, end: int) -> int | None:
+    """Where something stands behind a tar that ends at `end`; None where nothing but zeros does.
+
+    Reads all of the file, as the checksum of a compressed one stands at its end.
+    """
+    file.seek(end)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
         # tarfile takes a damaged header for the archive's end, which is zeros or nothing.
-        file.seek(archive.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError(f"damaged header at byte {archive.offset}")
-    if isinstance(file, GzipFile):
-        while file.read(_DRAIN_BYTES):  # its checksum stands at the end
-            pass
+        raise tarfile.ReadError(f"no tar header at byte {end}: damaged, or no part of the tar")
+    at = end + tarfile.BLOCKSIZE
+    while block := file.read(_DRAIN_BYTES):
+        if rest := block.lstrip(b"\0"):
+            first = at + len(block) - len(rest)
+            return first - first % tarfile.BLOCKSIZE
+        at += len(block)
+    return None
 
 
-def _images(members: Iterator[tuple[str, int, int]]) -> Iterator[tuple[str, int, int]]:
+def _images(members: Iterator[_Member]) -> Iterator[_Member]:
     key, has_image = "", False
-    others: list[tuple[str, int, int]] = []  # of this key, as long as no image is
+    others: list[_Member] = []  # of this key, as long as no image is
     for member in members:
-        name = member[0]
-        if _key(name) != key:
+        if _key(member.name) != key:
             yield from others
-            key, has_image, others = _key(name), False, []
-        if _IMAGE_NAME.search(name):
+            key, has_image, others = _key(member.name), False, []
+        if IMAGE_NAME.search(member.name):
             has_image, others = True, []
             yield member
         elif not has_image:
             others.append(member)
     yield from others
+
+
+def place_of_member(ref: ImageRef) -> tuple[int, int]:
+    """(offset, bytes) in the uncompressed tar. Raises OSError when it is not there in one piece."""
+    if ref.offset is None:
+        raise OSError("the tar holds it as a sparse file, or as a link to no file before it")
+    return ref.offset, ref.num_bytes or 0
 
 
 def _key(name: str) -> str:
@@ -115,7 +187,7 @@ class TarReader:
 
     def read(self, ref: ImageRef) -> bytes:
         """The member's bytes. Raises OSError when they are not there or damaged."""
-        offset, num_bytes = ref.offset or 0, ref.num_bytes or 0
+        offset, num_bytes = place_of_member(ref)
         if self._damage and offset + num_bytes > self._damage[0]:
             raise OSError(self._damage[1])
         try:
@@ -131,8 +203,8 @@ class TarReader:
 
     def expect(self, last: ImageRef) -> None:
         """Say which member will be read last."""
-        if not self._compressed:
-            limit_read_ahead(self._file, (last.offset or 0) + (last.num_bytes or 0))
+        if not self._compressed and last.offset is not None:
+            limit_read_ahead(self._file, last.offset + (last.num_bytes or 0))
 
     def close(self) -> None:
         self._tar.close()

@@ -147,6 +147,12 @@ def test_a_null_byte_and_an_unknown_scheme() -> None:
         read_image(ImageRef("ftp://h/a.jpg"))
 
 
+def test_a_member_that_is_not_there_in_one_piece(tmp_path: Path, files: dict[str, bytes]) -> None:
+    (tmp_path / "x.tar").write_bytes(files["x.tar"])
+    with pytest.raises(OSError, match="as a sparse file, or as a link to no file before it"):
+        read_image(ImageRef("x.tar#1.jpg", str(tmp_path / "x.tar"), Container.TAR))
+
+
 # What a plan leaves out
 
 

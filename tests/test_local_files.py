@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.image_bytes import read_image
-from pipeline.local_files import list_folder, list_glob
+from pipeline.local_files import absolute_pattern, list_folder, list_glob
 from pipeline.records import ImageRef
 
 
@@ -19,6 +19,25 @@ def below(folder: Path) -> list[str]:
 
 def matching(pattern: Path, folder: Path) -> list[str]:
     return [path.removeprefix(f"{folder}/") for path in list_glob(str(pattern))]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a/../b.jpg", "/here/b.jpg"),
+        ("/a/*.tar", "/a/*.tar"),
+        ("{a,b}/*.tar", "/here/{a,b}/*.tar"),
+        ("{/a/x.tar,/b/y.tar}", "{/a/x.tar,/b/y.tar}"),
+        ("{/a/,b/,}{1..2},.tar", "{/a/,/here/b/,/here/}{1..2},.tar"),
+        ("{1..2}/{/a,/b}", "/here/{1..2}/{/a,/b}"),
+        ("{a", "/here/{a"),
+    ],
+)
+def test_a_pattern_made_absolute_means_the_same(
+    monkeypatch: pytest.MonkeyPatch, pattern: str, expected: str
+) -> None:
+    monkeypatch.setattr(os, "getcwd", lambda: "/here")
+    assert absolute_pattern(pattern) == expected
 
 
 # Folders

@@ -101,6 +101,28 @@ def test_no_clear_column_is_refused(
         list(list_manifest(io.BytesIO(write(columns)), "/x.csv"))
 
 
+@pytest.mark.parametrize(
+    "first", ["a.jpg", "B.PNG", "sub/a", "x.tar.gz", "y.parquet", "s3://b/k", "no extension"]
+)
+def test_a_table_without_a_header_is_refused(tmp_path: Path, first: str) -> None:
+    """Its first image would be lost as the name of the column."""
+    (tmp_path / "no extension").touch()
+    (tmp_path / "x.csv").write_text(f"{first}\nb.jpg\n")
+    with pytest.raises(SourceError, match=f"first line '{first}' looks like a path, but must name"):
+        entries(tmp_path / "x.csv")
+    for header in ("path", "photo"):
+        (tmp_path / f"{header}.csv").write_text(f"{header}\n{first}\nb.jpg\n")
+        assert entries(tmp_path / f"{header}.csv") == [first, "b.jpg"]
+
+
+@pytest.mark.parametrize("rest", ["", '"c.jpg",1\n', "d.jpg,2\n" * 50_000])
+def test_a_quote_that_is_not_closed_is_refused(tmp_path: Path, rest: str) -> None:
+    """It would swallow the entries up to the next quote."""
+    (tmp_path / "x.csv").write_text('path,label\na.jpg,0\n"b.jpg,0\nc.jpg,1\n' + rest)
+    with pytest.raises(SourceError, match=r"cannot read the manifest .*x.csv' after 1 entries: "):
+        entries(tmp_path / "x.csv")
+
+
 def test_damage_is_refused() -> None:
     whole = parquet({"path": [f"{i}.jpg" for i in range(5000)]})
     pages = len(whole) // 2

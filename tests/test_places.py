@@ -29,6 +29,11 @@ def test_patterns(collection: str, pattern: str, expected: list[str]) -> None:
     assert listed(f"{collection}/{pattern}", collection) == expected
 
 
+def test_absolute_paths_in_braces(collection: str) -> None:
+    braces = f"{{{collection}/z.jpg,{collection}/in/1.tar}}"
+    assert listed(braces, collection) == ["z.jpg", "in/1.tar#x.jpg", "in/1.tar#y.jpg"]
+
+
 def test_a_pattern_of_folders(collection: str) -> None:
     braces = f"{collection}/{{in/c d/,in/c d/}}"
     assert listed(braces, collection) == ["in/c d/é#?.jpg"] * 2

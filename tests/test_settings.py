@@ -43,6 +43,11 @@ def test_paths_become_absolute_where_the_command_is_given(
     assert settings.afd == "default"
 
 
+def test_absolute_paths_in_braces_stay_as_they_are_given() -> None:
+    settings = LabelSettings(input="{/a/x.tar,/b/y.tar}", output="out").located()
+    assert settings.input == "{/a/x.tar,/b/y.tar}"
+
+
 def test_a_missing_weights_file_is_found_before_anything_starts() -> None:
     settings = LabelSettings(input="in", output="out", weights="nowhere/weights.pth")
     with pytest.raises(ValueError, match=r"--weights 'nowhere/weights\.pth': no such file"):

@@ -42,6 +42,21 @@ def test_relative_locations_give_absolute_paths(
         assert listed(location, tmp_path)[0] == "photos/a.jpg"
 
 
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_a_row_that_says_so(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg")
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "link.jpg").symlink_to("pipe.tar")
+    (tmp_path / "list").write_text("a.jpg\npipe.tar\nlink.jpg\n")
+    assert listed(tmp_path, tmp_path) == ["a.jpg", "link.jpg", "list"]
+    for location in (tmp_path / "list", f"{tmp_path}/*.*"):
+        refs = {Path(ref.uri).name: ref for ref in list_images(str(location))}
+        assert refs.keys() == {"a.jpg", "pipe.tar", "link.jpg"}
+        for name in ("pipe.tar", "link.jpg"):
+            with pytest.raises(OSError, match="not a regular file"):
+                read_image(refs[name])
+
+
 def test_one_image_is_a_collection_of_one(tmp_path: Path, s3: Bucket) -> None:
     for name, content in {
         "a": JPEG,

@@ -44,6 +44,17 @@ def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
             ask()
 
 
+def test_a_pipe_and_a_device_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.jpg").symlink_to("pipe")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe", "link.jpg", "zero.jpg"):
+        path = str(tmp_path / name)
+        for ask in (read, open_input, lambda path: read_range(path, 0, 10)):
+            with pytest.raises(OSError, match="not a regular file"):
+                ask(path)
+
+
 def test_a_file_elsewhere(s3: Bucket) -> None:
     s3.write({"a b/c.bin": DATA})
     web = WebServer({"/a b/c.bin": DATA})
