@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -155,6 +155,7 @@ class Trainer:
             return
         state = {
             "step": self.step,
+            "stem_steps": stem_steps(self.options),
             "afd": self.afd.state_dict(),
             "average": self.average.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -169,6 +170,9 @@ class Trainer:
         if state is None:
             return False
         self.step = state["step"]
+        boundary = state.get("stem_steps", self.step + 1)
+        if self.step >= boundary:  # a longer run would move it, and go back to the stem alone
+            self.options = replace(self.options, stem_steps=boundary)
         self.afd.load_state_dict(state["afd"])
         self.average.module.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -23,6 +23,7 @@ from jobs.run_record import differences
 from pipeline.compressed_sets import MANIFEST_SCHEMA, STAGING, plan_images, write_files
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder, written_whole
 from pipeline.own_files import own_files, refuse_mixing
+from pipeline.recompress import collection_root
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
 
@@ -85,7 +86,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """The manifest's rows in the collection's order, each after its file is written."""
     recipe = settings.recipe()
-    images = plan_images(refs, recipe)
+    images = plan_images(refs, recipe, collection_root(settings.input, refs))
     done, said = 0, time.time()
     with ThreadPoolExecutor(settings.workers) as pool:
         while chunk := list(islice(images, _CHUNK_IMAGES)):

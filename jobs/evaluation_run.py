@@ -24,7 +24,7 @@ from pipeline.degrade import PROTOCOLS
 from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
 from pipeline.folder_classes import FolderClasses
 from pipeline.geometry import Geometry
-from pipeline.recompress import common_root, relative_name
+from pipeline.recompress import collection_root, relative_name
 from pipeline.records import ImageRef
 from pipeline.screen import Limits
 from pipeline.sources import list_images
@@ -145,7 +145,7 @@ def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
 
 def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
     refs = list(list_images(settings.input))
-    root = common_root(refs)
+    root = collection_root(settings.input, refs)
     if isinstance(settings.num_images, int) and settings.num_images < len(refs):
         spaced = (
             math.floor(k * len(refs) / settings.num_images) for k in range(settings.num_images)

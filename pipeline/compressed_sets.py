@@ -14,7 +14,6 @@ from pipeline.degrade import Protocol
 from pipeline.geometry import Geometry
 from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import (
-    common_root,
     compressed_file,
     distinct,
     drawn_qualities,
@@ -64,12 +63,13 @@ class PlannedImage:
     files: dict[Path, tuple[int, ...]]
 
 
-def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe) -> Iterator[PlannedImage]:
+def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe, root: str) -> Iterator[PlannedImage]:
     """Every image's files, named as in the collection; no two images share a file.
 
     The random qualities are drawn by the name in the collection, by which `afd evaluate` draws too.
+
+    root: see `collection_root`.
     """
-    root = common_root(refs)
     names = [relative_name(ref, root) for ref in refs]
     for ref, name, file in zip(refs, names, distinct(map(_as_jpeg, names)), strict=True):
         drawn = drawn_qualities(name, recipe.seed, recipe.times)

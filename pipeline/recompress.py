@@ -31,6 +31,9 @@ def open_rgb(data: bytes) -> RgbImage:
     """
     try:
         with silenced(), Image.open(io.BytesIO(data)) as picture:
+            if picture.mode.startswith("I;16"):  # which Pillow would clip at 255
+                gray = np.asarray(picture, np.uint16) / 257
+                return np.repeat(gray.round().astype(np.uint8)[:, :, None], 3, axis=2)
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot be decoded: {' '.join(str(error).split())}") from error
@@ -107,6 +110,17 @@ def distinct(paths: Iterable[str]) -> Iterator[str]:
             own = f"{stem}-{taken[path]}{extension}"
         taken[own] = 1
         yield own
+
+
+def collection_root(location: str, refs: Sequence[ImageRef]) -> str:
+    """The folder that names are given below: `location` where that holds every file.
+
+    So the folder of the only class is not lost. Else `common_root`: of a manifest, a pattern.
+    """
+    folder = location if "://" in location else os.path.abspath(location)
+    files = [ref.uri for ref in refs if ref.source is None]
+    below = files and all(uri.startswith(f"{folder.rstrip('/')}/") for uri in files)
+    return folder if below else common_root(refs)
 
 
 def common_root(refs: Sequence[ImageRef]) -> str:

@@ -1,12 +1,25 @@
 """A picture under the paper's protocols, as a file; the coder itself is tested in test_degrade."""
 
+import io
+
 import numpy as np
 import pytest
-from decoding import plain, torchvision_input
+from decoding import decode_all, plain, screened, torchvision_input
 from jpegs import encode, photo, save
+from PIL import Image
 
+from pipeline.decode import DecodeOptions, Decoder
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C, PROTOCOLS, compress, decompress
-from pipeline.recompress import compressed_file, distinct, drawn_qualities, model_window, open_rgb
+from pipeline.recompress import (
+    collection_root,
+    compressed_file,
+    distinct,
+    drawn_qualities,
+    model_window,
+    open_rgb,
+    relative_name,
+)
+from pipeline.records import ImageRef
 
 GEOMETRY = plain(72, 64)
 
@@ -32,6 +45,29 @@ def test_random_qualities_are_the_images_own_and_fewer_are_the_first_of_more() -
     assert drawn[:3] == drawn_qualities("a/b.jpg", 0, 3)
     assert all(5 <= quality <= 95 for quality in drawn)
     assert len({drawn, drawn_qualities("a/c.jpg", 0, 5), drawn_qualities("a/b.jpg", 1, 5)}) == 3
+
+
+def test_the_only_class_keeps_its_folder() -> None:
+    refs = [ImageRef("/photos/n01/a.jpg"), ImageRef("/photos/n01/b.jpg")]
+    assert collection_root("/photos", refs) == collection_root("/photos/", refs) == "/photos"
+    assert relative_name(refs[0], collection_root("/photos", refs)) == "n01/a.jpg"
+    assert collection_root("/photos/*/*.jpg", refs) == "/photos/n01"
+    assert collection_root("/lists/all.txt", refs) == "/photos/n01"
+    bucket = [ImageRef("s3://bucket/photos/n01/a.jpg")]
+    root = collection_root("s3://bucket/photos/", bucket)
+    assert relative_name(bucket[0], root) == "n01/a.jpg"
+    assert collection_root("/a.tar", [ImageRef("/a.tar#x.jpg", source="/a.tar")]) == ""
+
+
+def test_sixteen_bits_of_gray_are_scaled_as_the_decoder_does() -> None:
+    gray = photo(40, 50)[:, :, 0]
+    file = io.BytesIO()
+    Image.fromarray(gray.astype(np.uint16) * 257).save(file, "PNG")
+    found = open_rgb(file.getvalue())
+    np.testing.assert_array_equal(found, np.repeat(gray[:, :, None], 3, axis=2))
+    decoder = Decoder(plain(None, 40), DecodeOptions())
+    (image,) = decode_all(decoder, screened([file.getvalue()])).values()
+    assert np.abs(image.rgb.astype(int) - found[:, 5:45]).max() <= 1
 
 
 def test_a_file_is_opened_whole_or_refused_in_one_line() -> None:

@@ -108,6 +108,19 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
+def test_a_longer_run_does_not_go_back_to_the_stem_alone(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    """The stem's steps are half of a short run, and would be more of a longer one."""
+    short = replace(OPTIONS, stem_steps=1000, max_steps=6, validate_every_steps=6)
+    run(make_trainer(backbone, tmp_path, short))
+    longer = make_trainer(backbone, tmp_path, replace(short, max_steps=14, log_every_steps=1))
+    assert longer.resume()
+    records = [r for r in run(longer) if r["kind"] == "step"]
+    assert [r["step"] for r in records] == list(range(7, 15))
+    assert all("stem" not in r for r in records)
+
+
 def test_overfits_one_batch_and_moves_nothing_but_the_module(
     backbone: Backbone, tmp_path: Path
 ) -> None:
