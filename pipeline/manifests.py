@@ -104,7 +104,9 @@ def text_columns(schema: pa.Schema) -> list[str]:
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
 def _column(columns: Sequence[str], all_names: Sequence[str], location: str) -> str:

@@ -54,7 +54,11 @@ def _leaf(field: pa.Field) -> str | None:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return (
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
 
 
 def list_parquet(parquet: pq.ParquetFile, uri: str, source: str) -> Iterator[ImageRef]:

@@ -101,7 +101,7 @@ def refusal(what: str) -> Iterator[None]:
     """What cannot be listed is refused in one line, whatever is wrong with it."""
     try:
         yield
-    except (*DAMAGE, pa.ArrowException, AccessError) as error:
+    except (*DAMAGE, pa.ArrowException, AccessError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise SourceError(f"cannot {what}: {reason}") from error
 

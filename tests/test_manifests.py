@@ -71,6 +71,7 @@ def test_tables(tmp_path: Path, name: str, content: str, expected: list[str]) ->
         {"label": [1, 2], "image.path": ["a.jpg", "b.jpg"]},
         {"path": pa.array(["a.jpg", "b.jpg"]).dictionary_encode(), "caption": ["x", "y"]},
         {"path": pa.array(["a.jpg", "b.jpg"], pa.large_string()), "caption": ["x", "y"]},
+        {"path": pa.array(["a.jpg", "b.jpg"], pa.string_view()), "label": [1, 2]},
         {"path": [1, 2], "url": ["a.jpg", "b.jpg"]},
     ],
     ids=lambda columns: "-".join(columns),

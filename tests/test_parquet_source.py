@@ -39,6 +39,9 @@ def hugging_face(images: list[bytes | None]) -> pa.Array:
         ({"thumbnail": pa.binary(), "image": STRUCT}, "image.bytes"),
         ({"jpg": pa.binary(), "url": pa.string(), "embedding": pa.binary()}, "jpg"),
         ({"bytes": pa.large_binary(), "path": pa.string()}, "bytes"),
+        ({"bytes": pa.binary_view(), "path": pa.string_view()}, "bytes"),
+        ({"jpg": pa.dictionary(pa.int32(), pa.binary())}, "jpg"),
+        ({"image": pa.struct([("bytes", pa.binary_view())])}, "image.bytes"),
         (
             {"pixels": pa.binary(), "label": pa.int64(), "a": pa.string(), "b": pa.string()},
             "pixels",
@@ -58,9 +61,16 @@ def test_the_column_of_images(columns: dict[str, pa.DataType], expected: str | N
     assert image_column(pa.schema(list(columns.items()))) == expected
 
 
-@pytest.mark.parametrize(
-    "column", [IMAGES, hugging_face(IMAGES), pa.array(IMAGES, pa.large_binary())]
-)
+COLUMNS = {
+    "bytes": IMAGES,
+    "hugging face": hugging_face(IMAGES),
+    "large": pa.array(IMAGES, pa.large_binary()),
+    "view": pa.array(IMAGES, pa.binary_view()),
+    "dictionary": pa.array(IMAGES, pa.binary()).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS.keys())
 @pytest.mark.parametrize("row_group_size", [1, 2, 100])
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
 def test_rows_read_as_they_were_written(column: Any, row_group_size: int, compression: str) -> None:
@@ -79,6 +89,25 @@ def test_rows_read_as_they_were_written(column: Any, row_group_size: int, compre
             assert reader.read(refs[row]) == expected
         assert reader.position == row + 1
     reader.close()
+
+
+def test_a_struct_of_a_view() -> None:
+    values = [{"bytes": data} for data in IMAGES[2:]]
+    column = pa.array([*values, None], pa.struct([("bytes", pa.binary_view())]))
+    data = written({"image": column})
+    reader = ParquetReader(io.BytesIO(data))
+    *refs, last = refs_of(data)
+    assert [reader.read(ref) for ref in refs] == IMAGES[2:]
+    with pytest.raises(OSError, match="row 3 holds no image"):
+        reader.read(last)
+
+
+def test_a_dictionary_that_was_given_up_half_way() -> None:
+    """Parquet keeps the first megabyte of distinct values in it, and the others as they are."""
+    images = [np.random.default_rng(row % 700).bytes(3000) for row in range(900)]
+    data = written({"image": pa.array(images, pa.binary()).dictionary_encode()})
+    reader = ParquetReader(io.BytesIO(data))
+    assert [reader.read(ref) for ref in refs_of(data)] == images
 
 
 def test_a_struct_that_is_null_holds_no_image() -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from corpora import COLLECTION, IN, JPEG, listed, make_tar, parquet, write
 from servers import Answer, Bucket, Proxy, Request, WebServer
@@ -40,6 +41,14 @@ def test_relative_locations_give_absolute_paths(
     monkeypatch.chdir(tmp_path)
     for location in ("photos", "./photos/", "photos/../photos", "photos/*.jpg", "photos/{a,}.jpg"):
         assert listed(location, tmp_path)[0] == "photos/a.jpg"
+
+
+def test_a_key_column_that_is_not_utf8_is_refused_by_the_files_name(tmp_path: Path) -> None:
+    keys = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a", b"caf\xe9"]).buffers())
+    (tmp_path / "x.parquet").write_bytes(parquet(image=[b"1", b"2"], url=keys))
+    for location in (tmp_path, tmp_path / "x.parquet"):
+        with pytest.raises(SourceError, match=r"cannot list '.*x\.parquet': 'utf-8' codec can't"):
+            list(list_images(str(location)))
 
 
 @pytest.mark.timeout(20)
