@@ -68,7 +68,7 @@ def measure_angles(
     meter = AngleMeter(evaluator, BlockDCT(preset.mean, preset.std), backbone.stem_stride)
     images = ImageEvaluator(
         meter,
-        Geometry(**asdict(preset)),
+        Geometry.of_preset(**asdict(preset)),
         options,
         conditions=[Condition(MODEL_INPUT, quality=quality) for quality in QUALITIES],
         seed=0,

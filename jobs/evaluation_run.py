@@ -67,7 +67,7 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
     refs, names = _collection(settings)
     images = ImageEvaluator(
         model,
-        Geometry(**asdict(backbone.preprocessing)),
+        Geometry.of_preset(**asdict(backbone.preprocessing)),
         _decode_options(settings),
         conditions=conditions(settings),
         seed=settings.seed,

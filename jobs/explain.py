@@ -43,7 +43,7 @@ class Explainer:
         module = os.path.basename(checkpoint.path or "") if checkpoint else untrained
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
         self._quality = None if settings.quality == "none" else settings.quality
-        geometry = Geometry(**asdict(self._backbone.preprocessing))
+        geometry = Geometry.of_preset(**asdict(self._backbone.preprocessing))
         options = DecodeOptions(
             device="cuda" if self._device.type == "cuda" else "cpu",
             device_id=self._device.index or 0,

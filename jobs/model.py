@@ -150,7 +150,7 @@ def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, Checkpoi
 
 
 def _geometry(settings: LabelSettings, preset: Preprocessing) -> Geometry:
-    values = asdict(preset)
+    values = asdict(Geometry.of_preset(**asdict(preset)))
     if settings.resize != "auto":
         values["resize"] = None if settings.resize == "none" else settings.resize
     if settings.crop != "auto":

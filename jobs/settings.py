@@ -104,7 +104,9 @@ class LabelSettings(ClassifierSettings):
         " images that are already at the model's scale",
     )
     crop: int | Literal["auto"] = setting(
-        "auto", "side of the centre crop, pixels, a multiple of 8; auto: the backbone's preset"
+        "auto",
+        "side of the centre crop, pixels, a multiple of 8; auto: the one nearest to the backbone's"
+        " preset",
     )
 
     images_per_shard: int | Literal["auto"] = setting(

@@ -14,7 +14,9 @@ class TrainSettings(ClassifierSettings):
     """Train an AFD-Module for a frozen classifier on unlabelled images; writes afd.safetensors."""
 
     crop: int | Literal["auto"] = setting(
-        "auto", "side of the training windows, pixels, a multiple of 8; auto: the backbone's preset"
+        "auto",
+        "side of the training windows, pixels, a multiple of 8; auto: the one nearest to the"
+        " backbone's preset",
     )
     afd: str = setting(
         "untrained",

@@ -51,7 +51,7 @@ class Prepared:
 def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     """The model, the options and the lists of images. Raises ValueError, worded for the user."""
     backbone = backbone_of(settings)
-    geometry = preset = Geometry(**asdict(backbone.preprocessing))
+    geometry = preset = Geometry.of_preset(**asdict(backbone.preprocessing))
     if settings.crop != "auto":
         # The share of the picture that the model sees stays the preset's.
         resize = geometry.resize and max(

@@ -7,7 +7,7 @@ that the crop maps to; the decoder asks for that window and never makes the full
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -30,6 +30,12 @@ class Geometry:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @classmethod
+    def of_preset(cls, *, resize: int | None, crop: int, **others: Any) -> Self:
+        """A classifier's own, but for a crop that is no multiple of 8: 304 for 300."""
+        crop = max(1, round(crop / DCT_BLOCK)) * DCT_BLOCK
+        return cls(resize=resize and max(resize, crop), crop=crop, **others)
 
     def __post_init__(self) -> None:
         if self.crop < DCT_BLOCK or self.crop % DCT_BLOCK:

@@ -63,3 +63,22 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Geometry(resize, crop, interpolation, (0, 0, 0), (1, 1, 1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ((256, 224), (256, 224)),
+        ((320, 300), (320, 304)),  # EfficientNet-B3
+        ((384, 380), (384, 384)),  # EfficientNet-B4
+        ((342, 299), (342, 296)),  # Inception v3
+        ((518, 518), (520, 520)),
+        ((None, 299), (None, 296)),
+    ],
+)
+def test_a_preset_is_taken_to_the_nearest_multiple_of_eight(
+    preset: tuple[int | None, int], expected: tuple[int | None, int]
+) -> None:
+    others = {"interpolation": "bilinear", "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    found = Geometry.of_preset(resize=preset[0], crop=preset[1], **others)
+    assert (found.resize, found.crop) == expected
