@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
 import shutil
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.extras import require
-from jobs.run_job import run_job
+from jobs.run_job import reader_may_leave, run_job
 from jobs.settings import REQUIRED, setting
 from pipeline.output import OutputFolder
 
@@ -206,11 +205,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(settings: SqlSettings) -> int:
-    try:
+    with reader_may_leave():
         sql(settings, sys.stdout)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_COMPLETE
 
 
