@@ -15,6 +15,7 @@ import shtab
 
 from jobs.cli import JOBS
 from jobs.command_line import EXIT_COMPLETE, choices_of, parse
+from jobs.run_job import reader_may_leave
 from jobs.settings import REQUIRED, flag_of, setting
 
 # job -> the module and the name of its settings, and those that are given by place.
@@ -94,7 +95,8 @@ def _add(
 def main(arguments: Sequence[str]) -> int:
     """`afd completion`: exit code 0 with the script, 2 for bad usage."""
     settings = parse(CompletionSettings, arguments, prog="afd completion", positional=["shell"])
-    print(script(settings.shell))
+    with reader_may_leave():
+        print(script(settings.shell))
     return EXIT_COMPLETE
 
 

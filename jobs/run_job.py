@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from jobs.command_line import EXIT_FAILED
 from jobs.log import configure, say
@@ -37,3 +40,13 @@ def run_job(
         reason = one_line(error)
     say(f"{prog}: {reason}", level=logging.ERROR)
     return EXIT_FAILED
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Around what prints an answer: a reader such as head, which has seen enough, is no fault."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # what is still in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,25 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.extras import require
-from jobs.run_job import run_job
+from jobs.run_job import reader_may_leave, run_job
 from jobs.settings import REQUIRED, setting
 from pipeline.output import OutputFolder
 
 if TYPE_CHECKING:
     import duckdb
 
+_Result = TypeVar("_Result")
 _FALLBACK_WIDTH = 120  # characters, where the output is no terminal
 _FETCH_ROWS = 10_000
+_INTERRUPT_EVERY_S = 0.2
 _WORD = re.compile(rb"\w+")
 # By name: DuckDB's own enumeration would have to be imported with the job.
 _ANSWERS = ("SELECT", "EXPLAIN", "MULTI")  # MULTI is a PIVOT
@@ -73,6 +75,36 @@ def sql(settings: SqlSettings, to: TextIO) -> None:
             raise ValueError(message_of(error)) from error
 
 
+class _Asker:
+    """Asks DuckDB in a thread of its own, so that Ctrl-C ends a query at once.
+
+    DuckDB computes in the thread that asks, where Ctrl-C would not be seen before the end, or turn
+    up as an error of DuckDB's own.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="query")
+        self._thread.submit(int).result()  # started before there is a query to interrupt
+
+    def wait_for(self, ask: Callable[[], _Result]) -> _Result:
+        try:
+            return self._thread.submit(ask).result()
+        except KeyboardInterrupt:
+            over = self._thread.submit(int)  # whether `ask` was handed over yet or not
+            while not over.done():
+                self.connection.interrupt()  # again: one before the query begins is forgotten
+                wait([over], timeout=_INTERRUPT_EVERY_S)
+            raise
+
+    def execute(self, statement: duckdb.Statement) -> duckdb.DuckDBPyConnection:
+        return self.wait_for(lambda: self.connection.execute(statement))
+
+    def rows(self, found: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
+        while rows := self.wait_for(lambda: found.fetchmany(_FETCH_ROWS)):
+            yield from rows
+
+
 def _answer(connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: TextIO) -> None:
     """Run every statement; the last one's rows are the answer."""
     statements = connection.extract_statements(settings.query)
@@ -82,10 +114,11 @@ def _answer(connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: Te
                 f"{kind} writes or leaves the output, and this only reads it:"
                 " take the rows with --format csv > FILE"
             )
+    asker = _Asker(connection)
     for statement in statements[:-1]:
-        connection.execute(statement)
+        asker.execute(statement)
     for statement in statements[-1:]:
-        _write(connection, statement, settings, to)
+        _write(asker, statement, settings, to)
 
 
 def _kind(statement: duckdb.Statement) -> str:
@@ -111,45 +144,37 @@ def _verb(query: str) -> str:
     return ""
 
 
-def _write(
-    connection: duckdb.DuckDBPyConnection,
-    statement: duckdb.Statement,
-    settings: SqlSettings,
-    to: TextIO,
-) -> None:
+def _write(asker: _Asker, statement: duckdb.Statement, settings: SqlSettings, to: TextIO) -> None:
     kind = statement.type.name
     if kind in _PREPARES:
-        connection.execute(statement)
+        asker.execute(statement)
     elif settings.format != "table":
-        _WRITERS[settings.format](connection.execute(statement), to)
+        found = asker.execute(statement)
+        columns = [column[0] for column in found.description or ()]
+        _WRITERS[settings.format](columns, asker.rows(found), to)
     elif kind == "EXPLAIN":  # a drawing of many lines, which a table's cell would fold
-        to.writelines(f"{plan}\n" for _, plan in _rows(connection.execute(statement)))
+        to.writelines(f"{plan}\n" for _, plan in asker.rows(asker.execute(statement)))
     else:
         width = shutil.get_terminal_size((_FALLBACK_WIDTH, 0)).columns
-        connection.sql(statement).show(max_width=width, max_rows=settings.max_rows)
+        asker.wait_for(
+            lambda: asker.connection.sql(statement).show(
+                max_width=width, max_rows=settings.max_rows
+            )
+        )
 
 
-def _columns(found: duckdb.DuckDBPyConnection) -> list[str]:
-    return [column[0] for column in found.description or ()]
-
-
-def _rows(found: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-    while rows := found.fetchmany(_FETCH_ROWS):
-        yield from rows
-
-
-def _write_csv(found: duckdb.DuckDBPyConnection, to: TextIO) -> None:
+def _write_csv(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: TextIO) -> None:
     """With a header; null is empty, a list is JSON."""
     table = csv.writer(to, lineterminator="\n")
-    table.writerow(_columns(found))
-    for row in _rows(found):
+    table.writerow(columns)
+    for row in rows:
         table.writerow([_json(v) if isinstance(v, (list, dict)) else v for v in row])
 
 
-def _write_json(found: duckdb.DuckDBPyConnection, to: TextIO) -> None:
+def _write_json(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: TextIO) -> None:
     """One array of objects, a line each."""
-    columns, separator = _columns(found), "[\n"
-    for row in _rows(found):
+    separator = "[\n"
+    for row in rows:
         to.write(separator + _json(dict(zip(columns, row, strict=True))))
         separator = ",\n"
     to.write("[]\n" if separator == "[\n" else "\n]\n")
@@ -180,11 +205,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(settings: SqlSettings) -> int:
-    try:
+    with reader_may_leave():
         sql(settings, sys.stdout)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_COMPLETE
 
 

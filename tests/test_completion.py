@@ -8,6 +8,7 @@ import re
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -129,3 +130,14 @@ def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None
         main(["fish"])
     assert exit_info.value.code == 2
     assert "one of: bash, zsh" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])  # the pipe breaks at the end, or while it prints
+def test_a_reader_that_has_seen_enough(buffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jobs.completion", "bash"]
+    environment = os.environ | {"PYTHONUNBUFFERED": buffered}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

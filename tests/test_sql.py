@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +175,37 @@ def test_a_reader_that_has_seen_enough(output: OutputFolder) -> None:
     assert job.stderr.read() == b""
     assert job.wait(60) == 0
     job.stderr.close()
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "csv")])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT sum(a.range * b.range) FROM range(10000000) a, range(1000000) b",
+        "CREATE TABLE t AS SELECT a.range FROM range(10000000) a, range(1000000) b",
+    ],
+)
+def test_ctrl_c_ends_a_long_query_with_one_line(
+    output: OutputFolder, query: str, options: tuple[str, ...]
+) -> None:
+    # As in a terminal, also where the tests run in the background, without SIGINT.
+    program = """if True:
+        import signal, sys, jobs.sql
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        execute = jobs.sql._answer
+        def told(*arguments):
+            print("asked", flush=True)
+            execute(*arguments)
+        jobs.sql._answer = told
+        sys.exit(jobs.sql.main(sys.argv[1:]))"""
+    command = [sys.executable, "-c", program, str(output.path), query, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == b"asked\n"
+        time.sleep(0.5)
+        job.send_signal(signal.SIGINT)
+        try:
+            said = job.communicate(timeout=30)
+        finally:
+            job.kill()
+    assert (job.returncode, said) == (1, (b"", b"afd sql: interrupted\n"))
