@@ -13,7 +13,7 @@ from pipeline.manifests import forget_places, is_entry, read_entry_at
 from pipeline.parquet_source import ParquetReader
 from pipeline.records import Container, ImageRef
 from pipeline.storage import open_input, read, read_range
-from pipeline.tar_source import TarReader, place_of_member
+from pipeline.tar_source import TarReader, content_of_member, range_of_member
 
 _READERS_KEPT = 2
 
@@ -136,11 +136,8 @@ def _open(ref: ImageRef) -> ArchiveReader:
 
 
 def _read_member(ref: ImageRef) -> bytes:
-    offset, num_bytes = place_of_member(ref)
-    data = read_range(_location_of(ref), offset, num_bytes)
-    if len(data) != num_bytes:
-        raise OSError(f"{ref.source} ends inside this member: it has changed since planning")
-    return data
+    start, num_bytes = range_of_member(ref)
+    return content_of_member(ref, read_range(_location_of(ref), start, num_bytes))
 
 
 def _location_of(ref: ImageRef) -> str:

@@ -148,11 +148,31 @@ def _images(members: Iterator[_Member]) -> Iterator[_Member]:
     yield from others
 
 
-def place_of_member(ref: ImageRef) -> tuple[int, int]:
-    """(offset, bytes) in the uncompressed tar. Raises OSError when it is not there in one piece."""
+def range_of_member(ref: ImageRef) -> tuple[int, int]:
+    """(start, bytes) of the member and its header in the uncompressed tar.
+
+    Raises OSError when it is not there in one piece.
+    """
     if ref.offset is None:
         raise OSError("the tar holds it as a sparse file, or as a link to no file before it")
-    return ref.offset, ref.num_bytes or 0
+    return ref.offset - tarfile.BLOCKSIZE, (ref.num_bytes or 0) + tarfile.BLOCKSIZE
+
+
+def content_of_member(ref: ImageRef, data: bytes) -> bytes:
+    """The member's bytes out of its range. Raises OSError when the tar is not the planned one.
+
+    The header's name is not looked at: behind a link it is another than the plan's.
+    """
+    num_bytes = ref.num_bytes or 0
+    if len(data) != tarfile.BLOCKSIZE + num_bytes:
+        raise OSError(f"{ref.source} ends inside this member: it has changed since planning")
+    try:
+        size = tarfile.nti(data[124:136])  # type: ignore[attr-defined]
+    except tarfile.HeaderError:
+        size = None
+    if size not in (num_bytes, 0):  # 0: the size may stand in a pax header instead
+        raise OSError(f"{ref.source} has no such member here: it has changed since planning")
+    return data[tarfile.BLOCKSIZE :]
 
 
 def _key(name: str) -> str:
@@ -187,19 +207,17 @@ class TarReader:
 
     def read(self, ref: ImageRef) -> bytes:
         """The member's bytes. Raises OSError when they are not there or damaged."""
-        offset, num_bytes = place_of_member(ref)
-        if self._damage and offset + num_bytes > self._damage[0]:
+        start, num_bytes = range_of_member(ref)
+        if self._damage and start + num_bytes > self._damage[0]:
             raise OSError(self._damage[1])
         try:
-            self._tar.seek(offset)
+            self._tar.seek(start)
             data = self._tar.read(num_bytes)
         except (EOFError, BadGzipFile, zlib.error) as error:
             # Without this every later member would decompress all up to the damage again.
             self._damage = (self.position, f"the archive is damaged: {error}")
             raise OSError(self._damage[1]) from error
-        if len(data) != num_bytes:
-            raise OSError(f"{ref.source} ends inside this member: it has changed since planning")
-        return data
+        return content_of_member(ref, data)
 
     def expect(self, last: ImageRef) -> None:
         """Say which member will be read last."""

@@ -32,7 +32,7 @@ def test_what_cannot_be_read_says_why_and_costs_no_other(tmp_path: Path) -> None
     refs[22] = ImageRef(str(tmp_path / "null\0byte.jpg"))
     refs[23] = ImageRef(str(tmp_path / ("long" * 100)))
     refs[24] = ImageRef(str(tmp_path / "000.jpg" / "below_a_file.jpg"))
-    refs[25] = ImageRef("x.tar#1.jpg", str(tmp_path / "000.jpg"), Container.TAR, 5, 10**6)
+    refs[25] = ImageRef("x.tar#1.jpg", str(tmp_path / "000.jpg"), Container.TAR, 512, 10**6)
     images = list(reading(refs))
     errors = {i.row: i.error for i in images if i.status == Status.UNREADABLE}
     assert errors.pop(25) == (

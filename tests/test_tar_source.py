@@ -6,6 +6,7 @@ import os
 import subprocess
 import tarfile
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from corpora import make_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.image_bytes import read_image
 from pipeline.records import Container, ImageRef
 from pipeline.tar_source import DAMAGE, TarReader, container_of, list_tar
 
@@ -294,6 +296,20 @@ def test_a_tar_that_has_become_shorter_is_told() -> None:
     reader = TarReader(io.BytesIO(data[: (last.offset or 0) + 3]), Container.TAR)
     with pytest.raises(OSError, match="x ends inside this member: it has changed since planning"):
         reader.read(last)
+
+
+def test_a_tar_that_was_written_again_in_another_order_is_told(tmp_path: Path) -> None:
+    """Of the same length, but with other images where the plan has these."""
+    names = ["1.jpg", "22.jpg", "333.jpg" * 100, "4444.jpg"]
+    refs = listed(make_tar(names))
+    again = make_tar(names[::-1])
+    assert len(again) == len(make_tar(names))
+    (tmp_path / "x").write_bytes(again)
+    reader = TarReader(io.BytesIO(again), Container.TAR)
+    for ref in refs:
+        for read in (reader.read, read_image):
+            with pytest.raises(OSError, match="no such member here: it has changed since planning"):
+                read(replace(ref, source=str(tmp_path / "x")))
 
 
 def test_memory_does_not_grow_with_the_members() -> None:
