@@ -87,10 +87,13 @@ def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, Chec
             f"--afd {settings.afd}: no weights to start from; use untrained, or a checkpoint file"
         )
     found = afd.config
-    if settings.corrected_stages == "auto":
-        kept = {"stages": found.stages, "stage_width": found.stage_width}
-        changes |= {"corrected_stages": 0, **kept}
-    config = config_for(backbone, settings.afd_size, **changes)
+    if settings.corrected_stages in ("auto", len(found.stages)):
+        # The stem's part is sized by itself: what is kept is not to make it narrower.
+        changes["corrected_stages"] = 0
+        config = config_for(backbone, settings.afd_size, **changes)
+        config = replace(config, stages=found.stages, stage_width=found.stage_width)
+    else:
+        config = config_for(backbone, settings.afd_size, **changes)
     try:
         return with_parts_of(afd, config), start
     except ValueError:
@@ -221,12 +224,18 @@ def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> di
             "training_images": len(ready.training),
             "held_out_images": len(ready.held_out),
         },
-        "settings": {**settings.model_settings, **named},
+        "settings": {**_told(settings), **named},
         "workers": max(1, settings.workers),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(ready.options.precision).removeprefix("torch."),
         "versions": versions(),
     }
+
+
+def _told(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that the weights and the flip model depend on."""
+    flips = ("flip_passes", "flip_images")
+    return {**settings.model_settings, **{name: getattr(settings, name) for name in flips}}
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
@@ -240,6 +249,6 @@ def _changed_flags(settings: TrainSettings, named: dict[str, str]) -> str:
     fields = TrainSettings.__dataclass_fields__
     return " ".join(
         f"{flag_of(name)} {json.dumps(value).strip(chr(34))}"
-        for name, value in {**settings.model_settings, **named}.items()
+        for name, value in {**_told(settings), **named}.items()
         if name != "input" and value != fields[name].default
     )

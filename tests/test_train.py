@@ -131,6 +131,13 @@ def test_stages_are_corrected_in_a_module_that_had_none(
     checkpoint = tmp_path / "afd.safetensors"
     module, _ = load_checkpoint(checkpoint, load_backbone("resnet18", "none"))
     assert [place.layer for place in module.config.stages] == ["layer3.1", "layer4.1"]
+    deep = ("--afd", str(checkpoint), "--afd-size", "deep", "--stem-steps", "0", "--max-steps", "1")
+    for number, corrected in enumerate((("--corrected-stages", "2"), ())):
+        output = tmp_path / f"deep{number}"
+        flips = ("--flip-images", "3", "--flip-passes", "1")
+        assert train(sound, output, *deep, *corrected, *flips) == 0
+        card = json.loads((output / "afd.json").read_text())
+        assert "--flip-passes 1 --flip-images 3" in card["command"]
     assert all(correction.up.weight.any() for correction in module.stage_corrections)
     # They stay, unless it is said that they shall not; and cannot be others.
     settings = TrainSettings(
