@@ -19,6 +19,7 @@ _MODULES = {
     "huggingface-hub": "huggingface_hub",
     "nvidia-dali-cuda130": "nvidia.dali",
     "pillow": "PIL",
+    "pyyaml": "yaml",
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",
     "vl-convert-python": "vl_convert",
