@@ -171,7 +171,9 @@ def make_drift_table(
     rows = []
     for protocol in dict.fromkeys(c.protocol for c in outcomes if c.protocol is not None):
         ours = [c for c in outcomes if c.protocol == protocol and c.quality is not None]
-        groups = {condition_name(c): [c] for c in ours} | ({"all": ours} if ours else {})
+        if not ours:  # random compressions alone
+            continue
+        groups = {condition_name(c): [c] for c in ours} | {"all": ours}
         for name, group in groups.items():
             joined = Outcome.joined([outcomes[c] for c in group])
             flipped = joined.afd_top[:, 0] != np.tile(clean, len(group))

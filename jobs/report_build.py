@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,8 +10,9 @@ from typing import Any
 
 import duckdb
 
+from afd_model.whole_file import replacing
 from jobs import report_content as content
-from jobs.labels_view import connect, one_line, require_parts
+from jobs.labels_view import connect, message_of, require_parts
 from jobs.report_change import change
 from jobs.report_compare import BEFORE, Comparison, compare
 from jobs.report_gallery import Thumbnails
@@ -44,7 +44,7 @@ def build(settings: ReportSettings, say: Callable[[str], None]) -> Report:
         except duckdb.OutOfMemoryException as error:
             raise OutputError(
                 f"--memory-limit {settings.memory_limit} is too little: give more"
-                f" ({one_line(error)})"
+                f" ({message_of(error)})"
             ) from error
     say("reading pictures and drawing")
     found, compared = _with_thumbnails(
@@ -95,7 +95,8 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, side: _Side) -> None
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        raise OutputError(f"cannot read {str(side.output.labels)!r}: {one_line(error)}") from error
+        labels = str(side.output.labels)
+        raise OutputError(f"cannot read {labels!r}: {message_of(error)}") from error
 
 
 def _page_path(output: OutputFolder, settings: ReportSettings) -> Path:
@@ -105,12 +106,8 @@ def _page_path(output: OutputFolder, settings: ReportSettings) -> Path:
 def _write(page: Path, text: str) -> None:
     """The page that was there before stays whole until this one is."""
     page.parent.mkdir(parents=True, exist_ok=True)
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    try:
+    with replacing(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, page)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _with_thumbnails(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,6 +19,7 @@ from jobs.report_queries import Row
 from pipeline.attempts import AccessError
 from pipeline.image_bytes import read_image
 from pipeline.output import OutputFolder
+from pipeline.pillow_warnings import silenced
 from pipeline.records import Container, ImageRef
 from pipeline.shards import Plan
 
@@ -98,8 +98,7 @@ def _tolerant() -> Iterator[None]:
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced():
             yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before

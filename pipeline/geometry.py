@@ -34,14 +34,14 @@ class Geometry:
     @classmethod
     def of_preset(cls, *, resize: int | None, crop: int, **others: Any) -> Self:
         """A classifier's own, but for a crop that is no multiple of 8: 304 for 300."""
-        crop = max(1, round(crop / DCT_BLOCK)) * DCT_BLOCK
+        crop = _nearest_crop(crop)
         return cls(resize=resize and max(resize, crop), crop=crop, **others)
 
     def __post_init__(self) -> None:
         if self.crop < DCT_BLOCK or self.crop % DCT_BLOCK:
             raise ValueError(
                 f"crop {self.crop} is not a positive multiple of {DCT_BLOCK}, the DCT's block size:"
-                f" use {max(1, round(self.crop / DCT_BLOCK)) * DCT_BLOCK}"
+                f" use {_nearest_crop(self.crop)}"
             )
         if self.resize is not None and self.resize < self.crop:
             raise ValueError(
@@ -52,6 +52,10 @@ class Geometry:
             raise ValueError(
                 f"interpolation {self.interpolation!r} is not supported: use bilinear or bicubic"
             )
+
+
+def _nearest_crop(side: int) -> int:
+    return max(1, round(side / DCT_BLOCK)) * DCT_BLOCK
 
 
 def _centre(length: int, crop: int) -> int:

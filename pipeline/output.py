@@ -24,10 +24,11 @@ from pipeline.output_store import (
 PLAN = "plan.parquet"
 RUN = "run.json"
 SUMMARY = "summary.json"
-_ATTEMPTS = ".attempts"
+ATTEMPTS = ".attempts"
 _WRITABLE_SCHEMES = ("s3", "gs")
 
 __all__ = [
+    "ATTEMPTS",
     "LABELS",
     "PLAN",
     "RUN",
@@ -102,7 +103,7 @@ class OutputFolder:
 
     def clean(self) -> None:
         """Remove what dead writers of an earlier run left behind."""
-        for folder in (STAGING, _ATTEMPTS):
+        for folder in (STAGING, ATTEMPTS):
             self._store.discard(folder)
 
     def open(self, name: str) -> BinaryIO:
@@ -177,12 +178,12 @@ class OutputFolder:
         The marker outlives a process that dies in the attempt, which is what it is for.
         """
         attempt = 1
-        while not self._store.create(f"{_ATTEMPTS}/{name}.{attempt}"):
+        while not self._store.create(f"{ATTEMPTS}/{name}.{attempt}"):
             attempt += 1
         return attempt
 
     def end_attempts(self, name: str) -> None:
-        markers = self.changes(_ATTEMPTS)
+        markers = self.changes(ATTEMPTS)
         for marker in markers:
             if marker.rpartition(".")[0] == name:
-                self.remove(f"{_ATTEMPTS}/{marker}")
+                self.remove(f"{ATTEMPTS}/{marker}")

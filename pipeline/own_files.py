@@ -9,13 +9,14 @@ import os
 import re
 
 from pipeline.locations import is_remote, local_path
-from pipeline.output import LABELS, PLAN, RUN, SUMMARY, OutputError, OutputFolder
+from pipeline.output import ATTEMPTS, LABELS, PLAN, RUN, SUMMARY, OutputError, OutputFolder
 from pipeline.output_store import STAGING
 from pipeline.presence import DRIVERS
 
 _MAGIC = re.compile(r"[*?\[{]")
 # Where the collection is in the output folder, which then holds more than a run's own files.
-_NAMES = (PLAN, RUN, SUMMARY, f"{LABELS}/part-", f"{STAGING}/", ".attempts/", f"{DRIVERS}/")
+_FOLDERS = (f"{LABELS}/part-", f"{STAGING}/", f"{ATTEMPTS}/", f"{DRIVERS}/")
+_NAMES = (PLAN, RUN, SUMMARY, *_FOLDERS)
 
 
 def own_files(location: str, output: OutputFolder) -> tuple[str, ...]:

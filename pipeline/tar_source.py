@@ -8,14 +8,14 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from gzip import BadGzipFile, GzipFile
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 from pipeline.records import Container, ImageRef
 from pipeline.storage import limit_read_ahead
+from pipeline.tar_members import Member, members_of
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 GZIP_MAGIC = b"\x1f\x8b"
-_DRAIN_BYTES = 1 << 20
 IMAGE_NAME = re.compile(
     r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf]|jp2|jxl|p[bgp]m)$", re.IGNORECASE
 )
@@ -38,14 +38,6 @@ def _holds_tar(head: bytes) -> bool:
         return False
 
 
-class _Member(NamedTuple):
-    """offset: of the content in the uncompressed tar; None where it does not stand in one piece."""
-
-    name: str
-    offset: int | None
-    num_bytes: int | None
-
-
 def list_tar(file: BinaryIO, uri: str, source: str, container: Container) -> Iterator[ImageRef]:
     """The images of a tar in its own order; one of its headers is held at a time.
 
@@ -54,88 +46,13 @@ def list_tar(file: BinaryIO, uri: str, source: str, container: Container) -> Ite
     that share an image's key (`a/7` of `a/7.jpg` and `a/7.json`) and have no image's extension.
     Raises one of `DAMAGE` when the archive is damaged or its end is missing.
     """
-    for name, offset, num_bytes in _images(_members(_uncompressed(file, container))):
+    for name, offset, num_bytes in _images(members_of(_uncompressed(file, container))):
         yield ImageRef(f"{uri}#{_printable(name)}", source, container, offset, num_bytes)
 
 
-def _members(file: BinaryIO) -> Iterator[_Member]:
-    """The regular files, and the links to them under their own names."""
-    links: dict[int, _Member] | None = None
-    for header in _headers(file):
-        if header.isfile():
-            yield _member(header)
-        elif header.islnk() or header.issym():
-            if links is None:
-                links = _links(file)
-            if header.offset in links:
-                yield links[header.offset]
-            elif header.islnk():
-                yield _Member(header.name, None, None)  # its row will say so
-
-
-def _member(header: tarfile.TarInfo) -> _Member:
-    if header.issparse():  # its holes are left out of the tar
-        return _Member(header.name, None, None)
-    return _Member(header.name, header.offset_data, header.size)
-
-
-def _links(file: BinaryIO) -> dict[int, _Member]:
-    """What the links to regular files of the tar stand for, by the offset of their headers.
-
-    Goes over the whole tar once more and holds its names meanwhile; few tars have links.
-    """
-    files: dict[str, _Member] = {}
-    links: dict[int, _Member] = {}
-    symbolic: list[tuple[int, str, str]] = []
-    for header in _headers(file):
-        name = posixpath.normpath(header.name)
-        if header.isfile():
-            files[name] = _member(header)
-        elif header.islnk() and (found := files.get(posixpath.normpath(header.linkname))):
-            files[name] = links[header.offset] = found._replace(name=header.name)
-        elif header.issym():
-            target = posixpath.join(posixpath.dirname(name), header.linkname)
-            symbolic.append((header.offset, header.name, posixpath.normpath(target)))
-    for offset, name, target in symbolic:
-        if found := files.get(target):
-            links[offset] = found._replace(name=name)
-    return links
-
-
-def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The headers of a tar, and of those that `cat` has put behind it."""
-    start: int | None = 0
-    while start is not None:
-        file.seek(start)
-        # Opened without decompression: a member's bytes are then a plain range of the file.
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            for header in archive:
-                archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
-                yield header
-            start = _next_archive(file, archive.offset)
-
-
-def _next_archive(file: BinaryIO, end: int) -> int | None:
-    """Where something stands behind a tar that ends at `end`; None where nothing but zeros does.
-
-    Reads all of the file, as the checksum of a compressed one stands at its end.
-    """
-    file.seek(end)
-    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        # tarfile takes a damaged header for the archive's end, which is zeros or nothing.
-        raise tarfile.ReadError(f"no tar header at byte {end}: damaged, or no part of the tar")
-    at = end + tarfile.BLOCKSIZE
-    while block := file.read(_DRAIN_BYTES):
-        if rest := block.lstrip(b"\0"):
-            first = at + len(block) - len(rest)
-            return first - first % tarfile.BLOCKSIZE
-        at += len(block)
-    return None
-
-
-def _images(members: Iterator[_Member]) -> Iterator[_Member]:
+def _images(members: Iterator[Member]) -> Iterator[Member]:
     key, has_image = "", False
-    others: list[_Member] = []  # of this key, as long as no image is
+    others: list[Member] = []  # of this key, as long as no image is
     for member in members:
         if _key(member.name) != key:
             yield from others

@@ -10,7 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.records import ImageRef
 from pipeline.sources import list_images
+from pipeline.tar_source import container_of, list_tar
 
 JPEG = b"\xff\xd8\xff\xe0"
 
@@ -31,6 +33,13 @@ def make_tar(names: list[str], tar_format: int = tarfile.GNU_FORMAT) -> bytes:
 def made_tar(files: Mapping[str, bytes]) -> bytes:
     """A tar of these files."""
     return _tar(list(files.items()), tarfile.GNU_FORMAT)
+
+
+def listed_tar(data: bytes) -> list[ImageRef]:
+    """The references into a tar whose location is `x`."""
+    container = container_of("x", data[:512])
+    assert container is not None
+    return list(list_tar(io.BytesIO(data), "x", "x", container))
 
 
 def _tar(files: list[tuple[str, bytes]], tar_format: int) -> bytes:

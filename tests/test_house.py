@@ -69,5 +69,5 @@ def test_label_shard_stays_readable() -> None:
     lines = {
         n.name: (n.end_lineno or 0) - n.lineno for n in tree.body if isinstance(n, ast.FunctionDef)
     }
-    assert lines["label_images"] < 40
+    assert {"label_shard", "label_images"} <= lines.keys()
     assert max(lines.values()) < 40

@@ -3,33 +3,26 @@
 import gzip
 import io
 import os
-import subprocess
 import tarfile
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from corpora import make_tar
+from corpora import listed_tar, make_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.image_bytes import read_image
-from pipeline.records import Container, ImageRef
+from pipeline.records import Container
 from pipeline.tar_source import DAMAGE, TarReader, container_of, list_tar
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 NOT_UTF8 = os.fsdecode(b"caf\xe9 \xff.jpg")
 
 
-def listed(data: bytes) -> list[ImageRef]:
-    container = container_of("x", data[:512])
-    assert container is not None
-    return list(list_tar(io.BytesIO(data), "x", "x", container))
-
-
 def names_of(data: bytes) -> list[str]:
-    return [ref.uri.removeprefix("x#") for ref in listed(data)]
+    return [ref.uri.removeprefix("x#") for ref in listed_tar(data)]
 
 
 @pytest.mark.parametrize("tar_format", FORMATS)
@@ -38,7 +31,7 @@ def test_members_read_as_tarfile_reads_them(compress: object, tar_format: int) -
     long_names = [] if tar_format == tarfile.USTAR_FORMAT else ["d" * 90 + "/" + "n" * 200, "é.jpg"]
     names = ["b.jpg", "a.jpg", "./sub/c.jpg", "no extension", "b.jpg", *long_names]
     data = compress(make_tar(names, tar_format))  # type: ignore[operator]
-    refs = listed(data)
+    refs = listed_tar(data)
     assert [ref.uri for ref in refs] == [f"x#{name}" for name in names]
     assert {ref.source for ref in refs} == {"x"}
     reader = TarReader(io.BytesIO(data), refs[0].container or Container.TAR)
@@ -66,103 +59,6 @@ def test_the_name_or_the_content_tells_a_tar() -> None:
         ("x.jpg", b"\xff\xd8", None),
     ]:
         assert container_of(name, data[:512]) == expected
-
-
-def test_files_and_links_to_them_are_images(tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    (folder / "sub").mkdir(parents=True)
-    for name in ("a.jpg", "sub/b.jpg", "empty.jpg"):
-        (folder / name).write_bytes(b"" if name == "empty.jpg" else os.fsencode(name))
-    links = {"link.jpg": "sub/b.jpg", "sub/up.jpg": "../a.jpg"}
-    links |= {"folder": "sub", "gone.jpg": "nowhere.jpg", "out.jpg": "../../etc/hosts"}
-    for name, target in links.items():
-        (folder / name).symlink_to(target)
-    os.link(folder / "a.jpg", folder / "z_hard.jpg")
-    os.mkfifo(folder / "pipe")
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        archive.add(folder, "in")
-    data = (tmp_path / "x.tar").read_bytes()
-    for packed in (data, gzip.compress(data)):
-        refs = {ref.uri.removeprefix("x#in/"): ref for ref in listed(packed)}
-        reader = TarReader(io.BytesIO(packed), listed(packed)[0].container or Container.TAR)
-        contents = {name: reader.read(ref) for name, ref in refs.items()}
-        assert contents == {
-            "a.jpg": b"a.jpg",
-            "z_hard.jpg": b"a.jpg",
-            "sub/up.jpg": b"a.jpg",
-            "sub/b.jpg": b"sub/b.jpg",
-            "link.jpg": b"sub/b.jpg",
-            "empty.jpg": b"",
-        }
-
-
-def tar_of(*members: tarfile.TarInfo | str) -> bytes:
-    """Files are given by their names, which are their contents."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        for member in members:
-            if isinstance(member, str):
-                content, member = member.encode(), tarfile.TarInfo(member)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-            else:
-                archive.addfile(member)
-    return made.getvalue()
-
-
-def link(name: str, target: str, kind: bytes = tarfile.LNKTYPE) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
-    return member
-
-
-def test_links_are_listed_in_their_places() -> None:
-    data = tar_of(
-        *(link("0.jpg", "b.jpg", tarfile.SYMTYPE), "./a.jpg", link("1.jpg", "a.jpg"), "b.jpg"),
-        *(link("2.jpg", "1.jpg"), link("sub/3.jpg", "../2.jpg", tarfile.SYMTYPE), "c.jpg"),
-    )
-    reader = TarReader(io.BytesIO(data), Container.TAR)
-    found = {ref.uri.removeprefix("x#"): reader.read(ref) for ref in listed(data)}
-    a, b, c = b"./a.jpg", b"b.jpg", b"c.jpg"
-    expected = {"0.jpg": b, "./a.jpg": a, "1.jpg": a, "b.jpg": b, "2.jpg": a, "sub/3.jpg": a}
-    assert list(found.items()) == list((expected | {"c.jpg": c}).items())
-
-
-def test_a_hard_link_is_to_the_last_file_of_that_name_before_it() -> None:
-    data = bytearray(tar_of("a.jpg", link("1.jpg", "a.jpg"), "a.jpg", link("2.jpg", "a.jpg")))
-    first, of_first, second, of_second = listed(bytes(data))
-    assert (of_first.offset, of_second.offset) == (first.offset, second.offset)
-    assert first.offset != second.offset
-
-
-def test_a_hard_link_to_nothing_is_a_row_that_says_so() -> None:
-    data = tar_of(link("1.jpg", "a.jpg"), "a.jpg")
-    lost, found = listed(data)
-    reader = TarReader(io.BytesIO(data), Container.TAR)
-    assert (lost.uri, lost.offset) == ("x#1.jpg", None)
-    with pytest.raises(OSError, match="a link to no file before it"):
-        reader.read(lost)
-    assert reader.read(found) == b"a.jpg"
-
-
-@pytest.mark.parametrize("options", [["--format=gnu"], ["--format=pax", "--sparse-version=0.0"],
-                                     ["--format=pax", "--sparse-version=1.0"]])  # fmt: skip
-def test_a_sparse_file_is_a_row_that_says_so(tmp_path: Path, options: list[str]) -> None:
-    """Its holes are not in the tar: a range of it would be other bytes."""
-    with (tmp_path / "holes.jpg").open("wb") as file:
-        file.seek(1 << 20)
-        file.write(b"end")
-    (tmp_path / "z.jpg").write_bytes(b"z")
-    command = ["tar", "-cf", "x.tar", "--sparse", *options, "holes.jpg", "z.jpg"]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    data = (tmp_path / "x.tar").read_bytes()
-    assert len(data) < 1 << 20
-    sparse, plain = listed(data)
-    reader = TarReader(io.BytesIO(data), Container.TAR)
-    assert (sparse.uri, sparse.offset) == ("x#holes.jpg", None)
-    with pytest.raises(OSError, match="the tar holds it as a sparse file"):
-        reader.read(sparse)
-    assert reader.read(plain) == b"z"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +98,7 @@ def test_no_image_is_ever_left_out(members: list[str]) -> None:
 
 def test_a_name_that_is_not_utf8() -> None:
     data = make_tar([NOT_UTF8])
-    (ref,) = listed(data)
+    (ref,) = listed_tar(data)
     ref.uri.encode("utf-8")
     assert TarReader(io.BytesIO(data), Container.TAR).read(ref) == os.fsencode(NOT_UTF8) * 3
 
@@ -213,11 +109,11 @@ def test_a_damaged_tar_is_never_listed_short() -> None:
     flipped = whole[: header + 10] + b"\xff" + whole[header + 11 :]
     for damaged in (flipped, whole[: header + 200], whole[: header + 512 + 3]):
         with pytest.raises(DAMAGE):
-            listed(damaged)
+            listed_tar(damaged)
         with pytest.raises(DAMAGE):
-            listed(gzip.compress(damaged))
+            listed_tar(gzip.compress(damaged))
     for sound in (whole, whole[: 5 * 1024], whole[: 5 * 1024 + 512]):  # end marks are optional
-        assert len(listed(sound)) == len(listed(gzip.compress(sound))) == 5
+        assert len(listed_tar(sound)) == len(listed_tar(gzip.compress(sound))) == 5
 
 
 def test_damaged_gzip_is_never_listed_short() -> None:
@@ -231,42 +127,22 @@ def test_damaged_gzip_is_never_listed_short() -> None:
         packed[:-6] + changed + packed[-5:],
     ):
         with pytest.raises(DAMAGE):
-            listed(damaged)
+            listed_tar(damaged)
 
 
 def test_gzip_in_several_pieces_is_one_tar() -> None:
     """As pigz and bgzip write it."""
     whole = make_tar([f"{i}.jpg" for i in range(50)])
     packed = b"".join(gzip.compress(whole[at : at + 1000]) for at in range(0, len(whole), 1000))
-    refs = listed(packed)
+    refs = listed_tar(packed)
     reader = TarReader(io.BytesIO(packed), Container.TAR_GZ)
     assert [reader.read(ref) for ref in refs] == [b"%d.jpg" % i * 3 for i in range(50)]
-
-
-def test_tars_one_behind_the_other_are_one_collection() -> None:
-    """As `cat a.tar b.tar` makes them: each but the last has its end marks in the middle."""
-    tars = [make_tar(["a.jpg", "b.jpg"]), make_tar([]), make_tar(["c.jpg"], tarfile.PAX_FORMAT)]
-    plain = b"".join(tars)
-    for data in (plain, gzip.compress(plain), b"".join(map(gzip.compress, tars))):
-        refs = listed(data)
-        assert [ref.uri for ref in refs] == ["x#a.jpg", "x#b.jpg", "x#c.jpg"]
-        reader = TarReader(io.BytesIO(data), refs[0].container or Container.TAR)
-        assert [reader.read(ref) for ref in refs] == [n * 3 for n in (b"a.jpg", b"b.jpg", b"c.jpg")]
-
-
-def test_what_follows_a_tar_and_is_none_is_refused() -> None:
-    sound = make_tar(["a.jpg"])
-    for rest in (b"x", b"x" * 5000, make_tar(["b.jpg"])[3:]):
-        for data in (sound + rest, gzip.compress(sound) + gzip.compress(rest)):
-            with pytest.raises(tarfile.TarError, match=f"no tar header at byte {len(sound)}:"):
-                listed(data)
-    assert len(listed(sound + bytes(3_000_100))) == 1
 
 
 def test_damage_that_shows_later_costs_the_images_behind_it_once() -> None:
     names = [f"{i}{os.urandom(400).hex()}.jpg" for i in range(300)]
     packed = gzip.compress(make_tar(names))
-    refs = listed(packed)
+    refs = listed_tar(packed)
     reads = 0
 
     class Counted(io.BytesIO):
@@ -292,7 +168,7 @@ def test_damage_that_shows_later_costs_the_images_behind_it_once() -> None:
 
 def test_a_tar_that_has_become_shorter_is_told() -> None:
     data = make_tar(["a.jpg", "b.jpg"])
-    *_, last = listed(data)
+    *_, last = listed_tar(data)
     reader = TarReader(io.BytesIO(data[: (last.offset or 0) + 3]), Container.TAR)
     with pytest.raises(OSError, match="x ends inside this member: it has changed since planning"):
         reader.read(last)
@@ -301,7 +177,7 @@ def test_a_tar_that_has_become_shorter_is_told() -> None:
 def test_a_tar_that_was_written_again_in_another_order_is_told(tmp_path: Path) -> None:
     """Of the same length, but with other images where the plan has these."""
     names = ["1.jpg", "22.jpg", "333.jpg" * 100, "4444.jpg"]
-    refs = listed(make_tar(names))
+    refs = listed_tar(make_tar(names))
     again = make_tar(names[::-1])
     assert len(again) == len(make_tar(names))
     (tmp_path / "x").write_bytes(again)
