@@ -108,6 +108,7 @@ def test_drift_is_scored_within_a_quality_and_over_all() -> None:
     assert rows["QF 7"].header_quality.value == 0.5
     assert rows["QF 7"].flip_gain.value == -0.5
     assert rows["all"].header_quality.value > 0.6
+    assert not math.isnan(rows["all"].flip_probability.low)  # the flips are of the second quality
 
 
 def test_intervals_over_all_qualities_are_of_images() -> None:

@@ -1,5 +1,6 @@
 """An output's files on a disk and in a bucket: whole or not at all, whatever the store does."""
 
+import os
 import re
 import time
 from pathlib import Path
@@ -32,6 +33,20 @@ def test_a_file_is_there_as_it_was_written(store: OutputStore) -> None:
         assert store.read("labels/a +&%.bin") == data
     with pytest.raises(FileNotFoundError):
         store.read("labels/b.bin")
+
+
+def test_a_file_on_a_disk_and_its_name_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this order: a name that outlived its content would be a part that is not whole."""
+    synced: list[str] = []
+    monkeypatch.setattr(
+        "os.fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
+    )
+    LocalFolder(tmp_path).write("labels/a.bin", b"a")
+    file, folder = synced
+    assert Path(file).name.startswith("a.bin.")
+    assert folder == str(tmp_path / "labels")
 
 
 def test_a_staged_file_appears_when_the_block_succeeds(store: OutputStore) -> None:

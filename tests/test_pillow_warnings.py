@@ -18,19 +18,23 @@ def test_they_are_silent_inside_and_heard_afterwards() -> None:
 
 def test_threads_that_overlap_leave_the_filters_as_they_were() -> None:
     """The first to enter leaves first: saved and restored by each, the filter would stay."""
-    before = list(warnings.filters)
     entered, left = threading.Event(), threading.Event()
+    silent: list[bool] = []
 
     def second() -> None:
         with silenced():
             entered.set()
             assert left.wait(10)
-            warnings.warn("still silent", stacklevel=1)
+            warnings.warn("raised, were it not silenced", stacklevel=1)
+            silent.append(True)
 
-    thread = threading.Thread(target=second)
-    with silenced():
-        thread.start()
-        assert entered.wait(10)
-    left.set()
-    thread.join()
-    assert list(warnings.filters) == before
+    with warnings.catch_warnings(action="error"):
+        before = list(warnings.filters)
+        thread = threading.Thread(target=second)
+        with silenced():
+            thread.start()
+            assert entered.wait(10)
+        left.set()
+        thread.join()
+        assert silent == [True]
+        assert list(warnings.filters) == before
