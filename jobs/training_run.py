@@ -18,8 +18,9 @@ from afd_model.device import resolve_device, resolve_precision
 from afd_model.distributed import is_first
 from afd_model.export import export, fit_flips
 from afd_model.losses import LossWeights
+from afd_model.schedule import TrainingOptions
 from afd_model.stages import head_path
-from afd_model.training import Trainer, TrainingOptions, train
+from afd_model.training import Trainer, train
 from jobs.model import backbone_of
 from jobs.run_record import versions
 from jobs.settings import flag_of
