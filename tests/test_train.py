@@ -127,17 +127,13 @@ def test_stages_are_corrected_in_a_module_that_had_none(
 ) -> None:
     flags = ("--afd", paper, "--afd-size", "paper", *GATE, "--stem-steps", "0")
     corrected = ("--corrected-stages", "2", "--max-steps", "1")
-    assert train(sound, tmp_path, *flags, *corrected) == 0
+    flips = ("--flip-passes", "1", "--flip-images", "3")
+    assert train(sound, tmp_path, *flags, *corrected, *flips) == 0
+    card = json.loads((tmp_path / "afd.json").read_text())
+    assert " ".join(flips) in card["command"]
     checkpoint = tmp_path / "afd.safetensors"
     module, _ = load_checkpoint(checkpoint, load_backbone("resnet18", "none"))
     assert [place.layer for place in module.config.stages] == ["layer3.1", "layer4.1"]
-    deep = ("--afd", str(checkpoint), "--afd-size", "deep", "--stem-steps", "0", "--max-steps", "1")
-    for number, corrected in enumerate((("--corrected-stages", "2"), ())):
-        output = tmp_path / f"deep{number}"
-        flips = ("--flip-images", "3", "--flip-passes", "1")
-        assert train(sound, output, *deep, *corrected, *flips) == 0
-        card = json.loads((output / "afd.json").read_text())
-        assert "--flip-passes 1 --flip-images 3" in card["command"]
     assert all(correction.up.weight.any() for correction in module.stage_corrections)
     # They stay, unless it is said that they shall not; and cannot be others.
     settings = TrainSettings(
@@ -155,6 +151,7 @@ def test_stages_are_corrected_in_a_module_that_had_none(
     assert prepare(settings, cpu).afd.config == module.config
     deeper = prepare(replace(settings, afd_size="deep"), cpu).afd.config
     assert (deeper.stages, deeper.stage_width) == (module.config.stages, module.config.stage_width)
+    assert prepare(replace(settings, afd_size="deep", corrected_stages=2), cpu).afd.config == deeper
     assert not prepare(replace(settings, corrected_stages=0), cpu).afd.config.stages
     with pytest.raises(ValueError, match="--corrected-stages 2"):
         prepare(replace(settings, corrected_stages=1), cpu)
