@@ -1,8 +1,6 @@
 """The benchmark's counts, its document and its arithmetic; never how long anything took."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,11 +208,3 @@ def test_an_input_without_images_is_one_line(
     assert capsys.readouterr().err == (
         "afd benchmark: none of the images can be decoded: give others\n"
     )
-
-
-def test_it_needs_no_ray() -> None:
-    program = (
-        "import sys; sys.modules['ray'] = None\n"
-        "import jobs.benchmark, jobs.model, jobs.shard_labeler, jobs.gpu_check\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

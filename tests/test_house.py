@@ -53,6 +53,25 @@ def test_ray_is_imported_by_jobs_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    "module", ["label", "train", "evaluate", "benchmark", "gpu_check", "model", "shard_labeler"]
+)
+def test_a_job_starts_without_ray(module: str) -> None:
+    """No module that it imports at its top, and none of theirs, imports Ray there."""
+    seen, todo = set(), [f"jobs.{module}"]
+    while todo:
+        path = ROOT / f"{todo.pop().replace('.', '/')}.py"
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        top = ast.parse(path.read_text(encoding="utf-8")).body
+        statements = [node for node in top if isinstance(node, ast.Import | ast.ImportFrom)]
+        for imported in _imports(ast.Module(statements, [])):
+            assert imported.split(".")[0] != "ray", path
+            todo += [imported, imported.rpartition(".")[0]]
+    assert len(seen) > 20
+
+
+@pytest.mark.parametrize(
     ("room", "forbidden"), [("pipeline", "jobs"), ("afd_model", "jobs"), ("afd_model", "pipeline")]
 )
 def test_imports_go_one_way(room: str, forbidden: str) -> None:

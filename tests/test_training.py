@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from afd_model.afd_config import AFDConfig
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
@@ -91,9 +93,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@cache
+def light(backbone: Backbone) -> AFDConfig:
+    return config_for(backbone, "light")
+
+
 def make_trainer(backbone: Backbone, folder: Path, options: TrainingOptions = OPTIONS) -> Trainer:
     torch.manual_seed(0)
-    afd = AFDModule(config_for(backbone, "light"))
+    afd = AFDModule(light(backbone))
     return Trainer(backbone, afd, options, device=CPU, folder=folder)
 
 

@@ -11,7 +11,7 @@ from jobs.training_log import LOG
 
 STEPS = 20
 FLAGS = [
-    *("--backbone", "resnet18", "--weights", "none", "--crop", "32", "--batch-size", "4"),
+    *("--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "32", "--batch-size", "4"),
     *("--max-steps", str(STEPS), "--warmup-steps", "2", "--held-out-images", "5"),
     *("--validate-every-steps", "10", "--save-every-steps", "3", "--log-every-steps", "1"),
     *("--flip-passes", "1", "--read-threads", "1", "--device", "cpu", "--precision", "fp32"),
