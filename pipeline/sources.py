@@ -20,6 +20,7 @@ from typing import BinaryIO
 import pyarrow.parquet as pq
 
 from pipeline.attempts import MissingError
+from pipeline.file_format import sniff_format
 from pipeline.image_bytes import read_image
 from pipeline.local_files import list_folder
 from pipeline.locations import (
@@ -35,12 +36,14 @@ from pipeline.parquet_source import PARQUET_SUFFIX, image_column, list_parquet
 from pipeline.places import Place, list_entries, matches, place_of, refusal, remote_folder
 from pipeline.records import ImageRef
 from pipeline.storage import open_input
-from pipeline.tar_source import GZIP_MAGIC, TAR_SUFFIXES, container_of, list_tar
+from pipeline.tar_source import TAR_SUFFIXES, container_of, list_tar
 
 __all__ = ["SourceError", "list_images", "read_image"]
 
 _SNIFF_BYTES = 512  # enough for tar's magic, which stands at byte 257
 _ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
+_PACKED = ("zip", "7z", "gzip", "bzip2", "xz", "zstd")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _ARCHIVES_AHEAD = 16  # remote archives that are listed at the same time
 
 
@@ -153,10 +156,12 @@ def _list_file(file: BinaryIO, place: Place) -> Iterator[ImageRef]:
             head = _head(file)
         if images is not None:
             yield from images
-        elif head.startswith(GZIP_MAGIC):
+        elif (packed := sniff_format(head)) in _PACKED:
             raise SourceError(
-                f"{place.uri!r} is compressed (gzip) and no tar: decompress it first, with gunzip"
+                f"{place.uri!r} is packed ({packed}): unpack it first, or put its files into a tar"
             )
+        elif head.startswith(_UTF_16):
+            raise SourceError(f"{place.uri!r} is a text in UTF-16: save it as UTF-8")
         elif _is_one_image(head, place.name):
             yield place.as_image()
         else:

@@ -1,10 +1,12 @@
 """What a location is told to be, wherever it is; that all of it is listed, in order, or refused."""
 
 import gzip
+import lzma
 import os
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -194,6 +196,10 @@ def test_a_damaged_archive_is_refused_and_never_listed_short(tmp_path: Path) -> 
 def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"text"))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.jpg", b"")
+    (tmp_path / "x.tar.xz").write_bytes(lzma.compress(b"text"))
+    (tmp_path / "notepad.csv").write_text("path\na.jpg\n", encoding="utf-16")
     (tmp_path / "blank.txt").write_text("\n\n")
     (tmp_path / "remote.txt").write_text("ftp://host/a.jpg\n")
     (tmp_path / "two.parquet").write_bytes(parquet(left=[b"1"], right=[b"2"]))
@@ -204,7 +210,10 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
         str(tmp_path / "*.gif"): "no files in",
         str(tmp_path / "blank.txt"): "no files in",
         str(tmp_path / "pipe"): "no such file or folder",
-        str(tmp_path / "x.gz"): r"is compressed \(gzip\) and no tar: decompress it first",
+        str(tmp_path / "x.gz"): r"is packed \(gzip\): unpack it first",
+        str(tmp_path / "x.zip"): r"is packed \(zip\): unpack it first",
+        str(tmp_path / "x.tar.xz"): r"is packed \(xz\): unpack it first",
+        str(tmp_path / "notepad.csv"): "is a text in UTF-16: save it as UTF-8",
         str(tmp_path / "remote.txt"): "'ftp://host/a.jpg': ftp:// is not supported; give a path",
         str(tmp_path / "two.parquet"): "has no column of paths.*left, right",
         "ftp://host/a": "ftp:// is not supported; give a path, or one of s3://",
