@@ -1,4 +1,4 @@
-"""The doctor job: what is here, what is missing, and the command that mends it."""
+"""The doctor job: what is here, what is missing, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def doctor() -> Iterator[Check]:
             name=PACKAGE,
             state="missing",
             found="not installed: it is run from its source, and its needs are not known",
-            mend="pip install --editable .",
+            fix="pip install --editable .",
         )
     for check in package_checks(requirements):
         yield check()
@@ -68,7 +68,7 @@ def _trial(name: str, function: str) -> Check:
         trials = importlib.import_module("jobs.doctor_trials")
         check: Callable[[], Check] = getattr(trials, function)
         return check()
-    except ImportError as error:  # that package's own line says how to mend it
+    except ImportError as error:  # that package's own line says how to fix it
         return Check(name=name, state="missing", found=f"not run: {error}")
     except Exception as error:  # whatever a decoder raises, the other findings still count
         return Check(name=name, state="wrong", found=named(error))

@@ -14,14 +14,14 @@ class Check:
     """A finding.
 
     required: labelling cannot run here while it is not ok.
-    mend: the command that mends it, or None where it is ok or no command does.
+    fix: the command that fixes it, or None where it is ok or no command does.
     """
 
     name: str
     state: State
     found: str
     required: bool = True
-    mend: str | None = None
+    fix: str | None = None
 
     @property
     def stops(self) -> bool:
@@ -31,6 +31,6 @@ class Check:
 def line(check: Check) -> str:
     """What follows the name in the table."""
     text = f"{check.state:<{_STATE_WIDTH}}{check.found}"
-    if check.mend is None:
+    if check.fix is None:
         return text
-    return f"{text}\n{'':<{NAME_WIDTH + _STATE_WIDTH}}mend it: {check.mend}"
+    return f"{text}\n{'':<{NAME_WIDTH + _STATE_WIDTH}}fix: {check.fix}"

@@ -24,7 +24,7 @@ def check_python() -> Check:
     if sys.version_info < _OLDEST_PYTHON or sys.platform != "linux":
         oldest = ".".join(map(str, _OLDEST_PYTHON))
         need = f"{found}: needs Linux and Python {oldest} or later"
-        return Check(name="Python", state="wrong", found=need, mend="uv venv --python 3.12")
+        return Check(name="Python", state="wrong", found=need, fix="uv venv --python 3.12")
     return Check(name="Python", state="ok", found=found)
 
 
@@ -57,7 +57,7 @@ def check_shared_memory(folder: Path = _SHARED_MEMORY) -> Check:
             state="wrong",
             found=f"{found}: Ray will keep its objects on disk",
             required=False,
-            mend=f"mount -o remount,size=2g {folder} (in Docker: docker run --shm-size=2g)",
+            fix=f"mount -o remount,size=2g {folder} (in Docker: docker run --shm-size=2g)",
         )
     return Check(name=name, state="ok", found=found)
 
@@ -68,8 +68,8 @@ def check_gpu(torch: Any | None) -> Check:
     if torch is not None and torch.cuda.is_available():
         return Check(name="GPU", state="ok", found=driver or torch.cuda.get_device_name())
     if problem:
-        mend = "nvidia-smi"
-        return Check(name="GPU", state="wrong", found=problem, required=False, mend=mend)
+        fix = "nvidia-smi"
+        return Check(name="GPU", state="wrong", found=problem, required=False, fix=fix)
     if driver is None:
         found = "no NVIDIA driver: labels are made on the CPU"
         return Check(name="GPU", state="missing", found=found, required=False)
@@ -77,11 +77,11 @@ def check_gpu(torch: Any | None) -> Check:
         return Check(name="GPU", state="wrong", found=f"{driver}; no PyTorch", required=False)
     if torch.version.cuda is None:
         found = f"{driver}; this PyTorch is built without CUDA"
-        mend = "pip install --force-reinstall torch torchvision"
+        fix = "pip install --force-reinstall torch torchvision"
     else:
         found = f"{driver}; too old for PyTorch's CUDA {torch.version.cuda}, or its devices hidden"
-        mend = "unset CUDA_VISIBLE_DEVICES, or install a newer NVIDIA driver"
-    return Check(name="GPU", state="wrong", found=found, required=False, mend=mend)
+        fix = "unset CUDA_VISIBLE_DEVICES, or install a newer NVIDIA driver"
+    return Check(name="GPU", state="wrong", found=found, required=False, fix=fix)
 
 
 def _driver() -> tuple[str | None, str | None]:

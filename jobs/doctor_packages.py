@@ -57,9 +57,9 @@ def check_package(requirement: str) -> Check:
     name = _distribution(text)
     found, problem = _version(text)
     if found is None:
-        return Check(name=name, state="missing", found=problem, mend=f"pip install '{text}'")
+        return Check(name=name, state="missing", found=problem, fix=f"pip install '{text}'")
     if problem:
-        return Check(name=name, state="wrong", found=problem, mend=f"pip install '{text}'")
+        return Check(name=name, state="wrong", found=problem, fix=f"pip install '{text}'")
     try:
         module = importlib.import_module(module_of(name))
     except Exception as error:  # a library that does not fit the system raises anything
@@ -67,21 +67,19 @@ def check_package(requirement: str) -> Check:
             name=name,
             state="wrong",
             found=f"{found} is installed and does not import: {named(error)}",
-            mend=f"pip install --force-reinstall '{text}'",
+            fix=f"pip install --force-reinstall '{text}'",
         )
     return Check(name=name, state="ok", found=f"{found}{_build(name, module)}")
 
 
 def check_extra(extra: str, needed: Sequence[str]) -> Check:
     """An optional job's packages, by their versions: importing all of them takes seconds."""
-    title, mend = f"extra {extra}", f"pip install '{PACKAGE}[{extra}]'"
+    title, fix = f"extra {extra}", f"pip install '{PACKAGE}[{extra}]'"
     versions = {text: _version(text) for text in needed}
     if missing := [_distribution(text) for text, (found, _) in versions.items() if found is None]:
-        return Check(
-            name=title, state="missing", found=", ".join(missing), required=False, mend=mend
-        )
+        return Check(name=title, state="missing", found=", ".join(missing), required=False, fix=fix)
     if old := [problem for _, problem in versions.values() if problem]:
-        return Check(name=title, state="wrong", found="; ".join(old), required=False, mend=mend)
+        return Check(name=title, state="wrong", found="; ".join(old), required=False, fix=fix)
     found = ", ".join(f"{_distribution(text)} {found}" for text, (found, _) in versions.items())
     return Check(name=title, state="ok", found=found, required=False)
 

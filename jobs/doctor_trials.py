@@ -24,7 +24,7 @@ _MEAN_ERROR_ON_CUDA = 0.5  # grey levels: NVIDIA's decoder rounds otherwise than
 
 def check_decoder() -> Check:
     """One JPEG: the decoder's pixels against libjpeg-turbo's, on every device there is."""
-    name, mend = "decoder self-test", "pip install --force-reinstall nvidia-dali-cuda130 turbojpeg"
+    name, fix = "decoder self-test", "pip install --force-reinstall nvidia-dali-cuda130 turbojpeg"
     jpeg = compress(_picture(), _QUALITY)
     expected = decompress(jpeg).astype(np.int16)
     found = []
@@ -33,21 +33,21 @@ def check_decoder() -> Check:
         mean, most = difference.mean(), difference.max()
         if (mean > _MEAN_ERROR_ON_CUDA) if device == "cuda" else most:
             worst = f"{device}: differs from libjpeg-turbo by {mean:.2f} grey levels, up to {most}"
-            return Check(name=name, state="wrong", found=worst, mend=mend)
+            return Check(name=name, state="wrong", found=worst, fix=fix)
         found.append(f"{device}: " + (f"within {mean:.2f} grey levels" if most else "exact"))
     return Check(name=name, state="ok", found=", ".join(found))
 
 
 def check_shipped_weights() -> Check:
     """Every checkpoint of the package loads, to the last tensor."""
-    name, mend = "shipped AFD weights", f"pip install --force-reinstall --no-deps {PACKAGE}"
+    name, fix = "shipped AFD weights", f"pip install --force-reinstall --no-deps {PACKAGE}"
     paths = sorted(SHIPPED.glob("*.safetensors"))
     if not paths:
-        return Check(name=name, state="missing", found=f"none in {SHIPPED}", mend=mend)
+        return Check(name=name, state="missing", found=f"none in {SHIPPED}", fix=fix)
     try:
         backbones = [load_module(path)[1].backbone for path in paths]
     except ValueError as error:
-        return Check(name=name, state="wrong", found=str(error), mend=mend)
+        return Check(name=name, state="wrong", found=str(error), fix=fix)
     return Check(name=name, state="ok", found=f"for {', '.join(backbones)}")
 
 

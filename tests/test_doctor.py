@@ -60,7 +60,7 @@ def test_a_package_that_does_not_import_is_a_finding() -> None:
     assert "Traceback" not in stderr
     found = named(document, "nvidia-dali-cuda130")
     assert (found["state"], found["required"]) == ("wrong", True)
-    assert found["mend"].startswith("pip install --force-reinstall 'nvidia-dali-cuda130>=")
+    assert found["fix"].startswith("pip install --force-reinstall 'nvidia-dali-cuda130>=")
     assert named(document, "decoder self-test")["state"] == "missing"
     assert named(document, "torch")["state"] == "ok"
 
@@ -91,10 +91,10 @@ def test_every_package_and_extra_has_a_line() -> None:
 
 def test_what_is_not_installed() -> None:
     found = check_package("no-such-distribution>=1.2")
-    assert (found.state, found.mend) == ("missing", "pip install 'no-such-distribution>=1.2'")
+    assert (found.state, found.fix) == ("missing", "pip install 'no-such-distribution>=1.2'")
     found = check_extra("s3", ["no-such-distribution>=1", "numpy>=1"])
     assert (found.state, found.found, found.stops) == ("missing", "no-such-distribution", False)
-    assert found.mend == "pip install 'afd-label[s3]'"
+    assert found.fix == "pip install 'afd-label[s3]'"
 
 
 def test_what_is_too_old() -> None:
@@ -119,7 +119,7 @@ def test_weights_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert doctor_trials.check_shipped_weights().state == "missing"
     (tmp_path / "cut.safetensors").write_bytes(shipped[0].read_bytes()[:-100])
     found = doctor_trials.check_shipped_weights()
-    assert (found.state, found.mend is not None) == ("wrong", True)
+    assert (found.state, found.fix is not None) == ("wrong", True)
 
 
 def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_machine, "_LEAST_SHARED_MEMORY", 2**60)
     found = check_shared_memory(tmp_path)
     assert (found.state, found.stops) == ("wrong", False)
-    assert "--shm-size" in (found.mend or "")
+    assert "--shm-size" in (found.fix or "")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_machine_without_a_gpu_can_label(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_line_has_its_command_below() -> None:
-    check = Check(name="x", state="missing", found="not installed", mend="pip install 'x>=1'")
+    check = Check(name="x", state="missing", found="not installed", fix="pip install 'x>=1'")
     first, second = line(check).splitlines()
     assert first == "missing  not installed"
-    assert second == " " * 33 + "mend it: pip install 'x>=1'"
+    assert second == " " * 33 + "fix: pip install 'x>=1'"
