@@ -24,6 +24,8 @@ from pipeline.degrade import PROTOCOLS
 from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
 from pipeline.folder_classes import FolderClasses
 from pipeline.geometry import Geometry
+from pipeline.output import OutputFolder
+from pipeline.own_files import own_files
 from pipeline.recompress import collection_root, relative_name
 from pipeline.records import ImageRef
 from pipeline.screen import Limits
@@ -144,7 +146,8 @@ def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
 
 
 def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
-    refs = list(list_images(settings.input))
+    own = own_files(settings.input, OutputFolder(settings.output))
+    refs = list(list_images(settings.input, own))
     root = collection_root(settings.input, refs)
     if isinstance(settings.num_images, int) and settings.num_images < len(refs):
         spaced = (

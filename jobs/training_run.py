@@ -29,6 +29,7 @@ from jobs.training_log import TrainingLog
 from pipeline.decode import DecodeOptions
 from pipeline.geometry import Geometry
 from pipeline.output import RUN, OutputFolder
+from pipeline.own_files import own_files
 from pipeline.records import ImageRef
 from pipeline.screen import Limits
 from pipeline.sources import list_images
@@ -66,7 +67,10 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
         )
     torch.manual_seed(settings.seed)
     afd, start = _start(settings, backbone)
-    training, held_out = split_held_out(list(list_images(settings.input)), settings.held_out_images)
+    # Else a run among its images would find its own files when it is resumed, and draw other pairs.
+    own = own_files(settings.input, OutputFolder(settings.output))
+    refs = list(list_images(settings.input, own))
+    training, held_out = split_held_out(refs, settings.held_out_images)
     options = _options(settings, device)
     return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)
 
