@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import threading
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -24,6 +25,8 @@ _ENTRY = "manifest:"
 _TABLES = (".csv", ".tsv")
 _ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # as Windows' editors begin a file
+# Hundreds of reading threads begin at once; without it each would go over the whole manifest.
+_LOOK_UP = threading.Lock()
 
 
 def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
@@ -54,7 +57,8 @@ def read_entry(location: str, number: int) -> str:
         with open_input(location) as file:
             if is_parquet(file):
                 return _parquet_entry(location, number)
-            layout, starts = _index(location)
+            with _LOOK_UP:
+                layout, starts = _index(location)
             file.seek(starts[number])
             return next(_text_entries(file, layout))
     except (pa.ArrowException, IndexError, StopIteration, SourceError, csv.Error) as error:
@@ -129,10 +133,11 @@ def _parquet_entries(manifest: pq.ParquetFile, location: str) -> Iterator[str]:
 
 
 def _parquet_entry(location: str, number: int) -> str:
-    for group, rows in enumerate(_row_counts(location)):
-        if number < rows:
-            return _row_group(location, group)[number].as_py() or ""
-        number -= rows
+    with _LOOK_UP:
+        for group, rows in enumerate(_row_counts(location)):
+            if number < rows:
+                return _row_group(location, group)[number].as_py() or ""
+            number -= rows
     raise IndexError("it has fewer rows")
 
 
