@@ -29,6 +29,7 @@ from pipeline.connections import Address, Connections, address_of, connect
 
 MOST_BYTES = 1 << 30  # no image is larger; a film that lies among them must not fill the memory
 _CHUNK_BYTES = 1 << 18
+_MOST_ERROR_BYTES = 1 << 20
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
@@ -263,7 +264,9 @@ def _read(response: http.client.HTTPResponse, most_bytes: int, patience: Patienc
 
 def _fail(response: http.client.HTTPResponse, resource: Resource, patience: Patience) -> None:
     """Raise what a status stands for."""
-    body = _read(response, 1 << 20, patience) if (response.length or 0) < 1 << 20 else b""
+    body = b""
+    with suppress(ReadError):  # a longer page: the status says enough
+        body = _read(response, _MOST_ERROR_BYTES, patience)
     found = _CODE.search(body)
     code = found[1].decode("ascii") if found else response.reason
     reason = f"HTTP {response.status} {code}".rstrip()

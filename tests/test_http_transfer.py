@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from servers import WebServer
@@ -209,6 +210,20 @@ def test_what_is_no_url_or_no_server() -> None:
             get(resource(f"http://127.0.0.1:{taken.getsockname()[1]}/a"))
     with pytest.raises(TemporaryReadError, match="tried 3 times"):
         get(resource("http://no-such-host.invalid/a"))
+
+
+def test_a_long_error_page_is_no_other_error() -> None:
+    page = b"HTTP/1.1 404 Not Found\r\n\r\n" + bytes(2 << 20)  # it ends with the connection
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection, suppress(ConnectionError):
+                connection.recv(1000)
+                connection.sendall(page)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(MissingError, match="HTTP 404 Not Found"):
+            get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
 
 
 def test_what_answers_is_no_http_server() -> None:
