@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from jobs.log import say
 from jobs.run_job import run_job
 from jobs.run_record import differences
 from pipeline.compressed_sets import MANIFEST_SCHEMA, STAGING, plan_images, write_files
+from pipeline.local_files import absolute_pattern
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder, written_whole
 from pipeline.own_files import own_files, refuse_mixing
 from pipeline.recompress import collection_root
@@ -61,7 +61,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
 
 def _open(output: OutputFolder, settings: CompressSettings) -> None:
     """Begin or continue an output. Raises OutputError when it was made with other settings."""
-    now = replace(settings, input=os.path.abspath(settings.input)).file_settings
+    now = replace(settings, input=absolute_pattern(settings.input)).file_settings
     record = output.read_json(RUN)
     if record is not None and (changed := differences(record.get("settings", {}), now)):
         raise OutputError(
