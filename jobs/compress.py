@@ -19,9 +19,9 @@ from jobs.compress_settings import CompressSettings
 from jobs.log import say
 from jobs.run_job import run_job
 from jobs.run_record import differences
-from pipeline.compressed_sets import MANIFEST_SCHEMA, STAGING, plan_images, write_files
+from pipeline.compressed_sets import MANIFEST_SCHEMA, plan_images, write_files
 from pipeline.local_files import absolute_pattern
-from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder, written_whole
+from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
 from pipeline.own_files import own_files, refuse_mixing
 from pipeline.recompress import collection_root
 from pipeline.records import ImageRef
@@ -44,7 +44,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     refs = list(list_images(settings.input, own_files(settings.input, output)))
     _open(output, settings)
     rows = list(_rows(refs, output, settings))
-    with written_whole(output.path / MANIFEST) as temporary:
+    with output.staged(MANIFEST) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), temporary, compression="zstd")
     good = [row for row in rows if "path" in row]
     summary = {
@@ -69,10 +69,8 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
             " Use the same, or another --output"
         )
     try:
-        staging = output.path / STAGING
-        staging.mkdir(parents=True, exist_ok=True)
-        for leftover in staging.iterdir():
-            leftover.unlink(missing_ok=True)
+        output.path.mkdir(parents=True, exist_ok=True)  # it refuses a bucket
+        output.clean()
         output.write_json(RUN, {"settings": now})
     except OSError as error:
         reason = error.strerror or str(error)

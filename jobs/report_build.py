@@ -58,7 +58,8 @@ def build(settings: ReportSettings, say: Callable[[str], None]) -> Report:
     context["sections"] = content.sections(context)
     context["made"] = f"Made by afd report on {content.when(time.time())}."
     page = _page_path(now.output, settings)
-    _write(page, render(context, content.drawn(context)))
+    with replacing(page) as temporary:
+        temporary.write_text(render(context, content.drawn(context)), encoding="utf-8")
     say(f"done in {time.monotonic() - began:.1f} s")
     return Report(page, page.stat().st_size, now.run.rows)
 
@@ -101,13 +102,6 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, side: _Side) -> None
 
 def _page_path(output: OutputFolder, settings: ReportSettings) -> Path:
     return output.path / _PAGE if settings.html == "auto" else Path(settings.html).absolute()
-
-
-def _write(page: Path, text: str) -> None:
-    """The page that was there before stays whole until this one is."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _with_thumbnails(

@@ -18,7 +18,7 @@ from jobs.run_record import differences, versions
 from jobs.train_settings import TrainSettings
 from jobs.training_log import shown_live
 from jobs.training_run import prepare, run_worker
-from pipeline.output import RUN, OutputError, OutputFolder, written_whole
+from pipeline.output import RUN, OutputError, OutputFolder
 from pipeline.training_data import Rank
 
 
@@ -80,9 +80,7 @@ def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -
 
 def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
     try:
-        output.path.mkdir(parents=True, exist_ok=True)
-        with written_whole(output.path / RUN) as temporary:
-            temporary.write_text(json.dumps(record, indent=2))
+        output.write_json(RUN, record)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(

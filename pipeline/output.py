@@ -12,14 +12,7 @@ from pipeline import storage
 from pipeline.attempts import AccessError
 from pipeline.error_text import one_line
 from pipeline.locations import SourceError, recorded, scheme_of
-from pipeline.output_store import (
-    LABELS,
-    STAGING,
-    BucketFolder,
-    LocalFolder,
-    OutputStore,
-    written_whole,
-)
+from pipeline.output_store import LABELS, STAGING, BucketFolder, LocalFolder, OutputStore
 
 PLAN = "plan.parquet"
 RUN = "run.json"
@@ -36,7 +29,6 @@ __all__ = [
     "DamagedError",
     "OutputError",
     "OutputFolder",
-    "written_whole",
 ]
 
 
