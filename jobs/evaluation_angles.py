@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +68,7 @@ def measure_angles(
     meter = AngleMeter(evaluator, BlockDCT(preset.mean, preset.std), backbone.stem_stride)
     images = ImageEvaluator(
         meter,
-        Geometry.of_preset(**asdict(preset)),
+        Geometry.of_preset(preset),
         options,
         conditions=[Condition(MODEL_INPUT, quality=quality) for quality in QUALITIES],
         seed=0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
     refs, names = _collection(settings)
     images = ImageEvaluator(
         model,
-        Geometry.of_preset(**asdict(backbone.preprocessing)),
+        Geometry.of_preset(backbone.preprocessing),
         _decode_options(settings),
         conditions=conditions(settings),
         seed=settings.seed,

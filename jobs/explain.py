@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from afd_model.checkpoint import resolve_afd
@@ -44,7 +43,7 @@ class Explainer:
         module = os.path.basename(checkpoint.path or "") if checkpoint else untrained
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
         self._quality = None if settings.quality == "none" else settings.quality
-        geometry = Geometry.of_preset(**asdict(self._backbone.preprocessing))
+        geometry = Geometry.of_preset(self._backbone.preprocessing)
         options = DecodeOptions(
             device="cuda" if self._device.type == "cuda" else "cpu",
             device_id=self._device.index or 0,
