@@ -11,6 +11,7 @@ from typing import Any
 from afd_model.device import resolve_device
 from afd_model.export import CARD, CHECKPOINT
 from afd_model.training import TrainingError
+from afd_model.training_state import STATE
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.log import say
 from jobs.run_job import run_job
@@ -46,7 +47,7 @@ def train_module(settings: TrainSettings) -> dict[str, Any]:
 def _open(output: OutputFolder, settings: TrainSettings) -> None:
     """Begin or continue. Raises OutputError when the folder holds another run, or is no folder."""
     record = output.read_json(RUN)
-    started = (output.path / "state.pt").exists()
+    started = (output.path / STATE).exists()
     now = json.loads(json.dumps(settings.model_settings))
     if not started:
         _write_record(output, {"settings": now, "versions": versions()})

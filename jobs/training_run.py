@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Prepared:
 def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     """The model, the options and the lists of images. Raises ValueError, worded for the user."""
     backbone = backbone_of(settings)
-    geometry = preset = Geometry.of_preset(**asdict(backbone.preprocessing))
+    geometry = preset = Geometry.of_preset(backbone.preprocessing)
     if settings.crop != "auto":
         # The share of the picture that the model sees stays the preset's.
         resize = geometry.resize and max(
@@ -167,7 +167,7 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             training,
             held_out,
             log=log or (lambda record: None),
-            on_best=lambda: _ignored(export(trainer, ready.backbone, facts)),
+            on_best=lambda: export(trainer, ready.backbone, facts),
         )
         fitted_too = _loader(
             _evenly(ready.training, settings.flip_images), ready.preset, settings, rank, device
@@ -185,10 +185,6 @@ def _evenly(refs: list[ImageRef], count: int) -> list[ImageRef]:
     """`count` of them, or all where there are fewer, spread over the whole list."""
     count = min(count, len(refs))
     return [refs[i * len(refs) // count] for i in range(count)]
-
-
-def _ignored(_: object) -> None:
-    """For a result that nobody needs."""
 
 
 def _loader(
