@@ -33,7 +33,6 @@ from jobs.evaluation_tables import (
     tables_markdown,
 )
 from jobs.extras import require
-from jobs.log import say
 from jobs.run_job import run_job
 from jobs.run_record import versions
 from pipeline.evaluate_images import Condition
@@ -56,7 +55,7 @@ def evaluate(settings: EvaluateSettings) -> str:
         output.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write to {str(output.path)!r}: {error.strerror}") from error
-    found = measure(settings, say)
+    found = measure(settings)
     tables = make_tables(
         found.outcomes, found.truth, resamples=settings.resamples, seed=settings.seed
     )

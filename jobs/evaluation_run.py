@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from afd_model.device import resolve_device, resolve_precision
 from afd_model.evaluator import Evaluator, Outcome
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_angles import AngleStudy, measure_angles
+from jobs.log import say
 from jobs.model import backbone_of
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
@@ -62,7 +63,7 @@ def conditions(settings: EvaluateSettings) -> list[Condition]:
     return found
 
 
-def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluation:
+def measure(settings: EvaluateSettings) -> Evaluation:
     """Run the model over the collection. Raises ValueError, worded for the user."""
     torch.set_num_threads(settings.threads)
     backbone, model, facts = _load(settings)
@@ -75,7 +76,7 @@ def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluatio
         seed=settings.seed,
         limits=Limits(settings.max_pixels),
     )
-    chunks = _gathered(images, refs, names, say)
+    chunks = _gathered(images, refs, names)
     kept = [index for chunk in chunks for index in chunk.indices]
     left_out = [(refs[index].uri, why) for chunk in chunks for index, why in chunk.left_out]
     if not kept:
@@ -158,10 +159,7 @@ def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
 
 
 def _gathered(
-    images: ImageEvaluator,
-    refs: Sequence[ImageRef],
-    names: Sequence[str],
-    say: Callable[[str], None],
+    images: ImageEvaluator, refs: Sequence[ImageRef], names: Sequence[str]
 ) -> list[MeasuredChunk]:
     chunks, done, said = [], 0, time.time()
     for chunk in images.measure(refs, names):

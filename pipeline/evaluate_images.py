@@ -65,7 +65,7 @@ class MeasuredChunk:
 
 
 class ImageEvaluator:
-    """Holds the decoders. names: one a reference, which the random qualities are drawn by."""
+    """Measures images under every condition. Holds two decoders and a pool of threads."""
 
     def __init__(
         self,
@@ -87,7 +87,10 @@ class ImageEvaluator:
         self._pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="compress")
 
     def measure(self, refs: Sequence[ImageRef], names: Sequence[str]) -> Iterator[MeasuredChunk]:
-        """Every image under every condition, a batch of images at a time."""
+        """Every image under every condition, a batch of images at a time.
+
+        names: one for each reference; the random qualities are drawn by it.
+        """
         for start in range(0, len(refs), self._batch_size):
             stop = min(start + self._batch_size, len(refs))
             rows = range(start, stop)
