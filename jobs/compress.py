@@ -68,15 +68,10 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
             f"{str(output.path)!r} holds sets made with other settings: {changed}."
             " Use the same, or another --output"
         )
-    try:
+    with output.first_written():
         output.path.mkdir(parents=True, exist_ok=True)  # it refuses a bucket
         output.clean()
         output.write_json(RUN, {"settings": now})
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"cannot write to the output folder {str(output.path)!r}: {reason}"
-        ) from error
 
 
 def _rows(

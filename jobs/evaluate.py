@@ -36,7 +36,7 @@ from jobs.extras import require
 from jobs.run_job import run_job
 from jobs.run_record import versions
 from pipeline.evaluate_images import Condition
-from pipeline.output import OutputError, OutputFolder
+from pipeline.output import OutputFolder
 
 REPORT, JSON, TABLES, IMAGES = "report.md", "report.json", "tables.parquet", "images.parquet"
 ANGLES, ANGLE_BINS = "response_angles.parquet", "response_angle_bins.parquet"
@@ -51,10 +51,8 @@ def evaluate(settings: EvaluateSettings) -> str:
     if settings.figures:
         require("figures", "matplotlib")
     output = OutputFolder(settings.output)
-    try:
+    with output.first_written():
         output.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {str(output.path)!r}: {error.strerror}") from error
     found = measure(settings)
     tables = make_tables(
         found.outcomes, found.truth, resamples=settings.resamples, seed=settings.seed

@@ -80,13 +80,8 @@ def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -
 
 
 def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
-    try:
+    with output.first_written():
         output.write_json(RUN, record)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"cannot write to the output folder {str(output.path)!r}: {reason}"
-        ) from error
 
 
 def main(arguments: Sequence[str]) -> int:
