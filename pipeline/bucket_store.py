@@ -1,4 +1,4 @@
-"""A bucket with S3's interface: what its keys are listed and read by."""
+"""A bucket behind S3's REST interface: lists its keys, and makes requests for its objects."""
 
 from __future__ import annotations
 

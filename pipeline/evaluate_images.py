@@ -40,7 +40,7 @@ CLEAN = Condition()
 
 
 class Model(Protocol):
-    """See `afd_model.evaluator.Evaluator`. What `clean_stem` gives is the model's own affair."""
+    """See `afd_model.evaluator.Evaluator`; what `clean_stem` gives is only handed back to it."""
 
     def clean_stem(self, pixels: torch.Tensor) -> Any: ...
     def measure(

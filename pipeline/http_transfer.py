@@ -55,7 +55,7 @@ Sign = Callable[[str, str], dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A URL and what lets us in: `sign(method, url)` gives the headers of one attempt.
+    """A URL and how to be let in: `sign(method, url)` gives the headers of one attempt.
 
     kind: "store" for one service of many objects, "web" for any host.
     """
@@ -102,7 +102,7 @@ def put(resource: Resource, data: bytes) -> None:
 
 
 def delete(resource: Resource) -> None:
-    """Remove an object; none there is no fault. Raises as `put`."""
+    """Remove an object, if it is there. Raises as `put`."""
     with suppress(MissingError):
         patiently(
             PATIENCE[resource.kind], lambda patience: _send(resource, "DELETE", {}, None, patience)

@@ -117,7 +117,7 @@ class OutputFolder:
         return self._store.staged(name)
 
     def show(self, name: str, data: bytes) -> None:
-        """Make a small file new again, so that it is seen as changed just now."""
+        """Renew a small file's time of change; write the file where it is missing."""
         self._store.show(name, data)
 
     def changes(self, folder: str) -> dict[str, float]:
@@ -129,7 +129,7 @@ class OutputFolder:
         return self._store.read(name)
 
     def remove(self, name: str) -> None:
-        """None there is no fault."""
+        """Remove a file, if it is there. Raises OSError, AccessError."""
         self._store.remove(name)
 
     def remove_empty(self, folder: str) -> None:

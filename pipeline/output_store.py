@@ -41,7 +41,7 @@ class OutputStore(Protocol):
         """A local file to write to, which becomes the named one when the block succeeds."""
 
     def show(self, name: str, data: bytes) -> None:
-        """Make a small file new again, so that it is seen as changed just now."""
+        """Renew a small file's time of change; write the file where it is missing."""
 
     def create(self, name: str) -> bool:
         """An empty file; False where there is one."""
@@ -50,7 +50,7 @@ class OutputStore(Protocol):
         """The files right in a folder, and when each was changed, by the storage's own clock."""
 
     def remove(self, name: str) -> None:
-        """None there is no fault."""
+        """Remove a file, if it is there."""
 
     def prepare(self, folder: str) -> None:
         """Make a folder, where folders are made."""

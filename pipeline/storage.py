@@ -30,7 +30,7 @@ _buckets: dict[tuple[str, str], BucketStore] = {}
 
 
 def read(location: str) -> bytes:
-    """The whole content of a file. Raises OSError; AccessError where nobody is let in."""
+    """The whole content of a file. Raises OSError; AccessError where credentials are refused."""
     if is_remote(location):
         return get(_resource(location)).data
     with open(local_path(location), "rb", buffering=0, opener=_open_regular) as file:
@@ -110,7 +110,7 @@ def write_object(location: str, data: bytes) -> None:
 
 
 def remove_object(location: str) -> None:
-    """Remove an object of a bucket; none there is no fault. Raises as `read`."""
+    """Remove an object of a bucket, if it is there. Raises as `read`."""
     delete(_resource(location))
 
 
