@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from afd_model.whole_file import replacing
-from pipeline.degrade import Protocol
+from pipeline.degrade import CompressionProtocol
 from pipeline.geometry import Geometry
 from pipeline.output_store import STAGING
 from pipeline.reading_tasks import read_and_screen
@@ -49,7 +49,7 @@ class SetRecipe:
     times: int
     seed: int
     subsampling: str
-    protocol: Protocol
+    protocol: CompressionProtocol
     geometry: Geometry
     limits: Limits
 

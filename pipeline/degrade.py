@@ -31,7 +31,7 @@ SUBSAMPLINGS = tuple(_SAMPLING_FACTORS)
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class CompressionProtocol:
     """How evaluation degrades a picture at a quality factor, and at which point of the data path.
 
     Attributes:
@@ -45,10 +45,10 @@ class Protocol:
     later_qualities: tuple[int, ...] = ()
 
 
-FULL_IMAGE = Protocol("full-image", applies_to="full_image")
+FULL_IMAGE = CompressionProtocol("full-image", applies_to="full_image")
 # ImageNet-C stores its 224x224 pictures, JPEG corruption included, as JPEG of quality 85
 # (Hendrycks and Dietterich, ICLR 2019, `make_imagenet_c.py`).
-IMAGENET_C = Protocol("imagenet-c", applies_to="model_input", later_qualities=(85,))
+IMAGENET_C = CompressionProtocol("imagenet-c", applies_to="model_input", later_qualities=(85,))
 PROTOCOLS = {protocol.name: protocol for protocol in (FULL_IMAGE, IMAGENET_C)}
 
 

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.decode import DecodeOptions, Decoder
-from pipeline.degrade import Protocol as Degradation
-from pipeline.degrade import RgbImage
+from pipeline.degrade import CompressionProtocol, RgbImage
 from pipeline.geometry import Geometry
 from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import compressed_file, drawn_qualities, open_rgb
@@ -25,7 +24,7 @@ from pipeline.stage_clock import StageClock
 class Condition:
     """One row of a table: a protocol at a quality, or with `times` random ones; neither: clean."""
 
-    protocol: Degradation | None = None
+    protocol: CompressionProtocol | None = None
     quality: int | None = None
     times: int | None = None
 

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from pipeline.degrade import Protocol, RgbImage, compress, degrade, random_qualities
+from pipeline.degrade import CompressionProtocol, RgbImage, compress, degrade, random_qualities
 from pipeline.geometry import Geometry, crop_window
 from pipeline.locations import is_remote, local_path
 from pipeline.pillow_warnings import silenced
@@ -55,7 +55,7 @@ def compressed_file(
     rgb: RgbImage,
     qualities: Sequence[int],
     *,
-    protocol: Protocol,
+    protocol: CompressionProtocol,
     geometry: Geometry,
     subsampling: str = "4:2:0",
 ) -> bytes:
