@@ -245,16 +245,16 @@ def _answer(
 
 def _read(response: http.client.HTTPResponse, most_bytes: int, patience: Patience) -> bytes:
     """The body, which is as long as its header says or a failed attempt."""
-    expected = response.length
-    allowed_s = patience.silence_s + (expected or most_bytes) / patience.least_bytes_per_s
-    deadline = time.monotonic() + allowed_s
+    expected, began = response.length, time.monotonic()
     chunks, size = [], 0
     while chunk := response.read1(_CHUNK_BYTES):
         chunks.append(chunk)
         size += len(chunk)
         if size > most_bytes:
             raise ReadError(f"more than {most_bytes} bytes, which is all that is read at once")
-        if time.monotonic() > deadline:
+        # Of a body of unknown length, what has come has to have come fast enough.
+        allowed_s = patience.silence_s + (expected or size) / patience.least_bytes_per_s
+        if time.monotonic() - began > allowed_s:
             raise AttemptFailedError(f"{size} bytes in {allowed_s:.0f} s: too slow")
     if expected is not None and size != expected:
         raise AttemptFailedError(f"the connection ended after {size} of {expected} bytes")

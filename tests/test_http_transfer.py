@@ -120,6 +120,24 @@ def test_a_server_that_drips_is_given_up(
     assert time.monotonic() - began < 1
 
 
+def test_a_drip_of_unknown_length_is_given_up_as_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PATIENCE, "store", Patience(1, silence_s=0.2, least_bytes_per_s=1e6))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with listener.accept()[0] as connection, suppress(ConnectionError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                for _ in range(100):
+                    connection.sendall(b"x")
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(TemporaryReadError, match="too slow"):
+            get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
+        assert time.monotonic() - began < 2
+
+
 def test_pauses_double_and_have_an_end() -> None:
     patience = Patience(9, first_pause_s=0.25, longest_pause_s=16)
     for attempt, most in enumerate([0.25, 0.5, 1, 2, 4, 8, 16, 16, 16], start=1):
