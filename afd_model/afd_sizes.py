@@ -25,8 +25,8 @@ LIGHT_WIDTHS = (32, 24, 16, 12, 8, 4)
 # would fit the budget on ResNet-50, but a light backbone's time is spent already.
 DEEP_BLOCKS = ((1, 1), (1, 0))
 
-
-# They cost next to nothing and bring as much as the rest (docs/experiments.md); the paper has none.
+# Stage corrections cost next to nothing and bring as much as the rest (docs/experiments.md); the
+# paper has none.
 CORRECTED_STAGES: dict[AFDSize, int] = {"paper": 0, "light": 3, "deep": 3}
 
 # What a fused module may hold, and the widths of the stage corrections that it is kept by.

@@ -4,7 +4,7 @@ import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -37,13 +37,13 @@ class Preprocessing:
     Attributes:
         resize: pixels of the shorter side after resizing; None: no resizing.
         crop: pixels of the square centre crop.
-        interpolation: "bilinear" or "bicubic", antialiased.
+        interpolation: antialiased.
         mean, std: R, G, B on the 0..1 scale.
     """
 
     resize: int | None
     crop: int
-    interpolation: str
+    interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 

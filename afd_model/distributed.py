@@ -6,6 +6,7 @@ from torch import Tensor
 
 
 def num_workers() -> int:
+    """How many processes train side by side; 1 without torch.distributed."""
     return dist.get_world_size() if _started() else 1
 
 
@@ -27,7 +28,7 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum of a tensor of one shape over the workers."""
+    """Sum a tensor, of one shape on every worker, over the workers; in place."""
     if _started():
         dist.all_reduce(values)
     return values

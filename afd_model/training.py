@@ -29,7 +29,7 @@ from afd_model.pairs import PairBatch
 from afd_model.same_padding import inline_same_padding
 from afd_model.schedule import TrainingOptions, learning_rate, stem_steps
 from afd_model.stages import EmbeddingTap, StageTaps, find_stages
-from afd_model.training_state import Best, ExponentialAverage, load_state, save_state
+from afd_model.training_state import STATE, Best, ExponentialAverage, load_state, save_state
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -67,7 +67,7 @@ class Trainer:
         self.step = 0
         self.best: Best | None = None
         self.folder = folder
-        self._state_path = folder / "state.pt"
+        self._state_path = folder / STATE
         backbone.module.to(device).to(memory_format=torch.channels_last)
         self.afd = afd.to(device)
         self.average = ExponentialAverage(self.afd, options.ema_decay)
@@ -221,7 +221,7 @@ def train(
     held_out: Pairs,
     *,
     log: Log,
-    on_best: Callable[[], None] = lambda: None,
+    on_best: Callable[[], object] = lambda: None,
 ) -> str:
     """Train from where the trainer stands to the end; returns why it ended, in two words.
 

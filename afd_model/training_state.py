@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from afd_model.whole_file import replacing
 
 FORMAT = 1
+STATE = "state.pt"
 
 
 class ExponentialAverage:

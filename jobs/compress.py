@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -20,8 +19,9 @@ from jobs.compress_settings import CompressSettings
 from jobs.log import say
 from jobs.run_job import run_job
 from jobs.run_record import differences
-from pipeline.compressed_sets import MANIFEST_SCHEMA, STAGING, plan_images, write_files
-from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder, written_whole
+from pipeline.compressed_sets import MANIFEST_SCHEMA, plan_images, write_files
+from pipeline.local_files import absolute_pattern
+from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
 from pipeline.own_files import own_files, refuse_mixing
 from pipeline.recompress import collection_root
 from pipeline.records import ImageRef
@@ -44,7 +44,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     refs = list(list_images(settings.input, own_files(settings.input, output)))
     _open(output, settings)
     rows = list(_rows(refs, output, settings))
-    with written_whole(output.path / MANIFEST) as temporary:
+    with output.staged(MANIFEST) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), temporary, compression="zstd")
     good = [row for row in rows if "path" in row]
     summary = {
@@ -61,24 +61,17 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
 
 def _open(output: OutputFolder, settings: CompressSettings) -> None:
     """Begin or continue an output. Raises OutputError when it was made with other settings."""
-    now = replace(settings, input=os.path.abspath(settings.input)).file_settings
+    now = replace(settings, input=absolute_pattern(settings.input)).file_settings
     record = output.read_json(RUN)
     if record is not None and (changed := differences(record.get("settings", {}), now)):
         raise OutputError(
             f"{str(output.path)!r} holds sets made with other settings: {changed}."
             " Use the same, or another --output"
         )
-    try:
-        staging = output.path / STAGING
-        staging.mkdir(parents=True, exist_ok=True)
-        for leftover in staging.iterdir():
-            leftover.unlink(missing_ok=True)
+    with output.first_written():
+        output.path.mkdir(parents=True, exist_ok=True)  # it refuses a bucket
+        output.clean()
         output.write_json(RUN, {"settings": now})
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"cannot write to the output folder {str(output.path)!r}: {reason}"
-        ) from error
 
 
 def _rows(

@@ -33,11 +33,10 @@ from jobs.evaluation_tables import (
     tables_markdown,
 )
 from jobs.extras import require
-from jobs.log import say
 from jobs.run_job import run_job
 from jobs.run_record import versions
 from pipeline.evaluate_images import Condition
-from pipeline.output import OutputError, OutputFolder, written_whole
+from pipeline.output import OutputFolder
 
 REPORT, JSON, TABLES, IMAGES = "report.md", "report.json", "tables.parquet", "images.parquet"
 ANGLES, ANGLE_BINS = "response_angles.parquet", "response_angle_bins.parquet"
@@ -52,11 +51,9 @@ def evaluate(settings: EvaluateSettings) -> str:
     if settings.figures:
         require("figures", "matplotlib")
     output = OutputFolder(settings.output)
-    try:
+    with output.first_written():
         output.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {str(output.path)!r}: {error.strerror}") from error
-    found = measure(settings, say)
+    found = measure(settings)
     tables = make_tables(
         found.outcomes, found.truth, resamples=settings.resamples, seed=settings.seed
     )
@@ -73,8 +70,7 @@ def evaluate(settings: EvaluateSettings) -> str:
     _write_parquet(output, IMAGES, pa.Table.from_pylist(_image_rows(found)))
     facts = _facts(settings, found, tables, drift) | {"wall_s": round(time.time() - began, 1)}
     output.write_json(JSON, _without_nan(facts))
-    with written_whole(output.path / REPORT) as temporary:
-        temporary.write_text(report, encoding="utf-8")
+    output.write(REPORT, report.encode("utf-8"))
     return report
 
 
@@ -158,7 +154,7 @@ def _write_angles(output: OutputFolder, study: AngleStudy, model: dict[str, Any]
 
 
 def _write_parquet(output: OutputFolder, name: str, table: pa.Table) -> None:
-    with written_whole(output.path / name) as temporary:
+    with output.staged(name) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 

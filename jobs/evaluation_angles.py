@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from afd_model.evaluator import Evaluator
 from afd_model.response_angles import AngleMeter, BinnedMedians, BlockAngles, binned_medians
 from afd_model.statistics import spearman
 from pipeline.decode import DecodeOptions
-from pipeline.degrade import Protocol
+from pipeline.degrade import CompressionProtocol
 from pipeline.evaluate_images import Condition, ImageEvaluator
 from pipeline.geometry import Geometry
 from pipeline.records import ImageRef
@@ -24,7 +24,7 @@ QUALITIES = (10, 25, 50, 60)  # the paper's
 MOST_IMAGES = 200  # at 784 blocks an image, more do not change a curve
 # What the model sees is compressed, so that JPEG's blocks are those of the DCT; compressed at full
 # size, they would lie across them after the resize.
-MODEL_INPUT = Protocol("model-input", applies_to="model_input")
+MODEL_INPUT = CompressionProtocol("model-input", applies_to="model_input")
 _BINS = 24
 
 
@@ -68,7 +68,7 @@ def measure_angles(
     meter = AngleMeter(evaluator, BlockDCT(preset.mean, preset.std), backbone.stem_stride)
     images = ImageEvaluator(
         meter,
-        Geometry.of_preset(**asdict(preset)),
+        Geometry.of_preset(preset),
         options,
         conditions=[Condition(MODEL_INPUT, quality=quality) for quality in QUALITIES],
         seed=0,

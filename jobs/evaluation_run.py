@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,15 @@ from afd_model.device import resolve_device, resolve_precision
 from afd_model.evaluator import Evaluator, Outcome
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_angles import AngleStudy, measure_angles
+from jobs.log import say
 from jobs.model import backbone_of
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
 from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
 from pipeline.folder_classes import FolderClasses
 from pipeline.geometry import Geometry
+from pipeline.output import OutputFolder
+from pipeline.own_files import own_files
 from pipeline.recompress import collection_root, relative_name
 from pipeline.records import ImageRef
 from pipeline.screen import Limits
@@ -60,20 +63,20 @@ def conditions(settings: EvaluateSettings) -> list[Condition]:
     return found
 
 
-def measure(settings: EvaluateSettings, say: Callable[[str], None]) -> Evaluation:
+def measure(settings: EvaluateSettings) -> Evaluation:
     """Run the model over the collection. Raises ValueError, worded for the user."""
     torch.set_num_threads(settings.threads)
     backbone, model, facts = _load(settings)
     refs, names = _collection(settings)
     images = ImageEvaluator(
         model,
-        Geometry.of_preset(**asdict(backbone.preprocessing)),
+        Geometry.of_preset(backbone.preprocessing),
         _decode_options(settings),
         conditions=conditions(settings),
         seed=settings.seed,
         limits=Limits(settings.max_pixels),
     )
-    chunks = _gathered(images, refs, names, say)
+    chunks = _gathered(images, refs, names)
     kept = [index for chunk in chunks for index in chunk.indices]
     left_out = [(refs[index].uri, why) for chunk in chunks for index, why in chunk.left_out]
     if not kept:
@@ -144,7 +147,8 @@ def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
 
 
 def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
-    refs = list(list_images(settings.input))
+    own = own_files(settings.input, OutputFolder(settings.output))
+    refs = list(list_images(settings.input, own))
     root = collection_root(settings.input, refs)
     if isinstance(settings.num_images, int) and settings.num_images < len(refs):
         spaced = (
@@ -155,10 +159,7 @@ def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
 
 
 def _gathered(
-    images: ImageEvaluator,
-    refs: Sequence[ImageRef],
-    names: Sequence[str],
-    say: Callable[[str], None],
+    images: ImageEvaluator, refs: Sequence[ImageRef], names: Sequence[str]
 ) -> list[MeasuredChunk]:
     chunks, done, said = [], 0, time.time()
     for chunk in images.measure(refs, names):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from afd_model.checkpoint import resolve_afd
@@ -23,6 +22,7 @@ from pipeline.clean_twins import CleanTwins
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry
 from pipeline.output import OutputFolder
+from pipeline.own_files import own_files
 from pipeline.picture_pairs import PairReader, PicturePair
 from pipeline.recompress import common_root, distinct, relative_name
 from pipeline.records import EncodedImage, ImageRef
@@ -43,7 +43,7 @@ class Explainer:
         module = os.path.basename(checkpoint.path or "") if checkpoint else untrained
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
         self._quality = None if settings.quality == "none" else settings.quality
-        geometry = Geometry.of_preset(**asdict(self._backbone.preprocessing))
+        geometry = Geometry.of_preset(self._backbone.preprocessing)
         options = DecodeOptions(
             device="cuda" if self._device.type == "cuda" else "cpu",
             device_id=self._device.index or 0,
@@ -119,7 +119,7 @@ def explain_images(settings: ExplainSettings) -> int:
     require("figures", "matplotlib")
     output = OutputFolder(settings.output)
     twins = None if settings.clean == "none" else CleanTwins(settings.clean)
-    refs, failed = _listed(settings.images)
+    refs, failed = _listed(settings.images, output)
     if twins is not None and not twins.is_folder and len(refs) > 1:
         raise ValueError(
             f"--clean {settings.clean!r} is one file for {len(refs)} images: give the folder"
@@ -141,13 +141,13 @@ def explain_images(settings: ExplainSettings) -> int:
     return failed
 
 
-def _listed(locations: Sequence[str]) -> tuple[list[ImageRef], int]:
+def _listed(locations: Sequence[str], output: OutputFolder) -> tuple[list[ImageRef], int]:
     """The images, each once, and how many locations are none."""
     found: dict[ImageRef, None] = {}
     failed = 0
     for location in locations:
         try:
-            found |= dict.fromkeys(list_images(location))
+            found |= dict.fromkeys(list_images(location, own_files(location, output)))
         except ValueError as error:
             failed += 1
             say(f"afd explain: {error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -150,12 +150,12 @@ def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, Checkpoi
 
 
 def _geometry(settings: LabelSettings, preset: Preprocessing) -> Geometry:
-    values = asdict(Geometry.of_preset(**asdict(preset)))
+    changes: dict[str, Any] = {}
     if settings.resize != "auto":
-        values["resize"] = None if settings.resize == "none" else settings.resize
+        changes["resize"] = None if settings.resize == "none" else settings.resize
     if settings.crop != "auto":
-        values["crop"] = settings.crop
-    return Geometry(**values)
+        changes["crop"] = settings.crop
+    return replace(Geometry.of_preset(preset), **changes)
 
 
 def _facts(

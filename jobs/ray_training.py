@@ -26,8 +26,10 @@ _RAY = ".ray"
 
 
 def run_on_cluster(settings: TrainSettings) -> None:
-    """Train with `settings.workers` workers. Raises ClusterError when they cannot be had, or died
-    more often than `settings.attempts` allows."""
+    """Train with `settings.workers` workers.
+
+    Raises ClusterError when they do not fit, or died more often than `settings.attempts` allows.
+    """
     use_gpu = settings.device == "cuda"
     # A cluster of our own offers what was asked for: two workers may share a core.
     needed = settings.workers * settings.cpus_per_worker

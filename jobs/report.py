@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.extras import require
-from jobs.log import say
 from jobs.report_settings import Report, ReportSettings
 from jobs.run_job import run_job
 
 
-def report(settings: ReportSettings, say: Callable[[str], None] = lambda line: None) -> Report:
-    """Write the page; `say` is told what is being done.
+def report(settings: ReportSettings) -> Report:
+    """Write the page.
 
     Raises ValueError, worded for the user, and OSError when the page cannot be written.
     """
@@ -21,7 +20,7 @@ def report(settings: ReportSettings, say: Callable[[str], None] = lambda line: N
     # Imported here: help and mistakes do without the libraries of the charts.
     from jobs.report_build import build
 
-    return build(settings, say)
+    return build(settings)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(settings: ReportSettings) -> int:
-    made = report(settings, say)
+    made = report(settings)
     print(f"{made.path} ({made.num_bytes / 1e6:.1f} MB, {made.images:,} images)")
     return EXIT_COMPLETE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import duckdb
 from afd_model.whole_file import replacing
 from jobs import report_content as content
 from jobs.labels_view import connect, message_of, require_parts
+from jobs.log import say
 from jobs.report_change import change
 from jobs.report_compare import BEFORE, Comparison, compare
 from jobs.report_gallery import Thumbnails
@@ -33,14 +33,14 @@ class _Side:
     run: Run
 
 
-def build(settings: ReportSettings, say: Callable[[str], None]) -> Report:
+def build(settings: ReportSettings) -> Report:
     """Write the page. Raises ValueError, worded for the user, and OSError."""
     began = time.monotonic()
     now = _open(settings.output)
     earlier = None if settings.against == "none" else _open(settings.against)
     with connect(memory_limit=settings.memory_limit) as connection:
         try:
-            found, compared = _count(connection, now, earlier, settings, say)
+            found, compared = _count(connection, now, earlier, settings)
         except duckdb.OutOfMemoryException as error:
             raise OutputError(
                 f"--memory-limit {settings.memory_limit} is too little: give more"
@@ -58,7 +58,8 @@ def build(settings: ReportSettings, say: Callable[[str], None]) -> Report:
     context["sections"] = content.sections(context)
     context["made"] = f"Made by afd report on {content.when(time.time())}."
     page = _page_path(now.output, settings)
-    _write(page, render(context, content.drawn(context)))
+    with replacing(page) as temporary:
+        temporary.write_text(render(context, content.drawn(context)), encoding="utf-8")
     say(f"done in {time.monotonic() - began:.1f} s")
     return Report(page, page.stat().st_size, now.run.rows)
 
@@ -75,7 +76,6 @@ def _count(
     now: _Side,
     earlier: _Side | None,
     settings: ReportSettings,
-    say: Callable[[str], None],
 ) -> tuple[Findings, Comparison | None]:
     trust = Trust(sure=settings.sure, at_risk=settings.at_risk)
     say(f"counting {now.run.rows:,} rows in {len(now.run.parts):,} parts")
@@ -101,13 +101,6 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, side: _Side) -> None
 
 def _page_path(output: OutputFolder, settings: ReportSettings) -> Path:
     return output.path / _PAGE if settings.html == "auto" else Path(settings.html).absolute()
-
-
-def _write(page: Path, text: str) -> None:
-    """The page that was there before stays whole until this one is."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _with_thumbnails(

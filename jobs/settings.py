@@ -81,9 +81,7 @@ class ClassifierSettings(BackboneSettings, CollectionSettings):
                 paths[name] = value
             elif os.sep in value:
                 raise ValueError(f"--{name} {value!r}: no such file")
-        absolute: dict[str, Any] = {
-            name: path if "://" in path else absolute_pattern(path) for name, path in paths.items()
-        }
+        absolute: dict[str, Any] = {name: absolute_pattern(path) for name, path in paths.items()}
         return replace(self, **absolute)
 
 

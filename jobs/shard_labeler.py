@@ -26,7 +26,7 @@ from jobs.metrics import ShardMetrics
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
 from pipeline.attempts import AccessError, ReadError, TemporaryReadError
-from pipeline.error_text import named, one_line
+from pipeline.error_text import named, reason_of
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
 from pipeline.shards import Plan, part_name
@@ -259,8 +259,8 @@ class ShardLabeler:
             yield
         except (OSError, AccessError) as error:
             if _takes_no_files(error):
-                reason = getattr(error, "strerror", None) or one_line(error)
-                self._fatal = f"cannot write to {self._output.location!r}: {reason}{CONTINUES}"
+                where = self._output.location
+                self._fatal = f"cannot write to {where!r}: {reason_of(error)}{CONTINUES}"
             raise
 
     def _commit(self, shard: int, started_at: float, labelled: LabelledShard) -> CommitRecord:

@@ -12,6 +12,7 @@ from typing import Any
 from jobs.log import say
 from jobs.shard_labeler import CommitRecord
 from pipeline.attempts import AccessError
+from pipeline.error_text import reason_of
 from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
 from pipeline.records import STATUSES
 from pipeline.shards import Plan, part_name
@@ -117,7 +118,7 @@ def write_summary(
     except (OSError, AccessError) as error:  # a full disk may be what ended the run
         if summary.complete:
             raise
-        say(f"{SUMMARY} is not written: {getattr(error, 'strerror', None) or error}")
+        say(f"{SUMMARY} is not written: {reason_of(error)}")
     return summary
 
 

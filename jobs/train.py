@@ -11,6 +11,7 @@ from typing import Any
 from afd_model.device import resolve_device
 from afd_model.export import CARD, CHECKPOINT
 from afd_model.training import TrainingError
+from afd_model.training_state import STATE
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.log import say
 from jobs.run_job import run_job
@@ -18,7 +19,7 @@ from jobs.run_record import differences, versions
 from jobs.train_settings import TrainSettings
 from jobs.training_log import shown_live
 from jobs.training_run import prepare, run_worker
-from pipeline.output import RUN, OutputError, OutputFolder, written_whole
+from pipeline.output import RUN, OutputError, OutputFolder
 from pipeline.training_data import Rank
 
 
@@ -46,7 +47,7 @@ def train_module(settings: TrainSettings) -> dict[str, Any]:
 def _open(output: OutputFolder, settings: TrainSettings) -> None:
     """Begin or continue. Raises OutputError when the folder holds another run, or is no folder."""
     record = output.read_json(RUN)
-    started = (output.path / "state.pt").exists()
+    started = (output.path / STATE).exists()
     now = json.loads(json.dumps(settings.model_settings))
     if not started:
         _write_record(output, {"settings": now, "versions": versions()})
@@ -79,15 +80,8 @@ def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -
 
 
 def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
-    try:
-        output.path.mkdir(parents=True, exist_ok=True)
-        with written_whole(output.path / RUN) as temporary:
-            temporary.write_text(json.dumps(record, indent=2))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"cannot write to the output folder {str(output.path)!r}: {reason}"
-        ) from error
+    with output.first_written():
+        output.write_json(RUN, record)
 
 
 def main(arguments: Sequence[str]) -> int:

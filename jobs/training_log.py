@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from afd_model.whole_file import replacing
+
 LOG = "log.jsonl"
 _POLL_S = 0.5
 
@@ -25,9 +27,8 @@ class TrainingLog:
     def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / LOG
         kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= first_step]
-        temporary = folder / f"{LOG}.tmp"
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self._path)
+        with replacing(self._path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._board: Any = None
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter

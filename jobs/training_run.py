@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from jobs.training_log import TrainingLog
 from pipeline.decode import DecodeOptions
 from pipeline.geometry import Geometry
 from pipeline.output import RUN, OutputFolder
+from pipeline.own_files import own_files
 from pipeline.records import ImageRef
 from pipeline.screen import Limits
 from pipeline.sources import list_images
@@ -52,7 +53,7 @@ class Prepared:
 def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     """The model, the options and the lists of images. Raises ValueError, worded for the user."""
     backbone = backbone_of(settings)
-    geometry = preset = Geometry.of_preset(**asdict(backbone.preprocessing))
+    geometry = preset = Geometry.of_preset(backbone.preprocessing)
     if settings.crop != "auto":
         # The share of the picture that the model sees stays the preset's.
         resize = geometry.resize and max(
@@ -66,7 +67,10 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
         )
     torch.manual_seed(settings.seed)
     afd, start = _start(settings, backbone)
-    training, held_out = split_held_out(list(list_images(settings.input)), settings.held_out_images)
+    # Else a run among its images would find its own files when it is resumed, and draw other pairs.
+    own = own_files(settings.input, OutputFolder(settings.output))
+    refs = list(list_images(settings.input, own))
+    training, held_out = split_held_out(refs, settings.held_out_images)
     options = _options(settings, device)
     return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)
 
@@ -163,7 +167,7 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             training,
             held_out,
             log=log or (lambda record: None),
-            on_best=lambda: _ignored(export(trainer, ready.backbone, facts)),
+            on_best=lambda: export(trainer, ready.backbone, facts),
         )
         fitted_too = _loader(
             _evenly(ready.training, settings.flip_images), ready.preset, settings, rank, device
@@ -181,10 +185,6 @@ def _evenly(refs: list[ImageRef], count: int) -> list[ImageRef]:
     """`count` of them, or all where there are fewer, spread over the whole list."""
     count = min(count, len(refs))
     return [refs[i * len(refs) // count] for i in range(count)]
-
-
-def _ignored(_: object) -> None:
-    """For a result that nobody needs."""
 
 
 def _loader(

@@ -1,4 +1,4 @@
-"""A bucket with S3's interface: what its keys are listed and read by."""
+"""A bucket behind S3's REST interface: lists its keys, and makes requests for its objects."""
 
 from __future__ import annotations
 
@@ -92,4 +92,5 @@ def _parse(data: bytes) -> tuple[list[StoredObject], str | None]:
     ]
     if folders:
         found = sorted(found + folders, key=lambda item: item.key.encode("utf-8"))
-    return found, root.findtext(f"{space}NextContinuationToken")
+    # Some stores end their last page with an empty token.
+    return found, root.findtext(f"{space}NextContinuationToken") or None

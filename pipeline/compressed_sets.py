@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.degrade import Protocol
+from afd_model.whole_file import replacing
+from pipeline.degrade import CompressionProtocol
 from pipeline.geometry import Geometry
+from pipeline.output_store import STAGING
 from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import (
     compressed_file,
@@ -22,8 +23,6 @@ from pipeline.recompress import (
 )
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screen import Limits
-
-STAGING = ".staging"
 
 # `path` is relative to the manifest, which makes it a collection that `afd label` reads.
 MANIFEST_SCHEMA = pa.schema(
@@ -50,7 +49,7 @@ class SetRecipe:
     times: int
     seed: int
     subsampling: str
-    protocol: Protocol
+    protocol: CompressionProtocol
     geometry: Geometry
     limits: Limits
 
@@ -86,7 +85,7 @@ def _as_jpeg(name: str) -> str:
 
 
 def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[dict[str, Any]]:
-    """Write the image's missing files under `folder`, which has the folder `STAGING`.
+    """Write the image's missing files under `folder`.
 
     Returns rows of `MANIFEST_SCHEMA`, one a file; or one that says why the image has none: damaged
     ones have none either, for what they show is not what the original showed.
@@ -132,12 +131,6 @@ def _write_missing(
             geometry=recipe.geometry,
             subsampling=recipe.subsampling,
         )
-        _write_whole(folder, path, data)
+        with replacing(folder / path, staging=folder / STAGING) as temporary:
+            temporary.write_bytes(data)
     return None
-
-
-def _write_whole(folder: Path, path: Path, data: bytes) -> None:
-    temporary = folder / STAGING / uuid.uuid4().hex
-    temporary.write_bytes(data)
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    temporary.replace(folder / path)

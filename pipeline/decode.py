@@ -37,7 +37,7 @@ class DecodeOptions:
     """Where and how to decode.
 
     device: "cpu", or "cuda" for DALI's mixed decoder.
-    batch_size: images a batch; prefetch_batches: batches decoded ahead of the one in use.
+    batch_size: images per batch; prefetch_batches: batches decoded ahead of the one in use.
     num_threads: DALI's CPU threads (on CUDA they do the Huffman decoding).
     dtype: of the normalised pixels, any floating one.
     hw_decoder_load: share of the JPEGs given to the GPU's hardware decoder, where it has one.

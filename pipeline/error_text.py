@@ -8,6 +8,11 @@ def one_line(error: BaseException | str) -> str:
     return " ".join(part for line in str(error).splitlines() if (part := line.strip()))
 
 
+def reason_of(error: BaseException) -> str:
+    """As `one_line`; of an error of the system its words alone: "No space left on device"."""
+    return getattr(error, "strerror", None) or one_line(error)
+
+
 def named(error: BaseException) -> str:
     """As `one_line`, behind the error's type: "ValueError: ..."."""
     return f"{type(error).__name__}: {one_line(error)}"

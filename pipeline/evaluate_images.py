@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.decode import DecodeOptions, Decoder
-from pipeline.degrade import Protocol as Degradation
-from pipeline.degrade import RgbImage
+from pipeline.degrade import CompressionProtocol, RgbImage
 from pipeline.geometry import Geometry
 from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import compressed_file, drawn_qualities, open_rgb
@@ -25,7 +24,7 @@ from pipeline.stage_clock import StageClock
 class Condition:
     """One row of a table: a protocol at a quality, or with `times` random ones; neither: clean."""
 
-    protocol: Degradation | None = None
+    protocol: CompressionProtocol | None = None
     quality: int | None = None
     times: int | None = None
 
@@ -40,7 +39,7 @@ CLEAN = Condition()
 
 
 class Model(Protocol):
-    """See `afd_model.evaluator.Evaluator`. What `clean_stem` gives is the model's own affair."""
+    """See `afd_model.evaluator.Evaluator`; what `clean_stem` gives is only handed back to it."""
 
     def clean_stem(self, pixels: torch.Tensor) -> Any: ...
     def measure(
@@ -65,7 +64,7 @@ class MeasuredChunk:
 
 
 class ImageEvaluator:
-    """Holds the decoders. names: one a reference, which the random qualities are drawn by."""
+    """Measures images under every condition. Holds two decoders and a pool of threads."""
 
     def __init__(
         self,
@@ -87,7 +86,10 @@ class ImageEvaluator:
         self._pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="compress")
 
     def measure(self, refs: Sequence[ImageRef], names: Sequence[str]) -> Iterator[MeasuredChunk]:
-        """Every image under every condition, a batch of images at a time."""
+        """Every image under every condition, a batch of images at a time.
+
+        names: one for each reference; the random qualities are drawn by it.
+        """
         for start in range(0, len(refs), self._batch_size):
             stop = min(start + self._batch_size, len(refs))
             rows = range(start, stop)

@@ -7,9 +7,12 @@ that the crop maps to; the decoder asks for that window and never makes the full
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from afd_model.backbones import Preprocessing
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -32,10 +35,11 @@ class Geometry:
     std: tuple[float, float, float]
 
     @classmethod
-    def of_preset(cls, *, resize: int | None, crop: int, **others: Any) -> Self:
+    def of_preset(cls, preset: Preprocessing) -> Self:
         """A classifier's own, but for a crop that is no multiple of 8: 304 for 300."""
-        crop = _nearest_crop(crop)
-        return cls(resize=resize and max(resize, crop), crop=crop, **others)
+        crop = _nearest_crop(preset.crop)
+        resize = preset.resize and max(preset.resize, crop)
+        return cls(resize, crop, preset.interpolation, preset.mean, preset.std)
 
     def __post_init__(self) -> None:
         if self.crop < DCT_BLOCK or self.crop % DCT_BLOCK:

@@ -29,6 +29,7 @@ from pipeline.connections import Address, Connections, address_of, connect
 
 MOST_BYTES = 1 << 30  # no image is larger; a film that lies among them must not fill the memory
 _CHUNK_BYTES = 1 << 18
+_MOST_ERROR_BYTES = 1 << 20
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
@@ -54,7 +55,7 @@ Sign = Callable[[str, str], dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A URL and what lets us in: `sign(method, url)` gives the headers of one attempt.
+    """A URL and how to be let in: `sign(method, url)` gives the headers of one attempt.
 
     kind: "store" for one service of many objects, "web" for any host.
     """
@@ -101,7 +102,7 @@ def put(resource: Resource, data: bytes) -> None:
 
 
 def delete(resource: Resource) -> None:
-    """Remove an object; none there is no fault. Raises as `put`."""
+    """Remove an object, if it is there. Raises as `put`."""
     with suppress(MissingError):
         patiently(
             PATIENCE[resource.kind], lambda patience: _send(resource, "DELETE", {}, None, patience)
@@ -244,16 +245,16 @@ def _answer(
 
 def _read(response: http.client.HTTPResponse, most_bytes: int, patience: Patience) -> bytes:
     """The body, which is as long as its header says or a failed attempt."""
-    expected = response.length
-    allowed_s = patience.silence_s + (expected or most_bytes) / patience.least_bytes_per_s
-    deadline = time.monotonic() + allowed_s
+    expected, began = response.length, time.monotonic()
     chunks, size = [], 0
     while chunk := response.read1(_CHUNK_BYTES):
         chunks.append(chunk)
         size += len(chunk)
         if size > most_bytes:
             raise ReadError(f"more than {most_bytes} bytes, which is all that is read at once")
-        if time.monotonic() > deadline:
+        # Of a body of unknown length, what has come has to have come fast enough.
+        allowed_s = patience.silence_s + (expected or size) / patience.least_bytes_per_s
+        if time.monotonic() - began > allowed_s:
             raise AttemptFailedError(f"{size} bytes in {allowed_s:.0f} s: too slow")
     if expected is not None and size != expected:
         raise AttemptFailedError(f"the connection ended after {size} of {expected} bytes")
@@ -263,7 +264,9 @@ def _read(response: http.client.HTTPResponse, most_bytes: int, patience: Patienc
 
 def _fail(response: http.client.HTTPResponse, resource: Resource, patience: Patience) -> None:
     """Raise what a status stands for."""
-    body = _read(response, 1 << 20, patience) if (response.length or 0) < 1 << 20 else b""
+    body = b""
+    with suppress(ReadError):  # a longer page: the status says enough
+        body = _read(response, _MOST_ERROR_BYTES, patience)
     found = _CODE.search(body)
     code = found[1].decode("ascii") if found else response.reason
     reason = f"HTTP {response.status} {code}".rstrip()

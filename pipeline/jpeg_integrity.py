@@ -9,7 +9,7 @@ from typing import Literal
 import turbojpeg
 
 from pipeline.error_text import one_line
-from pipeline.jpeg_scan import JpegHeader
+from pipeline.jpeg_scan import MAX_SEGMENTS, JpegHeader
 
 IntegrityLevel = Literal["off", "fast", "full"]
 
@@ -19,7 +19,6 @@ ZERO_HOLE_BYTES = 48
 # libjpeg visits every block once a scan, so scans cost time that the file's size does not show.
 # Encoders write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
 _MOST_SCANS = 500
-MAX_SEGMENTS = 10_000
 
 _EOI, _SOS = 0xD9, 0xDA
 # DHT, DAC, SOS, DQT, DNL, DRI, COM and APPn may stand between two scans (B.2.1, B.2.5).

@@ -11,10 +11,12 @@ from pipeline.locations import SourceError, leading_alternatives
 
 
 def absolute_pattern(pattern: str) -> str:
-    """A path or a pattern that means the same in every folder.
+    """A path or a pattern that means the same in every working folder; a URI stays as it is.
 
     Where braces at its start hold an absolute path (`{/a/x,b/y}.tar`), all of them become one.
     """
+    if "://" in pattern:
+        return pattern
     alternatives = leading_alternatives(pattern)
     if not any(alternative.startswith("/") for alternative in alternatives):
         return os.path.abspath(pattern)

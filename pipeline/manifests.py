@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import threading
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.attempts import AccessError
 from pipeline.locations import SourceError, folder_of, is_remote, joined, name_of
-from pipeline.storage import open_input
+from pipeline.storage import open_input, read_range
 from pipeline.tar_source import IMAGE_NAME, TAR_SUFFIXES
 
 PARQUET_MAGIC = b"PAR1"
@@ -24,6 +26,8 @@ _ENTRY = "manifest:"
 _TABLES = (".csv", ".tsv")
 _ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # as Windows' editors begin a file
+# Hundreds of reading threads begin at once; without it each would go over the whole manifest.
+_LOOK_UP = threading.Lock()
 
 
 def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
@@ -51,12 +55,13 @@ def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
 def read_entry(location: str, number: int) -> str:
     """The entry that `list_manifest` gives at place `number`, from 0. Raises OSError."""
     try:
-        with open_input(location) as file:
-            if is_parquet(file):
+        with _LOOK_UP:
+            index = _index(location)
+            if index is None:
                 return _parquet_entry(location, number)
-            layout, starts = _index(location)
-            file.seek(starts[number])
-            return next(_text_entries(file, layout))
+        layout, starts = index
+        entry = read_range(location, starts[number], starts[number + 1] - starts[number])
+        return next(_text_entries(io.BytesIO(entry), layout))
     except (pa.ArrowException, IndexError, StopIteration, SourceError, csv.Error) as error:
         raise OSError(f"{location} has changed since planning: {error}") from error
 
@@ -209,9 +214,14 @@ def _text_entries(lines: Iterable[bytes], layout: _Layout | None) -> Iterator[st
 
 
 @lru_cache(maxsize=2)
-def _index(location: str) -> tuple[_Layout | None, Sequence[int]]:
-    """How a manifest is read, and where each of its entries begins: 8 bytes an entry."""
+def _index(location: str) -> tuple[_Layout | None, Sequence[int]] | None:
+    """How a manifest is read, where each of its entries begins, and the end: 8 bytes per entry.
+
+    None for Parquet.
+    """
     with open_input(location) as file:
+        if is_parquet(file):
+            return None
         layout = _layout(file, location)
         position = file.tell()
 
@@ -223,4 +233,4 @@ def _index(location: str) -> tuple[_Layout | None, Sequence[int]]:
 
         starts = array("Q", [position])
         starts.extend(position for _ in _text_entries(counted(), layout))
-        return layout, starts[:-1]
+        return layout, starts

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline import storage
 from pipeline.attempts import AccessError
-from pipeline.error_text import one_line
+from pipeline.error_text import one_line, reason_of
 from pipeline.locations import SourceError, recorded, scheme_of
-from pipeline.output_store import (
-    LABELS,
-    STAGING,
-    BucketFolder,
-    LocalFolder,
-    OutputStore,
-    written_whole,
-)
+from pipeline.output_store import LABELS, STAGING, BucketFolder, LocalFolder, OutputStore
 
 PLAN = "plan.parquet"
 RUN = "run.json"
@@ -36,7 +30,6 @@ __all__ = [
     "DamagedError",
     "OutputError",
     "OutputFolder",
-    "written_whole",
 ]
 
 
@@ -90,15 +83,20 @@ class OutputFolder:
         return self.path / LABELS
 
     def create(self) -> None:
-        """Make the folder, and find out now whether it can be written to."""
-        try:
+        """Make the folder, and find out now whether it can be written to. Raises OutputError."""
+        with self.first_written():
             self._store.prepare(LABELS)
             self._store.write(".writable", b"")
             self._store.remove(".writable")
+
+    @contextmanager
+    def first_written(self) -> Iterator[None]:
+        """Around what a job writes first: raises OutputError where the folder takes no files."""
+        try:
+            yield
         except (OSError, AccessError, SourceError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
             raise OutputError(
-                f"cannot write to the output folder {self.location!r}: {reason}"
+                f"cannot write to the output folder {self.location!r}: {reason_of(error)}"
             ) from error
 
     def clean(self) -> None:
@@ -119,7 +117,7 @@ class OutputFolder:
         return self._store.staged(name)
 
     def show(self, name: str, data: bytes) -> None:
-        """Make a small file new again, so that it is seen as changed just now."""
+        """Renew a small file's time of change; write the file where it is missing."""
         self._store.show(name, data)
 
     def changes(self, folder: str) -> dict[str, float]:
@@ -131,7 +129,7 @@ class OutputFolder:
         return self._store.read(name)
 
     def remove(self, name: str) -> None:
-        """None there is no fault."""
+        """Remove a file, if it is there. Raises OSError, AccessError."""
         self._store.remove(name)
 
     def remove_empty(self, folder: str) -> None:
@@ -156,8 +154,8 @@ class OutputFolder:
                 " another --output"
             ) from error
         except (OSError, AccessError, SourceError) as error:
-            reason = getattr(error, "strerror", None) or one_line(error)
-            raise OutputError(f"cannot read {self._store.locate(name)!r}: {reason}") from error
+            where = self._store.locate(name)
+            raise OutputError(f"cannot read {where!r}: {reason_of(error)}") from error
         return self._json_of(data, name)
 
     def _json_of(self, data: bytes, name: str) -> dict[str, Any]:

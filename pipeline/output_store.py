@@ -8,46 +8,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from afd_model.whole_file import replacing
 from pipeline import storage
 
 LABELS = "labels"
 STAGING = ".staging"  # readers of the data set skip names with a leading dot
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; the file appears at `path` only when the block succeeds.
-
-    The name is unique, so that two writers of the same file never mix; the last rename wins.
-    """
-    staging = path.parent.parent / STAGING if path.parent.name == LABELS else path.parent / STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    temporary = staging / f"{path.name}.{uuid.uuid4().hex}"
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """The rename itself: else a power failure may undo it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # some network file systems know no such thing
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class OutputStore(Protocol):
@@ -71,7 +41,7 @@ class OutputStore(Protocol):
         """A local file to write to, which becomes the named one when the block succeeds."""
 
     def show(self, name: str, data: bytes) -> None:
-        """Make a small file new again, so that it is seen as changed just now."""
+        """Renew a small file's time of change; write the file where it is missing."""
 
     def create(self, name: str) -> bool:
         """An empty file; False where there is one."""
@@ -80,7 +50,7 @@ class OutputStore(Protocol):
         """The files right in a folder, and when each was changed, by the storage's own clock."""
 
     def remove(self, name: str) -> None:
-        """None there is no fault."""
+        """Remove a file, if it is there."""
 
     def prepare(self, folder: str) -> None:
         """Make a folder, where folders are made."""
@@ -110,7 +80,7 @@ class LocalFolder:
             temporary.write_bytes(data)
 
     def staged(self, name: str) -> AbstractContextManager[Path]:
-        return written_whole(self._path / name)
+        return replacing(self._path / name, staging=self._path / STAGING)
 
     def show(self, name: str, data: bytes) -> None:
         path = self._path / name

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.degrade import FULL_IMAGE, IMAGENET_C, Protocol, random_qualities
+from pipeline.degrade import FULL_IMAGE, IMAGENET_C, CompressionProtocol, random_qualities
 from pipeline.geometry import Geometry, crop_window
 
 PAPER_QUALITIES = (7, 10, 15, 18, 25)
@@ -155,7 +155,12 @@ def _once(
 
 
 def _by_protocol(
-    protocol: Protocol, quality: int, window: np.ndarray, *, mirrored: bool, condition: int = 0
+    protocol: CompressionProtocol,
+    quality: int,
+    window: np.ndarray,
+    *,
+    mirrored: bool,
+    condition: int = 0,
 ) -> PairPlan:
     qualities = (quality, *protocol.later_qualities)
     if protocol.applies_to == "full_image":
@@ -164,7 +169,7 @@ def _by_protocol(
 
 
 # condition -> what it is: the clean picture, then each protocol at each of the paper's qualities.
-VALIDATION_CONDITIONS: tuple[tuple[Protocol, int] | None, ...] = (
+VALIDATION_CONDITIONS: tuple[tuple[CompressionProtocol, int] | None, ...] = (
     None,
     *((protocol, q) for q in PAPER_QUALITIES for protocol in (FULL_IMAGE, IMAGENET_C)),
 )

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 
 from pipeline.attempts import AccessError
-from pipeline.error_text import one_line
+from pipeline.error_text import reason_of
 from pipeline.local_files import list_folder, list_glob
 from pipeline.locations import (
     SourceError,
@@ -102,8 +102,7 @@ def refusal(what: str) -> Iterator[None]:
     try:
         yield
     except (*DAMAGE, pa.ArrowException, AccessError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise SourceError(f"cannot {what}: {reason}") from error
+        raise SourceError(f"cannot {what}: {reason_of(error)}") from error
 
 
 def list_entries(file: BinaryIO, place: Place) -> Iterator[Place]:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.attempts import MissingError, ReadError, TemporaryReadError
+from pipeline.error_text import reason_of
 from pipeline.image_bytes import ArchiveStream, read_image
 from pipeline.locations import is_web
 from pipeline.records import EncodedImage, ImageRef, Status
@@ -136,7 +137,7 @@ def _read(row: int, ref: ImageRef, read: Callable[[ImageRef], bytes]) -> tuple[E
     try:
         image.data = read(ref)
     except OSError as error:
-        image.fail(Status.UNREADABLE, error.strerror or str(error))
+        image.fail(Status.UNREADABLE, reason_of(error))
         lost = isinstance(error, ReadError) and not isinstance(error, MissingError)
         return image, lost and not is_web(ref.uri)
     return image, False

@@ -15,8 +15,9 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from pipeline.degrade import Protocol, RgbImage, compress, degrade, random_qualities
+from pipeline.degrade import CompressionProtocol, RgbImage, compress, degrade, random_qualities
 from pipeline.geometry import Geometry, crop_window
+from pipeline.locations import is_remote, local_path
 from pipeline.pillow_warnings import silenced
 from pipeline.records import ImageRef
 
@@ -54,7 +55,7 @@ def compressed_file(
     rgb: RgbImage,
     qualities: Sequence[int],
     *,
-    protocol: Protocol,
+    protocol: CompressionProtocol,
     geometry: Geometry,
     subsampling: str = "4:2:0",
 ) -> bytes:
@@ -117,7 +118,7 @@ def collection_root(location: str, refs: Sequence[ImageRef]) -> str:
 
     So the folder of the only class is not lost. Else `common_root`: of a manifest, a pattern.
     """
-    folder = location if "://" in location else os.path.abspath(location)
+    folder = location if is_remote(location) else os.path.abspath(local_path(location))
     files = [ref.uri for ref in refs if ref.source is None]
     below = files and all(uri.startswith(f"{folder.rstrip('/')}/") for uri in files)
     return folder if below else common_root(refs)

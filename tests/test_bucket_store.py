@@ -1,5 +1,7 @@
 """A bucket is listed whole and in order, and every key that S3 allows is read by its own name."""
 
+import itertools
+
 import pytest
 from servers import Bucket, Proxy, WebServer
 
@@ -64,6 +66,14 @@ def test_what_answers_is_no_store(body: bytes, message: str) -> None:
     web = WebServer({"/b": body})
     with web.running(), pytest.raises(ReadError, match=f"the store's listing .*{message}"):
         list(BucketStore(f"{web.url}/b", lambda *_: {}).pages(""))
+
+
+def test_an_empty_token_ends_a_listing() -> None:
+    page = b"<ListBucketResult><Contents><Key>a</Key></Contents><NextContinuationToken/>"
+    web = WebServer({"/b": page + b"</ListBucketResult>"})
+    with web.running():
+        (listed,) = itertools.islice(BucketStore(f"{web.url}/b", lambda *_: {}).pages(""), 3)
+    assert [item.key for item in listed] == ["a"]
 
 
 def test_what_names_no_bucket_is_refused() -> None:

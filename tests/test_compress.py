@@ -94,6 +94,14 @@ def test_the_same_command_writes_only_what_is_missing(collection: Path, tmp_path
     assert kept.stat().st_mtime_ns == stamp
 
 
+def test_a_uri_is_the_same_input_in_every_folder(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path, collection):
+        monkeypatch.chdir(folder)
+        assert run(collection.as_uri(), tmp_path / "out", "--quality", "10") == 0
+
+
 def test_other_settings_are_refused(
     collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,6 @@
 """Errors as text on one line."""
 
-from pipeline.error_text import named, one_line
+from pipeline.error_text import named, one_line, reason_of
 
 
 def test_lines_are_joined_and_spaces_within_them_stay() -> None:
@@ -8,6 +8,13 @@ def test_lines_are_joined_and_spaces_within_them_stay() -> None:
     assert one_line(error) == "cannot read 'a  b.jpg': it ends early"
     assert one_line(str(error)) == one_line(error)
     assert one_line(ValueError()) == ""
+
+
+def test_the_systems_words_come_without_the_path() -> None:
+    assert reason_of(FileNotFoundError(2, "No such file or directory", "/a")) == (
+        "No such file or directory"
+    )
+    assert reason_of(OSError("it ends\nearly")) == "it ends early"
 
 
 def test_a_named_error_begins_with_its_type() -> None:

@@ -43,6 +43,8 @@ def test_every_image_gets_its_picture(
     with Image.open(out / "a/x.jpg.png") as wide:
         width = wide.width
     assert width == pytest.approx(13.66 * 40, abs=1)
+    assert main([str(tmp_path), *FIXED, *flags]) == 0  # its own pictures are no images to explain
+    assert pictures(out) == ["a/x.jpg.png", "b/x.jpg.png"]
 
 
 def test_bad_images_are_one_line_each_and_the_others_are_drawn(

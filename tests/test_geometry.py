@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional
 
+from afd_model.backbones import Preprocessing
 from pipeline.geometry import Geometry, crop_window
 
 SIDES = st.integers(1, 4000)
@@ -79,6 +80,5 @@ def test_what_cannot_be_is_refused(
 def test_a_preset_is_taken_to_the_nearest_multiple_of_eight(
     preset: tuple[int | None, int], expected: tuple[int | None, int]
 ) -> None:
-    others = {"interpolation": "bilinear", "mean": (0.0,) * 3, "std": (1.0,) * 3}
-    found = Geometry.of_preset(resize=preset[0], crop=preset[1], **others)
+    found = Geometry.of_preset(Preprocessing(*preset, "bilinear", (0.0,) * 3, (1.0,) * 3))
     assert (found.resize, found.crop) == expected

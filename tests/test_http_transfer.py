@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from servers import WebServer
@@ -119,6 +120,24 @@ def test_a_server_that_drips_is_given_up(
     assert time.monotonic() - began < 1
 
 
+def test_a_drip_of_unknown_length_is_given_up_as_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PATIENCE, "store", Patience(1, silence_s=0.2, least_bytes_per_s=1e6))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with listener.accept()[0] as connection, suppress(ConnectionError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                for _ in range(100):
+                    connection.sendall(b"x")
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(TemporaryReadError, match="too slow"):
+            get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
+        assert time.monotonic() - began < 2
+
+
 def test_pauses_double_and_have_an_end() -> None:
     patience = Patience(9, first_pause_s=0.25, longest_pause_s=16)
     for attempt, most in enumerate([0.25, 0.5, 1, 2, 4, 8, 16, 16, 16], start=1):
@@ -209,6 +228,20 @@ def test_what_is_no_url_or_no_server() -> None:
             get(resource(f"http://127.0.0.1:{taken.getsockname()[1]}/a"))
     with pytest.raises(TemporaryReadError, match="tried 3 times"):
         get(resource("http://no-such-host.invalid/a"))
+
+
+def test_a_long_error_page_is_no_other_error() -> None:
+    page = b"HTTP/1.1 404 Not Found\r\n\r\n" + bytes(2 << 20)  # it ends with the connection
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection, suppress(ConnectionError):
+                connection.recv(1000)
+                connection.sendall(page)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(MissingError, match="HTTP 404 Not Found"):
+            get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
 
 
 def test_what_answers_is_no_http_server() -> None:

@@ -1,8 +1,11 @@
 """The entries of a manifest of any kind, and each of them again by its place."""
 
 import io
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +18,7 @@ from pipeline.manifests import (
     list_manifest,
     read_entry_at,
 )
+from pipeline.storage import open_input
 
 
 def entries(path: Path) -> list[str]:
@@ -122,6 +126,30 @@ def test_a_quote_that_is_not_closed_is_refused(tmp_path: Path, rest: str) -> Non
     (tmp_path / "x.csv").write_text('path,label\na.jpg,0\n"b.jpg,0\nc.jpg,1\n' + rest)
     with pytest.raises(SourceError, match=r"cannot read the manifest .*x.csv' after 1 entries: "):
         entries(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("name", ["list", "list.parquet"])
+def test_threads_that_look_up_entries_share_one_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    names = [f"{number}.jpg" for number in range(20_000)]
+    place, count = tmp_path / name, 16
+    place.write_bytes(parquet({"path": names}) if "." in name else "\n".join(names).encode())
+    opened: list[str] = []
+    start = threading.Barrier(count)
+
+    def noting(location: str) -> BinaryIO:
+        opened.append(location)
+        return open_input(location)
+
+    def look_up(number: int) -> str:
+        start.wait()
+        return read_entry_at(entry_location(str(place), number))
+
+    monkeypatch.setattr("pipeline.manifests.open_input", noting)
+    with ThreadPoolExecutor(count) as pool:
+        assert list(pool.map(look_up, range(count))) == names[:count]
+    assert len(opened) <= 3  # what kind it is; of Parquet, its row groups and the first of them
 
 
 def test_damage_is_refused() -> None:

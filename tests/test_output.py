@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.attempts import TemporaryReadError
-from pipeline.output import DamagedError, OutputError, OutputFolder, written_whole
+from pipeline.output import DamagedError, OutputError, OutputFolder
 
 
 def files_below(folder: Path) -> list[str]:
@@ -21,7 +21,7 @@ def files_below(folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", ["run.json", "labels/part-00000.parquet"])
 def test_a_file_appears_when_the_block_ends(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    with written_whole(path) as temporary:
+    with OutputFolder(str(tmp_path)).staged(name) as temporary:
         temporary.write_bytes(b"half")
         assert not path.exists()
         # Readers of the data set skip names that begin with a dot, and see labels/ alone.
@@ -41,7 +41,8 @@ def test_a_failure_leaves_nothing_new_and_the_old_untouched(tmp_path: Path) -> N
     for before in (None, b"old"):
         if before is not None:
             path.write_bytes(before)
-        with pytest.raises(KeyError), written_whole(path) as temporary:
+        staged = OutputFolder(str(tmp_path)).staged(path.name)
+        with pytest.raises(KeyError), staged as temporary:
             fail_half_way(temporary)
         assert (path.read_bytes() if path.exists() else None) == before
         assert files_below(tmp_path) == ([] if before is None else ["summary.json"])
@@ -50,9 +51,8 @@ def test_a_failure_leaves_nothing_new_and_the_old_untouched(tmp_path: Path) -> N
 def test_a_process_that_dies_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
     code = f"""
         import os
-        from pathlib import Path
-        from pipeline.output import written_whole
-        with written_whole(Path({str(tmp_path)!r}) / "labels" / "part-00000.parquet") as temporary:
+        from pipeline.output import OutputFolder
+        with OutputFolder({str(tmp_path)!r}).staged("labels/part-00000.parquet") as temporary:
             temporary.write_bytes(b"half")
             os._exit(9)
     """
@@ -65,18 +65,18 @@ def test_a_process_that_dies_leaves_no_file_under_the_final_name(tmp_path: Path)
 
 
 def test_writers_of_one_file_never_mix(tmp_path: Path) -> None:
-    path = tmp_path / "labels" / "part-00000.parquet"
+    output, name = OutputFolder(str(tmp_path)), "labels/part-00000.parquet"
     seen: set[bytes] = set()
     start = threading.Barrier(4)
 
     def write(letter: bytes) -> None:
         start.wait()
         for _ in range(25):
-            with written_whole(path) as temporary, temporary.open("wb") as file:
+            with output.staged(name) as temporary, temporary.open("wb") as file:
                 for _ in range(20):
                     file.write(letter * 50)
                     file.flush()
-            seen.add(path.read_bytes())
+            seen.add(output.read(name))
 
     threads = [
         threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c", b"d")

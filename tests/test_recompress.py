@@ -51,6 +51,7 @@ def test_the_only_class_keeps_its_folder() -> None:
     refs = [ImageRef("/photos/n01/a.jpg"), ImageRef("/photos/n01/b.jpg")]
     assert collection_root("/photos", refs) == collection_root("/photos/", refs) == "/photos"
     assert relative_name(refs[0], collection_root("/photos", refs)) == "n01/a.jpg"
+    assert collection_root("file:///photos", refs) == "/photos"
     assert collection_root("/photos/*/*.jpg", refs) == "/photos/n01"
     assert collection_root("/lists/all.txt", refs) == "/photos/n01"
     bucket = [ImageRef("s3://bucket/photos/n01/a.jpg")]

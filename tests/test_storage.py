@@ -72,6 +72,9 @@ def test_a_file_elsewhere(s3: Bucket) -> None:
             for ask in (read, open_input):
                 with pytest.raises(MissingError, match="HTTP 404"):
                     ask(f"{folder}/gone")
+    web = WebServer({"/c.bin": DATA}, ranges=False)
+    with web.running():
+        assert read_range(f"{web.url}/c.bin", 0, 20) == DATA[:20]
 
 
 def test_a_password_in_a_url_is_sent() -> None:

@@ -180,6 +180,22 @@ def test_a_smaller_crop_keeps_the_presets_share_of_the_picture(collection: Path)
     assert (geometry.resize, geometry.crop) == (64, 56)
 
 
+def test_what_a_run_writes_among_its_images_is_not_trained_on(tmp_path: Path) -> None:
+    make_collection(tmp_path)
+    settings = TrainSettings(
+        input=str(tmp_path),
+        output=str(tmp_path / "run"),
+        backbone="resnet18",
+        weights="none",
+        held_out_images=5,
+    )
+    first = prepare(settings, torch.device("cpu"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/state.pt").touch()
+    resumed = prepare(settings, torch.device("cpu"))
+    assert (resumed.training, resumed.held_out) == (first.training, first.held_out)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

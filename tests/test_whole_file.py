@@ -7,8 +7,9 @@ import pytest
 from afd_model.whole_file import replacing
 
 
-def test_a_file_is_replaced_when_the_block_succeeds(tmp_path: Path) -> None:
-    path = tmp_path / "state.pt"
+@pytest.mark.parametrize("name", ["state.pt", "x" * 251 + ".png"])  # the longest there is
+def test_a_file_is_replaced_when_the_block_succeeds(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
     for text in ("first", "second"):
         with replacing(path) as file:
             file.write_text(text)
