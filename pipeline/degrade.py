@@ -1,4 +1,4 @@
-"""JPEG compression at a stated quality, once or several times.
+"""JPEG compression at a stated quality: once or several times, with and without a moved 8x8 grid.
 
 The coder is libjpeg-turbo through the `turbojpeg` package: islow DCT, fancy upsampling, standard
 Huffman tables. Pillow drives the same library with the same defaults, so that
@@ -19,7 +19,15 @@ import turbojpeg
 
 RgbImage = npt.NDArray[np.uint8]  # (H, W, 3)
 
-SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1")
+# Luma sampling factors (horizontal, vertical), and with them the size of an MCU in 8x8 blocks.
+_SAMPLING_FACTORS = {
+    "4:4:4": (1, 1),
+    "4:2:2": (2, 1),
+    "4:2:0": (2, 2),
+    "4:4:0": (1, 2),
+    "4:1:1": (4, 1),
+}
+SUBSAMPLINGS = tuple(_SAMPLING_FACTORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +99,45 @@ def decompress(jpeg: bytes) -> RgbImage:
         raise ValueError(f"cannot decode the JPEG: {error}") from error
 
 
-def degrade(rgb: RgbImage, qualities: Sequence[int], *, subsampling: str = "4:2:0") -> RgbImage:
+def degrade(
+    rgb: RgbImage,
+    qualities: Sequence[int],
+    *,
+    subsampling: str = "4:2:0",
+    grid_shift: tuple[int, int] = (0, 0),
+) -> RgbImage:
     """Compress and decode `rgb` once for every quality, in order.
 
     Args:
         rgb: uint8 (H, W, 3).
         qualities: IJG qualities; none leaves the picture as it is.
         subsampling: of every compression, one of `SUBSAMPLINGS`.
+        grid_shift: (down, right) pixels by which the block grid moves against the picture between
+            one compression and the next, as when a picture is cropped before it is saved again.
+            (0, 0), or multiples of the MCU, keep the grids aligned. The first compression has its
+            grid at the picture's corner.
 
     Returns:
         uint8 (H, W, 3), a new array.
 
     Raises:
-        ValueError: as `compress`.
+        ValueError: as `compress`; a negative shift.
     """
     _check_rgb(rgb)
+    if len(grid_shift) != 2 or min(grid_shift) < 0:
+        raise ValueError(f"grid_shift must be (down, right) in pixels, 0 or more, got {grid_shift}")
+    horizontal, vertical = _sampling_factors(subsampling)
+    mcu_height, mcu_width = 8 * vertical, 8 * horizontal
+    height, width = rgb.shape[:2]
     degraded = rgb.copy()
-    for quality in qualities:
-        degraded = decompress(compress(degraded, quality, subsampling))
+    for step, quality in enumerate(qualities):
+        # A grid that starts above and left of the picture: the blocks that overhang repeat its
+        # border, which is how an encoder fills incomplete blocks on the other two sides.
+        top = -step * grid_shift[0] % mcu_height
+        left = -step * grid_shift[1] % mcu_width
+        padded = np.pad(degraded, ((top, 0), (left, 0), (0, 0)), mode="edge")
+        decoded = decompress(compress(padded, quality, subsampling))
+        degraded = decoded[top : top + height, left : left + width].copy()
     return degraded
 
 
@@ -129,6 +158,12 @@ def random_qualities(
     return tuple(int(q) for q in rng.integers(lowest, highest, size=times, endpoint=True))
 
 
+def random_grid_shift(rng: np.random.Generator) -> tuple[int, int]:
+    """Draw (down, right) from 0 to 7 pixels, never (0, 0): the 63 ways to miss an 8x8 grid."""
+    offset = int(rng.integers(1, 64))
+    return offset // 8, offset % 8
+
+
 def _check_rgb(rgb: RgbImage) -> None:
     shape = getattr(rgb, "shape", None)
     if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or rgb.dtype != np.uint8:
@@ -138,8 +173,13 @@ def _check_rgb(rgb: RgbImage) -> None:
         raise ValueError(f"JPEG sides are at most 65535 pixels, got {shape[1]}x{shape[0]}")
 
 
-def _sampling(subsampling: str) -> Any:
-    if subsampling not in SUBSAMPLINGS:
+def _sampling_factors(subsampling: str) -> tuple[int, int]:
+    if subsampling not in _SAMPLING_FACTORS:
         known = ", ".join(SUBSAMPLINGS)
         raise ValueError(f"subsampling must be one of {known}, got {subsampling!r}")
+    return _SAMPLING_FACTORS[subsampling]
+
+
+def _sampling(subsampling: str) -> Any:
+    _sampling_factors(subsampling)
     return getattr(turbojpeg.SAMP, "Y" + subsampling.replace(":", ""))
