@@ -35,12 +35,14 @@ def run_peer(arguments: argparse.Namespace, output: str) -> dict[str, float]:
     class Labeler:
         def __init__(self) -> None:
             self.started_at = 0.0
-            self.model = load_backbone(arguments.backbone, arguments.weights).module.to(dtype)
+            model = load_backbone(arguments.backbone, arguments.weights).module
+            self.model = model.to(dtype, memory_format=torch.channels_last)
 
         def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
             self.started_at = self.started_at or time.time()
+            pixels = torch.from_numpy(batch["pixels"])
             with torch.inference_mode():
-                logits = self.model(torch.from_numpy(batch["pixels"]).to(dtype))
+                logits = self.model(pixels.to(dtype, memory_format=torch.channels_last))
                 confidence, label = logits.float().softmax(1).max(1)
             return {
                 "path": batch["path"],
