@@ -141,6 +141,12 @@ def nodes() -> list[Node]:
     return [node for node in found if node.cpus or node.gpus]
 
 
+def free() -> tuple[float, float]:
+    """The CPUs and GPUs of the connected cluster that no work has taken."""
+    resources = ray.available_resources()
+    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+
+
 def run_shards(
     shards: Sequence[int],
     worker: type,

@@ -1,5 +1,6 @@
 """Workers are only asked for where they fit, on nodes of any kind."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,15 @@ def test_a_pool_that_may_grow_waits_for_what_is_not_there_yet() -> None:
     assert pool(max_workers=8, workers=4, device="cuda", cpus_per_worker=12) == Pool(4, 8, 12, 1)
     assert pool(TWO_GPUS, max_workers=100) == Pool(1, 100, num_cpus=2, num_gpus=0.25)
     assert pool(CPUS, max_workers=8, workers=4, num_shards=2).num_workers == 2
+
+
+@pytest.mark.parametrize("impossible", [{"cpus_per_worker": 17}, {"device": "cuda"}])
+def test_a_ray_of_this_machine_does_not_grow(impossible: dict[str, Any]) -> None:
+    settings = LabelSettings(input="in", output="out", max_workers=8, **impossible)
+    with pytest.raises(ClusterError, match=r"no node .* has so many CPUs|the cluster has no GPU"):
+        pool_for(settings, [Node(16, 0)], 1000)
+    growing = replace(settings, address="auto")
+    assert pool_for(growing, [Node(16, 0)], 1000).max_workers == 8
 
 
 @pytest.mark.parametrize(
