@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.log import say
 from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 
@@ -55,6 +56,15 @@ def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) ->
         num_shards=num_shards,
         grows=settings.address != "local",
     )
+
+
+def warn_of_waiting(who: str, cpus: int, gpus: float, free: tuple[float, float]) -> None:
+    """Ray waits for room as long as it takes, and says nothing. free: CPUs and GPUs."""
+    if free[0] < cpus or free[1] < gpus:
+        say(
+            f"waiting: {who} {cpus} CPUs and {gpus:g} GPUs, and {free[0]:g} CPUs and {free[1]:g}"
+            " GPUs of the cluster are free; the job begins when other work ends there or nodes join"
+        )
 
 
 def _chosen(value: int | str) -> int | None:

@@ -7,8 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from jobs.log import say
-from jobs.pool import ClusterError, Pool, pool_for, this_machine
+from jobs.pool import ClusterError, pool_for, this_machine, warn_of_waiting
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import SHARDS_AT_ONCE, CommitRecord, ShardLabeler
 from pipeline.image_bytes import is_elsewhere
@@ -59,22 +58,13 @@ def _on_ray(
 
     with cluster(settings.address):
         pool = pool_for(settings, nodes(), len(todo))
-        _warn_of_waiting(pool, *free())
+        if settings.address != "local":  # whose CPUs are this job's alone
+            warn_of_waiting("a worker takes", pool.num_cpus, pool.num_gpus, free())
         arguments |= {"num_threads": pool.num_cpus, "num_workers": pool.max_workers}
         for record in run_shards(
             todo, ShardLabeler, arguments, pool, shards_at_once=SHARDS_AT_ONCE
         ):
             yield CommitRecord(**record)
-
-
-def _warn_of_waiting(pool: Pool, cpus: float, gpus: float) -> None:
-    """Ray waits for room as long as it takes, and says nothing. cpus, gpus: that are free."""
-    if cpus < pool.num_cpus or gpus < pool.num_gpus:
-        say(
-            f"waiting: a worker takes {pool.num_cpus} CPUs and {pool.num_gpus:g} GPUs, and"
-            f" {cpus:g} CPUs and {gpus:g} GPUs of the cluster are free; it begins when other work"
-            " ends there or nodes join"
-        )
 
 
 def _in_this_process(

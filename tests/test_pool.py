@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from jobs.pool import ClusterError, Node, Pool, make_pool, pool_for
+from jobs.log import configure
+from jobs.pool import ClusterError, Node, Pool, make_pool, pool_for, warn_of_waiting
 from jobs.settings import LabelSettings
 
 TWO_GPUS, CPUS = Node(16, 2), Node(64, 0)
@@ -94,3 +95,15 @@ def test_without_workers_this_process_has_the_machine(
         input="in", output="out", workers=0, device=device, cpus_per_worker=cpus
     )
     assert pool_for(settings, [TWO_GPUS], 1000) == expected
+
+
+@pytest.mark.parametrize(
+    ("free", "waits"), [((2, 1), False), ((2, 0.25), False), ((1, 1), True), ((2, 0.2), True)]
+)
+def test_a_cluster_without_room_is_not_waited_for_in_silence(
+    free: tuple[float, float], waits: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure()
+    warn_of_waiting("a worker takes", 2, 0.25, free)
+    said = f"and {free[0]} CPUs and {free[1]} GPUs of the cluster are free"
+    assert (said in capsys.readouterr().err) == waits

@@ -13,11 +13,9 @@ from jpegs import encode, photo
 from servers import Bucket
 
 from jobs.label import main
-from jobs.log import configure
-from jobs.pool import Pool
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
-from jobs.workers import _warn_of_waiting, _witness
+from jobs.workers import _witness
 from pipeline.output import OutputFolder
 from pipeline.output_store import LocalFolder
 from pipeline.records import ImageRef
@@ -116,18 +114,6 @@ def test_a_model_that_cannot_be_built_is_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?" in line
     assert not list(tmp_path.glob("labels/*"))
-
-
-@pytest.mark.parametrize(
-    ("free", "waits"), [((2, 1), False), ((2, 0.25), False), ((1, 1), True), ((2, 0.2), True)]
-)
-def test_a_cluster_without_room_is_not_waited_for_in_silence(
-    free: tuple[float, float], waits: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    configure()
-    _warn_of_waiting(Pool(4, 4, num_cpus=2, num_gpus=0.25), *free)
-    said = f"and {free[0]} CPUs and {free[1]} GPUs of the cluster are free"
-    assert (said in capsys.readouterr().err) == waits
 
 
 def test_a_worker_is_told_of_a_file_that_the_driver_reads(s3: Bucket, tmp_path: Path) -> None:
