@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ import ray.exceptions
 import ray.util.client
 
 from jobs.pool import ClusterError, Node, Pool
+from pipeline.error_text import one_line
 
 _START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
@@ -27,6 +29,9 @@ _MAX_BLOCKS = 10_000  # Ray Data takes 5 to 10 kB of the driver's memory and 15 
 # The share of the calls its workers can take at once, from which on a pool grows. Ray's own, 1.75,
 # counts calls that wait in a queue, of which there are none here.
 _FULL_POOL = 0.875
+
+_HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
+_ANSWER_S = 10.0
 
 # "ValueError: ...", as the last line of a Python traceback.
 _ERROR_LINE = re.compile(r"(?!ray\.)(\w+\.)*\w*(Error|Exception)(: .*)?$")
@@ -77,6 +82,7 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
 def _connect(options: dict[str, Any]) -> None:
     """`ray.init`, in silence. A local start has time-outs that a busy machine misses: try again."""
     address = options["address"]
+    _check_address(address)
     for attempt in range(_START_ATTEMPTS):
         children = set(psutil.Process().children())
         try:
@@ -89,10 +95,35 @@ def _connect(options: dict[str, Any]) -> None:
             ) from error
         except Exception as error:  # Ray raises no type of its own for this
             _kill(set(psutil.Process().children()) - children)
-            if address != "local" or attempt + 1 == _START_ATTEMPTS:
+            if address != "local":
+                reason = one_line(error)  # what differs between this Ray and that one has two lines
+                raise ClusterError(
+                    f"cannot join the Ray cluster at {address!r}: {reason}"
+                ) from error
+            if attempt + 1 == _START_ATTEMPTS:
                 raise ClusterError(f"Ray did not start: {_root_cause(error)}; try again") from error
         else:
             return
+
+
+def _check_address(address: str) -> None:
+    """Raise ClusterError where no cluster can be: Ray would try for ten minutes, without a word."""
+    if address in ("local", "auto") or address.startswith("ray://"):
+        return
+    found = _HOST_AND_PORT.fullmatch(address)
+    if found is None:
+        raise ClusterError(
+            f"--address {address!r} is not the address of a Ray cluster: use local, auto,"
+            " HOST:6379 or ray://HOST:10001"
+        )
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), _ANSWER_S).close()
+    except (OSError, OverflowError) as error:  # the latter for a port beyond 65535
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise ClusterError(
+            f"no Ray cluster at {address!r} ({reason}): start one with `ray start --head`, or use"
+            " --address local"
+        ) from error
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:
@@ -108,6 +139,12 @@ def nodes() -> list[Node]:
     resources = (node["Resources"] for node in ray.nodes() if node["Alive"])
     found = (Node(int(r.get("CPU", 0)), int(r.get("GPU", 0))) for r in resources)
     return [node for node in found if node.cpus or node.gpus]
+
+
+def free() -> tuple[float, float]:
+    """The CPUs and GPUs of the connected cluster that no work has taken."""
+    resources = ray.available_resources()
+    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
 
 
 def run_shards(
@@ -132,7 +169,11 @@ def run_shards(
         else:
             yield from _run_here(shards, worker, arguments, pool, shards_at_once)
     except (ray.exceptions.RayError, RuntimeError) as error:
-        raise ClusterError(_root_cause(error)) from error
+        reason = _root_cause(error)
+        died = isinstance(error, ray.exceptions.ActorDiedError)
+        if died and "creation task" in str(error):  # `worker` itself raises nothing when it is made
+            reason += ": every node needs this package, in the same version as the driver's"
+        raise ClusterError(reason) from error
 
 
 def _run_remotely(*run: Any) -> Iterator[dict[str, Any]]:
@@ -187,7 +228,7 @@ def _run_here(
 
 def _root_cause(error: BaseException) -> str:
     """The line of a remote traceback that names the error, without Ray's path to it or advice."""
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and str(error.__cause__):
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if _ERROR_LINE.match(line)]

@@ -18,7 +18,15 @@ from jobs.progress import Progress
 from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import CONTINUES, CommitRecord
-from jobs.summary import COMPLETE, Summary, committed_shards, finished_summary, write_summary
+from jobs.summary import (
+    COMPLETE,
+    FAILED,
+    NOT_LABELLED,
+    Summary,
+    committed_shards,
+    finished_summary,
+    write_summary,
+)
 from jobs.workers import label_shards
 from pipeline.attempts import AccessError
 from pipeline.audit import remove_damaged
@@ -127,7 +135,9 @@ def main(arguments: Sequence[str]) -> int:
         **asdict(summary),
     )
     for name, reason in summary.failed.items():
-        say(f"afd label: {name}: {reason}", level=logging.ERROR)
+        # Of a run that was cut short, a hundred thousand may be left: the counts say how much.
+        if reason != NOT_LABELLED or summary.exit_reason == FAILED:
+            say(f"afd label: {name}: {reason}", level=logging.ERROR)
     if not summary.complete:
         say(
             f"afd label: {summary.exit_reason}; the same command continues the run",

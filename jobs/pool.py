@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.log import say
 from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 
@@ -53,7 +54,17 @@ def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) ->
         workers_per_gpu=_chosen(settings.workers_per_gpu),
         cpus_per_worker=_chosen(settings.cpus_per_worker),
         num_shards=num_shards,
+        grows=settings.address != "local",
     )
+
+
+def warn_of_waiting(who: str, cpus: int, gpus: float, free: tuple[float, float]) -> None:
+    """Ray waits for room as long as it takes, and says nothing. free: CPUs and GPUs."""
+    if free[0] < cpus or free[1] < gpus:
+        say(
+            f"waiting: {who} {cpus} CPUs and {gpus:g} GPUs, and {free[0]:g} CPUs and {free[1]:g}"
+            " GPUs of the cluster are free; the job begins when other work ends there or nodes join"
+        )
 
 
 def _chosen(value: int | str) -> int | None:
@@ -69,6 +80,7 @@ def make_pool(
     workers_per_gpu: int | None,
     cpus_per_worker: int | None,
     num_shards: int,
+    grows: bool = True,
 ) -> Pool:
     """The workers for a job on the nodes; None chooses.
 
@@ -76,11 +88,12 @@ def make_pool(
     On a GPU several do: a batch takes as long to decode as its largest image, and meanwhile the
     others' batches use what it leaves idle.
     With max_workers, the job begins with `workers` (or 1) and what does not fit yet is waited for.
+    grows: whether nodes may join the cluster; for others no worker need wait.
     Raises ClusterError when a worker fits nowhere.
     """
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     elastic = max_workers is not None
-    if device == "cuda" and not (gpus or elastic):
+    if device == "cuda" and not (gpus or (elastic and grows)):
         raise ClusterError("--device cuda: the cluster has no GPU; use --device cpu")
     on_gpus = device == "cuda" or (device == "auto" and gpus > 0)
     sharing = 0
@@ -88,15 +101,15 @@ def make_pool(
         sharing = workers_per_gpu or _sharing(nodes, cpus_per_worker, workers)
     num_cpus = cpus_per_worker or _share_of_cores(nodes, sharing)
     num_gpus = 1 / sharing if sharing else 0
-    if max_workers is not None:
-        most = min(max_workers, max(1, num_shards))
-        return Pool(min(workers or 1, most), most, num_cpus, num_gpus)
     most = sum(_fitting(node, num_cpus, sharing) for node in nodes)
-    if most < 1:
+    if most < 1 and not (elastic and grows):
         raise ClusterError(
             f"--cpus-per-worker {num_cpus}: no node of the cluster has so many CPUs"
             f"{' and a GPU' if sharing else ''}; use fewer"
         )
+    if max_workers is not None:
+        most = min(max_workers, max(1, num_shards))
+        return Pool(min(workers or 1, most), most, num_cpus, num_gpus)
     if workers is not None and workers > most:
         raise ClusterError(
             f"--workers {workers} with {num_cpus} CPUs and {num_gpus:g} GPUs each do not fit on"

@@ -16,9 +16,9 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from jobs.cluster import cluster
+from jobs.cluster import cluster, free
 from jobs.machine import num_cores
-from jobs.pool import ClusterError
+from jobs.pool import ClusterError, warn_of_waiting
 from jobs.train_settings import TrainSettings
 from pipeline.training_data import Rank
 
@@ -36,6 +36,9 @@ def run_on_cluster(settings: TrainSettings) -> None:
     with cluster(settings.address, num_cpus=max(needed, num_cores())):
         use_gpu = use_gpu or (settings.device == "auto" and _num("GPU") > 0)
         _check_room(settings, use_gpu=use_gpu)
+        if settings.address != "local":
+            num_gpus = settings.workers if use_gpu else 0
+            warn_of_waiting("the workers take", needed, num_gpus, free())
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         trainer = TorchTrainer(
             _work,

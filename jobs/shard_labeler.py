@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import sys
 import time
 from collections import deque
@@ -79,11 +80,13 @@ class ShardLabeler:
         num_threads: int,
         driver: str,
         num_workers: int = 1,
+        witness: str | None = None,
     ) -> None:
         """expected_model: the facts of the model that the run was begun with, if it is known.
 
         num_workers: that share the job.
         driver: the name of the driver, see `pipeline.presence`; each counts its own attempts.
+        witness: a file of the input that is on a disk of the driver's, if any is.
         """
         self._settings = settings
         self._output = OutputFolder(settings.output)
@@ -98,6 +101,7 @@ class ShardLabeler:
         self._in_hand: set[ReadAhead] = set()
         self._stopping = False
         try:
+            _check_mounts(self._output, witness)
             self._turns.submit(
                 self._load, run_id, expected_model, num_threads, num_workers
             ).result()
@@ -287,6 +291,21 @@ class ShardLabeler:
             self.model.facts,
             notice=self.model.predictor.notice,
         )
+
+
+def _check_mounts(output: OutputFolder, witness: str | None) -> None:
+    """Raise ValueError where this node lacks a disk that the driver has.
+
+    Without the input every row would be `unreadable`, which no later run would make good, and a
+    worker whose rows all are takes most of the shards.
+    """
+    plan = None if "://" in output.location else str(output.plan)
+    for what, path in (("output", plan), ("input", witness)):
+        if path is not None and not os.path.exists(path):
+            raise ValueError(
+                f"{path!r} is not there on the node {socket.gethostname()}: mount the {what} at the"
+                " same path on every node"
+            )
 
 
 def _takes_no_files(error: OSError | AccessError) -> bool:

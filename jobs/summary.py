@@ -19,6 +19,8 @@ from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts
 
 COMPLETE = "complete"
+FAILED = "failed shards"
+NOT_LABELLED = "not labelled yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def write_summary(
     summary = Summary(
         run_id=run_id,
         output=output.location,
-        exit_reason="failed shards" if failed and exit_reason == COMPLETE else exit_reason,
+        exit_reason=FAILED if failed and exit_reason == COMPLETE else exit_reason,
         images=counts.total(),
         planned_images=sum(sizes),
         counts={status: counts[status] for status in STATUSES},
@@ -134,7 +136,7 @@ def _audit(
         try:
             facts = read_facts(output, shard)
         except FileNotFoundError:
-            return errors.get(shard) or "not labelled yet"
+            return errors.get(shard) or NOT_LABELLED
         except (OSError, ValueError, AccessError) as error:
             return f"damaged: {error}"
         if facts["num_rows"] != sizes[shard]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from jobs.pool import ClusterError, pool_for, this_machine
+from jobs.pool import ClusterError, pool_for, this_machine, warn_of_waiting
 from jobs.settings import LabelSettings
 from jobs.shard_labeler import SHARDS_AT_ONCE, CommitRecord, ShardLabeler
+from pipeline.image_bytes import is_elsewhere
+from pipeline.locations import local_path
+from pipeline.output import OutputFolder
+from pipeline.shards import Plan
 
 
 def label_shards(
@@ -26,6 +31,7 @@ def label_shards(
         "run_id": run["run_id"],
         "expected_model": run["model"],
         "driver": driver,
+        "witness": _witness(settings, todo[0]),
     }
     make = _in_this_process if settings.workers == 0 else _on_ray
     with closing(make(settings, arguments, todo)) as commits:
@@ -35,14 +41,25 @@ def label_shards(
             yield commit
 
 
+def _witness(settings: LabelSettings, shard: int) -> str | None:
+    """A file of a shard's that is on a disk here, and has to be on a worker's."""
+    for ref in Plan(OutputFolder(settings.output)).shard(shard).refs:
+        path = local_path(ref.source or ref.uri)
+        if not is_elsewhere(ref) and os.path.exists(path):
+            return path
+    return None
+
+
 def _on_ray(
     settings: LabelSettings, arguments: dict[str, Any], todo: Sequence[int]
 ) -> Generator[CommitRecord, None, None]:
     # Imported here: a second that --workers 0 does without, and without Ray.
-    from jobs.cluster import cluster, nodes, run_shards
+    from jobs.cluster import cluster, free, nodes, run_shards
 
     with cluster(settings.address):
         pool = pool_for(settings, nodes(), len(todo))
+        if settings.address != "local":  # whose CPUs are this job's alone
+            warn_of_waiting("a worker takes", pool.num_cpus, pool.num_gpus, free())
         arguments |= {"num_threads": pool.num_cpus, "num_workers": pool.max_workers}
         for record in run_shards(
             todo, ShardLabeler, arguments, pool, shards_at_once=SHARDS_AT_ONCE

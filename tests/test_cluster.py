@@ -1,13 +1,16 @@
 """Ray is started quietly, and what keeps it from starting is said in one line."""
 
+import socket
 import subprocess
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import jobs.cluster
-from jobs.cluster import _connect, cluster
-from jobs.pool import ClusterError
+from jobs.cluster import _connect, cluster, run_shards
+from jobs.pool import ClusterError, Pool
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,11 +25,55 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-@pytest.mark.parametrize(
-    ("address", "failures", "calls"), [("local", 2, 3), ("local", 9, 3), ("10.0.0.1:1", 9, 1)]
-)
+def test_an_address_without_a_cluster_is_named_at_once() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]  # taken, but nobody listens
+        with (
+            pytest.raises(ClusterError, match=rf"'127.0.0.1:{port}' \(Connection refused\): start"),
+            cluster(f"127.0.0.1:{port}"),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "10.0.0.1", "10.0.0.1:port", "none"])
+def test_what_is_no_address_is_refused_with_those_that_are(address: str) -> None:
+    with (
+        pytest.raises(ClusterError, match=rf"'{address}' is not .*: use local, auto, HOST:6379 or"),
+        cluster(address),
+    ):
+        pass
+
+
+def test_a_cluster_that_refuses_gives_its_whole_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise RuntimeError(
+            "Version mismatch: the cluster has\n    Ray: 2.1\nthis process\n    Ray: 3"
+        )
+
+    monkeypatch.setattr("jobs.cluster.ray.init", init)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"'{address}': Version .* Ray: 2.1 this .* Ray: 3$"):
+            _connect({"address": address})
+
+
+def test_a_node_that_cannot_make_a_worker_is_told_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its class is in a module that only this process has."""
+    module = ModuleType("of_another_version")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    worker = type("Worker", (), {"__module__": module.__name__})
+    monkeypatch.setattr(module, "Worker", worker, raising=False)
+    said = "^ModuleNotFoundError: No module named 'of_another_version': every node needs this"
+    with cluster("local", num_cpus=1), pytest.raises(ClusterError, match=said):
+        list(run_shards([0], worker, {}, Pool(1, 1, 1, 0), shards_at_once=1))
+
+
+@pytest.mark.parametrize(("failures", "calls"), [(2, 3), (9, 3)])
 def test_a_local_start_that_times_out_is_tried_again(
-    address: str, failures: int, calls: int, monkeypatch: pytest.MonkeyPatch
+    failures: int, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[subprocess.Popen[bytes]] = []
 
@@ -38,10 +85,10 @@ def test_a_local_start_that_times_out_is_tried_again(
 
     monkeypatch.setattr("jobs.cluster.ray.init", init)
     if failures < calls:
-        _connect({"address": address})
+        _connect({"address": "local"})
     else:
         with pytest.raises(ClusterError, match="did not start: The current node timed out"):
-            _connect({"address": address})
+            _connect({"address": "local"})
     assert len(made) == calls
     made[-1].kill()
     made[-1].wait()

@@ -1,10 +1,12 @@
 """Workers are only asked for where they fit, on nodes of any kind."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from jobs.pool import ClusterError, Node, Pool, make_pool, pool_for
+from jobs.log import configure
+from jobs.pool import ClusterError, Node, Pool, make_pool, pool_for, warn_of_waiting
 from jobs.settings import LabelSettings
 
 TWO_GPUS, CPUS = Node(16, 2), Node(64, 0)
@@ -51,6 +53,15 @@ def test_a_pool_that_may_grow_waits_for_what_is_not_there_yet() -> None:
     assert pool(CPUS, max_workers=8, workers=4, num_shards=2).num_workers == 2
 
 
+@pytest.mark.parametrize("impossible", [{"cpus_per_worker": 17}, {"device": "cuda"}])
+def test_a_ray_of_this_machine_does_not_grow(impossible: dict[str, Any]) -> None:
+    settings = LabelSettings(input="in", output="out", max_workers=8, **impossible)
+    with pytest.raises(ClusterError, match=r"no node .* has so many CPUs|the cluster has no GPU"):
+        pool_for(settings, [Node(16, 0)], 1000)
+    growing = replace(settings, address="auto")
+    assert pool_for(growing, [Node(16, 0)], 1000).max_workers == 8
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -84,3 +95,15 @@ def test_without_workers_this_process_has_the_machine(
         input="in", output="out", workers=0, device=device, cpus_per_worker=cpus
     )
     assert pool_for(settings, [TWO_GPUS], 1000) == expected
+
+
+@pytest.mark.parametrize(
+    ("free", "waits"), [((2, 1), False), ((2, 0.25), False), ((1, 1), True), ((2, 0.2), True)]
+)
+def test_a_cluster_without_room_is_not_waited_for_in_silence(
+    free: tuple[float, float], waits: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure()
+    warn_of_waiting("a worker takes", 2, 0.25, free)
+    said = f"and {free[0]} CPUs and {free[1]} GPUs of the cluster are free"
+    assert (said in capsys.readouterr().err) == waits

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,22 @@ def output(settings: LabelSettings) -> OutputFolder:
 def call(labeler: ShardLabeler, shard: int) -> CommitRecord:
     [record] = labeler({"shard": np.array([shard])})["record"]
     return CommitRecord(**json.loads(record))
+
+
+@pytest.mark.parametrize("missing", ["input", "output"])
+def test_a_node_without_the_drivers_disks_labels_nothing(
+    missing: str, settings: LabelSettings, output: OutputFolder, tmp_path: Path
+) -> None:
+    if missing == "output":
+        settings = replace(settings, output=str(tmp_path))
+    witness = str(tmp_path / "0.jpg")
+    labeler = ShardLabeler(settings, "run", None, num_threads=1, driver="d1", witness=witness)
+    path = witness if missing == "input" else str(tmp_path / "plan.parquet")
+    assert call(labeler, 0).fatal == (
+        f"{path!r} is not there on the node {socket.gethostname()}: mount the {missing} at the"
+        " same path on every node"
+    )
+    assert not list(output.labels.iterdir())
 
 
 def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputFolder) -> None:

@@ -10,10 +10,16 @@ from pathlib import Path
 import duckdb
 import pytest
 from jpegs import encode, photo
+from servers import Bucket
 
 from jobs.label import main
+from jobs.settings import LabelSettings
 from jobs.shard_labeler import CommitRecord, ShardLabeler
+from jobs.workers import _witness
+from pipeline.output import OutputFolder
 from pipeline.output_store import LocalFolder
+from pipeline.records import ImageRef
+from pipeline.shards import write_plan
 
 MODEL = ["--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "64", "--resize", "64"]
 FLAGS = [*MODEL, "--workers", "0", "--images-per-shard", "4", "--progress", "off"]
@@ -62,9 +68,12 @@ def test_what_was_interrupted_is_continued(
     with monkeypatch.context() as patched:
         patched.setattr(ShardLabeler, "label_each", interrupted)
         assert main(arguments) == 1
-    assert json.loads((tmp_path / "summary.json").read_text())["exit_reason"] == "interrupted"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["exit_reason"], len(summary["failed"])) == ("interrupted", 2)
+    said = capsys.readouterr().err
+    assert "4 of 11 images in" in said
+    assert "not labelled yet" not in said  # of each shard that is left
     assert statuses(tmp_path) == {"ok": 4}
-    capsys.readouterr()
     assert main(arguments) == 0
     assert "1 of 3 shards are labelled already" in capsys.readouterr().err
     assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
@@ -105,3 +114,14 @@ def test_a_model_that_cannot_be_built_is_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?" in line
     assert not list(tmp_path.glob("labels/*"))
+
+
+def test_a_worker_is_told_of_a_file_that_the_driver_reads(s3: Bucket, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.jpg" for number in range(2)]
+    files[1].write_bytes(b"")
+    found = []
+    for uris in ([f"{s3.url}/0.jpg"], list(map(str, files)), [files[1].as_uri()]):
+        settings = LabelSettings(input="in", output=str(tmp_path / str(len(found))))
+        write_plan(OutputFolder(settings.output), map(ImageRef, uris), 9)
+        found.append(_witness(settings, 0))
+    assert found == [None, str(files[1]), str(files[1])]
