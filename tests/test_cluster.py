@@ -2,15 +2,13 @@
 
 import socket
 import subprocess
-import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 import jobs.cluster
-from jobs.cluster import _connect, cluster, run_shards
-from jobs.pool import ClusterError, Pool
+from jobs.cluster import _connect, cluster
+from jobs.pool import ClusterError
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,19 +54,6 @@ def test_a_cluster_that_refuses_gives_its_whole_reason(monkeypatch: pytest.Monke
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ClusterError, match=f"'{address}': Version .* Ray: 2.1 this .* Ray: 3$"):
             _connect({"address": address})
-
-
-def test_a_node_that_cannot_make_a_worker_is_told_what_it_lacks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its class is in a module that only this process has."""
-    module = ModuleType("of_another_version")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    worker = type("Worker", (), {"__module__": module.__name__})
-    monkeypatch.setattr(module, "Worker", worker, raising=False)
-    said = "^ModuleNotFoundError: No module named 'of_another_version': every node needs this"
-    with cluster("local", num_cpus=1), pytest.raises(ClusterError, match=said):
-        list(run_shards([0], worker, {}, Pool(1, 1, 1, 0), shards_at_once=1))
 
 
 @pytest.mark.parametrize(("failures", "calls"), [(2, 3), (9, 3)])

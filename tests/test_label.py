@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import duckdb
@@ -226,7 +227,7 @@ def test_other_settings_on_the_same_output_are_refused_with_the_difference(
 class PoisonedLabeler(ShardLabeler):
     """Dies, as a crash in native code would, at the second shard; commits the others unlabelled.
 
-    Without a model it starts quickly, and it has to start four times.
+    Without a model it starts quickly, and it has to start three times.
     """
 
     def _load(self, *_: Any) -> None:
@@ -259,9 +260,9 @@ def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
     monkeypatch.setattr(jobs.cluster, "_MAX_BLOCKS", 2)  # a sound shard shares the poisoned one's
     output = tmp_path / "out"
     arguments = [str(corpus), "--output", str(output), "--address", address, *MODEL_FLAGS]
-    assert main([*arguments, "--images-per-shard", "20"]) == 1
+    assert main([*arguments, "--images-per-shard", "20", "--attempts-per-shard", "2"]) == 1
     error = capsys.readouterr().err
-    assert "part-00001.parquet: the worker process died in each of 3 attempts" in error
+    assert "part-00001.parquet: the worker process died in each of 2 attempts" in error
     shards = -(-len(planned(corpus)) // 20)
     assert len(list(output.glob("labels/*.parquet"))) == shards - 1
     summary = json.loads((output / "summary.json").read_text())
@@ -278,6 +279,25 @@ def test_a_model_that_cannot_be_built_is_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?" in line
     assert not list(output.glob("labels/*"))
+
+
+def test_a_node_that_cannot_make_a_worker_is_told_what_it_lacks(
+    corpus: Path,
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its class is in a module that only this process has."""
+    module = ModuleType("of_another_version")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    worker = type("Worker", (), {"__module__": module.__name__})
+    monkeypatch.setattr(module, "Worker", worker, raising=False)
+    monkeypatch.setattr(jobs.workers, "ShardLabeler", worker)
+    arguments = [str(corpus), "--output", str(tmp_path / "out"), "--address", address]
+    assert main([*arguments, "--progress", "off", *MODEL_FLAGS]) == 1
+    error = capsys.readouterr().err
+    assert "No module named 'of_another_version': every node needs this package" in error
 
 
 def test_an_input_that_is_not_there_is_one_line(
