@@ -24,7 +24,7 @@ from pipeline.geometry import DCT_BLOCK, Geometry, crop_window
 from pipeline.normalize import Normalize
 from pipeline.records import DecodedBatch, EncodedImage
 from pipeline.resample import cpu_resample
-from pipeline.rescue import give_up, is_refusal, sound_picture, split_refused
+from pipeline.rescue import give_up, is_refusal, machine_fault, sound_picture, split_refused
 from pipeline.stage_clock import StageClock
 
 # In batches that are not in use yet: a CPU's are of whole pictures, three bytes a pixel.
@@ -195,7 +195,7 @@ class Decoder:
         """
         message = str(error)
         if batch is self._sound:
-            raise RuntimeError(f"the decoder refuses sound pictures too: {message}") from error
+            raise machine_fault(error) from error
         if not is_refusal(message):
             raise error
         if len(batch) > 1:

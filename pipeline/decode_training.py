@@ -19,7 +19,7 @@ from pipeline.decode import DecodeOptions, decode_rgb, resample_window
 from pipeline.geometry import Geometry
 from pipeline.pair_plan import Colours, PairPlan
 from pipeline.records import EncodedImage
-from pipeline.rescue import give_up, is_refusal, split_refused
+from pipeline.rescue import give_up, is_refusal, machine_fault, sound_picture, split_refused
 
 
 def _window(rgb: Any, window: Any, mirrored: Any, geometry: Geometry) -> Any:
@@ -105,7 +105,8 @@ class PairDecoder:
 
         Returns clean and degraded windows, (B, crop, crop, 3) uint8 each on the options' device
         and the caller's own, and which of the images they are. An image that the decoder refuses
-        is marked rejected and left out.
+        is marked rejected and left out. Raises RuntimeError when a sound picture is refused after
+        it: then it was not the image's fault.
         """
         clean, degraded, kept = [], [], []
         groups = [list(range(len(images)))] if images else []
@@ -118,6 +119,7 @@ class PairDecoder:
                 if not is_refusal(message):
                     raise
                 if len(group) == 1:
+                    self._expect_sound()
                     give_up(images[group[0]], message)
                 else:
                     groups = split_refused(group, message) + groups
@@ -129,6 +131,14 @@ class PairDecoder:
             nothing = torch.empty(0, self._side, self._side, 3, dtype=torch.uint8)
             return nothing, nothing, kept
         return torch.cat(clean), torch.cat(degraded), kept
+
+    def _expect_sound(self) -> None:
+        sound = sound_picture()
+        whole = np.array([0, 0, *(sound.size or ())], np.float32)
+        try:
+            self._run([sound], [PairPlan(whole)])
+        except RuntimeError as error:
+            raise machine_fault(error) from error
 
     def _run(
         self, images: list[EncodedImage], plans: list[PairPlan]

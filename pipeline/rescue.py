@@ -52,6 +52,11 @@ def sound_picture() -> EncodedImage:
     return EncodedImage(row=-1, data=data, num_bytes=len(data), size=(side, side))
 
 
+def machine_fault(refusal: RuntimeError) -> RuntimeError:
+    """What to raise when a sound picture is refused."""
+    return RuntimeError(f"the decoder refuses sound pictures too: {refusal}")
+
+
 def split_refused(batch: list[_Item], message: str) -> list[list[_Item]]:
     """The groups to try again after a batch of at least two was refused; their sum is the batch.
 

@@ -108,3 +108,24 @@ def test_a_refused_image_costs_its_own_place_alone() -> None:
     assert sorted(kept)[:2] == [0, 1]
     assert images[3].status is Status.REJECTED
     assert images[0].status is Status.OK
+
+
+def test_a_decoder_that_refuses_everything_is_not_the_images_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a GPU does whose driver fails; training would go on without an image."""
+    images = [encoded(encode(photo(64, 64)), (64, 64)) for _ in range(2)]
+    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    taken = decoder._pipeline.share_outputs
+
+    def failing() -> object:
+        taken()
+        decoder._pipeline.release_outputs()
+        raise RuntimeError("Failed to decode sample #0 :")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder._pipeline, "share_outputs", failing)
+        with pytest.raises(RuntimeError, match="refuses sound pictures too"):
+            decoder.decode(images, [PairPlan(FULL_SIZE)] * 2)
+    assert all(image.status is Status.OK for image in images)
+    assert decoder.decode(images, [PairPlan(FULL_SIZE)] * 2)[2] == [0, 1]
