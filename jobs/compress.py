@@ -20,7 +20,13 @@ from jobs.compress_settings import CompressSettings
 from jobs.log import say
 from jobs.run_job import run_job
 from jobs.run_record import differences
-from pipeline.compressed_sets import MANIFEST_SCHEMA, STAGING, plan_images, write_files
+from pipeline.compressed_sets import (
+    MANIFEST_SCHEMA,
+    STAGING,
+    plan_images,
+    set_qualities,
+    write_files,
+)
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder, written_whole
 from pipeline.own_files import own_files, refuse_mixing
 from pipeline.recompress import collection_root
@@ -35,6 +41,8 @@ _CHUNK_IMAGES = 256  # an interrupt waits for no more than these
 def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     """Write what is missing of the sets; returns the summary, which also stands in the output.
 
+    The manifest and the summary are of all sets in the output, those of earlier runs included.
+
     A bad image is left out of every set and named in the manifest. Raises ValueError, worded for
     the user, when the job cannot start, and OSError when a file cannot be written.
     """
@@ -43,7 +51,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     refuse_mixing(settings.input, output)
     refs = list(list_images(settings.input, own_files(settings.input, output)))
     _open(output, settings)
-    rows = list(_rows(refs, output, settings))
+    rows = [*_earlier_rows(output, settings), *_rows(refs, output, settings)]
     with written_whole(output.path / MANIFEST) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), temporary, compression="zstd")
     good = [row for row in rows if "path" in row]
@@ -79,6 +87,20 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
         raise OutputError(
             f"cannot write to the output folder {str(output.path)!r}: {reason}"
         ) from error
+
+
+def _earlier_rows(output: OutputFolder, settings: CompressSettings) -> list[dict[str, Any]]:
+    """The manifest's rows of the sets that this run does not write, and whose files are there."""
+    manifest = output.path / MANIFEST
+    if not manifest.is_file():
+        return []
+    try:
+        rows = pq.read_table(manifest, schema=MANIFEST_SCHEMA).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise OutputError(f"cannot read {str(manifest)!r} ({error}): remove it") from error
+    now = set(set_qualities(settings.recipe(), ""))
+    rows = [row for row in rows if row["path"] is not None and row["set"] not in now]
+    return [row for row in rows if (output.path / row["path"]).is_file()]
 
 
 def _rows(
