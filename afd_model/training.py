@@ -114,7 +114,8 @@ class Trainer:
         Returns shares of images, over all workers: `agreement` of the label with the backbone's
         for the clean picture, over all pairs; `compressed_agreement` over the compressed ones, and
         `direct_agreement`, which is the bare backbone's on the same; `clean_agreement` over the
-        clean ones. And `kl`, the mean divergence from the clean prediction, nats.
+        clean ones; a share of no pairs is left out. And `kl`, the mean divergence from the clean
+        prediction, nats.
         """
         self._mix_candidate()
         sums = torch.zeros(6, dtype=torch.float64, device=self.device)
@@ -136,13 +137,13 @@ class Trainer:
         images, compressed, agree, direct, clean, kl = summed(sums).tolist()
         if not images:
             raise TrainingError("none of the held-out images can be decoded: hold out others")
-        score = {
-            "agreement": (agree + clean) / images,
-            "compressed_agreement": agree / max(1, compressed),
-            "direct_agreement": direct / max(1, compressed),
-            "clean_agreement": clean / max(1, images - compressed),
-            "kl": kl / images,
-        }
+        score = {"agreement": (agree + clean) / images}
+        if compressed:
+            score["compressed_agreement"] = agree / compressed
+            score["direct_agreement"] = direct / compressed
+        if images > compressed:
+            score["clean_agreement"] = clean / (images - compressed)
+        score["kl"] = kl / images
         last = self.options.keep == "last"
         if self.best is None or last or _is_better(score, self.best.score):
             weights = {k: v.cpu().clone() for k, v in self._candidate.state_dict().items()}

@@ -78,13 +78,18 @@ def _for_people(record: dict[str, Any], max_steps: int) -> str:
     head = f"step {record['step']}/{max_steps}"
     if record["kind"] == "validation":
         return (
-            f"{head}  held out: compressed {record['compressed_agreement']:.1%} have the clean"
-            f" picture's label (without the module {record['direct_agreement']:.1%}),"
-            f" clean {record['clean_agreement']:.1%}, kl {record['kl']:.4f}"
+            f"{head}  held out: compressed {share(record, 'compressed_agreement')} have the clean"
+            f" picture's label (without the module {share(record, 'direct_agreement')}),"
+            f" clean {share(record, 'clean_agreement')}, kl {record['kl']:.4f}"
         )
     names = ("loss", "kl", "embedding", "features", "stem_l1")
     terms = (f"{n} {record[n]:.4f}" for n in names if n in record)
     return f"{head}  {'  '.join(terms)}  {record['images_per_s']:.1f} images/s"
+
+
+def share(score: dict[str, float], name: str) -> str:
+    """In percent; a dash where too few images are held out for there to be any."""
+    return f"{score[name]:.1%}" if name in score else "–"
 
 
 def _lines(path: Path) -> list[str]:

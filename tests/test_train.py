@@ -60,6 +60,17 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     assert "kl-weight was 0.0, is now 2.0" in capsys.readouterr().err
 
 
+def test_shares_of_no_held_out_images_are_dashes(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(sound, tmp_path, "--max-steps", "1", "--held-out-images", "1") == 0
+    told = capsys.readouterr().err
+    assert "held out: compressed – have the clean picture's label (without the module –)" in told
+    assert "held out, compressed: – of the labels are the clean picture's (– without" in told
+    card = json.loads((tmp_path / "afd.json").read_text())
+    assert card["held_out_scores"].keys() == {"agreement", "clean_agreement", "kl"}
+
+
 def test_a_finished_run_goes_on_for_more_steps(
     sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
