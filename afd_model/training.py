@@ -68,6 +68,7 @@ class Trainer:
         self.best: Best | None = None
         self.folder = folder
         self._state_path = folder / "state.pt"
+        self._backbone_sha256 = backbone.weights_sha256
         backbone.module.to(device).to(memory_format=torch.channels_last)
         self.afd = afd.to(device)
         self.average = ExponentialAverage(self.afd, options.ema_decay)
@@ -156,6 +157,7 @@ class Trainer:
             return
         state = {
             "step": self.step,
+            "backbone_sha256": self._backbone_sha256,
             "stem_steps": stem_steps(self.options),
             "afd": self.afd.state_dict(),
             "average": self.average.module.state_dict(),
@@ -166,10 +168,20 @@ class Trainer:
         save_state(self._state_path, state)
 
     def resume(self) -> bool:
-        """Go on from the saved state; False where there is none. Raises ValueError if damaged."""
+        """Go on from the saved state; False where there is none.
+
+        Raises ValueError if it is damaged, or if the backbone's weights are no longer those that
+        the run began with: what it has learnt is theirs.
+        """
         state = load_state(self._state_path)
         if state is None:
             return False
+        began, now = state.get("backbone_sha256", self._backbone_sha256), self._backbone_sha256
+        if began != now:
+            raise ValueError(
+                f"{str(self.folder)!r} holds a run on other weights of the backbone (SHA-256"
+                f" {began}, not {now}): use the same, or another --output"
+            )
         self.step = state["step"]
         boundary = state.get("stem_steps", self.step + 1)
         if self.step >= boundary:  # a longer run would move it, and go back to the stem alone

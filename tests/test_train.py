@@ -215,6 +215,7 @@ def test_a_smaller_crop_keeps_the_presets_share_of_the_picture(collection: Path)
     [
         (["--clean-share", "2"], "clean_share 2.0 is not between 0 and 1"),
         (["--learning-rate", "0"], "--learning-rate 0.0 is not positive"),
+        (["--max-time-s", "-1"], "--max-time-s -1.0 is not positive"),
         (["--workers", "3"], "--batch-size 4 cannot be dealt out to 3 workers"),
         (["--precision", "fp16"], "--precision 'fp16' is not one of: auto, bf16, fp32"),
         (["--ema-decay", "1"], "--ema-decay 1.0"),

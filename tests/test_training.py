@@ -223,6 +223,16 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
             torch.testing.assert_close(mine[name], value, rtol=0, atol=0)
 
 
+def test_a_run_does_not_go_on_with_other_weights_of_the_backbone(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    make_trainer(backbone, tmp_path).save()
+    other = make_trainer(replace(backbone, weights_sha256="ab" * 32), tmp_path)
+    with pytest.raises(ValueError, match="a run on other weights of the backbone"):
+        other.resume()
+    assert make_trainer(backbone, tmp_path).resume()
+
+
 def test_a_damaged_state_is_refused_and_nothing_in_it_is_run(
     backbone: Backbone, tmp_path: Path
 ) -> None:
