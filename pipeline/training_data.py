@@ -56,6 +56,7 @@ def split_held_out(
     if not 0 < num_held_out < len(refs):
         raise ValueError(
             f"{num_held_out} held-out images of {len(refs)}: hold out at least 1 and leave some"
+            " (--held-out-images)"
         )
     root = common_root(refs)
 
