@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torchvision.models import resnet18
 from training_runs import FLAGS, make_collection, records, train
 
 from afd_model.backbones import load_backbone
@@ -58,6 +59,16 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert train(collection, output, *short, "--kl-weight", "2") == 1
     assert "kl-weight was 0.0, is now 2.0" in capsys.readouterr().err
+
+
+def test_a_card_names_files_of_weights_without_their_folders(sound: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "own.pth"
+    torch.save(resnet18(num_classes=3).state_dict(), weights)
+    output = tmp_path / "out"
+    assert train(sound, output, "--max-steps", "1", "--weights", str(weights)) == 0
+    card = json.loads((output / "afd.json").read_text())
+    assert "--weights own.pth" in card["command"]
+    assert str(tmp_path) not in json.dumps(card)
 
 
 def test_shares_of_no_held_out_images_are_dashes(
