@@ -170,8 +170,8 @@ class Trainer:
     def resume(self) -> bool:
         """Go on from the saved state; False where there is none.
 
-        Raises ValueError if it is damaged, or if the backbone's weights are no longer those that
-        the run began with: what it has learnt is theirs.
+        Raises ValueError if it is damaged or another module's, or if the backbone's weights are no
+        longer those that the run began with: what it has learnt is theirs.
         """
         state = load_state(self._state_path)
         if state is None:
@@ -182,6 +182,17 @@ class Trainer:
                 f"{str(self.folder)!r} holds a run on other weights of the backbone (SHA-256"
                 f" {began}, not {now}): use the same, or another --output"
             )
+        try:
+            self._restore(state)
+        except (KeyError, RuntimeError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"{str(self._state_path)!r} is not of this run's module ({reason}): remove it to"
+                " begin anew"
+            ) from error
+        return True
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         boundary = state.get("stem_steps", self.step + 1)
         if self.step >= boundary:  # a longer run would move it, and go back to the stem alone
@@ -191,7 +202,6 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         self.best = None if state["best"] is None else Best(**state["best"])
-        return True
 
     def _loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.step < stem_steps(self.options):

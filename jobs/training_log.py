@@ -93,9 +93,17 @@ def share(score: dict[str, float], name: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole lines; a writer that was killed may have left half of one."""
+    """The whole records; a killed writer may have left half of one, a crash zeros."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    return text[: text.rfind("\n") + 1].splitlines()
+    return [line for line in text[: text.rfind("\n") + 1].splitlines() if _is_record(line)]
+
+
+def _is_record(line: str) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and "step" in record

@@ -199,7 +199,7 @@ def test_the_job_starts_without_ray() -> None:
 
 def test_records_of_lost_steps_are_dropped(tmp_path: Path) -> None:
     (tmp_path / LOG).write_text(
-        '{"kind": "step", "step": 3, "loss": 1.0}\n{"kind": "step", "step": 4}\n{"kind": "st'
+        '{"kind": "step", "step": 3, "loss": 1.0}\n\0\0\n{"kind": "step", "step": 4}\n{"kind": "st'
     )
     log = TrainingLog(tmp_path, first_step=3)
     log({"kind": "step", "step": 4, "loss": 0.5})

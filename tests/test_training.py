@@ -243,6 +243,13 @@ def test_a_damaged_state_is_refused_and_nothing_in_it_is_run(
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"cannot be read .*remove it to begin anew"):
         trainer.resume()
+    trainer.save()
+    whole = torch.load(state)
+    for changed in ({"average": {}}, {"optimizer": None}, {"best": 3}):
+        torch.save(whole | changed, state)
+        with pytest.raises(ValueError, match="is not of this run's module") as caught:
+            trainer.resume()
+        assert "\n" not in str(caught.value)
     torch.save({"format": 1, "step": Path("x")}, state)  # a pickle of an unknown class
     with pytest.raises(ValueError, match="cannot be read"):
         trainer.resume()
