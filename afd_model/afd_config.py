@@ -1,5 +1,6 @@
 """What shapes an AFD-Module, as it stands in its checkpoint."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -64,17 +65,34 @@ class AFDConfig:
             raise ValueError(f"fdm_on is 'output' or 'bottleneck', not {self.fdm_on!r}")
         widths = ("stem_channels", "width", "fde_hidden", "stage_width")
         for name in (*widths, "stem_stride", "reduction"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"AFD config: {name} is at least 1, not {getattr(self, name)}")
+            _check_whole(name, getattr(self, name), least=1)
+        for name in ("depth", "levels"):
+            _check_whole(name, getattr(self, name), least=0)
         for name in ("down_blocks", "up_blocks"):
             blocks = getattr(self, name)
-            if blocks and (len(blocks) != self.levels or min(blocks) < 0):
+            if not isinstance(blocks, tuple) or len(blocks) not in (0, self.levels):
                 raise ValueError(
                     f"AFD config: {name} says how many for each of {self.levels} levels,"
                     f" not {blocks}"
                 )
+            for count in blocks:
+                _check_whole(name, count, least=0)
+        for name in ("output_min", "output_max"):
+            bound = getattr(self, name)
+            if bound is not None and not (type(bound) in (int, float) and math.isfinite(bound)):
+                raise ValueError(f"AFD config: {name} is a finite number or null, not {bound!r}")
+        for place in self.stages:
+            if not isinstance(place.layer, str):
+                raise ValueError(f"AFD config: a stage's layer is a path, not {place.layer!r}")
+            _check_whole("a stage's channels", place.channels, least=1)
+            _check_whole("a stage's stride", place.stride, least=1)
         if self.fdm_on == "bottleneck" and self.reduction == 1:
             raise ValueError("AFD config: fdm_on='bottleneck' needs a reduction of at least 2")
+
+
+def _check_whole(name: str, value: object, *, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise ValueError(f"AFD config: {name} is at least {least}, a whole number, not {value!r}")
 
 
 def config_from_dict(fields: dict[str, Any]) -> AFDConfig:

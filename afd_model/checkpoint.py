@@ -12,6 +12,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from afd_model.afd_config import AFDConfig, AFDSize, config_from_dict, config_to_dict
@@ -161,7 +162,7 @@ def _read(path: str | Path) -> tuple[CheckpointFacts, dict[str, Tensor]]:
         raise ValueError(f"{path} is a safetensors file, but not an AFD checkpoint")
     try:
         facts = _from_json(metadata[METADATA_KEY])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"AFD checkpoint {path}: its facts do not read ({error})") from error
     return replace(facts, path=str(path), sha256=_file_sha256(path)), tensors
 
@@ -169,8 +170,14 @@ def _read(path: str | Path) -> tuple[CheckpointFacts, dict[str, Tensor]]:
 def _built(facts: CheckpointFacts, tensors: dict[str, Tensor]) -> AFDModule:
     """The module of a file that was read, in eval mode; strict."""
     path = facts.path
-    module = AFDModule(facts.config)
-    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    try:
+        with torch.device("meta"):  # what the configuration says may not fit into memory
+            expected = {k: tuple(v.shape) for k, v in AFDModule(facts.config).state_dict().items()}
+    except (RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"AFD checkpoint {path}: no module is of its configuration ({reason})"
+        ) from error
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
@@ -180,6 +187,7 @@ def _built(facts: CheckpointFacts, tensors: dict[str, Tensor]) -> AFDModule:
             )
     if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
         raise ValueError(f"AFD checkpoint {path}: tensor {broken[0]} holds NaN or infinity")
+    module = AFDModule(facts.config)
     module.load_state_dict(tensors)
     return module.eval()
 
@@ -195,6 +203,13 @@ def _check_backbone(facts: CheckpointFacts, backbone: Backbone) -> None:
             raise ValueError(
                 f"AFD checkpoint {facts.path} was trained for another {what}: "
                 f"{trained}, not {given}"
+            )
+    layers = dict(backbone.module.named_modules())
+    for place in facts.config.stages:
+        if place.layer not in layers:
+            raise ValueError(
+                f"AFD checkpoint {facts.path} corrects the layer {place.layer!r}, which"
+                f" {backbone.name} does not have"
             )
 
 
@@ -228,6 +243,8 @@ def _from_json(text: str) -> CheckpointFacts:
     fields = json.loads(text)
     if fields["format"] != FORMAT:
         raise ValueError(f"format {fields['format']}, this version reads {FORMAT}")
+    if not isinstance(fields["training"], dict):
+        raise ValueError(f"training is an object, not {fields['training']!r}")
     return CheckpointFacts(
         config=config_from_dict(fields["config"]),
         backbone=fields["backbone"],

@@ -145,6 +145,11 @@ class FlipModel:
                 raise ValueError(
                     f"flip model: {len(getattr(self, name))} {name}, not {len(FLIP_FEATURES)}"
                 )
+        numbers = (self.intercept, *self.coefficients, *self.means, *self.scales)
+        if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+            raise ValueError("flip model: not all of its numbers are finite numbers")
+        if min(self.scales) <= 0:
+            raise ValueError("flip model: not all of its scales are positive")
 
 
 def flip_features(

@@ -68,6 +68,7 @@ class Trainer:
         self.best: Best | None = None
         self.folder = folder
         self._state_path = folder / STATE
+        self._backbone_sha256 = backbone.weights_sha256
         backbone.module.to(device).to(memory_format=torch.channels_last)
         self.afd = afd.to(device)
         self.average = ExponentialAverage(self.afd, options.ema_decay)
@@ -114,7 +115,8 @@ class Trainer:
         Returns shares of images, over all workers: `agreement` of the label with the backbone's
         for the clean picture, over all pairs; `compressed_agreement` over the compressed ones, and
         `direct_agreement`, which is the bare backbone's on the same; `clean_agreement` over the
-        clean ones. And `kl`, the mean divergence from the clean prediction, nats.
+        clean ones; a share of no pairs is left out. And `kl`, the mean divergence from the clean
+        prediction, nats.
         """
         self._mix_candidate()
         sums = torch.zeros(6, dtype=torch.float64, device=self.device)
@@ -136,13 +138,13 @@ class Trainer:
         images, compressed, agree, direct, clean, kl = summed(sums).tolist()
         if not images:
             raise TrainingError("none of the held-out images can be decoded: hold out others")
-        score = {
-            "agreement": (agree + clean) / images,
-            "compressed_agreement": agree / max(1, compressed),
-            "direct_agreement": direct / max(1, compressed),
-            "clean_agreement": clean / max(1, images - compressed),
-            "kl": kl / images,
-        }
+        score = {"agreement": (agree + clean) / images}
+        if compressed:
+            score["compressed_agreement"] = agree / compressed
+            score["direct_agreement"] = direct / compressed
+        if images > compressed:
+            score["clean_agreement"] = clean / (images - compressed)
+        score["kl"] = kl / images
         last = self.options.keep == "last"
         if self.best is None or last or _is_better(score, self.best.score):
             weights = {k: v.cpu().clone() for k, v in self._candidate.state_dict().items()}
@@ -155,6 +157,7 @@ class Trainer:
             return
         state = {
             "step": self.step,
+            "backbone_sha256": self._backbone_sha256,
             "stem_steps": stem_steps(self.options),
             "afd": self.afd.state_dict(),
             "average": self.average.module.state_dict(),
@@ -165,10 +168,31 @@ class Trainer:
         save_state(self._state_path, state)
 
     def resume(self) -> bool:
-        """Go on from the saved state; False where there is none. Raises ValueError if damaged."""
+        """Go on from the saved state; False where there is none.
+
+        Raises ValueError if it is damaged or another module's, or if the backbone's weights are no
+        longer those that the run began with: what it has learnt is theirs.
+        """
         state = load_state(self._state_path)
         if state is None:
             return False
+        began, now = state.get("backbone_sha256", self._backbone_sha256), self._backbone_sha256
+        if began != now:
+            raise ValueError(
+                f"{str(self.folder)!r} holds a run on other weights of the backbone (SHA-256"
+                f" {began}, not {now}): use the same, or another --output"
+            )
+        try:
+            self._restore(state)
+        except (KeyError, RuntimeError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"{str(self._state_path)!r} is not of this run's module ({reason}): remove it to"
+                " begin anew"
+            ) from error
+        return True
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         boundary = state.get("stem_steps", self.step + 1)
         if self.step >= boundary:  # a longer run would move it, and go back to the stem alone
@@ -178,7 +202,6 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         self.best = None if state["best"] is None else Best(**state["best"])
-        return True
 
     def _loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.step < stem_steps(self.options):

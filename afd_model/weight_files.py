@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def read_weights(path: str) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load alone raises six unrelated types for a damaged file, each many lines long.
+        if foreign := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path} holds a {foreign[1]}, which is not read, for it could run code: save the"
+                " state dict alone, torch.save(model.state_dict(), FILE)"
+            ) from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(
             f"cannot read weights from {path}: truncated, or not a weights file ({reason})"
@@ -45,7 +51,8 @@ def read_weights(path: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors")
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no tensors: not a classifier's weights")
+        keys = ", ".join(map(repr, list(state)[:3])) or "nothing"
+        raise ValueError(f"{path} holds no tensors but {keys}: not a classifier's state dict")
     if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
     return tensors
@@ -74,7 +81,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str)
 
     Raises:
         ValueError: they are another model's; names the first tensor that is missing, surplus or
-            of another shape.
+            of another shape; or that holds NaN or infinity.
     """
     expected = model.state_dict()
     # Counters of seen batches are absent from old and from converted files, and unused in eval.
@@ -86,6 +93,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str)
     elif wrong := [k for k in expected if k in state and state[k].shape != expected[k].shape]:
         found, wanted = tuple(state[wrong[0]].shape), tuple(expected[wrong[0]].shape)
         problem = f"{wrong[0]} is {found}, not {wanted}"
+    elif broken := [k for k in expected if k in state and not state[k].isfinite().all()]:
+        raise ValueError(f"weights in {path} are of no use: {broken[0]} holds NaN or infinity")
     else:
         model.load_state_dict(expected | state)
         return

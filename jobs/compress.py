@@ -19,7 +19,7 @@ from jobs.compress_settings import CompressSettings
 from jobs.log import say
 from jobs.run_job import run_job
 from jobs.run_record import differences
-from pipeline.compressed_sets import MANIFEST_SCHEMA, plan_images, write_files
+from pipeline.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
 from pipeline.local_files import absolute_pattern
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
 from pipeline.own_files import own_files, refuse_mixing
@@ -35,6 +35,8 @@ _CHUNK_IMAGES = 256  # an interrupt waits for no more than these
 def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     """Write what is missing of the sets; returns the summary, which also stands in the output.
 
+    The manifest and the summary are of all sets in the output, those of earlier runs included.
+
     A bad image is left out of every set and named in the manifest. Raises ValueError, worded for
     the user, when the job cannot start, and OSError when a file cannot be written.
     """
@@ -43,7 +45,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     refuse_mixing(settings.input, output)
     refs = list(list_images(settings.input, own_files(settings.input, output)))
     _open(output, settings)
-    rows = list(_rows(refs, output, settings))
+    rows = [*_earlier_rows(output, settings), *_rows(refs, output, settings)]
     with output.staged(MANIFEST) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), temporary, compression="zstd")
     good = [row for row in rows if "path" in row]
@@ -72,6 +74,20 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
         output.path.mkdir(parents=True, exist_ok=True)  # it refuses a bucket
         output.clean()
         output.write_json(RUN, {"settings": now})
+
+
+def _earlier_rows(output: OutputFolder, settings: CompressSettings) -> list[dict[str, Any]]:
+    """The manifest's rows of the sets that this run does not write, and whose files are there."""
+    manifest = output.path / MANIFEST
+    if not manifest.is_file():
+        return []
+    try:
+        rows = pq.read_table(manifest, schema=MANIFEST_SCHEMA).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise OutputError(f"cannot read {str(manifest)!r} ({error}): remove it") from error
+    now = set(set_qualities(settings.recipe(), ""))
+    rows = [row for row in rows if row["path"] is not None and row["set"] not in now]
+    return [row for row in rows if (output.path / row["path"]).is_file()]
 
 
 def _rows(

@@ -17,7 +17,7 @@ from jobs.log import say
 from jobs.run_job import run_job
 from jobs.run_record import differences, versions
 from jobs.train_settings import TrainSettings
-from jobs.training_log import shown_live
+from jobs.training_log import share, shown_live
 from jobs.training_run import prepare, run_worker
 from pipeline.output import RUN, OutputError, OutputFolder
 from pipeline.training_data import Rank
@@ -100,8 +100,8 @@ def _run(settings: TrainSettings) -> int:
     score = card["held_out_scores"]
     say(
         f"{Path(settings.output) / CHECKPOINT}: {card['ended']}, best at step {card['best_step']};"
-        f" held out, compressed: {score['compressed_agreement']:.1%} of the labels are the clean"
-        f" picture's ({score['direct_agreement']:.1%} without the module)"
+        f" held out, compressed: {share(score, 'compressed_agreement')} of the labels are the clean"
+        f" picture's ({share(score, 'direct_agreement')} without the module)"
     )
     return EXIT_COMPLETE
 

@@ -223,6 +223,8 @@ class TrainSettings(ClassifierSettings):
                 f"--batch-size {self.batch_size} cannot be dealt out to {self.workers} workers"
                 f" equally: use a multiple of {self.workers}"
             )
+        if self.max_time_s != "none" and not self.max_time_s > 0:
+            raise ValueError(f"--max-time-s {self.max_time_s} is not positive")
         self.mix()  # it refuses shares that cannot be
 
     def mix(self) -> DegradationMix:

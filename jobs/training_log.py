@@ -79,19 +79,32 @@ def _for_people(record: dict[str, Any], max_steps: int) -> str:
     head = f"step {record['step']}/{max_steps}"
     if record["kind"] == "validation":
         return (
-            f"{head}  held out: compressed {record['compressed_agreement']:.1%} have the clean"
-            f" picture's label (without the module {record['direct_agreement']:.1%}),"
-            f" clean {record['clean_agreement']:.1%}, kl {record['kl']:.4f}"
+            f"{head}  held out: compressed {share(record, 'compressed_agreement')} have the clean"
+            f" picture's label (without the module {share(record, 'direct_agreement')}),"
+            f" clean {share(record, 'clean_agreement')}, kl {record['kl']:.4f}"
         )
     names = ("loss", "kl", "embedding", "features", "stem_l1")
     terms = (f"{n} {record[n]:.4f}" for n in names if n in record)
     return f"{head}  {'  '.join(terms)}  {record['images_per_s']:.1f} images/s"
 
 
+def share(score: dict[str, float], name: str) -> str:
+    """In percent; a dash where too few images are held out for there to be any."""
+    return f"{score[name]:.1%}" if name in score else "–"
+
+
 def _lines(path: Path) -> list[str]:
-    """The whole lines; a writer that was killed may have left half of one."""
+    """The whole records; a killed writer may have left half of one, a crash zeros."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    return text[: text.rfind("\n") + 1].splitlines()
+    return [line for line in text[: text.rfind("\n") + 1].splitlines() if _is_record(line)]
+
+
+def _is_record(line: str) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and "step" in record

@@ -215,7 +215,7 @@ def _loader(
 
 def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> dict[str, Any]:
     """What the checkpoint's card says of its making; names of machines' folders are not in it."""
-    named = {name: Path(getattr(settings, name)).name for name in ("input", "afd")}
+    named = {name: Path(getattr(settings, name)).name for name in ("input", "afd", "weights")}
     start = ready.start
     return {
         "command": f"afd train {named['input']} {_changed_flags(settings, named)} --output DIR",

@@ -71,12 +71,15 @@ def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe, root: str) -> Itera
     """
     names = [relative_name(ref, root) for ref in refs]
     for ref, name, file in zip(refs, names, distinct(map(_as_jpeg, names)), strict=True):
-        drawn = drawn_qualities(name, recipe.seed, recipe.times)
-        sets: dict[str, tuple[int, ...]] = {
-            f"q{quality:02d}": (quality,) for quality in recipe.quality
-        }
-        sets |= {f"times{n}": drawn[:n] for n in range(1, recipe.times + 1)}
+        sets = set_qualities(recipe, name)
         yield PlannedImage(ref, {Path(s, file): q for s, q in sets.items()})
+
+
+def set_qualities(recipe: SetRecipe, name: str) -> dict[str, tuple[int, ...]]:
+    """The sets, and the qualities that the image called `name` is compressed with in each."""
+    drawn = drawn_qualities(name, recipe.seed, recipe.times)
+    sets: dict[str, tuple[int, ...]] = {f"q{quality:02d}": (quality,) for quality in recipe.quality}
+    return sets | {f"times{n}": drawn[:n] for n in range(1, recipe.times + 1)}
 
 
 def _as_jpeg(name: str) -> str:

@@ -35,6 +35,8 @@ from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.run_ahead import run_ahead
 from pipeline.screen import Limits
 
+_MOST_BAD_IN_A_ROW = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Rank:
@@ -54,6 +56,7 @@ def split_held_out(
     if not 0 < num_held_out < len(refs):
         raise ValueError(
             f"{num_held_out} held-out images of {len(refs)}: hold out at least 1 and leave some"
+            " (--held-out-images)"
         )
     root = common_root(refs)
 
@@ -121,8 +124,8 @@ class PairLoader:
     def training(self, first_step: int = 0) -> Generator[PairBatch, None, None]:
         """This rank's share of every step from `first_step` on, without end.
 
-        A bad image's place is taken by another of its batch, so that every batch is full. Raises
-        ValueError when a batch has no good image at all.
+        A bad image's place is taken by another of its batch, so that every batch is full; a batch
+        without a good image is one of a later step. Raises ValueError when they have none either.
         """
         return run_ahead(self._training(first_step), self._options.prefetch_batches)
 
@@ -149,23 +152,29 @@ class PairLoader:
 
     def _training(self, step: int) -> Iterator[PairBatch]:
         while True:
+            yield self._batch_of(step)
+            step += 1
+
+    def _batch_of(self, step: int) -> PairBatch:
+        tried: list[int] = []
+        while len(tried) < _MOST_BAD_IN_A_ROW:
             chosen = images_of_step(
-                step,
+                step + len(tried) // self.batch_size,
                 num_images=len(self._refs),
                 batch_size=self.batch_size * self._rank.count,
                 seed=self._seed,
                 rank=self._rank,
             )
-            images = self._read([index for _, index in chosen])
+            indices = [index for _, index in chosen]
+            images = self._read(indices)
             plans = [self._drawn(*chosen[image.row], image.size or (0, 0)) for image in images]
-            batch = self._decoded(images, plans)
-            if batch is None:
-                raise ValueError(
-                    f"none of the {len(chosen)} images of step {step} can be trained on; the first"
-                    f" is {self._refs[chosen[0][1]].uri}"
-                )
-            yield _filled(batch, len(chosen))
-            step += 1
+            if (batch := self._decoded(images, plans)) is not None:
+                return _filled(batch, len(chosen))
+            tried += indices
+        raise ValueError(
+            f"none of {len(set(tried))} images, one after the other, can be trained on; the first"
+            f" is {self._refs[tried[0]].uri}"
+        )
 
     def _read(self, indices: Sequence[int]) -> list[EncodedImage]:
         """The sound ones among the images; `row` is the place in `indices`."""

@@ -1,5 +1,6 @@
 """Backbones by name, their weights' files, presets and stems."""
 
+import argparse
 import importlib.util
 from pathlib import Path
 
@@ -188,6 +189,22 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(
         load_backbone("squeezenet1_1", str(path))
     save(small_state | {"features.0.bias": torch.zeros(9)})
     with pytest.raises(ValueError, match=r"features\.0\.bias is \(9,\), not \(64,\)"):
+        load_backbone("squeezenet1_1", str(path))
+
+
+def test_files_of_more_than_weights_are_refused_with_the_way_out(
+    small_state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "w.pth"
+    for held, name in ((torch.nn.ReLU(), "ReLU"), (argparse.Namespace(lr=1), "Namespace")):
+        torch.save({"model": small_state, "extra": held}, path)
+        with pytest.raises(ValueError, match=rf"holds a \S+{name}, .* save the state dict alone"):
+            load_backbone("squeezenet1_1", str(path))
+    torch.save({"net": small_state, "epoch": 3}, path)
+    with pytest.raises(ValueError, match="holds no tensors but 'net', 'epoch'"):
+        load_backbone("squeezenet1_1", str(path))
+    torch.save(small_state | {"features.0.bias": torch.full((64,), torch.nan)}, path)
+    with pytest.raises(ValueError, match=r"features\.0\.bias holds NaN or infinity"):
         load_backbone("squeezenet1_1", str(path))
 
 

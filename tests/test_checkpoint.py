@@ -1,7 +1,7 @@
 """AFD checkpoints: a round trip, and what is refused."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone, Preprocessing
 from afd_model.checkpoint import load_checkpoint, resolve_afd, save_checkpoint
 from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.stage_correction import StagePlace
 
 COUNT = len(FLIP_FEATURES)
 FLIP = FlipModel(0.5, tuple(0.1 * k for k in range(COUNT)), (1.0,) * COUNT, (2.0,) * COUNT)
@@ -132,12 +133,38 @@ def test_a_surplus_tensor_is_refused(saved: Path) -> None:
             {"flip_model": {"features": FLIP_FEATURES, "intercept": 0.0}},
             "its facts do not read",
         ),
+        ({"flip_model": 0}, "its facts do not read"),
+        ({"flip_model": {"features": FLIP_FEATURES, **asdict(FLIP), "intercept": None}}, "finite"),
+        (
+            {"flip_model": {"features": FLIP_FEATURES, **asdict(FLIP), "scales": (0.0,) * COUNT}},
+            "scales are positive",
+        ),
+        ({"config": []}, "its facts do not read"),
+        ({"config": {**asdict(CONFIG), "levels": None}}, "levels is at least 0, a whole number"),
+        ({"config": {**asdict(CONFIG), "output_min": [1]}}, r"a finite number or null, not \(1,\)"),
+        ({"config": {**asdict(CONFIG), "width": 10**12}}, "no module is of its configuration"),
+        ({"config": {**asdict(CONFIG), "width": 10**6}}, "its configuration says"),
+        ({"training": None}, "training is an object, not None"),
     ],
 )
 def test_facts_that_do_not_read_are_refused(saved: Path, facts: object, message: str) -> None:
     rewrite(saved, facts)
     with pytest.raises(ValueError, match=message):
         load_checkpoint(saved, BACKBONE)
+
+
+def test_facts_nested_without_end_are_refused(saved: Path) -> None:
+    safetensors.torch.save_file({}, saved, {checkpoint.METADATA_KEY: "[" * 100_000})
+    with pytest.raises(ValueError, match="its facts do not read"):
+        load_checkpoint(saved, BACKBONE)
+
+
+def test_a_correction_of_a_layer_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "afd.safetensors"
+    config = replace(CONFIG, stages=(StagePlace("layer9", 8, 4),))
+    save_checkpoint(path, AFDModule(config), BACKBONE)
+    with pytest.raises(ValueError, match="corrects the layer 'layer9', which timm:toy does not"):
+        load_checkpoint(path, BACKBONE)
 
 
 def test_a_flip_model_of_other_features_is_left_out(saved: Path) -> None:

@@ -1,5 +1,7 @@
 import io
+import shutil
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,23 @@ def test_a_uri_is_the_same_input_in_every_folder(
     for folder in (tmp_path, collection):
         monkeypatch.chdir(folder)
         assert run(collection.as_uri(), tmp_path / "out", "--quality", "10") == 0
+
+
+def test_further_sets_join_the_manifest(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    for flags in (("10", "15"), ("25", "--times", "1"), ("15", "20")):
+        assert run(collection, output, "--quality", *flags) == 0
+    assert "6 images, 1 damaged, 1 rejected; 5 sets" in capsys.readouterr().err
+    sets = Counter(row["set"] for row in manifest(output))
+    assert sets == {"q10": 4, "q15": 4, "q20": 4, "q25": 4, "times1": 4, None: 2}
+    shutil.rmtree(output / "q10")  # a set that was removed is no longer listed
+    assert run(collection, output, "--quality", "25") == 0
+    assert {row["set"] for row in manifest(output)} == {"q15", "q20", "q25", "times1", None}
+    (output / MANIFEST).write_bytes(b"half a file")
+    assert run(collection, output, "--quality", "25") == 1
+    assert "cannot read" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused(

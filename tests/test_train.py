@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torchvision.models import resnet18
 from training_runs import FLAGS, make_collection, records, train
 
 from afd_model.backbones import load_backbone
@@ -57,6 +58,27 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert train(collection, output, *short, "--kl-weight", "2") == 1
     assert "kl-weight was 0.0, is now 2.0" in capsys.readouterr().err
+
+
+def test_a_card_names_files_of_weights_without_their_folders(sound: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "own.pth"
+    torch.save(resnet18(num_classes=3).state_dict(), weights)
+    output = tmp_path / "out"
+    assert train(sound, output, "--max-steps", "1", "--weights", str(weights)) == 0
+    card = json.loads((output / "afd.json").read_text())
+    assert "--weights own.pth" in card["command"]
+    assert str(tmp_path) not in json.dumps(card)
+
+
+def test_shares_of_no_held_out_images_are_dashes(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(sound, tmp_path, "--max-steps", "1", "--held-out-images", "1") == 0
+    told = capsys.readouterr().err
+    assert "held out: compressed – have the clean picture's label (without the module –)" in told
+    assert "held out, compressed: – of the labels are the clean picture's (– without" in told
+    card = json.loads((tmp_path / "afd.json").read_text())
+    assert card["held_out_scores"].keys() == {"agreement", "clean_agreement", "kl"}
 
 
 def test_a_finished_run_goes_on_for_more_steps(
@@ -158,7 +180,7 @@ def test_stages_are_corrected_in_a_module_that_had_none(
 
 def test_records_of_lost_steps_are_dropped(tmp_path: Path) -> None:
     (tmp_path / LOG).write_text(
-        '{"kind": "step", "step": 3, "loss": 1.0}\n{"kind": "step", "step": 4}\n{"kind": "st'
+        '{"kind": "step", "step": 3, "loss": 1.0}\n\0\0\n{"kind": "step", "step": 4}\n{"kind": "st'
     )
     log = TrainingLog(tmp_path, first_step=3)
     log({"kind": "step", "step": 4, "loss": 0.5})
@@ -201,6 +223,7 @@ def test_what_a_run_writes_among_its_images_is_not_trained_on(tmp_path: Path) ->
     [
         (["--clean-share", "2"], "clean_share 2.0 is not between 0 and 1"),
         (["--learning-rate", "0"], "--learning-rate 0.0 is not positive"),
+        (["--max-time-s", "-1"], "--max-time-s -1.0 is not positive"),
         (["--workers", "3"], "--batch-size 4 cannot be dealt out to 3 workers"),
         (["--precision", "fp16"], "--precision 'fp16' is not one of: auto, bf16, fp32"),
         (["--ema-decay", "1"], "--ema-decay 1.0"),

@@ -230,6 +230,16 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
             torch.testing.assert_close(mine[name], value, rtol=0, atol=0)
 
 
+def test_a_run_does_not_go_on_with_other_weights_of_the_backbone(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    make_trainer(backbone, tmp_path).save()
+    other = make_trainer(replace(backbone, weights_sha256="ab" * 32), tmp_path)
+    with pytest.raises(ValueError, match="a run on other weights of the backbone"):
+        other.resume()
+    assert make_trainer(backbone, tmp_path).resume()
+
+
 def test_a_damaged_state_is_refused_and_nothing_in_it_is_run(
     backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -240,6 +250,13 @@ def test_a_damaged_state_is_refused_and_nothing_in_it_is_run(
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"cannot be read .*remove it to begin anew"):
         trainer.resume()
+    trainer.save()
+    whole = torch.load(state)
+    for changed in ({"average": {}}, {"optimizer": None}, {"best": 3}):
+        torch.save(whole | changed, state)
+        with pytest.raises(ValueError, match="is not of this run's module") as caught:
+            trainer.resume()
+        assert "\n" not in str(caught.value)
     torch.save({"format": 1, "step": Path("x")}, state)  # a pickle of an unknown class
     with pytest.raises(ValueError, match="cannot be read"):
         trainer.resume()

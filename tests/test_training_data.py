@@ -118,8 +118,23 @@ def test_bad_images_are_replaced_in_training_and_left_out_held_out(
     assert sum(len(batch.clean) for batch in data.held_out()) == 3
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the 4 images of step 0"):
+    with pytest.raises(ValueError, match="none of 6 images, one after the other, can be trained"):
         next(iter(data.training()))
+
+
+def test_a_batch_without_a_good_image_is_one_of_a_later_step(
+    refs: list[ImageRef], tmp_path: Path
+) -> None:
+    alone = replace(OPTIONS, batch_size=1)
+    sound = take(PairLoader(refs, GEOMETRY, alone, MIX, seed=3).training(), 6)
+    order = [
+        images_of_step(k, num_images=6, batch_size=1, seed=3, rank=Rank())[0][1] for k in range(6)
+    ]
+    for step in (1, 2):
+        Path(refs[order[step]].uri).write_bytes(b"<html>")
+    found = take(PairLoader(refs, GEOMETRY, alone, MIX, seed=3).training(), 6)
+    expected = [sound[k] for k in (0, 3, 3, 3, 4, 5)]
+    assert all(equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_held_out_images_are_whole_windows_under_every_condition(refs: list[ImageRef]) -> None:
