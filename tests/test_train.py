@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torchvision.models import resnet18
+from torchvision.models import mobilenet_v3_small
 from training_runs import FLAGS, make_collection, records, train
 
 from afd_model.backbones import load_backbone
@@ -62,7 +62,7 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
 
 def test_a_card_names_files_of_weights_without_their_folders(sound: Path, tmp_path: Path) -> None:
     weights = tmp_path / "own.pth"
-    torch.save(resnet18(num_classes=3).state_dict(), weights)
+    torch.save(mobilenet_v3_small(num_classes=3).state_dict(), weights)
     output = tmp_path / "out"
     assert train(sound, output, "--max-steps", "1", "--weights", str(weights)) == 0
     card = json.loads((output / "afd.json").read_text())
