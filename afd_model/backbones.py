@@ -78,7 +78,12 @@ class Backbone:
     weights_sha256: str | None
 
 
-def load_backbone(name: str, weights: str = "default", stem_layer: str | None = None) -> Backbone:
+def load_backbone(
+    name: str,
+    weights: str = "default",
+    stem_layer: str | None = None,
+    class_names: str = "auto",
+) -> Backbone:
     """Builds a classifier, loads its weights and finds its stem.
 
     Args:
@@ -87,6 +92,8 @@ def load_backbone(name: str, weights: str = "default", stem_layer: str | None = 
             .safetensors file; or "none": random, the same in every process.
         stem_layer: dotted path of the module to enhance; None: known by family, see
             `afd_model.stem`.
+        class_names: a text file with one name per class; "auto": ImageNet-1k's where the
+            classifier has 1000 classes and the weights are not random; "none".
 
     Raises:
         ValueError: an unknown name, weights or layer; a file that is missing, damaged or another
@@ -107,7 +114,12 @@ def load_backbone(name: str, weights: str = "default", stem_layer: str | None = 
         module, resolved = _pretrained(name, weights)
     module = module.eval().requires_grad_(requires_grad=False)
     stem = find_stem(module, preprocessing.crop, stem_layer, family=_family(name, module))
-    names, ids = _classes(name, kind, resolved, module)
+    if class_names == "auto":
+        names, ids = _classes(name, kind, resolved, module)
+    elif class_names == "none":
+        names, ids = None, None
+    else:
+        names, ids = read_class_names(class_names, class_count(module)), None
     return Backbone(
         name=name,
         module=module,
@@ -260,6 +272,23 @@ def _classes(
     if kind != "file" and not name.startswith(TIMM_PREFIX):
         return tuple(get_model_weights(name)[weights].meta["categories"]), ids
     return tuple(info.index_to_description(k) for k in range(IMAGENET_CLASSES)), ids
+
+
+def read_class_names(path: str, count: int) -> tuple[str, ...]:
+    """The lines of a text file, in UTF-8, each the name of the class of its number.
+
+    Raises:
+        ValueError: no such file, no text, or not `count` lines.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text in UTF-8"
+        raise ValueError(f"cannot read the class names in {path!r}: {reason}") from error
+    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    if len(names) != count:
+        raise ValueError(f"{path!r} names {len(names)} classes, but the classifier has {count}")
+    return names
 
 
 def class_count(module: nn.Module) -> int:

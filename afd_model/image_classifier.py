@@ -55,17 +55,18 @@ def load_classifier(
     afd: str = "default",
     weights: str = "default",
     stem_layer: str | None = None,
+    class_names: str = "auto",
 ) -> ImageClassifier:
     """A frozen classifier in eval mode, on the CPU, in float32; `.to(...)` moves it.
 
     Args:
-        name, weights, stem_layer: see `load_backbone`.
+        name, weights, stem_layer, class_names: see `load_backbone`.
         afd: "default": the checkpoint that ships for this backbone and these weights, or the
             identity where none does; "none"; or a checkpoint file, see `resolve_afd`.
 
     Raises:
         ValueError: an unknown name, weights or layer, or a checkpoint that does not fit. One line.
     """
-    backbone = load_backbone(name, weights, stem_layer)
+    backbone = load_backbone(name, weights, stem_layer, class_names)
     module, checkpoint = resolve_afd(afd, backbone)
     return ImageClassifier(backbone, module, checkpoint).eval()

@@ -34,7 +34,10 @@ SETTINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 # The settings that name a file or a folder.
 PATHS = frozenset(
-    {"input", "output", "images", "weights", "afd", "clean", "html", "against", "record", "config"}
+    {
+        *("input", "output", "images", "weights", "class_names", "afd", "clean"),
+        *("html", "against", "record", "config"),
+    }
 )
 
 

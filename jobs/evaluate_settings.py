@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.settings import REQUIRED, ClassifierSettings, flag_of, setting
+from jobs.settings import REQUIRED, ClassifierSettings, ClassNamesSettings, flag_of, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(ClassifierSettings):
+class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
     """Measure what compression costs a classifier and how much the AFD-Module recovers."""
 
     input: str = setting(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.settings import REQUIRED, BackboneSettings, setting
+from jobs.settings import REQUIRED, BackboneSettings, ClassNamesSettings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainSettings(BackboneSettings):
+class ExplainSettings(ClassNamesSettings, BackboneSettings):
     """Draw what compression does to an image inside the classifier: one PNG per image."""
 
     images: tuple[str, ...] = setting(

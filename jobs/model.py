@@ -16,7 +16,7 @@ from afd_model.checkpoint import CheckpointFacts, resolve_afd, shipped_checkpoin
 from afd_model.classifier import AFDClassifier
 from afd_model.device import resolve_device, resolve_precision
 from afd_model.predictor import Engine, Predictor
-from jobs.settings import BackboneSettings, LabelSettings
+from jobs.settings import BackboneSettings, ClassNamesSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.geometry import Geometry
 
@@ -51,7 +51,8 @@ class Model:
 def backbone_of(settings: BackboneSettings) -> Backbone:
     """The classifier that a job's settings name. Raises ValueError, worded for the user."""
     layer = None if settings.stem_layer == "auto" else settings.stem_layer
-    return load_backbone(settings.backbone, settings.weights, layer)
+    names = settings.class_names if isinstance(settings, ClassNamesSettings) else "auto"
+    return load_backbone(settings.backbone, settings.weights, layer, names)
 
 
 def load_model(

@@ -65,28 +65,40 @@ class BackboneSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassNamesSettings:
+    """What the classes are called, for the jobs that say it."""
+
+    class_names: str = setting(
+        "auto",
+        "text file with one name per class, in the order of the classifier's outputs; auto:"
+        " ImageNet's where it has 1000; none",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifierSettings(BackboneSettings, CollectionSettings):
     """What every job with a classifier is told: the collection, the output and the backbone."""
 
     def located(self) -> Self:
         """The same with absolute paths: a worker may run in another folder.
 
-        Raises ValueError when the file of weights is missing, or when the input holds credentials.
+        Raises ValueError when a file of weights or names is missing, or when the input holds
+        credentials.
         """
         refuse_credentials(self.input)  # before anything is written down or compared
         paths = {"input": self.input, "output": self.output}
-        for name in ("weights", "afd"):
+        for name in ("weights", "afd", "class_names"):
             value = getattr(self, name, "")
             if os.path.isfile(value):
                 paths[name] = value
             elif os.sep in value:
-                raise ValueError(f"--{name} {value!r}: no such file")
+                raise ValueError(f"{flag_of(name)} {value!r}: no such file")
         absolute: dict[str, Any] = {name: absolute_pattern(path) for name, path in paths.items()}
         return replace(self, **absolute)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSettings(ClassifierSettings):
+class LabelSettings(ClassNamesSettings, ClassifierSettings):
     """Label every image of a collection and write one Parquet row for each."""
 
     afd: str = setting(
@@ -233,6 +245,7 @@ _ROW_SETTINGS = (
     "backbone",
     "weights",
     "stem_layer",
+    "class_names",
     "afd",
     "top_k",
     "resize",

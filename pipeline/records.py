@@ -175,7 +175,7 @@ _COLUMNS = [
     _column("jpeg_progressive", pa.bool_(), "progressive rather than sequential"),
     _column("jpeg_components", pa.int8(), "1 gray, 3 colour, 4 CMYK or YCCK", "count"),
     _column("label", pa.int32(), "most probable class; null unless labelled", "index"),
-    _column("label_name", _DICTIONARY_STRING, "its name, where the weights say one"),
+    _column("label_name", _DICTIONARY_STRING, "its name, where one is known"),
     _column("confidence", pa.float32(), "its softmax probability", "probability"),
     _column("top_labels", pa.list_(pa.int32()), "the most probable classes, best first", "index"),
     _column(

@@ -165,6 +165,28 @@ def test_a_fine_tuned_file_brings_its_own_classes(
     assert backbone.weights_sha256 is not None
 
 
+def test_classes_are_called_what_a_file_says(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    names = [f"kind {k}" for k in range(1000)]
+    file.write_bytes("\ufeff".encode() + "\r\n".join(names).encode() + b"\r\n\r\n")
+    backbone = load_backbone("squeezenet1_1", "none", class_names=str(file))
+    assert (backbone.class_names, backbone.class_ids) == (tuple(names), None)
+    refused = {
+        b"cat\ndog\n": "names 2 classes, but the classifier has 1000",
+        b"\xff\xfe": "not a text in UTF-8",
+        None: "No such file or directory",
+    }
+    for content, message in refused.items():
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"classes.txt'.*{message}"):
+            load_backbone("squeezenet1_1", "none", class_names=str(file))
+
+
+@needs_lite0
+def test_a_classifier_of_a_thousand_other_classes_has_no_names() -> None:
+    assert load_backbone("timm:tf_efficientnet_lite0", class_names="none").class_names is None
+
+
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_damaged_and_foreign_files_are_refused_in_one_line(
     suffix: str, small_state: dict[str, torch.Tensor], tmp_path: Path

@@ -217,6 +217,20 @@ def test_without_a_module_the_columns_are_equal(collection: Path, tmp_path: Path
     assert all(row["direct"] == row["afd"] for row in report["tables"])
 
 
+def test_a_users_own_classes_have_an_accuracy(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("".join(f"kind {k}\n" for k in range(1000)))
+    shutil.copytree(collection, tmp_path / "photos/kind-7")
+    flags = ("--quality", "10", "--times", "0", "--protocol", "full-image", "--afd", "none")
+    output = tmp_path / "out"
+    assert run(tmp_path / "photos", output, *flags, "--class-names", str(names)) == 0
+    assert "one compression: top1, 4 images" in capsys.readouterr().out
+    rows = pq.read_table(output / "images.parquet").to_pylist()
+    assert {row["truth"] for row in rows} == {7}
+
+
 def test_true_angles_are_those_of_the_files_that_compress_writes(
     collection: Path, tmp_path: Path
 ) -> None:

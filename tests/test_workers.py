@@ -53,6 +53,17 @@ def test_without_ray_every_image_has_its_row(folder: Path, tmp_path: Path) -> No
     assert summary["counts"]["ok"] == 10
 
 
+def test_labels_are_called_what_the_user_calls_them(folder: Path, tmp_path: Path) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("".join(f"kind {k}\n" for k in range(1000)))
+    output = tmp_path / "out"
+    assert main([str(folder), "--output", str(output), *FLAGS, "--class-names", str(names)]) == 0
+    query = f"select label, label_name from '{output}/labels/*.parquet' where status = 'ok'"
+    rows = duckdb.sql(query).fetchall()
+    assert len(rows) == 10
+    assert all(name == f"kind {label}" for label, name in rows)
+
+
 def test_what_was_interrupted_is_continued(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
