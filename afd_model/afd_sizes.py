@@ -14,6 +14,7 @@ from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
 from afd_model.dct import DCT_CHANNELS
 from afd_model.stage_correction import late_stages
+from afd_model.stem import STRIDES
 
 # The light size's share of the backbone's multiply-adds, and the widths it chooses from. The cap
 # is where the prototype's accuracy stopped paying for the time; below 8 the GEMMs are all overhead.
@@ -59,6 +60,11 @@ def config_for(
     """
     if size not in AFD_SIZES:
         raise ValueError(f"unknown AFD size {size!r}: one of {', '.join(AFD_SIZES)}")
+    if backbone.stem_stride not in STRIDES:
+        raise ValueError(
+            f"{backbone.name} begins with patches of {backbone.stem_stride} pixels, where no"
+            " AFD-Module can work: use --afd none, or a backbone that begins with convolutions"
+        )
     most_macs = _light_macs(backbone) if size == "light" else math.inf
     config = _sized(backbone, size, most_macs, changes)
     count = CORRECTED_STAGES[size] if corrected_stages is None else corrected_stages

@@ -50,8 +50,9 @@ VALUE_RANGES: dict[str, tuple[float | None, float | None]] = {
     "BasicConv2d": (0.0, None),  # GoogLeNet's and Inception's: the ReLU is a function
 }
 NO_RANGE: tuple[None, None] = (None, None)
-STRIDES = (1, 2, 4, 8)
+STRIDES = (1, 2, 4, 8)  # at which an AFD-Module can work
 COARSER = (2, 4)
+PATCHES = tuple(range(5, 65))  # of a transformer: the sides of what it makes one vector of
 
 
 class Stem(NamedTuple):
@@ -77,12 +78,13 @@ def find_stem(
         crop: pixels of its square input.
         layer: dotted path to use; None: `STEM_LAYERS` for the family, else a child named "stem"
             at stride 2 or 4, else the first layer at such a stride in order of execution, with
-            the norm and activation that follow it.
+            the norm and activation that follow it, else (a vision transformer) the first layer at
+            a coarser one, where no AFD-Module can work.
         family: (library, class name).
 
     Raises:
-        ValueError: no such layer; none could be found; or its output is not (B, C, H, W) on a
-            grid of 1/1 to 1/8.
+        ValueError: no such layer; none could be found; or the given one's output is not
+            (B, C, H, W) on a grid of 1/1 to 1/8.
     """
     given = layer
     layer = layer or STEM_LAYERS.get(family)
@@ -92,7 +94,8 @@ def find_stem(
         layer = _fallback(module, crop)
     shape = output_shape(module, layer, crop)
     stride = round(crop / shape[2]) if len(shape) == 4 and shape[2] else 0
-    if len(shape) != 4 or shape[2] != shape[3] or stride not in STRIDES:
+    known = STRIDES if given else (*STRIDES, *PATCHES)
+    if len(shape) != 4 or shape[2] != shape[3] or stride not in known:
         raise ValueError(
             f"stem_layer {layer!r} gives {tuple(shape)} for {crop}x{crop} pixels, not (B, C, H, W) "
             f"at a stride of {', '.join(map(str, STRIDES))}: name another layer with stem_layer"
@@ -145,11 +148,16 @@ def _fallback(module: nn.Module, crop: int) -> str:
         shape = output_shape(module, "stem", crop)
         if len(shape) == 4 and shape[2] == shape[3] and round(crop / shape[2]) in COARSER:
             return "stem"
-    return _first_strided(module, crop)
+    for strides in (COARSER, PATCHES):
+        if found := _first_strided(module, crop, strides):
+            return found
+    raise ValueError(
+        f"{type(module).__name__} has no layer at a stride of 2 or 4: name one with stem_layer"
+    )
 
 
-def _first_strided(module: nn.Module, crop: int) -> str:
-    """The path of the last unit in the first chain of units at a stride of 2 or 4.
+def _first_strided(module: nn.Module, crop: int, allowed: tuple[int, ...]) -> str | None:
+    """The path of the last unit in the first chain of units at one of the strides.
 
     A unit is a convolution, or the largest module that holds none (timm's norms hold their
     activation). A chain is units that each take the very tensor that the one before gave.
@@ -165,7 +173,7 @@ def _first_strided(module: nn.Module, crop: int) -> str:
             if chain and (isinstance(child, nn.Conv2d) or not follows):
                 raise _StopForward
             strides = [round(crop / side) if side else 0 for side in output.shape[2:]]
-            if chain or (strides[0] == strides[1] and strides[0] in COARSER):
+            if chain or (strides[0] == strides[1] and strides[0] in allowed):
                 chain.append(name)
                 tail[:] = [output]
 
@@ -176,11 +184,7 @@ def _first_strided(module: nn.Module, crop: int) -> str:
             stack.enter_context(_hooked(unit, follow(name)))
         with suppress(_StopForward):
             blank_run(module, crop)
-    if not chain:
-        raise ValueError(
-            f"{type(module).__name__} has no layer at a stride of 2 or 4: name one with stem_layer"
-        )
-    return chain[-1]
+    return chain[-1] if chain else None
 
 
 def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

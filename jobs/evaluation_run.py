@@ -16,6 +16,7 @@ from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
 from afd_model.device import resolve_device, resolve_precision
 from afd_model.evaluator import Evaluator, Outcome
+from afd_model.response_angles import BLOCK_PIXELS
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_angles import AngleStudy, measure_angles
 from jobs.log import say
@@ -67,6 +68,11 @@ def measure(settings: EvaluateSettings) -> Evaluation:
     """Run the model over the collection. Raises ValueError, worded for the user."""
     torch.set_num_threads(settings.threads)
     backbone, model, facts = _load(settings)
+    if settings.figures and backbone.stem_stride > BLOCK_PIXELS:
+        raise ValueError(
+            f"--figures compares 8x8 blocks, and {backbone.name} begins with patches of"
+            f" {backbone.stem_stride} pixels: leave it out"
+        )
     refs, names = _collection(settings)
     images = ImageEvaluator(
         model,

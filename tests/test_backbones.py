@@ -4,13 +4,17 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import torchvision
 from torch import nn
 
+from afd_model.afd_sizes import config_for
 from afd_model.backbones import Preprocessing, load_backbone, preprocessing_of
+from afd_model.classifier import AFDClassifier
+from afd_model.predictor import Predictor
 from afd_model.stem import find_stem
 
 needs_lite0 = pytest.mark.skipif(
@@ -78,11 +82,27 @@ def test_a_stem_layer_that_cannot_be_is_refused(layer: str, message: str) -> Non
         load_backbone("resnet18", "none", layer)
 
 
-def test_a_model_without_a_convolutional_stem_is_refused() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.Flatten(), nn.LazyLinear(10))
+def test_a_model_without_maps_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
     model(torch.zeros(1, 3, 64, 64))
     with pytest.raises(ValueError, match="name one with stem_layer"):
         find_stem(model, 64)
+
+
+def test_a_transformer_of_patches_classifies_without_a_module() -> None:
+    backbone = load_backbone("timm:vit_tiny_patch16_224", "none")
+    assert (backbone.stem_layer, backbone.stem_stride) == ("patch_embed.proj", 16)
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    predictor = Predictor(
+        AFDClassifier(backbone, None), device=torch.device("cpu"), precision=torch.float32
+    )
+    found = predictor(pixels, torch.empty(2, 0, 28, 28))
+    expected = backbone.module(pixels).softmax(1).max(1)
+    np.testing.assert_array_equal(found.labels, expected.indices)
+    np.testing.assert_allclose(found.confidences, expected.values, rtol=1e-5)
+    assert found.drift_angle_deg is None
+    with pytest.raises(ValueError, match=r"patches of 16 pixels.*use --afd none"):
+        config_for(backbone)
 
 
 @pytest.mark.parametrize(
