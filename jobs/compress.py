@@ -22,10 +22,9 @@ from jobs.run_record import differences
 from pipeline.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
 from pipeline.local_files import absolute_pattern
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
-from pipeline.own_files import own_files, refuse_mixing
+from pipeline.own_files import list_apart
 from pipeline.recompress import collection_root
 from pipeline.records import ImageRef
-from pipeline.sources import list_images
 
 MANIFEST = "manifest.parquet"
 _SAY_EVERY_S = 10.0
@@ -42,8 +41,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     """
     began = time.time()
     output = OutputFolder(settings.output)
-    refuse_mixing(settings.input, output)
-    refs = list(list_images(settings.input, own_files(settings.input, output)))
+    refs = list_apart(settings.input, output)
     _open(output, settings)
     rows = [*_earlier_rows(output, settings), *_rows(refs, output, settings)]
     with output.staged(MANIFEST) as temporary:

@@ -27,11 +27,10 @@ from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredC
 from pipeline.folder_classes import FolderClasses
 from pipeline.geometry import Geometry
 from pipeline.output import OutputFolder
-from pipeline.own_files import own_files
+from pipeline.own_files import list_apart
 from pipeline.recompress import collection_root, relative_name
 from pipeline.records import ImageRef
 from pipeline.screen import Limits
-from pipeline.sources import list_images
 
 _SAY_EVERY_S = 10.0
 
@@ -153,8 +152,7 @@ def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
 
 
 def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
-    own = own_files(settings.input, OutputFolder(settings.output))
-    refs = list(list_images(settings.input, own))
+    refs = list_apart(settings.input, OutputFolder(settings.output))
     root = collection_root(settings.input, refs)
     if isinstance(settings.num_images, int) and settings.num_images < len(refs):
         spaced = (

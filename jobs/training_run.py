@@ -29,10 +29,9 @@ from jobs.training_log import TrainingLog
 from pipeline.decode import DecodeOptions
 from pipeline.geometry import Geometry
 from pipeline.output import RUN, OutputFolder
-from pipeline.own_files import own_files
+from pipeline.own_files import list_apart
 from pipeline.records import ImageRef
 from pipeline.screen import Limits
-from pipeline.sources import list_images
 from pipeline.training_data import PairLoader, Rank, split_held_out
 
 
@@ -67,9 +66,8 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
         )
     torch.manual_seed(settings.seed)
     afd, start = _start(settings, backbone)
-    # Else a run among its images would find its own files when it is resumed, and draw other pairs.
-    own = own_files(settings.input, OutputFolder(settings.output))
-    refs = list(list_images(settings.input, own))
+    # A run that found its own files among the images when it is resumed would draw other pairs.
+    refs = list_apart(settings.input, OutputFolder(settings.output))
     training, held_out = split_held_out(refs, settings.held_out_images)
     options = _options(settings, device)
     return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)

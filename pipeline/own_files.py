@@ -12,6 +12,8 @@ from pipeline.locations import is_remote, local_path
 from pipeline.output import ATTEMPTS, LABELS, PLAN, RUN, SUMMARY, OutputError, OutputFolder
 from pipeline.output_store import STAGING
 from pipeline.presence import DRIVERS
+from pipeline.records import ImageRef
+from pipeline.sources import list_images
 
 _MAGIC = re.compile(r"[*?\[{]")
 # Where the collection is in the output folder, which then holds more than a run's own files.
@@ -40,11 +42,16 @@ def own_files(location: str, output: OutputFolder) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def refuse_mixing(location: str, output: OutputFolder) -> None:
-    """Raise OutputError if the folders of an output would be among those that are listed.
+def list_apart(location: str, output: OutputFolder) -> list[ImageRef]:
+    """`list_images` for a job whose files cannot all be told from a collection's by their names.
 
-    For a job that writes images, which could not be told from the collection's own.
+    Raises OutputError if the output's folder is the collection's own; SourceError as it does.
     """
+    _refuse_mixing(location, output)
+    return list(list_images(location, own_files(location, output)))
+
+
+def _refuse_mixing(location: str, output: OutputFolder) -> None:
     folder, rest = _folder_and_rest(location)
     if is_remote(folder) or os.path.realpath(folder) != os.path.realpath(output.location):
         return

@@ -216,6 +216,8 @@ def test_what_a_run_writes_among_its_images_is_not_trained_on(tmp_path: Path) ->
     (tmp_path / "run/state.pt").touch()
     resumed = prepare(settings, torch.device("cpu"))
     assert (resumed.training, resumed.held_out) == (first.training, first.held_out)
+    with pytest.raises(ValueError, match=r"is the input's own: choose another --output"):
+        prepare(replace(settings, output=str(tmp_path)), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
