@@ -99,14 +99,9 @@ class Predictor:
         side = crop or classifier.crop
         self._images_per_slice: int | None = None
         self._compiled: OpenVINOModel | None = None
+        self._batches: InductorBatches | None = None
         if engine == "openvino":
-            most = min(_MOST_IN_OPENVINO, num_images or _MOST_IN_OPENVINO)
-            # It takes fewer passes a layer than PyTorch, so fewer images make up for them.
-            fitting = fit_to_caches(classifier, side, precision).images_per_slice // 2
-            self._images_per_slice = max(4, 2 * torch.get_num_threads(), min(most, fitting))
-            self._compiled = OpenVINOModel(
-                model, num_images=self._images_per_slice, side=side, precision=precision
-            )
+            self._compile_openvino(model, classifier, side)  # which makes the precision itself
         if precision != torch.float32:
             keep_head_in_float32(model.backbone)
         model = model.to(device=device, dtype=precision)
@@ -115,17 +110,29 @@ class Predictor:
         on_cpu = device.type == "cpu"
         self._dct_layout = torch.contiguous_format if on_cpu else torch.channels_last
         self.model = model.to(memory_format=torch.channels_last)
-        if device.type == "cpu" and engine == "torch":
+        if on_cpu and engine == "torch":
             fit = fit_to_caches(classifier, side, precision)
             self._images_per_slice = fit.images_per_slice
             self.model.images_per_part = fit.images_per_part
             _compile_kernels(self.model)
-        self._batches: InductorBatches | None = None
         if engine == "inductor":
-            if num_images is None:
-                raise ValueError("engine 'inductor' compiles for one size of batch: say num_images")
-            self._batches = InductorBatches(self._scores, self._blank(num_images, side))
-            self._images_per_slice = num_images
+            self._compile_batches(side)
+
+    def _compile_openvino(self, model: AFDClassifier, classifier: AFDClassifier, side: int) -> None:
+        """model: `classifier` in fewer layers, in float32."""
+        most = min(_MOST_IN_OPENVINO, self.num_images or _MOST_IN_OPENVINO)
+        # It takes fewer passes a layer than PyTorch, so fewer images make up for them.
+        fitting = fit_to_caches(classifier, side, self.precision).images_per_slice // 2
+        self._images_per_slice = max(4, 2 * torch.get_num_threads(), min(most, fitting))
+        self._compiled = OpenVINOModel(
+            model, num_images=self._images_per_slice, side=side, precision=self.precision
+        )
+
+    def _compile_batches(self, side: int) -> None:
+        if self.num_images is None:
+            raise ValueError("engine 'inductor' compiles for one size of batch: say num_images")
+        self._batches = InductorBatches(self._scores, self._blank(self.num_images, side))
+        self._images_per_slice = self.num_images
 
     def _blank(self, num_images: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels, DCT and qualities as `_scores` takes them."""
