@@ -32,6 +32,8 @@ _FULL_POOL = 0.875
 
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
 _ANSWER_S = 10.0
+# Of gRPC, which Ray speaks; a web server does not, and answers in HTTP/1 or with a page.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 # "ValueError: ...", as the last line of a Python traceback.
 _ERROR_LINE = re.compile(r"(?!ray\.)(\w+\.)*\w*(Error|Exception)(: .*)?$")
@@ -117,13 +119,26 @@ def _check_address(address: str) -> None:
             " HOST:6379 or ray://HOST:10001"
         )
     try:
-        socket.create_connection((found[1].strip("[]"), int(found[2])), _ANSWER_S).close()
+        answer = _answer((found[1].strip("[]"), int(found[2])))
     except (OSError, OverflowError) as error:  # the latter for a port beyond 65535
         reason = getattr(error, "strerror", None) or one_line(error)
         raise ClusterError(
             f"no Ray cluster at {address!r} ({reason}): start one with `ray start --head`, or use"
             " --address local"
         ) from error
+    if answer.startswith((b"HTTP/1", b"<")):
+        raise ClusterError(
+            f"a web server answers at {address!r}, perhaps Ray's dashboard, and no cluster: use its"
+            " HOST:6379 or ray://HOST:10001"
+        )
+
+
+def _answer(host_and_port: tuple[str, int]) -> bytes:
+    """The first bytes; none where nothing is said. Raises OSError where nobody listens."""
+    with socket.create_connection(host_and_port, _ANSWER_S) as connection, suppress(OSError):
+        connection.sendall(_GREETING)
+        return connection.recv(16)
+    return b""
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 from typing import Any
 
 import pytest
+from servers import WebServer
 
 import jobs.cluster
 from jobs.cluster import _connect, cluster
@@ -32,6 +33,14 @@ def test_an_address_without_a_cluster_is_named_at_once() -> None:
             cluster(f"127.0.0.1:{port}"),
         ):
             pass
+
+
+def test_a_dashboards_port_is_no_clusters() -> None:
+    web = WebServer({})
+    with web.running():
+        address = web.url.removeprefix("http://")
+        with pytest.raises(ClusterError, match=r"a web server answers at.*HOST:6379"):
+            _connect({"address": address})
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "10.0.0.1", "10.0.0.1:port", "none"])
