@@ -14,10 +14,12 @@ from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone, Preprocessing, load_backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd, shipped_checkpoint
 from afd_model.classifier import AFDClassifier
+from afd_model.dct import DCT_CHANNELS
 from afd_model.device import resolve_device, resolve_precision
 from afd_model.predictor import Engine, Predictor
 from jobs.settings import BackboneSettings, ClassNamesSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
+from pipeline.error_text import one_line
 from pipeline.geometry import Geometry
 
 _CPU_BATCH_SIZE = 32
@@ -86,6 +88,8 @@ def load_model(
         settings.engine,
         fitting=_fitting_engine(device, images_to_label),
     )
+    if precision != torch.float32:
+        _check_precision(predictor, backbone.name, geometry.crop)
     options = DecodeOptions(
         device="cuda" if device.type == "cuda" else "cpu",
         device_id=device.index or 0,
@@ -140,6 +144,20 @@ def _predictor(
     predictor = make(engine="torch")
     predictor.notice = f"labelling without {_ENGINE_NAMES[fitting]}, more slowly: {reason}"
     return predictor, "torch"
+
+
+def _check_precision(predictor: Predictor, name: str, crop: int) -> None:
+    """Some models mix dtypes: found out here, not by the first shard's failing three times."""
+    blank = torch.zeros(1, 3, crop, crop), torch.zeros(1, DCT_CHANNELS, crop // 8, crop // 8)
+    try:
+        predictor(*blank)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        precision = str(predictor.precision).removeprefix("torch.")
+        raise ValueError(
+            f"{name} does not run in {precision} ({one_line(error)}): use --precision fp32"
+        ) from error
 
 
 def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, CheckpointFacts | None]:

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from afd_model.backbones import load_backbone
 from afd_model.device import has_native_bf16
 from afd_model.predictor import Engine, Predictor
 from jobs import model
@@ -43,6 +45,29 @@ def test_the_facts_say_what_decides_the_labels() -> None:
 def test_an_untrained_module_is_in_the_path_only_where_it_is_asked_for() -> None:
     assert load_model(settings(), num_threads=1).predictor.model.afd is None
     assert load_model(settings(afd="untrained"), num_threads=1).predictor.model.afd is not None
+
+
+class MixingDtypes(nn.Module):
+    """A layer whose weight is no parameter, and so stays in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = (torch.eye(1000),)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight[0]
+
+
+def test_a_model_that_does_not_run_in_a_precision_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone = load_backbone("squeezenet1_1", "none")
+    backbone.module.classifier.append(nn.Sequential(nn.Flatten(), MixingDtypes()))
+    monkeypatch.setattr(model, "backbone_of", lambda _: backbone)
+    changes = {"backbone": "squeezenet1_1", "crop": 64, "resize": 64}
+    with pytest.raises(ValueError, match=r"does not run in bfloat16 .*--precision fp32"):
+        load_model(settings(precision="bf16", **changes), num_threads=1)
+    assert load_model(settings(**changes), num_threads=1).host["precision"] == "float32"
 
 
 def test_openvino_is_given_what_the_settings_make_of_the_preset() -> None:
