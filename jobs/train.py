@@ -18,7 +18,7 @@ from jobs.run_job import run_job
 from jobs.run_record import differences, versions
 from jobs.train_settings import TrainSettings
 from jobs.training_log import share, shown_live
-from jobs.training_run import prepare, run_worker
+from jobs.training_run import note_images, prepare, run_worker
 from pipeline.output import RUN, OutputError, OutputFolder
 from pipeline.training_data import Rank
 
@@ -36,7 +36,8 @@ def train_module(settings: TrainSettings) -> dict[str, Any]:
         if settings.workers == 0:
             run_worker(settings, Rank())
         else:
-            prepare(settings, resolve_device("cpu"))  # a user's mistakes come out here, worded
+            # A user's mistakes come out here, worded.
+            note_images(settings, prepare(settings, resolve_device("cpu")))
             from jobs.ray_training import run_on_cluster  # only here: one process does without Ray
 
             run_on_cluster(settings)

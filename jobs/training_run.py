@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from afd_model.losses import LossWeights
 from afd_model.schedule import TrainingOptions
 from afd_model.stages import head_path
 from afd_model.training import Trainer, train
+from jobs.log import say
 from jobs.model import backbone_of
 from jobs.run_record import versions
 from jobs.settings import flag_of
@@ -150,6 +152,8 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     torch.set_num_threads(settings.cpus_per_worker)
     device = device or resolve_device(settings.device)
     ready = prepare(settings, device)
+    if settings.workers == 0:
+        note_images(settings, ready)
     counts = f"{len(ready.training)} images to train on, {len(ready.held_out)} held out"
     print(counts, file=sys.stderr, flush=True)
     folder = Path(settings.output)
@@ -177,6 +181,25 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
         if log is not None:
             log.close()
     return reason
+
+
+def note_images(settings: TrainSettings, ready: Prepared) -> None:
+    """Say so when a run goes on with other images than it had.
+
+    What is held out is drawn from all: then it may be what was trained on.
+    """
+    output = OutputFolder(settings.output)
+    record = output.read_json(RUN) or {}
+    uris = sorted(ref.uri for ref in (*ready.training, *ready.held_out))
+    digest = hashlib.sha256("\n".join(uris).encode("utf-8", "surrogateescape")).hexdigest()
+    now = {"count": len(uris), "sha256": digest}
+    before = record.get("images", now)
+    if before != now:
+        say(
+            f"the collection has changed since the run began ({before['count']} images, now"
+            f" {len(uris)}): some that are held out may have been trained on"
+        )
+    output.write_json(RUN, {**record, "images": now})
 
 
 def _evenly(refs: list[ImageRef], count: int) -> list[ImageRef]:

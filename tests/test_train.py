@@ -84,14 +84,20 @@ def test_shares_of_no_held_out_images_are_dashes(
 def test_a_finished_run_goes_on_for_more_steps(
     sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "out"
-    for steps in (2, 3, 4):
-        assert train(sound, output, "--max-steps", str(steps)) == 0
-    assert "for 4 steps instead of 3" in capsys.readouterr().err
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    shutil.copytree(sound, photos)
+    for steps in (2, 3):
+        assert train(photos, output, "--max-steps", str(steps)) == 0
+    assert "has changed" not in capsys.readouterr().err
+    shutil.copy(sound / "0.jpg", photos / "new.jpg")
+    assert train(photos, output, "--max-steps", "4") == 0
+    told = capsys.readouterr().err
+    assert "for 4 steps instead of 3" in told
+    assert "the collection has changed since the run began (16 images, now 17)" in told
     assert [r["step"] for r in records(output, "step")] == [1, 2, 3, 4]
     card = json.loads((output / "afd.json").read_text())
     assert (card["settings"]["max_steps"], card["earlier_max_steps"]) == (4, [2, 3])
-    assert train(sound, output, "--max-steps", "3") == 1
+    assert train(photos, output, "--max-steps", "3") == 1
     assert "a run of 4 steps, more than --max-steps 3" in capsys.readouterr().err
 
 
