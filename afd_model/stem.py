@@ -52,7 +52,7 @@ VALUE_RANGES: dict[str, tuple[float | None, float | None]] = {
 NO_RANGE: tuple[None, None] = (None, None)
 STRIDES = (1, 2, 4, 8)  # at which an AFD-Module can work
 COARSER = (2, 4)
-PATCHES = tuple(range(5, 65))  # of a transformer: the sides of what it makes one vector of
+PATCHES = tuple(range(5, 65))  # sides of a vision transformer's patches, pixels
 
 
 class Stem(NamedTuple):

@@ -31,7 +31,6 @@ def label_shards(
         "run_id": run["run_id"],
         "expected_model": run["model"],
         "driver": driver,
-        "witness": _witness(settings, todo[0]),
     }
     make = _in_this_process if settings.workers == 0 else _on_ray
     with closing(make(settings, arguments, todo)) as commits:
@@ -60,7 +59,11 @@ def _on_ray(
         pool = pool_for(settings, nodes(), len(todo))
         if settings.address != "local":  # whose CPUs are this job's alone
             warn_of_waiting("a worker takes", pool.num_cpus, pool.num_gpus, free())
-        arguments |= {"num_threads": pool.num_cpus, "num_workers": pool.max_workers}
+        arguments |= {
+            "num_threads": pool.num_cpus,
+            "num_workers": pool.max_workers,
+            "witness": _witness(settings, todo[0]),
+        }
         for record in run_shards(
             todo, ShardLabeler, arguments, pool, shards_at_once=SHARDS_AT_ONCE
         ):

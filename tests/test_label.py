@@ -281,6 +281,22 @@ def test_a_model_that_cannot_be_built_is_one_line(
     assert not list(output.glob("labels/*"))
 
 
+def test_a_node_without_the_input_ends_the_run(
+    corpus: Path,
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Here all nodes are one machine: the file is one that it lacks."""
+    monkeypatch.setattr(jobs.workers, "_witness", lambda *_: "/not/mounted/0.jpg")
+    output = tmp_path / "out"
+    arguments = [str(corpus), "--output", str(output), "--address", address, "--workers", "1"]
+    assert main([*arguments, "--progress", "off", *MODEL_FLAGS]) == 1
+    assert "'/not/mounted/0.jpg' is not there on the node" in capsys.readouterr().err
+    assert not list(output.glob("labels/*"))
+
+
 def test_a_node_that_cannot_make_a_worker_is_told_what_it_lacks(
     corpus: Path,
     address: str,
