@@ -11,13 +11,16 @@ from afd_model.backbones import load_backbone
 from afd_model.checkpoint import save_checkpoint
 from afd_model.drift import FLIP_FEATURES, FlipModel
 
+MINIATURE = "timm:test_resnet"
+"""timm's ResNet for tests: as ResNet-18 is built, a twentieth of its size."""
+
 _COUNT = len(FLIP_FEATURES)
 _FLIP = FlipModel(0.0, (1.0,) * _COUNT, (0.0,) * _COUNT, (100.0,) * _COUNT)
 
 
-def resnet18_checkpoint(folder: Path) -> Path:
-    """For an untrained resnet18: `light`, last layers that are not zero, and a flip model."""
-    backbone = load_backbone("resnet18", "none")
+def miniature_checkpoint(folder: Path) -> Path:
+    """For an untrained miniature: `light`, last layers that are not zero, and a flip model."""
+    backbone = load_backbone(MINIATURE, "none")
     torch.manual_seed(0)
     module = AFDModule(config_for(backbone, "light", corrected_stages=2))
     corrections = [correction.up for correction in module.stage_corrections]

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from checkpoints import resnet18_checkpoint
+from checkpoints import MINIATURE, miniature_checkpoint
 from jpegs import encode, photo
 
 from afd_model.backbones import load_backbone
@@ -166,11 +166,11 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return resnet18_checkpoint(tmp_path_factory.mktemp("afd"))
+    return miniature_checkpoint(tmp_path_factory.mktemp("afd"))
 
 
 def run(collection: Path | str, output: Path, *flags: str) -> int:
-    fixed = ("--backbone", "resnet18", "--weights", "none", "--device", "cpu", "--threads", "1")
+    fixed = ("--backbone", MINIATURE, "--weights", "none", "--device", "cpu", "--threads", "1")
     threads = torch.get_num_threads()
     try:
         return main([str(collection), "--output", str(output), *fixed, *flags])
@@ -246,7 +246,7 @@ def test_true_angles_are_those_of_the_files_that_compress_writes(
     flags = ("--quality", "10", "--times", "0", "--precision", "fp32")
     assert run(collection, tmp_path, "--afd", "none", *flags) == 0
     images = pq.read_table(tmp_path / "images.parquet").to_pylist()
-    backbone = load_backbone("resnet18", "none")
+    backbone = load_backbone(MINIATURE, "none")
     preset = backbone.preprocessing
     data = (collection / "2.jpg").read_bytes()
     classifier = AFDClassifier(backbone, None)

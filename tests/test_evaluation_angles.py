@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from checkpoints import resnet18_checkpoint
+from checkpoints import MINIATURE, miniature_checkpoint
 from jpegs import encode, photo
 from PIL import Image
 
@@ -18,7 +18,7 @@ from jobs.evaluate import main
 from jobs.evaluation_angles import QUALITIES, AngleStudy, angles_markdown, bins_table, curves_of
 from jobs.evaluation_angles import points_table as points_of
 
-FIXED = ("--backbone", "resnet18", "--weights", "none", "--device", "cpu", "--threads", "1")
+FIXED = ("--backbone", MINIATURE, "--weights", "none", "--device", "cpu", "--threads", "1")
 SMALL = ("--quality", "10", "--times", "0", "--protocol", "imagenet-c", "--resamples", "5")
 
 
@@ -33,7 +33,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return resnet18_checkpoint(tmp_path_factory.mktemp("afd"))
+    return miniature_checkpoint(tmp_path_factory.mktemp("afd"))
 
 
 def run(collection: Path, output: Path, *flags: str) -> int:
@@ -53,7 +53,7 @@ def test_the_figure_stands_in_the_report_with_its_numbers(
     report = (tmp_path / "report.md").read_text()
     assert "](response_angles.png)" in report
     points = pq.read_table(tmp_path / "response_angles.parquet")
-    assert points.num_rows == 3 * 28 * 28 * len(QUALITIES)
+    assert points.num_rows == 3 * 20 * 20 * len(QUALITIES)
     assert set(points["name"].to_pylist()) == {"0.jpg", "1.jpg", "2.jpg"}
     summaries = json.loads((tmp_path / "report.json").read_text())["response_angles"]
     assert [(s["quality"], s["features"]) for s in summaries] == [
@@ -67,7 +67,7 @@ def test_the_figure_stands_in_the_report_with_its_numbers(
         )
         assert summary["spearman"] == pytest.approx(spearman(x, y), abs=1e-4)
         row = f"{summary['spearman']:.3f} | {summary['median_deg']:.2f}°"
-        assert f"| QF {summary['quality']} | {summary['features']} | 2352 | {row} |" in report
+        assert f"| QF {summary['quality']} | {summary['features']} | 1200 | {row} |" in report
     bins = pq.read_table(tmp_path / "response_angle_bins.parquet").to_pylist()
     assert sum(row["blocks"] for row in bins) == 2 * points.num_rows
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoints import resnet18_checkpoint
+from checkpoints import MINIATURE, miniature_checkpoint
 from jpegs import encode, photo, save
 from PIL import Image
 
@@ -12,12 +12,12 @@ from jobs.explain import header_in_words, main, output_names
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screen import Limits, screen
 
-FIXED = ("--backbone", "resnet18", "--weights", "none", "--device", "cpu", "--dpi", "40")
+FIXED = ("--backbone", MINIATURE, "--weights", "none", "--device", "cpu", "--dpi", "40")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return resnet18_checkpoint(tmp_path_factory.mktemp("afd"))
+    return miniature_checkpoint(tmp_path_factory.mktemp("afd"))
 
 
 def written(folder: Path, name: str, data: bytes) -> str:
@@ -59,7 +59,7 @@ def test_bad_images_are_one_line_each_and_the_others_are_drawn(
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         f"afd explain: no such file or folder: {gone!r}",
-        "drawing 3 images with resnet18",
+        f"drawing 3 images with {MINIATURE}",
         f"afd explain: {html}: not a JPEG, PNG or WebP: the content is html",
     ]
     assert pictures(out) == ["cut.jpg.png", "good.jpg.png"]
@@ -70,7 +70,7 @@ def test_a_token_that_expires_is_one_line_for_all(
 ) -> None:
     assert main([expired, *FIXED, "--output", str(tmp_path / "out"), "--afd", "none"]) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "drawing 16 images with resnet18",
+        f"drawing 16 images with {MINIATURE}",
         "afd explain: HTTP 403 ExpiredToken: the credentials in the environment are not accepted",
     ]
 
@@ -84,7 +84,7 @@ def test_twins_are_found_or_missed(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([found, missed, *FIXED, "--output", out, "--clean", clean]) == 1
     assert pictures(tmp_path / "out") == ["x.jpg.png"]
     started, line = capsys.readouterr().err.splitlines()
-    assert started == "drawing 2 images with resnet18"
+    assert started == f"drawing 2 images with {MINIATURE}"
     assert line.startswith(f"afd explain: {missed}: no clean twin in ")
 
 

@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from checkpoints import MINIATURE
 
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
@@ -16,7 +17,7 @@ from afd_model.explainer import explain
 
 @cache
 def backbone() -> Backbone:
-    return load_backbone("resnet18", "none")
+    return load_backbone(MINIATURE, "none")
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

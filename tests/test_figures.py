@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import MINIATURE
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -129,7 +130,7 @@ def test_matplotlib_stays_in_the_figures() -> None:
 
 @cache
 def backbone() -> Backbone:
-    return load_backbone("resnet18", "none")
+    return load_backbone(MINIATURE, "none")
 
 
 def explained(*, clean: bool = True, **changes: Any) -> Explanation:

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from checkpoints import MINIATURE
 from jpegs import photo
 
 from afd_model.afd_module import AFDModule
@@ -49,7 +50,7 @@ def test_one_block_is_the_pictures_own_angle() -> None:
 
 @cache
 def backbone() -> Backbone:
-    return load_backbone("resnet18", "none")
+    return load_backbone(MINIATURE, "none")
 
 
 def meter(afd: AFDModule | None) -> AngleMeter:

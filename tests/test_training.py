@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import MINIATURE
 from torch import Tensor, nn
 
 from afd_model.afd_config import AFDConfig
@@ -82,7 +83,7 @@ class OneBatch(RandomPairs):
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return load_backbone("resnet18", "none")
+    return load_backbone(MINIATURE, "none")
 
 
 @pytest.fixture(autouse=True)
