@@ -41,7 +41,7 @@ class CompressSettings:
         " to the model's input, compress it, and save the result again at quality 85",
     )
     resize: int = setting(256, "imagenet-c: shorter side after resizing, pixels")
-    crop: int = setting(224, "imagenet-c: side of the centre crop, pixels, a multiple of 8")
+    crop: int = setting(224, "imagenet-c: side of the centre crop, pixels")
     interpolation: Literal["bilinear", "bicubic"] = setting("bilinear", "imagenet-c: resize filter")
     seed: int = setting(0, "random seed for the qualities of --times")
     max_pixels: int = setting(

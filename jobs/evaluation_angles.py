@@ -68,7 +68,7 @@ def measure_angles(
     meter = AngleMeter(evaluator, BlockDCT(preset.mean, preset.std), backbone.stem_stride)
     images = ImageEvaluator(
         meter,
-        Geometry.of_preset(preset),
+        Geometry.of_preset(preset, in_blocks=True),
         options,
         conditions=[Condition(MODEL_INPUT, quality=quality) for quality in QUALITIES],
         seed=0,

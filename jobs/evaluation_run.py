@@ -75,8 +75,8 @@ def measure(settings: EvaluateSettings) -> Evaluation:
     refs, names = _collection(settings)
     images = ImageEvaluator(
         model,
-        Geometry.of_preset(backbone.preprocessing),
-        _decode_options(settings),
+        Geometry.of_preset(backbone.preprocessing, in_blocks=model.has_module),
+        _decode_options(settings, dct=model.has_module),
         conditions=conditions(settings),
         seed=settings.seed,
         limits=Limits(settings.max_pixels),
@@ -112,7 +112,7 @@ def _angles(
 ) -> AngleStudy:
     """The study of the images that could be evaluated."""
     refs, names = zip(*images, strict=True)
-    options, limits = _decode_options(settings), Limits(settings.max_pixels)
+    options, limits = _decode_options(settings, dct=True), Limits(settings.max_pixels)
     return measure_angles(model, backbone, refs, names, options=options, limits=limits)
 
 
@@ -141,13 +141,14 @@ def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, An
     return backbone, model, facts
 
 
-def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
+def _decode_options(settings: EvaluateSettings, *, dct: bool) -> DecodeOptions:
     device = resolve_device(settings.device)
     return DecodeOptions(
         device="cuda" if device.type == "cuda" else "cpu",
         device_id=device.index or 0,
         batch_size=settings.batch_size,
         num_threads=settings.threads,
+        dct=dct,
     )
 
 

@@ -43,11 +43,12 @@ class Explainer:
         module = os.path.basename(checkpoint.path or "") if checkpoint else untrained
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
         self._quality = None if settings.quality == "none" else settings.quality
-        geometry = Geometry.of_preset(self._backbone.preprocessing)
+        geometry = Geometry.of_preset(self._backbone.preprocessing, in_blocks=afd is not None)
         options = DecodeOptions(
             device="cuda" if self._device.type == "cuda" else "cpu",
             device_id=self._device.index or 0,
             batch_size=2,  # an image and its original
+            dct=afd is not None,
         )
         self._reader = PairReader(
             Decoder(geometry, options),

@@ -70,7 +70,7 @@ def load_model(
     backbone, afd, checkpoint = _load(settings)
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
-    geometry = _geometry(settings, backbone.preprocessing)
+    geometry = _geometry(settings, backbone.preprocessing, in_blocks=afd is not None)
     batch_size = settings.batch_size
     if batch_size == "auto":
         batch_size = _fitting_batch_size(device)
@@ -168,13 +168,16 @@ def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, Checkpoi
     return backbone, *resolve_afd(settings.afd, backbone)
 
 
-def _geometry(settings: LabelSettings, preset: Preprocessing) -> Geometry:
+def _geometry(settings: LabelSettings, preset: Preprocessing, *, in_blocks: bool) -> Geometry:
     changes: dict[str, Any] = {}
     if settings.resize != "auto":
         changes["resize"] = None if settings.resize == "none" else settings.resize
     if settings.crop != "auto":
         changes["crop"] = settings.crop
-    return replace(Geometry.of_preset(preset), **changes)
+    geometry = replace(Geometry.of_preset(preset, in_blocks=in_blocks), **changes)
+    if in_blocks:
+        geometry.check_blocks()
+    return geometry
 
 
 def _facts(

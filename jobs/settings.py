@@ -115,8 +115,8 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     )
     crop: int | Literal["auto"] = setting(
         "auto",
-        "side of the centre crop, pixels, a multiple of 8; auto: the one nearest to the backbone's"
-        " preset",
+        "side of the centre crop, pixels; auto: the backbone's preset. An AFD-Module needs a"
+        " multiple of 8; auto is then the nearest one",
     )
 
     images_per_shard: int | Literal["auto"] = setting(

@@ -54,13 +54,14 @@ class Prepared:
 def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     """The model, the options and the lists of images. Raises ValueError, worded for the user."""
     backbone = backbone_of(settings)
-    geometry = preset = Geometry.of_preset(backbone.preprocessing)
+    geometry = preset = Geometry.of_preset(backbone.preprocessing, in_blocks=True)
     if settings.crop != "auto":
         # The share of the picture that the model sees stays the preset's.
         resize = geometry.resize and max(
             settings.crop, round(settings.crop * geometry.resize / geometry.crop)
         )
         geometry = replace(geometry, crop=settings.crop, resize=resize)
+        geometry.check_blocks()
     if settings.embedding_weight and head_path(backbone.module) is None:
         raise ValueError(
             f"{settings.backbone} has no linear layer to take an embedding from: use"

@@ -117,6 +117,8 @@ class Decoder:
     """A running DALI pipeline. Not thread-safe; one shard at a time."""
 
     def __init__(self, geometry: Geometry, options: DecodeOptions) -> None:
+        if options.dct:
+            geometry.check_blocks()
         self.batch_size = options.batch_size
         self._geometry = geometry
         self._prefetch_batches = options.prefetch_batches

@@ -24,7 +24,7 @@ class Geometry:
     """Size, crop and normalisation of the model's input.
 
     resize: length of the shorter side in pixels after resizing; None takes the centre crop as is.
-    crop: side of the square crop in pixels, a multiple of 8 (the DCT's blocks).
+    crop: side of the square crop in pixels.
     mean, std: per RGB channel, on the 0..1 scale.
     """
 
@@ -35,18 +35,18 @@ class Geometry:
     std: tuple[float, float, float]
 
     @classmethod
-    def of_preset(cls, preset: Preprocessing) -> Self:
-        """A classifier's own, but for a crop that is no multiple of 8: 304 for 300."""
-        crop = _nearest_crop(preset.crop)
+    def of_preset(cls, preset: Preprocessing, *, in_blocks: bool) -> Self:
+        """A classifier's own.
+
+        in_blocks: with the crop taken to the nearest whole number of DCT blocks (304 for 300).
+        """
+        crop = _in_blocks(preset.crop) if in_blocks else preset.crop
         resize = preset.resize and max(preset.resize, crop)
         return cls(resize, crop, preset.interpolation, preset.mean, preset.std)
 
     def __post_init__(self) -> None:
-        if self.crop < DCT_BLOCK or self.crop % DCT_BLOCK:
-            raise ValueError(
-                f"crop {self.crop} is not a positive multiple of {DCT_BLOCK}, the DCT's block size:"
-                f" use {_nearest_crop(self.crop)}"
-            )
+        if self.crop < 1:
+            raise ValueError(f"crop {self.crop} is not positive")
         if self.resize is not None and self.resize < self.crop:
             raise ValueError(
                 f"resize {self.resize} is smaller than crop {self.crop}:"
@@ -57,8 +57,16 @@ class Geometry:
                 f"interpolation {self.interpolation!r} is not supported: use bilinear or bicubic"
             )
 
+    def check_blocks(self) -> None:
+        """Raises ValueError where DCT blocks do not fill the crop."""
+        if self.crop % DCT_BLOCK:
+            raise ValueError(
+                f"crop {self.crop} is not a multiple of {DCT_BLOCK}, the DCT's block size:"
+                f" use {_in_blocks(self.crop)}"
+            )
 
-def _nearest_crop(side: int) -> int:
+
+def _in_blocks(side: int) -> int:
     return max(1, round(side / DCT_BLOCK)) * DCT_BLOCK
 
 

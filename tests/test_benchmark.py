@@ -127,11 +127,11 @@ def label_settings(output: Path, **changes: Any) -> LabelSettings:
 
 def test_a_worker_that_cannot_load_says_why(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encode(photo(60, 80)))
-    settings = label_settings(tmp_path / "out", crop=100)
+    settings = label_settings(tmp_path / "out", resize=100)
     refs = list(list_images(str(tmp_path)))
     with (
         Workers(settings, refs, num_workers=1, num_threads=1) as workers,
-        pytest.raises(ValueError, match="crop 100 is not a positive multiple of 8"),
+        pytest.raises(ValueError, match="resize 100 is smaller than crop 224"),
     ):
         workers.run()
 

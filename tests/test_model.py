@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from decoding import screened
+from jpegs import encode, photo
 from torch import nn
 
 from afd_model.backbones import load_backbone
@@ -13,6 +16,7 @@ from afd_model.predictor import Engine, Predictor
 from jobs import model
 from jobs.model import _FASTEST, _fitting_batch_size, _fitting_engine, load_model
 from jobs.settings import LabelSettings
+from pipeline.stage_clock import StageClock
 
 
 def settings(**changes: object) -> LabelSettings:
@@ -45,6 +49,25 @@ def test_the_facts_say_what_decides_the_labels() -> None:
 def test_an_untrained_module_is_in_the_path_only_where_it_is_asked_for() -> None:
     assert load_model(settings(), num_threads=1).predictor.model.afd is None
     assert load_model(settings(afd="untrained"), num_threads=1).predictor.model.afd is not None
+
+
+def test_without_a_module_a_crop_is_the_backbones_own() -> None:
+    """Blocks of 8 pixels do not fill the 106 of TinyNet-E."""
+    name = "timm:tinynet_e"
+    torch.manual_seed(0)
+    loaded = load_model(settings(backbone=name), num_threads=1)
+    [batch] = loaded.decoder.decode(screened([encode(photo(150, 200))]), StageClock())
+    assert batch.pixels.shape == (1, 3, 106, 106)
+    found = loaded.predictor(batch.pixels, batch.dct)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = load_backbone(name, "none").module(batch.pixels)
+    expected = logits.softmax(dim=1).topk(5).values.numpy()
+    np.testing.assert_allclose(found.top_confidences, expected, rtol=1e-4)
+    blocks = load_model(settings(backbone=name, afd="untrained"), num_threads=1).decoder
+    [batch] = blocks.decode(screened([encode(photo(150, 200))]), StageClock())
+    assert batch.pixels.shape == (1, 3, 104, 104)
+    assert batch.dct.shape == (1, 192, 13, 13)
 
 
 class MixingDtypes(nn.Module):
@@ -136,7 +159,7 @@ def test_what_takes_longer_to_start_is_chosen_where_there_is_enough_to_do(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": 100}, "crop 100 is not a positive multiple of 8"),
+        ({"crop": 100, "afd": "untrained"}, "crop 100 is not a multiple of 8"),
         ({"resize": 128}, "resize 128 is smaller than crop 224"),
         ({"precision": "fp16"}, "'fp16' needs a CUDA device"),
         ({"stem_layer": "features.99"}, r"features\.99"),
