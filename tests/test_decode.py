@@ -163,6 +163,15 @@ def test_pixels_are_normalised_in_the_asked_for_precision() -> None:
         del batch
 
 
+@pytest.mark.parametrize("resize", [64, None])
+def test_the_graph_for_cuda_can_be_defined(resize: int | None) -> None:
+    """To be built it needs a device; that its operators take what they are given shows before."""
+    options = DecodeOptions(device="cuda")
+    place = {"batch_size": 4, "num_threads": 1, "device_id": 0}
+    (output,) = decode._graph(plain(resize, 64), options, whole=False, **place)._graph_out
+    assert output.device == "gpu"
+
+
 # From here on: which images come out, and that a bad one costs nobody else anything.
 
 BAD = refused()
