@@ -75,13 +75,14 @@ class Stages:
         self._model = load_model(settings, num_threads=num_threads)
         self._predictor = self._model.predictor
         self._cuda = self._predictor.device.type == "cuda"
-        self._backbone = _bare(settings, self._predictor)
         self._files = [data for ref in refs if (data := _bytes_of(ref)) is not None]
         self._batches = self._take_batches(_MODEL_BATCHES[self._predictor.device.type])
+        crop = self._batches[0].rgb.shape[1]
+        self._backbone = _bare(settings, self._predictor, crop)
         # Compiled into one graph with the backbone, the module cannot be timed by itself.
         alone = settings.afd != "none" and self._model.host["engine"] == "torch"
         self._afd_calls = self._take_afd_calls() if alone else []
-        self._block_dct = BlockDct(self._batches[0].rgb.shape[1])
+        self._block_dct = BlockDct(crop)
         self._dct = torch.empty(self._batches[0].dct.shape)
         self._table = self._make_table(len(next(cut(refs, settings.images_per_shard))))
 
@@ -244,8 +245,8 @@ def _bytes_of(ref: ImageRef) -> bytes | None:
         return None
 
 
-def _bare(settings: LabelSettings, like: Predictor) -> Predictor:
-    """The backbone without a module, in the same arithmetic."""
+def _bare(settings: LabelSettings, like: Predictor, crop: int) -> Predictor:
+    """The backbone without a module, in the same arithmetic, for the same pixels."""
     backbone = backbone_of(settings)
     return Predictor(
         AFDClassifier(backbone, None),
@@ -253,5 +254,6 @@ def _bare(settings: LabelSettings, like: Predictor) -> Predictor:
         precision=like.precision,
         top_k=settings.top_k,
         engine=like.engine,
+        crop=crop,
         num_images=like.num_images,
     )

@@ -18,6 +18,7 @@ _MODULES = {
     "google-auth": "google.auth",
     "huggingface-hub": "huggingface_hub",
     "nvidia-dali-cuda130": "nvidia.dali",
+    "nvidia-nvimgcodec-cu13": "nvidia.nvimgcodec",
     "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-image": "skimage",

@@ -151,7 +151,7 @@ def _check_precision(predictor: Predictor, name: str, crop: int) -> None:
     blank = torch.zeros(1, 3, crop, crop), torch.zeros(1, DCT_CHANNELS, crop // 8, crop // 8)
     try:
         predictor(*blank)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # the device's, whatever the dtype
         raise
     except RuntimeError as error:
         precision = str(predictor.precision).removeprefix("torch.")

@@ -24,7 +24,14 @@ from pipeline.geometry import DCT_BLOCK, Geometry, crop_window
 from pipeline.normalize import Normalize
 from pipeline.records import DecodedBatch, EncodedImage
 from pipeline.resample import cpu_resample
-from pipeline.rescue import give_up, is_refusal, machine_fault, sound_picture, split_refused
+from pipeline.rescue import (
+    give_up,
+    is_refusal,
+    machine_fault,
+    passes_header_check,
+    sound_picture,
+    split_refused,
+)
 from pipeline.stage_clock import StageClock
 
 # In batches that are not in use yet: a CPU's are of whole pictures, three bytes a pixel.
@@ -161,7 +168,8 @@ class Decoder:
         then what has been marked is not the images' fault.
         A batch's tensors are valid until the next one is asked for; encoded bytes are freed.
         """
-        queue = batches(images, self.batch_size, large_apart=self._large_apart)
+        checked = filter(passes_header_check, images)
+        queue = batches(checked, self.batch_size, large_apart=self._large_apart)
         retries: deque[list[EncodedImage]] = deque()
         try:
             while True:

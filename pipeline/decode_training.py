@@ -19,7 +19,14 @@ from pipeline.decode import DecodeOptions, decode_rgb, resample_window
 from pipeline.geometry import Geometry
 from pipeline.pair_plan import Colours, PairPlan
 from pipeline.records import EncodedImage
-from pipeline.rescue import give_up, is_refusal, machine_fault, sound_picture, split_refused
+from pipeline.rescue import (
+    give_up,
+    is_refusal,
+    machine_fault,
+    passes_header_check,
+    sound_picture,
+    split_refused,
+)
 
 
 def _window(rgb: Any, window: Any, mirrored: Any, geometry: Geometry) -> Any:
@@ -109,7 +116,8 @@ class PairDecoder:
         it: then it was not the image's fault.
         """
         clean, degraded, kept = [], [], []
-        groups = [list(range(len(images)))] if images else []
+        checked = [k for k, image in enumerate(images) if passes_header_check(image)]
+        groups = [checked] if checked else []
         while groups:
             group = groups.pop(0)
             try:

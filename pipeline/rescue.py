@@ -10,9 +10,11 @@ that a sound picture has to decode after it.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
+from nvidia import nvimgcodec
 
 from pipeline.degrade import compress
 from pipeline.jpeg_integrity import strict_decode_error
@@ -42,6 +44,38 @@ def is_refusal(message: str) -> bool:
     if code := _CODEC_FAILURE.search(message):
         return code[1] not in _MACHINE_CODES
     return _NAMED_SAMPLE.search(message) is not None
+
+
+def passes_header_check(image: EncodedImage) -> bool:
+    """Whether DALI takes a decodable image's header; where not, the image is given up.
+
+    DALI 2.4 reads the headers of a batch in several threads. Where the last of their shares holds
+    one that it refuses, it does not wait for the others, which go on with memory that is no longer
+    theirs: the process dies. What it refuses later it refuses in good order.
+
+    Raises RuntimeError when a sound picture's header is refused too.
+    """
+    if not image.decodable or (refusal := _header_refusal(image.data or b"")) is None:
+        return True
+    if (of_sound := _header_refusal(_sound_jpeg())) is not None:
+        raise machine_fault(of_sound) from refusal
+    status = 17 if image.header is None else 3  # as DALI has it: a PNG's parser reads all its parts
+    give_up(image, f"nvImageCodec failure: '#{status}'")
+    return False
+
+
+def _header_refusal(data: bytes) -> RuntimeError | None:
+    """What the parser that DALI uses has against a file; a few microseconds."""
+    try:
+        nvimgcodec.CodeStream(data).height  # noqa: B018  it reads the header when it is asked
+    except RuntimeError as error:
+        return error
+    return None
+
+
+@cache
+def _sound_jpeg() -> bytes:
+    return sound_picture().data or b""
 
 
 def sound_picture() -> EncodedImage:

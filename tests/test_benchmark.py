@@ -125,6 +125,16 @@ def label_settings(output: Path, **changes: Any) -> LabelSettings:
     )
 
 
+def test_what_is_compiled_for_one_size_gets_pixels_of_that_size(tmp_path: Path) -> None:
+    """As Inductor is: a crop of 300 pixels becomes one of 304, for the bare backbone too."""
+    pytest.importorskip("openvino")
+    (tmp_path / "a.jpg").write_bytes(encode(photo(80, 100)))
+    settings = label_settings(tmp_path / "out", crop=64, resize=64, engine="openvino")
+    refs = list(list_images(str(tmp_path / "a.jpg")))
+    stages = Stages(settings, refs, num_threads=1, scratch=tmp_path / "scratch")
+    assert stages.measure()["backbone"].images == 1
+
+
 def test_a_worker_that_cannot_load_says_why(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encode(photo(60, 80)))
     settings = label_settings(tmp_path / "out", resize=100)

@@ -88,3 +88,15 @@ def test_for_cuda_the_result_lies_as_the_model_takes_it() -> None:
     assert written.data_ptr() == buffer.data_ptr()
     assert torch.equal(written, found)
     assert (buffer[3:] == 7).all()
+
+
+@pytest.mark.parametrize(("side", "count"), [(64, 5), (64, 3), (64, 1), (8, 2), (8, 1)])
+def test_cudas_way_writes_to_a_part_of_what_it_is_given(side: int, count: int) -> None:
+    """As the decoder keeps it: for its largest batch, channels_last."""
+    blocks = side // 8
+    whole = torch.empty((5, 192, blocks, blocks), memory_format=torch.channels_last).fill_(7)
+    rgb = torch.from_numpy(np.stack([photo(side, side, seed) for seed in range(count)]))
+    transform = BlockDctByOneProduct(side, torch.device("cpu"))
+    transform(rgb, out=whole[:count])
+    torch.testing.assert_close(whole[:count], transform(rgb), rtol=0, atol=0)
+    assert (whole[count:] == 7).all()

@@ -1,7 +1,7 @@
 """What the model sees: pixels against PIL and torchvision, DCT against scipy, nobody's row lost."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -165,6 +165,15 @@ def test_pixels_are_normalised_in_the_asked_for_precision() -> None:
         del batch
 
 
+@pytest.mark.parametrize("resize", [64, None])
+def test_the_graph_for_cuda_can_be_defined(resize: int | None) -> None:
+    """To be built it needs a device; that its operators take what they are given shows before."""
+    options = DecodeOptions(device="cuda")
+    place = {"batch_size": 4, "num_threads": 1, "device_id": 0}
+    (output,) = decode._graph(plain(resize, 64), options, whole=False, **place)._graph_out
+    assert output.device == "gpu"
+
+
 # From here on: which images come out, and that a bad one costs nobody else anything.
 
 BAD = refused()
@@ -194,6 +203,30 @@ def test_a_bad_image_costs_and_changes_no_other(
         assert image.status == (Status.REJECTED if image.row in at else Status.OK)
         assert (image.error is not None) == (image.row in at)
         assert image.data is None  # the encoded bytes are freed either way
+
+
+@pytest.mark.parametrize("at", [range(17, 32), range(16), [31]], ids=["last", "first", "one"])
+def test_dali_never_sees_a_header_that_it_refuses(
+    at: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch this large it reads the headers in two threads, and may kill the process."""
+    decoder = Decoder(plain(64, 64), DecodeOptions(batch_size=32, num_threads=1))
+    taken, refused_batches = decoder._pipeline.share_outputs, 0
+
+    def counting() -> object:
+        nonlocal refused_batches
+        try:
+            return taken()
+        except RuntimeError:
+            refused_batches += 1
+            raise
+
+    monkeypatch.setattr(decoder._pipeline, "share_outputs", counting)
+    unnamed = BAD[1]
+    images = screened(unnamed if row in at else GOOD[row % len(GOOD)] for row in range(32))
+    assert sorted(decode_all(decoder, images)) == [row for row in range(32) if row not in at]
+    assert {image.row for image in images if image.status == Status.REJECTED} == set(at)
+    assert refused_batches == 0
 
 
 def test_both_kinds_of_refusal_in_one_batch(small_decoder: Decoder) -> None:

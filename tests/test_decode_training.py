@@ -7,6 +7,7 @@ import pytest
 import torch
 from jpegs import encode, photo, save
 
+from pipeline import decode_training
 from pipeline.decode import DecodeOptions
 from pipeline.decode_training import PairDecoder
 from pipeline.degrade import degrade
@@ -97,6 +98,15 @@ def test_pictures_are_changed_before_they_are_compressed() -> None:
         np.testing.assert_array_equal(compressed, degrade(picture, (20,)))
 
 
+@pytest.mark.parametrize("varied", [False, True])
+def test_the_graph_for_cuda_can_be_defined(varied: bool) -> None:
+    """To be built it needs a device; that its operators take what they are given shows before."""
+    options = replace(OPTIONS, device="cuda")
+    place = {"batch_size": 4, "num_threads": 1, "device_id": 0}
+    outputs = decode_training._graph(GEOMETRY, options, 3, varied=varied, **place)._graph_out
+    assert [output.device for output in outputs] == ["gpu", "gpu"]
+
+
 def test_a_refused_image_costs_its_own_place_alone() -> None:
     jpeg, size = encode(photo(64, 64)), (64, 64)
     images = [encoded(jpeg, size) for _ in range(4)]
@@ -108,6 +118,19 @@ def test_a_refused_image_costs_its_own_place_alone() -> None:
     assert sorted(kept)[:2] == [0, 1]
     assert images[3].status is Status.REJECTED
     assert images[0].status is Status.OK
+
+
+def test_dali_never_sees_a_header_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may kill the process, see `passes_header_check`."""
+    jpeg, png = encode(photo(64, 64)), save(photo(64, 64), "PNG")
+    images = [encoded(data, (64, 64)) for data in (jpeg, png[: len(png) // 2], jpeg)]
+    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    fed = []
+    run = decoder._run
+    monkeypatch.setattr(decoder, "_run", lambda *group: fed.append(group[0]) or run(*group))
+    assert decoder.decode(images, [PairPlan(FULL_SIZE)] * 3)[2] == [0, 2]
+    assert fed == [[images[0], images[2]]]
+    assert images[1].status is Status.REJECTED
 
 
 def test_a_decoder_that_refuses_everything_is_not_the_images_fault(

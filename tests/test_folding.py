@@ -41,6 +41,27 @@ class ReadsTwice(nn.Module):
         return self.bn(y) + y
 
 
+class SeesTF32(nn.Conv2d):
+    """Rounds as cuDNN does where it may: to eleven bits."""
+
+    def _conv_forward(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        if torch.backends.cudnn.allow_tf32:
+            x, weight = (tensor.to(torch.float16).float() for tensor in (x, weight))
+        return super()._conv_forward(x, weight, bias)
+
+
+def test_it_is_compared_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afd_model.folding._is_convolution", lambda m: isinstance(m, nn.Conv2d))
+    torch.manual_seed(0)
+    model = nn.Sequential(SeesTF32(3, 16, 3), nn.BatchNorm2d(16), nn.Flatten()).eval()
+    nn.init.uniform_(model[1].running_var, 0.5, 2)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        assert fold_batch_norms(model) == 1
+        assert torch.backends.cudnn.allow_tf32
+
+
 def test_folding_is_undone_where_it_would_be_wrong() -> None:
     model = ReadsTwice().eval()
     image = torch.randn(1, 3, 16, 16)

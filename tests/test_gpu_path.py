@@ -20,7 +20,9 @@ from jobs.benchmark_corpus import make_corpus
 from jobs.model import load_model
 from jobs.settings import LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
+from pipeline.decode_training import PairDecoder
 from pipeline.label_shard import label_shard
+from pipeline.pair_plan import DegradationMix, training_plan
 from pipeline.records import Shard, Status
 from pipeline.screen import Limits
 from pipeline.sources import list_images
@@ -38,6 +40,9 @@ MEAN_PIXEL_ERROR, PIXEL_ERROR_OF_999_IN_1000 = 0.5, 4.0
 # The DCT is orthonormal: it hands errors on as they are. Its own rounding is far smaller.
 RMS_DCT_ERROR, DCT_ROUNDING = 1.0, 0.01
 EQUAL_LABELS = 0.995
+# A window's mean; mirrored or in other colours it would be 8 to 70 levels away, at half the quality
+# up to 12. DALI's own compression on CUDA may round what is near half a quantum to the other side.
+PAIR_ERROR = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +103,29 @@ def test_a_bad_image_costs_no_other(corpus: Path, bad: bytes) -> None:
     rejected = {i.row for i in images if i.status == Status.REJECTED}
     assert rejected <= {10, 63, 99}  # the device may make something of what libjpeg refuses
     assert rows == set(range(100)) - rejected
+
+
+def pairs_on(device: Any, corpus: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Grey levels of clean and degraded windows, uint8 (N, 128, 128, 3) each, all kinds of them."""
+    images = screened(files_of(corpus)[:48])
+    mix = DegradationMix(recoloured_share=0.5, upside_down_share=0.3)
+    plans = [training_plan(np.random.default_rng(i.row), i.size or (0, 0), mix) for i in images]
+    decoder = PairDecoder(
+        plain(144, 128),
+        DecodeOptions(device=device, batch_size=48, num_threads=4),
+        most_compressions=mix.max_compressions,
+        varied=True,
+    )
+    for _ in range(2):  # DALI's buffers are in use from the second on
+        clean, degraded, kept = decoder.decode(images, plans)
+    assert kept == list(range(48))
+    return clean.cpu().numpy(), degraded.cpu().numpy()
+
+
+def test_training_pairs_are_the_cpus_within_bounds(corpus: Path) -> None:
+    for slow, fast in zip(pairs_on("cpu", corpus), pairs_on(DEVICE, corpus), strict=True):
+        error = np.abs(slow.astype(np.int16) - fast).mean((1, 2, 3))
+        assert error.max() <= PAIR_ERROR
 
 
 def labels_on(device: Any, precision: Any, corpus: Path) -> np.ndarray:

@@ -93,6 +93,21 @@ def test_a_model_that_does_not_run_in_a_precision_is_refused_with_the_way_out(
     assert load_model(settings(**changes), num_threads=1).host["precision"] == "float32"
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [torch.OutOfMemoryError("no memory"), torch.AcceleratorError("CUDA error: no kernel")],
+)
+def test_a_device_that_fails_is_not_the_precisions_fault(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(Predictor, "__call__", failing)
+    with pytest.raises(type(failure), match=str(failure)):
+        load_model(settings(precision="bf16"), num_threads=1)
+
+
 def test_openvino_is_given_what_the_settings_make_of_the_preset() -> None:
     loaded = load_model(settings(engine="openvino", precision="auto", crop=64), num_threads=1)
     precision = "bfloat16" if has_native_bf16() else "float32"

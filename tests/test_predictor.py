@@ -217,6 +217,28 @@ def test_inductor_is_for_cuda_and_openvino_for_a_cpu() -> None:
         Predictor(classifier, device=CPU, precision=torch.float32, engine="inductor")
 
 
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet18", None), ("resnet18", "paper"), ("mobilenet_v3_small", "light")]
+)
+def test_nothing_is_left_to_the_cpu_where_the_device_is_another(
+    name: str, size: AFDSize | None
+) -> None:
+    """PyTorch's meta device in a GPU's place: no number can be read there, nor a kernel of ours."""
+    model = backbone(name)
+    classifier = AFDClassifier(model, trained(model, size) if size else None)
+    flip = FlipModel(0.1, (0.5,) * COUNT, (0.0,) * COUNT, (1.0,) * COUNT)
+    meta = torch.device("meta")
+    run = Predictor(classifier, device=meta, precision=torch.float16, flip_model=flip)
+    modules = [run.model, cast(nn.Module, run._flip_scorer)]
+    tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    assert {tensor.device for tensor in tensors} == {meta}
+    assert run.model.enhance is enhance_then_score
+    pixels, dct = inputs()
+    with torch.inference_mode():
+        scores = run._packed(pixels, dct, torch.full((5,), float("nan")))
+    assert (scores.device, scores.dtype, scores.shape) == (meta, torch.float32, (5, 13))
+
+
 @pytest.mark.gpu
 def test_fp16_on_a_gpu_agrees_with_the_cpu() -> None:
     classifier = AFDClassifier(backbone(), trained(backbone()))

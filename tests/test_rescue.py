@@ -5,9 +5,16 @@ from decoding import screened
 from hypothesis import given
 from hypothesis import strategies as st
 from jpegs import encode, photo, save
+from nvidia import nvimgcodec
 
 from pipeline.records import Status
-from pipeline.rescue import give_up, is_refusal, sound_picture, split_refused
+from pipeline.rescue import (
+    give_up,
+    is_refusal,
+    passes_header_check,
+    sound_picture,
+    split_refused,
+)
 from pipeline.screen import Limits, screen
 
 # As DALI 2.4 words them, shortened.
@@ -88,6 +95,34 @@ def test_the_reason_is_the_best_to_be_had() -> None:
         assert image.data is None
         assert (image.error or "").startswith(f"cannot be decoded: {expected}")
         assert "\n" not in (image.error or "")
+
+
+def test_a_header_that_dali_would_refuse_is_told_beforehand() -> None:
+    jpeg, png = encode(photo(40, 40)), save(photo(40, 40), "PNG")
+    at = jpeg.index(b"\xff\xc4")
+    images = screened([jpeg, png, jpeg[:at] + b"junk" + jpeg[at:], png[:-40], b""])
+    assert images[2].decodable  # libjpeg passes over it
+    assert images[3].decodable
+    assert [passes_header_check(image) for image in images] == [True, True, False, False, True]
+    assert [image.status for image in images[:2]] == [Status.OK] * 2
+    assert [image.error for image in images[2:4]] == [
+        "cannot be decoded: Corrupt JPEG data: 4 extraneous bytes before marker 0xc4",
+        "cannot be decoded: its data is damaged",
+    ]
+
+
+def test_a_parser_that_refuses_everything_is_not_the_images_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (image,) = screened([encode(photo(40, 40))])
+
+    def failing(data: bytes) -> None:
+        raise RuntimeError("Failed to get image info")
+
+    monkeypatch.setattr(nvimgcodec, "CodeStream", failing)
+    with pytest.raises(RuntimeError, match="refuses sound pictures too: Failed to get image info"):
+        passes_header_check(image)
+    assert image.status == Status.OK
 
 
 def test_the_sound_picture_has_nothing_wrong() -> None:
