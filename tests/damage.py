@@ -92,6 +92,18 @@ def _wrong_marker(jpeg: bytes, rng: np.random.Generator) -> bytes:
     return jpeg[: start + 1] + bytes([int(rng.integers(1, 255))]) + jpeg[start + 2 :]
 
 
+def _junk(jpeg: bytes, rng: np.random.Generator) -> bytes:
+    """Bytes that belong to no segment: libjpeg passes over them, not every parser does."""
+    _, start, _ = segments(jpeg)[int(rng.integers(len(segments(jpeg))))]
+    junk = bytes(rng.integers(0, 255, int(rng.integers(1, 40)), np.uint8))  # no 0xFF
+    return jpeg[:start] + junk + jpeg[start:]
+
+
+def _png_cut(png: bytes, rng: np.random.Generator) -> bytes:
+    """Behind its header, which says the size."""
+    return png[: int(rng.integers(33, len(png)))]
+
+
 def _sof_byte(offset: int, values: tuple[int, ...]) -> Damage:
     """Another value at an offset of the frame header (T.81 B.2.2) behind its length."""
 
@@ -173,6 +185,8 @@ KINDS: dict[str, Damage] = {
     "TIFF": _made(lambda rgb: save(rgb, "TIFF")),
     "noise": lambda _, rng: b"\xff\xd8" + rng.bytes(3000),
     "empty": lambda _, __: b"",
+    "PNG cut": lambda _, rng: _png_cut(save(photo(48, 64, seed=int(rng.integers(40))), "PNG"), rng),
+    "junk between segments": _junk,
 }
 
 
