@@ -1,4 +1,4 @@
-"""JPEG compression at a stated quality: once or several times, with and without a moved 8x8 grid.
+"""JPEG compression at a stated quality: once, or several times in a row.
 
 The coder is libjpeg-turbo through the `turbojpeg` package: islow DCT, fancy upsampling, standard
 Huffman tables. Pillow drives the same library with the same defaults, so that
@@ -19,15 +19,9 @@ import turbojpeg
 
 RgbImage = npt.NDArray[np.uint8]  # (H, W, 3)
 
-# Luma sampling factors (horizontal, vertical), and with them the size of an MCU in 8x8 blocks.
-_SAMPLING_FACTORS = {
-    "4:4:4": (1, 1),
-    "4:2:2": (2, 1),
-    "4:2:0": (2, 2),
-    "4:4:0": (1, 2),
-    "4:1:1": (4, 1),
-}
-SUBSAMPLINGS = tuple(_SAMPLING_FACTORS)
+SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1")
+# Of compressions at a random quality (the paper's Table VI).
+LOWEST_QUALITY, HIGHEST_QUALITY = 5, 95
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +52,6 @@ def compress(
     subsampling: str = "4:2:0",
     *,
     progressive: bool = False,
-    optimize: bool = False,
 ) -> bytes:
     """Encode uint8 (H, W, 3) RGB as a baseline (or progressive) JPEG.
 
@@ -67,22 +60,20 @@ def compress(
         quality: IJG quality, 1 to 100.
         subsampling: one of `SUBSAMPLINGS`.
         progressive: several scans of growing precision.
-        optimize: Huffman tables made for this picture; the decoded pixels stay the same.
 
     Raises:
         ValueError: an array of another shape or type, a quality or subsampling that does not exist.
     """
     _check_rgb(rgb)
     # libjpeg clamps a quality outside 1 to 100 in silence.
-    if isinstance(quality, bool) or not 1 <= quality <= 100 or quality != int(quality):
-        raise ValueError(f"JPEG quality must be an integer from 1 to 100, got {quality!r}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"JPEG quality must be from 1 to 100, got {quality!r}")
     # The package reads a strided view's memory as if it were contiguous.
     encoded: bytes = turbojpeg.compress(
         np.ascontiguousarray(rgb),
-        int(quality),
+        quality,
         _sampling(subsampling),
         progressive=progressive,
-        optimize=optimize,
     )
     return encoded
 
@@ -99,87 +90,45 @@ def decompress(jpeg: bytes) -> RgbImage:
         raise ValueError(f"cannot decode the JPEG: {error}") from error
 
 
-def degrade(
-    rgb: RgbImage,
-    qualities: Sequence[int],
-    *,
-    subsampling: str = "4:2:0",
-    grid_shift: tuple[int, int] = (0, 0),
-) -> RgbImage:
+def degrade(rgb: RgbImage, qualities: Sequence[int], *, subsampling: str = "4:2:0") -> RgbImage:
     """Compress and decode `rgb` once for every quality, in order.
 
     Args:
         rgb: uint8 (H, W, 3).
         qualities: IJG qualities; none leaves the picture as it is.
         subsampling: of every compression, one of `SUBSAMPLINGS`.
-        grid_shift: (down, right) pixels by which the block grid moves against the picture between
-            one compression and the next, as when a picture is cropped before it is saved again.
-            (0, 0), or multiples of the MCU, keep the grids aligned. The first compression has its
-            grid at the picture's corner.
 
     Returns:
         uint8 (H, W, 3), a new array.
 
     Raises:
-        ValueError: as `compress`; a negative shift.
+        ValueError: as `compress`.
     """
     _check_rgb(rgb)
-    if len(grid_shift) != 2 or min(grid_shift) < 0:
-        raise ValueError(f"grid_shift must be (down, right) in pixels, 0 or more, got {grid_shift}")
-    horizontal, vertical = _sampling_factors(subsampling)
-    mcu_height, mcu_width = 8 * vertical, 8 * horizontal
-    height, width = rgb.shape[:2]
     degraded = rgb.copy()
-    for step, quality in enumerate(qualities):
-        # A grid that starts above and left of the picture: the blocks that overhang repeat its
-        # border, which is how an encoder fills incomplete blocks on the other two sides.
-        top = -step * grid_shift[0] % mcu_height
-        left = -step * grid_shift[1] % mcu_width
-        padded = np.pad(degraded, ((top, 0), (left, 0), (0, 0)), mode="edge")
-        decoded = decompress(compress(padded, quality, subsampling))
-        degraded = decoded[top : top + height, left : left + width].copy()
+    for quality in qualities:
+        degraded = decompress(compress(degraded, quality, subsampling))
     return degraded
 
 
-def random_qualities(
-    rng: np.random.Generator, times: int, *, lowest: int = 5, highest: int = 95
-) -> tuple[int, ...]:
-    """Draw `times` IJG qualities, uniform over lowest to highest, both included.
-
-    Raises:
-        ValueError: a negative count, or a range outside 1 to 100.
-    """
-    if times < 0:
-        raise ValueError(f"number of compressions must be 0 or more, got {times}")
-    if not 1 <= lowest <= highest <= 100:
-        raise ValueError(
-            f"qualities must satisfy 1 <= lowest <= highest <= 100, got {lowest} and {highest}"
-        )
-    return tuple(int(q) for q in rng.integers(lowest, highest, size=times, endpoint=True))
-
-
-def random_grid_shift(rng: np.random.Generator) -> tuple[int, int]:
-    """Draw (down, right) from 0 to 7 pixels, never (0, 0): the 63 ways to miss an 8x8 grid."""
-    offset = int(rng.integers(1, 64))
-    return offset // 8, offset % 8
+def random_qualities(rng: np.random.Generator, times: int) -> tuple[int, ...]:
+    """Draw `times` IJG qualities, uniform over those from the lowest to the highest."""
+    drawn = rng.integers(LOWEST_QUALITY, HIGHEST_QUALITY, size=times, endpoint=True)
+    return tuple(int(quality) for quality in drawn)
 
 
 def _check_rgb(rgb: RgbImage) -> None:
-    shape = getattr(rgb, "shape", None)
-    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or rgb.dtype != np.uint8:
-        got = type(rgb).__name__ if shape is None else f"{rgb.dtype} {tuple(shape)}"
-        raise ValueError(f"picture must be uint8 (height, width, 3), got {got}")
-    if max(shape[:2]) > 65535:
-        raise ValueError(f"JPEG sides are at most 65535 pixels, got {shape[1]}x{shape[0]}")
-
-
-def _sampling_factors(subsampling: str) -> tuple[int, int]:
-    if subsampling not in _SAMPLING_FACTORS:
-        known = ", ".join(SUBSAMPLINGS)
-        raise ValueError(f"subsampling must be one of {known}, got {subsampling!r}")
-    return _SAMPLING_FACTORS[subsampling]
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape or rgb.dtype != np.uint8:
+        raise ValueError(
+            f"picture must be uint8 (height, width, 3), got {rgb.dtype} {tuple(rgb.shape)}"
+        )
+    if max(rgb.shape[:2]) > 65535:
+        raise ValueError(f"JPEG sides are at most 65535 pixels, got {rgb.shape[1]}x{rgb.shape[0]}")
 
 
 def _sampling(subsampling: str) -> Any:
-    _sampling_factors(subsampling)
+    if subsampling not in SUBSAMPLINGS:
+        raise ValueError(
+            f"subsampling must be one of {', '.join(SUBSAMPLINGS)}, got {subsampling!r}"
+        )
     return getattr(turbojpeg.SAMP, "Y" + subsampling.replace(":", ""))
