@@ -92,7 +92,7 @@ def confidence_by_quality(found: Distributions) -> Chart:
         "confidence-by-quality",
         "Confidence by JPEG quality",
         "The line is the median; the area around it holds the middle half of the labels.",
-        draw.quartiles_by_quality(rows, "confidence", top=1.0),
+        draw.confidence_by_quality(rows),
         ("JPEG quality", "labels", "lower quartile", "median", "upper quartile"),
         [
             (row["quality"], count(row["images"]), *(decimal(row[k]) for k in _QUARTILES))
@@ -136,7 +136,7 @@ def drift(found: Distributions) -> Chart:
         "How far compression has turned the classifier's features. The line joins the medians of"
         f" the bands; the median of all images is {degrees(middle)}. The top cells also hold what"
         " lies above them.",
-        draw.density_by_quality(density, rows, "drift angle, degrees"),
+        draw.drift_by_quality(density, rows),
         ("JPEG quality", "images", "lower quartile", "median", "upper quartile"),
         [
             (row["quality"], count(row["images"]), *(degrees(row[k]) for k in _QUARTILES))
