@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.compress_settings import CompressSettings
 from jobs.log import say
+from jobs.quantities import size
 from jobs.run_job import run_job
 from jobs.run_record import differences
 from pipeline.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
@@ -117,7 +118,7 @@ def _run(settings: CompressSettings) -> int:
     bad = "".join(f", {count} {status}" for status, count in summary["bad"].items())
     say(
         f"{summary['images']} images{bad}; {len(summary['sets'])} sets,"
-        f" {summary['num_bytes'] / 1e6:.1f} MB in {summary['output']}"
+        f" {size(summary['num_bytes'])} in {summary['output']}"
     )
     return EXIT_COMPLETE
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jobs import report_drawing as draw
+from jobs.quantities import count, decimal, degrees, duration, percent
 from jobs.report_drawing import Chart
-from jobs.report_format import count, decimal, degrees, duration, percent
 from jobs.report_queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Distributions, Row, Trust
 from jobs.report_run import STAGES, Run, stage_totals, timeline
 from jobs.report_statistics import (

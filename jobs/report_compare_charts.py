@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from jobs import report_drawing as draw
+from jobs.quantities import count, degrees, percent
 from jobs.report_charts import quartiles, shares, span
 from jobs.report_compare import Comparison
 from jobs.report_drawing import Chart
-from jobs.report_format import count, degrees, percent
 from jobs.report_queries import ANGLE_WIDTH, Distributions
 from jobs.report_statistics import BANDS, QUALITIES, by_band
 

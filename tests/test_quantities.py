@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.report_format import count, decimal, degrees, duration, percent, size
+from jobs.quantities import count, decimal, degrees, duration, percent, size
 
 
 @pytest.mark.parametrize(
@@ -21,21 +21,25 @@ def test_a_share_is_told_from_none_and_from_all(share: float | None, text: str) 
     assert percent(share) == text
 
 
-def test_sizes_and_times() -> None:
-    assert [size(n) for n in (0, 999, 1000, 45_200_000, 3 * 10**18, None)] == [
+def test_sizes() -> None:
+    assert [size(n) for n in (0, 999, 1000, 45_200_000, 3 * 10**18)] == [
         "0 bytes",
         "999 bytes",
         "1.0 kB",
         "45.2 MB",
         "3000.0 PB",
-        "–",
     ]
-    assert [duration(s) for s in (0.04, 119.9, 120, 7200)] == [
-        "0.0 s",
-        "119.9 s",
-        "2.0 min",
-        "2.0 h",
-    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        *((0.04, "0 s"), (0.25, "0.2 s"), (9.96, "10 s"), (59.6, "1 min"), (61, "1 min 1 s")),
+        *((119.9, "2 min"), (7200, "2 h"), (7265, "2 h 1 min"), (200_000, "2 d 7 h")),
+    ],
+)
+def test_a_duration_in_its_two_largest_units(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def test_numbers() -> None:

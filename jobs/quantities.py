@@ -1,4 +1,4 @@
-"""Numbers as the report writes them."""
+"""Numbers as people read them: in reports, and in what jobs print."""
 
 from __future__ import annotations
 
@@ -32,11 +32,9 @@ def degrees(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.2f}°"
 
 
-def size(num_bytes: int | None) -> str:
+def size(num_bytes: float) -> str:
     """In powers of a thousand."""
-    if num_bytes is None:
-        return UNKNOWN
-    value = float(num_bytes)
+    value = num_bytes
     for unit in _UNITS:
         if value < 1000 or unit == _UNITS[-1]:
             break
@@ -45,8 +43,12 @@ def size(num_bytes: int | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+    """In the two largest units that matter; with tenths below ten seconds."""
+    if seconds < 10:
+        return f"{round(seconds, 1):g} s"
+    parts, left = [], round(seconds)
+    for unit, unit_s in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        amount, left = divmod(left, unit_s)
+        parts.append((amount, unit))
+    first = next(k for k, (amount, _) in enumerate(parts) if amount)
+    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount)
