@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jobs.settings import REQUIRED, setting
+from jobs.settings import REQUIRED, require_between, require_positive, setting
 from pipeline.compressed_sets import SetRecipe
 from pipeline.degrade import PROTOCOLS
 from pipeline.geometry import Geometry
@@ -52,13 +52,9 @@ class CompressSettings:
     def __post_init__(self) -> None:
         if not self.quality and not self.times:
             raise ValueError("nothing to write: give --quality or --times")
-        for value in self.quality:
-            if not 1 <= value <= 100:
-                raise ValueError(f"--quality {value} is not between 1 and 100")
-        if not 0 <= self.times <= MAX_TIMES:
-            raise ValueError(f"--times {self.times} is not between 0 and {MAX_TIMES}")
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers} is not positive: use at least 1")
+        require_between(self, 1, 100, "quality")
+        require_between(self, 0, MAX_TIMES, "times")
+        require_positive(self, "workers")
         self.recipe()  # its parts refuse a crop, a resize or a limit that cannot be
 
     def recipe(self) -> SetRecipe:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.extras import require
 from jobs.run_job import reader_may_leave, run_job
-from jobs.settings import REQUIRED, setting
+from jobs.settings import REQUIRED, require_positive, setting
 from pipeline.output import OutputFolder
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class SqlSettings:
     max_rows: int = setting(40, "rows shown in a table")
 
     def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ValueError(f"--max-rows {self.max_rows} is not positive: use at least 1")
+        require_positive(self, "max_rows")
 
 
 def sql(settings: SqlSettings, to: TextIO) -> None:
