@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ import torch
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
-from afd_model.device import resolve_device, resolve_precision
+from afd_model.device import dtype_name, resolve_device, resolve_precision
 from afd_model.evaluator import Evaluator, Outcome
 from afd_model.response_angles import BLOCK_PIXELS
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_angles import AngleStudy, measure_angles
 from jobs.log import say
-from jobs.model import backbone_of
+from jobs.model import backbone_of, decoding_on, model_facts
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
 from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
@@ -129,23 +129,17 @@ def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, An
         flip_model=checkpoint.flip_model if checkpoint else None,
     )
     facts = {
-        "backbone": backbone.name,
-        "weights": backbone.weights,
-        "weights_sha256": backbone.weights_sha256,
-        "afd": checkpoint.path if checkpoint else "untrained" if afd else "none",
-        "afd_sha256": checkpoint.sha256 if checkpoint else None,
+        **model_facts(backbone, checkpoint, settings.afd),
         "has_module": model.has_module,
         "device": device.type,
-        "precision": str(precision).removeprefix("torch."),
+        "precision": dtype_name(precision),
     }
     return backbone, model, facts
 
 
 def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
-    device = resolve_device(settings.device)
-    return DecodeOptions(
-        device="cuda" if device.type == "cuda" else "cpu",
-        device_id=device.index or 0,
+    return replace(
+        decoding_on(resolve_device(settings.device)),
         batch_size=settings.batch_size,
         num_threads=settings.threads,
     )

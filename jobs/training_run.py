@@ -15,7 +15,7 @@ from afd_model.afd_module import AFDModule, with_parts_of
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
-from afd_model.device import resolve_device, resolve_precision
+from afd_model.device import device_name, dtype_name, resolve_device, resolve_precision
 from afd_model.distributed import is_first
 from afd_model.export import export, fit_flips
 from afd_model.losses import LossWeights
@@ -23,12 +23,11 @@ from afd_model.schedule import TrainingOptions
 from afd_model.stages import head_path
 from afd_model.training import Trainer, train
 from jobs.log import say
-from jobs.model import backbone_of
+from jobs.model import backbone_of, decoding_on
 from jobs.run_record import versions
 from jobs.settings import flag_of
 from jobs.train_settings import TrainSettings
 from jobs.training_log import TrainingLog
-from pipeline.decode import DecodeOptions
 from pipeline.geometry import Geometry
 from pipeline.output import RUN, OutputFolder
 from pipeline.own_files import list_apart
@@ -215,9 +214,8 @@ def _loader(
     rank: Rank,
     device: torch.device,
 ) -> PairLoader:
-    options = DecodeOptions(
-        device="cuda" if device.type == "cuda" else "cpu",
-        device_id=device.index or 0,
+    options = replace(
+        decoding_on(device),
         batch_size=settings.batch_size // rank.count,
         num_threads=settings.cpus_per_worker,
         prefetch_batches=settings.prefetch_batches,
@@ -248,8 +246,8 @@ def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> di
         },
         "settings": {**_told(settings), **named},
         "workers": max(1, settings.workers),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": str(ready.options.precision).removeprefix("torch."),
+        "device": device_name(device),
+        "precision": dtype_name(ready.options.precision),
         "versions": versions(),
     }
 
