@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from pipeline.output import OutputFolder
 from pipeline.own_files import list_apart
 from pipeline.recompress import collection_root, relative_name
 from pipeline.records import ImageRef
+from pipeline.sampling import evenly
 from pipeline.screen import Limits
 
 _SAY_EVERY_S = 10.0
@@ -148,11 +148,8 @@ def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
 def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
     refs = list_apart(settings.input, OutputFolder(settings.output))
     root = collection_root(settings.input, refs)
-    if isinstance(settings.num_images, int) and settings.num_images < len(refs):
-        spaced = (
-            math.floor(k * len(refs) / settings.num_images) for k in range(settings.num_images)
-        )
-        refs = [refs[k] for k in spaced]
+    if isinstance(settings.num_images, int):
+        refs = evenly(refs, settings.num_images)
     return refs, [relative_name(ref, root) for ref in refs]
 
 

@@ -32,6 +32,7 @@ from pipeline.geometry import Geometry
 from pipeline.output import RUN, OutputFolder
 from pipeline.own_files import list_apart
 from pipeline.records import ImageRef
+from pipeline.sampling import evenly
 from pipeline.screen import Limits
 from pipeline.training_data import PairLoader, Rank, split_held_out
 
@@ -171,7 +172,7 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             on_best=lambda: export(trainer, ready.backbone, facts),
         )
         fitted_too = _loader(
-            _evenly(ready.training, settings.flip_images), ready.preset, settings, rank, device
+            evenly(ready.training, settings.flip_images), ready.preset, settings, rank, device
         )
         passes = [(held_out, settings.flip_passes), (fitted_too, 1)]
         flips = fit_flips(trainer, ready.backbone, passes)
@@ -199,12 +200,6 @@ def note_images(settings: TrainSettings, ready: Prepared) -> None:
             f" {len(uris)}): some that are held out may have been trained on"
         )
     output.write_json(RUN, {**record, "images": now})
-
-
-def _evenly(refs: list[ImageRef], count: int) -> list[ImageRef]:
-    """`count` of them, or all where there are fewer, spread over the whole list."""
-    count = min(count, len(refs))
-    return [refs[i * len(refs) // count] for i in range(count)]
 
 
 def _loader(
