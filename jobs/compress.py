@@ -19,7 +19,7 @@ from jobs.compress_settings import CompressSettings
 from jobs.log import say
 from jobs.quantities import size
 from jobs.run_job import run_job
-from jobs.run_record import differences
+from jobs.run_record import refuse_other_settings
 from pipeline.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
 from pipeline.local_files import absolute_pattern
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
@@ -64,11 +64,8 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
     """Begin or continue an output. Raises OutputError when it was made with other settings."""
     now = replace(settings, input=absolute_pattern(settings.input)).file_settings
     record = output.read_json(RUN)
-    if record is not None and (changed := differences(record.get("settings", {}), now)):
-        raise OutputError(
-            f"{str(output.path)!r} holds sets made with other settings: {changed}."
-            " Use the same, or another --output"
-        )
+    if record is not None:
+        refuse_other_settings(output, record, now)
     with output.first_written():
         output.path.mkdir(parents=True, exist_ok=True)  # it refuses a bucket
         output.clean()

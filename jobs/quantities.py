@@ -1,6 +1,9 @@
-"""Numbers as people read them: in reports, and in what jobs print."""
+"""Numbers as people read them, in reports and in what jobs print, and as JSON takes them."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 UNKNOWN = "–"
@@ -52,3 +55,12 @@ def duration(seconds: float) -> str:
         parts.append((amount, unit))
     first = next(k for k, (amount, _) in enumerate(parts) if amount)
     return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount)
+
+
+def finite(value: Any) -> Any:
+    """The same with None for NaN and infinities, wherever they are in it: JSON has neither."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

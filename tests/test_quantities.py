@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.quantities import count, decimal, degrees, duration, percent, size
+from jobs.quantities import count, decimal, degrees, duration, finite, percent, size
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,12 @@ def test_sizes() -> None:
 )
 def test_a_duration_in_its_two_largest_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_json_has_no_nan() -> None:
+    nan, infinity = float("nan"), float("inf")
+    found = finite({"a": [1.5, nan], 2: {"b": (infinity, None)}, "c": "nan"})
+    assert found == {"a": [1.5, None], "2": {"b": [None, None]}, "c": "nan"}
 
 
 def test_numbers() -> None:
