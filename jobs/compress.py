@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.compress_settings import CompressSettings
 from jobs.log import say
+from jobs.pool import CONTINUES
 from jobs.quantities import size
 from jobs.run_job import run_job
 from jobs.run_record import refuse_other_settings
@@ -106,8 +107,7 @@ def _rows(
 def main(arguments: Sequence[str]) -> int:
     """`afd compress`: exit code 0 when every good image is in every set, 1 when not, 2 usage."""
     settings = parse(CompressSettings, arguments, prog="afd compress", positional=["input"])
-    continued = "; the same command continues"
-    return run_job("afd compress", lambda: _run(settings), continued=continued)
+    return run_job("afd compress", lambda: _run(settings), continued=CONTINUES)
 
 
 def _run(settings: CompressSettings) -> int:

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from jobs.machine import release_free_memory
 from jobs.metrics import ShardMetrics
+from jobs.pool import CONTINUES
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
 from pipeline.attempts import AccessError, ReadError, TemporaryReadError
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 SHARDS_AT_ONCE = 2
 EXIT_DEVICE_LOST = 70  # EX_SOFTWARE
-CONTINUES = "; the same command continues the run"
 _NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _RELEASE_EVERY_S = 30  # of free memory: a thousandth of the time
 

@@ -14,6 +14,7 @@ from afd_model.training import TrainingError
 from afd_model.training_state import STATE
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.log import say
+from jobs.pool import CONTINUES
 from jobs.run_job import run_job
 from jobs.run_record import refuse_other_settings, versions
 from jobs.train_settings import TrainSettings
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         "afd train",
         lambda: _run(settings),
         errors=(TrainingError,),
-        continued="; the same command continues the run",
+        continued=CONTINUES,
     )
 
 
