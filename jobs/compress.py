@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.compress_settings import CompressSettings
-from jobs.log import say
+from jobs.log import counted, say
 from jobs.pool import CONTINUES
 from jobs.quantities import size
 from jobs.run_job import run_job
@@ -29,7 +29,6 @@ from pipeline.recompress import collection_root
 from pipeline.records import ImageRef
 
 MANIFEST = "manifest.parquet"
-_SAY_EVERY_S = 10.0
 _CHUNK_IMAGES = 256  # an interrupt waits for no more than these
 
 
@@ -93,15 +92,11 @@ def _rows(
     """The manifest's rows in the collection's order, each after its file is written."""
     recipe = settings.recipe()
     images = plan_images(refs, recipe, collection_root(settings.input, refs))
-    done, said = 0, time.time()
+    chunks = iter(lambda: list(islice(images, _CHUNK_IMAGES)), [])
     with ThreadPoolExecutor(settings.workers) as pool:
-        while chunk := list(islice(images, _CHUNK_IMAGES)):
+        for chunk in counted(chunks, len, len(refs)):
             for rows in pool.map(lambda image: write_files(image, output.path, recipe), chunk):
                 yield from rows
-            done += len(chunk)
-            if time.time() - said > _SAY_EVERY_S:
-                said = time.time()
-                say(f"{done}/{len(refs)} images")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,11 +17,11 @@ from afd_model.evaluator import Evaluator, Outcome
 from afd_model.response_angles import BLOCK_PIXELS
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_angles import AngleStudy, measure_angles
-from jobs.log import say
+from jobs.log import counted, say
 from jobs.model import backbone_of, decoding_on, model_facts
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
-from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
+from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator
 from pipeline.folder_classes import FolderClasses
 from pipeline.geometry import Geometry
 from pipeline.output import OutputFolder
@@ -31,8 +30,6 @@ from pipeline.recompress import collection_root, relative_name
 from pipeline.records import ImageRef
 from pipeline.sampling import evenly
 from pipeline.screen import Limits
-
-_SAY_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,10 @@ def measure(settings: EvaluateSettings) -> Evaluation:
         seed=settings.seed,
         limits=Limits(settings.max_pixels),
     )
-    chunks = _gathered(images, refs, names)
+    measured = counted(
+        images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs)
+    )
+    chunks = list(measured)
     kept = [index for chunk in chunks for index in chunk.indices]
     left_out = [(refs[index].uri, why) for chunk in chunks for index, why in chunk.left_out]
     if not kept:
@@ -151,16 +151,3 @@ def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
     if isinstance(settings.num_images, int):
         refs = evenly(refs, settings.num_images)
     return refs, [relative_name(ref, root) for ref in refs]
-
-
-def _gathered(
-    images: ImageEvaluator, refs: Sequence[ImageRef], names: Sequence[str]
-) -> list[MeasuredChunk]:
-    chunks, done, said = [], 0, time.time()
-    for chunk in images.measure(refs, names):
-        chunks.append(chunk)
-        done += len(chunk.indices) + len(chunk.left_out)
-        if time.time() - said > _SAY_EVERY_S:
-            said = time.time()
-            say(f"{done}/{len(refs)} images")
-    return chunks
