@@ -6,7 +6,6 @@ import logging
 import math
 import sys
 import time
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import rich.progress
@@ -54,12 +53,7 @@ class Progress:
             self._say(f"{self._total - self._done} images to label")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 

@@ -144,8 +144,8 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
     )
 
 
-def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None = None) -> str:
-    """Train this worker's share to the end, or go on from the saved state; returns why it ended.
+def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None = None) -> None:
+    """Train this worker's share to the end, or go on from the saved state.
 
     Every worker reads the same output folder; the first one writes it.
     """
@@ -180,7 +180,6 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     finally:
         if log is not None:
             log.close()
-    return reason
 
 
 def note_images(settings: TrainSettings, ready: Prepared) -> None:

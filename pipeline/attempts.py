@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pipeline.error_text import reason_of
+
 _Result = TypeVar("_Result")
 
 
@@ -117,4 +119,4 @@ def _words_of(error: Exception) -> str:
         return "the connection ended early"
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return f"no HTTP answer ({type(error).__name__})"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason_of(error) or type(error).__name__

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.degrade import CompressionProtocol, RgbImage, compress, degrade, random_qualities
+from pipeline.error_text import one_line
 from pipeline.geometry import Geometry, crop_window
 from pipeline.locations import is_remote, local_path
 from pipeline.pillow_warnings import silenced
@@ -37,7 +38,7 @@ def open_rgb(data: bytes) -> RgbImage:
                 return np.repeat(gray.round().astype(np.uint8)[:, :, None], 3, axis=2)
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be decoded: {' '.join(str(error).split())}") from error
+        raise ValueError(f"cannot be decoded: {one_line(error)}") from error
 
 
 def model_window(rgb: RgbImage, geometry: Geometry) -> RgbImage:
