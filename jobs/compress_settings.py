@@ -9,9 +9,8 @@ from jobs.settings import REQUIRED, require_between, require_positive, setting
 from pipeline.compressed_sets import SetRecipe
 from pipeline.degrade import PROTOCOLS
 from pipeline.geometry import Geometry
+from pipeline.recompress import MAX_TIMES
 from pipeline.screen import Limits
-
-MAX_TIMES = 20
 
 
 @dataclass(frozen=True, kw_only=True)

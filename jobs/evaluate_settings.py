@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.compress_settings import MAX_TIMES
 from jobs.settings import (
     REQUIRED,
     ClassifierSettings,
@@ -15,6 +14,7 @@ from jobs.settings import (
     setting,
 )
 from pipeline.degrade import PROTOCOLS
+from pipeline.recompress import MAX_TIMES
 
 
 @dataclass(frozen=True, kw_only=True)

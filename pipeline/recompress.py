@@ -22,6 +22,7 @@ from pipeline.locations import is_remote, local_path
 from pipeline.pillow_warnings import silenced
 from pipeline.records import ImageRef
 
+MAX_TIMES = 20  # random compressions of an image, one after the other
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
