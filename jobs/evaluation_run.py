@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,13 +69,14 @@ def measure(settings: EvaluateSettings) -> Evaluation:
             f" {backbone.stem_stride} pixels: leave it out"
         )
     refs, names = _collection(settings)
+    options, limits = _decode_options(settings), Limits(settings.max_pixels)
     images = ImageEvaluator(
         model,
         Geometry.of_preset(backbone.preprocessing),
-        _decode_options(settings),
+        options,
         conditions=conditions(settings),
         seed=settings.seed,
-        limits=Limits(settings.max_pixels),
+        limits=limits,
     )
     measured = counted(
         images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs)
@@ -87,33 +87,25 @@ def measure(settings: EvaluateSettings) -> Evaluation:
     if not kept:
         uri, why = left_out[0]
         raise ValueError(f"none of the {len(refs)} images can be evaluated; {uri}: {why}")
+    kept_names = [names[index] for index in kept]
     classes = FolderClasses(backbone.class_ids, backbone.class_names)
     full = [chunk for chunk in chunks if chunk.indices]
     angles = None
     if settings.figures:
         say("response angles, for the figure")
-        angles = _angles(settings, model, backbone, [(refs[k], names[k]) for k in kept])
+        kept_refs = [refs[index] for index in kept]
+        angles = measure_angles(
+            model, backbone, kept_refs, kept_names, options=options, limits=limits
+        )
     return Evaluation(
-        names=[names[index] for index in kept],
-        truth=np.array([classes.of(names[index]) for index in kept]),
+        names=kept_names,
+        truth=np.array([classes.of(name) for name in kept_names]),
         outcomes={c: Outcome.joined([x.outcomes[c] for x in full]) for c in full[0].outcomes},
         left_out=left_out,
         model=facts,
         seed=settings.seed,
         angles=angles,
     )
-
-
-def _angles(
-    settings: EvaluateSettings,
-    model: Evaluator,
-    backbone: Backbone,
-    images: Sequence[tuple[ImageRef, str]],
-) -> AngleStudy:
-    """The study of the images that could be evaluated."""
-    refs, names = zip(*images, strict=True)
-    options, limits = _decode_options(settings), Limits(settings.max_pixels)
-    return measure_angles(model, backbone, refs, names, options=options, limits=limits)
 
 
 def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, Any]]:
