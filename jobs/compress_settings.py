@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jobs.settings import REQUIRED, require_between, require_positive, setting
+from jobs.settings import (
+    REQUIRED,
+    CollectionSettings,
+    require_between,
+    require_positive,
+    setting,
+)
 from pipeline.compressed_sets import SetRecipe
 from pipeline.degrade import PROTOCOLS
 from pipeline.geometry import Geometry
@@ -14,14 +20,9 @@ from pipeline.screen import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressSettings:
+class CompressSettings(CollectionSettings):
     """Write the paper's test sets: a collection compressed at stated qualities, as JPEG files."""
 
-    input: str = setting(
-        REQUIRED,
-        "folder (recursive), glob, tar or Parquet file of images, manifest (a list of any of these"
-        " as text, CSV or Parquet) or one image, on disk or on s3://, gs://, hf:// or https://",
-    )
     output: str = setting(
         REQUIRED, "folder for the sets (q07/, q10/, ...); repeating the command continues them"
     )
