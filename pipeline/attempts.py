@@ -43,6 +43,14 @@ def blames_content(error: Exception) -> bool:
     return getattr(error, "errno", None) in (None, errno.EIO)
 
 
+def refuses_all_writing(error: OSError | AccessError) -> bool:
+    """Whether what raised this when it was written to would refuse any other file too."""
+    if isinstance(error, ReadError):  # of a store, which said no; a temporary one said nothing
+        return not isinstance(error, TemporaryReadError)
+    full_or_read_only = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return isinstance(error, AccessError) or error.errno in full_or_read_only
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long a read goes on before it is given up.
