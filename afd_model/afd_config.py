@@ -1,7 +1,7 @@
 """What shapes an AFD-Module, as it stands in its checkpoint."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from afd_model.fde_net import DCT_INPUTS, FDM_KINDS, DCTInput, FDMKind
@@ -110,8 +110,3 @@ def config_from_dict(fields: dict[str, Any]) -> AFDConfig:
         return AFDConfig(**{**fields, **lists, "stages": stages})
     except TypeError as error:
         raise ValueError(f"AFD config is incomplete: {error}") from error
-
-
-def config_to_dict(config: AFDConfig) -> dict[str, Any]:
-    """The configuration as plain JSON types."""
-    return asdict(config)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from afd_model.afd_config import AFD_SIZES, AFDConfig, AFDSize
+from afd_model.afd_config import AFDConfig, AFDSize
 from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
 from afd_model.dct import DCT_CHANNELS
@@ -58,8 +58,6 @@ def config_for(
     Raises:
         ValueError: an unknown size, or a field's value; stages to correct where none is found.
     """
-    if size not in AFD_SIZES:
-        raise ValueError(f"unknown AFD size {size!r}: one of {', '.join(AFD_SIZES)}")
     if backbone.stem_stride not in STRIDES:
         raise ValueError(
             f"{backbone.name} begins with patches of {backbone.stem_stride} pixels, where no"

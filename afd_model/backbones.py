@@ -15,6 +15,7 @@ from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from afd_model.stem import find_stem
 from afd_model.weight_files import (
+    IMAGENET_CLASSES,
     has_packaged_lite0,
     head_classes,
     load_packaged_lite0,
@@ -24,7 +25,6 @@ from afd_model.weight_files import (
 )
 
 TIMM_PREFIX = "timm:"
-IMAGENET_CLASSES = 1000
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".tar")
 # timm's name for the model whose ImageNet weights a package on the index carries.
 PACKAGED = "timm:tf_efficientnet_lite0"

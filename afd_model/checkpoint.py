@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from afd_model.afd_config import AFDConfig, AFDSize, config_from_dict, config_to_dict
+from afd_model.afd_config import AFDConfig, config_from_dict
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
@@ -109,15 +109,12 @@ def load_module(path: str | Path) -> tuple[AFDModule, CheckpointFacts]:
     return _built(facts, tensors), facts
 
 
-def resolve_afd(
-    spec: str, backbone: Backbone, size: AFDSize = "light"
-) -> tuple[AFDModule | None, CheckpointFacts | None]:
+def resolve_afd(spec: str, backbone: Backbone) -> tuple[AFDModule | None, CheckpointFacts | None]:
     """The AFD-Module that a user asked for.
 
     Args:
         spec: "none"; "default": the checkpoint shipped for this backbone and these weights, or an
             untrained module (the identity) where none ships; "untrained"; or a checkpoint file.
-        size: of the untrained module.
 
     Returns:
         The module, or None for "none"; its facts, or None where it is untrained.
@@ -132,7 +129,7 @@ def resolve_afd(
     shipped = shipped_checkpoint(backbone) if spec == "default" else None
     if shipped is not None:
         return load_checkpoint(shipped, backbone)
-    return AFDModule(config_for(backbone, size)).eval(), None
+    return AFDModule(config_for(backbone)).eval(), None
 
 
 def shipped_checkpoint(backbone: Backbone) -> Path | None:
@@ -217,7 +214,7 @@ def _to_json(facts: CheckpointFacts) -> str:
     return json.dumps(
         {
             "format": FORMAT,
-            "config": config_to_dict(facts.config),
+            "config": asdict(facts.config),
             "backbone": facts.backbone,
             "backbone_sha256": facts.backbone_sha256,
             "stem_layer": facts.stem_layer,

@@ -75,6 +75,16 @@ def resolve_precision(requested: str, device: torch.device | str) -> torch.dtype
     return PRECISIONS[requested]
 
 
+def device_name(device: torch.device) -> str:
+    """For records: the GPU's own name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """For records and messages: "float16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def has_native_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX, or Arm's BF16)."""
     read = getattr(torch.cpu, "get_capabilities", None)

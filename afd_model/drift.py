@@ -108,8 +108,8 @@ FLIP_FEATURES: tuple[str, ...] = (
 )
 
 
-def confidence_logit(probabilities: Tensor, temperature: float = FLIP_TEMPERATURE) -> Tensor:
-    """log(s / (1 - s)), s the greatest probability of the softmax at another temperature.
+def confidence_logit(probabilities: Tensor) -> Tensor:
+    """log(s / (1 - s)), s the greatest probability of the softmax at `FLIP_TEMPERATURE`.
 
     Args:
         probabilities: (B, K) softmax at temperature 1, K >= 2.
@@ -117,7 +117,7 @@ def confidence_logit(probabilities: Tensor, temperature: float = FLIP_TEMPERATUR
     Returns:
         (B,) in the input's dtype, within -10..10.
     """
-    powers = probabilities ** (1 / temperature)
+    powers = probabilities ** (1 / FLIP_TEMPERATURE)
     best, others = powers.max(1).values, powers.sum(1)
     others = others - best
     logit = best.log() - others.clamp(min=torch.finfo(others.dtype).tiny).log()
@@ -153,7 +153,7 @@ class FlipModel:
 
 
 def flip_features(
-    angle_deg: Tensor, probabilities: Tensor, dct: Tensor, jpeg_quality: Tensor | None = None
+    angle_deg: Tensor, probabilities: Tensor, dct: Tensor, jpeg_quality: Tensor
 ) -> Tensor:
     """What tells whether compression changed the label.
 
@@ -161,7 +161,7 @@ def flip_features(
         angle_deg: (B,), see `drift`.
         probabilities: (B, K) softmax, K >= 2.
         dct: (B, 192, h, w) as `block_dct` gives it.
-        jpeg_quality: (B,) 1..100, NaN where the header has none; None: for none of them.
+        jpeg_quality: (B,) 1..100, NaN where the header has none.
 
     Returns:
         (B, 7) float32 in the order of `FLIP_FEATURES`: `confidence_logit`; log(0.1 + angle);
@@ -170,8 +170,6 @@ def flip_features(
     """
     size = dct[:, :64].abs().mean((2, 3), dtype=torch.float32)  # (B, 64)
     bands = (size[:, 1:6], size[:, 6:21], size[:, 21:])
-    if jpeg_quality is None:
-        jpeg_quality = torch.full_like(angle_deg, math.nan)
     quality = jpeg_quality.to(torch.float32)
     columns = [confidence_logit(probabilities), torch.log(angle_deg.float() + _LEAST_ANGLE_DEG)]
     columns += [torch.log1p(band.mean(1)) for band in bands]

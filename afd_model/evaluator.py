@@ -58,7 +58,6 @@ class Evaluator:
             classifier, device=device, precision=precision, flip_model=flip_model
         )
         self.has_module = self._predictor.measures_drift
-        self.has_flip_model = flip_model is not None and self.has_module
 
     @torch.inference_mode()
     def clean_stem(self, pixels: Tensor) -> Tensor:

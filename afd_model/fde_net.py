@@ -63,9 +63,6 @@ class FDENet(nn.Module):
         log_magnitude: how the logarithms are taken; see the function of that name.
         hidden_of_logs: the logarithms, the first convolution and its ReLU in one pass, given the
             coefficients and its weight and bias; None: in steps.
-
-    Raises:
-        ValueError: an unknown kind or input.
     """
 
     inverse_scale: Tensor
@@ -80,10 +77,6 @@ class FDENet(nn.Module):
         dct_input: DCTInput = "linear",
     ) -> None:
         super().__init__()
-        if kind not in FDM_KINDS:
-            raise ValueError(f"unknown FDM kind {kind!r}: one of {', '.join(FDM_KINDS)}")
-        if dct_input not in DCT_INPUTS:
-            raise ValueError(f"unknown DCT input {dct_input!r}: one of {', '.join(DCT_INPUTS)}")
         self.dct_input = dct_input
         self.hidden = nn.Conv2d(DCT_CHANNELS, hidden, 1)
         pooled = channels if "channel" in kind or kind == "both" else 0

@@ -9,10 +9,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 # Folding reorders float32 arithmetic; anything larger means the pairing was wrong.
 RELATIVE_TOLERANCE = 1e-4
+_SIDE = 64  # pixels of the square image that models are run on
 
 
 @torch.no_grad()
-def fold_batch_norms(model: nn.Module, side: int = 64) -> int:
+def fold_batch_norms(model: nn.Module) -> int:
     """Folds every batch norm that directly follows a convolution, in place.
 
     Pairs are found by running the model: a batch norm whose input is a convolution's very output
@@ -22,14 +23,13 @@ def fold_batch_norms(model: nn.Module, side: int = 64) -> int:
 
     Args:
         model: in eval mode, float32.
-        side: pixels of the square image it is run on.
 
     Returns:
         How many were folded.
     """
     generator = torch.Generator().manual_seed(0)
     parameter = next(model.parameters())
-    image = torch.randn(2, 3, side, side, generator=generator).to(parameter)
+    image = torch.randn(2, 3, _SIDE, _SIDE, generator=generator).to(parameter)
     # On CUDA cuDNN would round to TF32, by more than the tolerance, and nothing were folded.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         try:

@@ -97,8 +97,7 @@ def logit_distance(logits: Tensor, clean_logits: Tensor) -> Tensor:
     others, whose gradients would drown theirs.
     """
     z, y = (x.float() - x.float().mean(1, keepdim=True) for x in (logits, clean_logits))
-    size = y.square().sum(1)
-    return (z - y).square().sum(1) / torch.where(size > 0, size, 1.0)
+    return embedding_distance(z, y)
 
 
 def embedding_distance(embedding: Tensor, clean: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from afd_model.afd_module import AFDModule
+from afd_model.agreement import Agreement
 from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.distributed import any_worker, average_gradients, is_first, num_workers, summed
 from afd_model.folding import fold_batch_norms
 from afd_model.frozen_depthwise import FrozenDepthwise
-from afd_model.losses import Watched, feature_distance, kl_to_clean, training_loss
+from afd_model.losses import Watched, feature_distance, training_loss
 from afd_model.optimizer import ModuleOptimizer
 from afd_model.pairs import PairBatch
 from afd_model.same_padding import inline_same_padding
@@ -112,39 +113,20 @@ class Trainer:
         """What would be exported, on held-out pairs; kept when it is the best so far.
 
         That is the averaged module, mixed with the one that training started from (`start_share`).
-        Returns shares of images, over all workers: `agreement` of the label with the backbone's
-        for the clean picture, over all pairs; `compressed_agreement` over the compressed ones, and
-        `direct_agreement`, which is the bare backbone's on the same; `clean_agreement` over the
-        clean ones; a share of no pairs is left out. And `kl`, the mean divergence from the clean
-        prediction, nats.
+        Returns `Agreement.score`.
         """
         self._mix_candidate()
-        sums = torch.zeros(6, dtype=torch.float64, device=self.device)
+        counted = Agreement(self.device)
         for raw in batches:
             batch = raw.to(self.device)
             with self._autocast():
                 clean = self.averaged_classifier.bare(batch.clean).logits
                 direct = self.averaged_classifier.bare(batch.degraded).logits
                 found = self.averaged_classifier.features(batch.degraded, batch.dct).logits
-            compressed = batch.condition != 0
-            agrees = found.argmax(1) == clean.argmax(1)
-            direct_agrees = direct.argmax(1) == clean.argmax(1)
-            sums[0] += len(agrees)
-            sums[1] += compressed.sum()
-            sums[2] += (agrees & compressed).sum()
-            sums[3] += (direct_agrees & compressed).sum()
-            sums[4] += (agrees & ~compressed).sum()
-            sums[5] += kl_to_clean(found, clean).sum()
-        images, compressed, agree, direct, clean, kl = summed(sums).tolist()
-        if not images:
+            counted.add(found, direct, clean, batch.condition != 0)
+        score = counted.score()
+        if not score:
             raise TrainingError("none of the held-out images can be decoded: hold out others")
-        score = {"agreement": (agree + clean) / images}
-        if compressed:
-            score["compressed_agreement"] = agree / compressed
-            score["direct_agreement"] = direct / compressed
-        if images > compressed:
-            score["clean_agreement"] = clean / (images - compressed)
-        score["kl"] = kl / images
         last = self.options.keep == "last"
         if self.best is None or last or _is_better(score, self.best.score):
             weights = {k: v.cpu().clone() for k, v in self._candidate.state_dict().items()}

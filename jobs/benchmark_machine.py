@@ -13,9 +13,9 @@ import torch
 from afd_model.device import has_native_bf16
 from jobs.machine import cpu_name, memory_bytes, num_cores
 from jobs.run_record import versions
+from pipeline.image_bytes import read_image
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.records import ImageRef
-from pipeline.sources import read_image
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.settings import BackboneSettings, flag_of, setting
+from jobs.settings import BackboneSettings, require_between, require_positive, setting
 
 OWN, TEMPORARY, NO_RECORD = "own", "temporary", "none"
 
@@ -79,14 +79,8 @@ class BenchmarkSettings(BackboneSettings):
 
     def __post_init__(self) -> None:
         names = ("num_images", "threads", "batch_size", "workers", "read_threads")
-        for name in (*names, "prefetch_batches", "images_per_shard", "rounds"):
-            value = getattr(self, name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, int) and number < 1:
-                    raise ValueError(f"{flag_of(name)} {number} is not positive: use at least 1")
-        for load in self.hw_decoder_load:
-            if not 0.0 <= load <= 1.0:
-                raise ValueError(f"--hw-decoder-load {load} is not between 0 and 1")
+        require_positive(self, *names, "prefetch_batches", "images_per_shard", "rounds")
+        require_between(self, 0, 1, "hw_decoder_load")
         if self.input != OWN and self.corpus != TEMPORARY:
             raise ValueError(
                 f"--corpus {self.corpus} is for the benchmark's own images: leave it out, or INPUT"

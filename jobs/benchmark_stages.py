@@ -24,6 +24,7 @@ from afd_model.predictor import Predictor
 from jobs.model import backbone_of, load_model
 from jobs.settings import LabelSettings
 from pipeline.block_dct import BlockDct
+from pipeline.image_bytes import read_image
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.label_shard import label_shard
 from pipeline.output import OutputFolder
@@ -31,7 +32,6 @@ from pipeline.records import EncodedImage, ImageRef, Shard
 from pipeline.screen import Limits, screen
 from pipeline.shards import cut
 from pipeline.sink import write_part
-from pipeline.sources import read_image
 from pipeline.stage_clock import StageClock
 
 _MODEL_BATCHES = {"cpu": 2, "cuda": 8}

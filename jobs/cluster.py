@@ -20,7 +20,7 @@ import ray.exceptions
 import ray.util.client
 
 from jobs.pool import ClusterError, Node, Pool
-from pipeline.error_text import one_line
+from pipeline.error_text import one_line, reason_of
 
 _START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
@@ -121,10 +121,9 @@ def _check_address(address: str) -> None:
     try:
         answer = _answer((found[1].strip("[]"), int(found[2])))
     except (OSError, OverflowError) as error:  # the latter for a port beyond 65535
-        reason = getattr(error, "strerror", None) or one_line(error)
         raise ClusterError(
-            f"no Ray cluster at {address!r} ({reason}): start one with `ray start --head`, or use"
-            " --address local"
+            f"no Ray cluster at {address!r} ({reason_of(error)}): start one with"
+            " `ray start --head`, or use --address local"
         ) from error
     if answer.startswith((b"HTTP/1", b"<")):
         raise ClusterError(

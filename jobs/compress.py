@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.compress_settings import CompressSettings
-from jobs.log import say
+from jobs.log import counted, say
+from jobs.pool import CONTINUES
+from jobs.quantities import size
 from jobs.run_job import run_job
-from jobs.run_record import differences
+from jobs.run_record import refuse_other_settings
 from pipeline.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
 from pipeline.local_files import absolute_pattern
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
@@ -27,7 +29,6 @@ from pipeline.recompress import collection_root
 from pipeline.records import ImageRef
 
 MANIFEST = "manifest.parquet"
-_SAY_EVERY_S = 10.0
 _CHUNK_IMAGES = 256  # an interrupt waits for no more than these
 
 
@@ -63,11 +64,8 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
     """Begin or continue an output. Raises OutputError when it was made with other settings."""
     now = replace(settings, input=absolute_pattern(settings.input)).file_settings
     record = output.read_json(RUN)
-    if record is not None and (changed := differences(record.get("settings", {}), now)):
-        raise OutputError(
-            f"{str(output.path)!r} holds sets made with other settings: {changed}."
-            " Use the same, or another --output"
-        )
+    if record is not None:
+        refuse_other_settings(output, record, now)
     with output.first_written():
         output.path.mkdir(parents=True, exist_ok=True)  # it refuses a bucket
         output.clean()
@@ -94,22 +92,17 @@ def _rows(
     """The manifest's rows in the collection's order, each after its file is written."""
     recipe = settings.recipe()
     images = plan_images(refs, recipe, collection_root(settings.input, refs))
-    done, said = 0, time.time()
+    chunks = iter(lambda: list(islice(images, _CHUNK_IMAGES)), [])
     with ThreadPoolExecutor(settings.workers) as pool:
-        while chunk := list(islice(images, _CHUNK_IMAGES)):
+        for chunk in counted(chunks, len, len(refs)):
             for rows in pool.map(lambda image: write_files(image, output.path, recipe), chunk):
                 yield from rows
-            done += len(chunk)
-            if time.time() - said > _SAY_EVERY_S:
-                said = time.time()
-                say(f"{done}/{len(refs)} images")
 
 
 def main(arguments: Sequence[str]) -> int:
     """`afd compress`: exit code 0 when every good image is in every set, 1 when not, 2 usage."""
     settings = parse(CompressSettings, arguments, prog="afd compress", positional=["input"])
-    continued = "; the same command continues"
-    return run_job("afd compress", lambda: _run(settings), continued=continued)
+    return run_job("afd compress", lambda: _run(settings), continued=CONTINUES)
 
 
 def _run(settings: CompressSettings) -> int:
@@ -117,7 +110,7 @@ def _run(settings: CompressSettings) -> int:
     bad = "".join(f", {count} {status}" for status, count in summary["bad"].items())
     say(
         f"{summary['images']} images{bad}; {len(summary['sets'])} sets,"
-        f" {summary['num_bytes'] / 1e6:.1f} MB in {summary['output']}"
+        f" {size(summary['num_bytes'])} in {summary['output']}"
     )
     return EXIT_COMPLETE
 

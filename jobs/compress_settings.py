@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jobs.settings import REQUIRED, setting
+from jobs.settings import (
+    REQUIRED,
+    CollectionSettings,
+    require_between,
+    require_positive,
+    setting,
+)
 from pipeline.compressed_sets import SetRecipe
 from pipeline.degrade import PROTOCOLS
 from pipeline.geometry import Geometry
+from pipeline.recompress import MAX_TIMES
 from pipeline.screen import Limits
-
-MAX_TIMES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressSettings:
+class CompressSettings(CollectionSettings):
     """Write the paper's test sets: a collection compressed at stated qualities, as JPEG files."""
 
-    input: str = setting(
-        REQUIRED,
-        "folder (recursive), glob, tar or Parquet file of images, manifest (a list of any of these"
-        " as text, CSV or Parquet) or one image, on disk or on s3://, gs://, hf:// or https://",
-    )
     output: str = setting(
         REQUIRED, "folder for the sets (q07/, q10/, ...); repeating the command continues them"
     )
@@ -34,6 +34,11 @@ class CompressSettings:
     )
     subsampling: Literal["4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1"] = setting(
         "4:2:0", "chroma subsampling of every compression"
+    )
+    shift_grid: bool = setting(
+        False,
+        "move the grid of 8x8 blocks between one compression and the next, by an offset drawn for"
+        " each image, as cutting a border off before saving again does",
     )
     protocol: Literal["full-image", "imagenet-c"] = setting(
         "full-image",
@@ -52,13 +57,9 @@ class CompressSettings:
     def __post_init__(self) -> None:
         if not self.quality and not self.times:
             raise ValueError("nothing to write: give --quality or --times")
-        for value in self.quality:
-            if not 1 <= value <= 100:
-                raise ValueError(f"--quality {value} is not between 1 and 100")
-        if not 0 <= self.times <= MAX_TIMES:
-            raise ValueError(f"--times {self.times} is not between 0 and {MAX_TIMES}")
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers} is not positive: use at least 1")
+        require_between(self, 1, 100, "quality")
+        require_between(self, 0, MAX_TIMES, "times")
+        require_positive(self, "workers")
         self.recipe()  # its parts refuse a crop, a resize or a limit that cannot be
 
     def recipe(self) -> SetRecipe:
@@ -68,6 +69,7 @@ class CompressSettings:
             times=self.times,
             seed=self.seed,
             subsampling=self.subsampling,
+            shift_grid=self.shift_grid,
             protocol=PROTOCOLS[self.protocol],
             geometry=Geometry(self.resize, self.crop, self.interpolation, unused, unused),
             limits=Limits(self.max_pixels),

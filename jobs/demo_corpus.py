@@ -7,8 +7,6 @@ nothing is downloaded.
 import base64
 import functools
 import io
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,24 +71,21 @@ n;R?l@lD?Ai!58T1QS;Qb{lV@$DPk`D3V8<`N`u3-iC;(dB(!Au_uVrlU`*s@0-mFqw1BO@o5uTK&Vp|
 
 @dataclass(frozen=True, slots=True)
 class DemoCorpus:
-    """Where the corpus is and how many files of each kind it has.
+    """Where the corpus is and how many files it has.
 
     Attributes:
         folder: as given.
-        files_by_kind: "baseline", "progressive", "grayscale", "cmyk", "exif_rotated" for the
-            photographs; a name of `broken_files` for each broken one.
         num_photos: files that hold a whole photograph.
         num_broken: files made by `broken_files` (two of them, arithmetic-coded and bit-flipped,
             are readable to some decoders).
     """
 
     folder: Path
-    files_by_kind: Mapping[str, int]
     num_photos: int
     num_broken: int
 
 
-def build_demo_corpus(folder: Path, *, num_photos: int = 300, seed: int = 0) -> DemoCorpus:
+def build_demo_corpus(folder: Path, *, num_photos: int, seed: int = 0) -> DemoCorpus:
     """Write `num_photos` JPEGs and a handful of broken files under `folder`; equal for equal seeds.
 
     Photographs go to a subfolder named after the picture they were cut from, as
@@ -104,7 +99,6 @@ def build_demo_corpus(folder: Path, *, num_photos: int = 300, seed: int = 0) -> 
     if num_photos < 0:
         raise ValueError(f"num_photos must be 0 or more, got {num_photos}")
     rng = np.random.default_rng(seed)
-    counts: Counter[str] = Counter()
     for index in range(num_photos):
         # One of each rare kind near the start, so that a small corpus has them too.
         kind = {3: "grayscale", 5: "progressive", 7: "cmyk", 9: "exif_rotated"}.get(index)
@@ -113,13 +107,11 @@ def build_demo_corpus(folder: Path, *, num_photos: int = 300, seed: int = 0) -> 
         quality, subsampling = int(rng.integers(5, 96)), _draw(rng, _SUBSAMPLINGS)
         file_name = f"{index:04d}_q{quality:02d}_{kind}.jpg"
         _write(folder / name / file_name, _encode_kind(rgb, quality, subsampling, kind))
-        counts[kind] += 1
     _, rgb = random_crop(rng, 375, 500)
     broken = broken_files(compress(rgb, 75), rng)
     for name, data in broken.items():
         _write(folder / "broken" / name, data)
-        counts[Path(name).stem] += 1
-    return DemoCorpus(folder, dict(sorted(counts.items())), num_photos, len(broken))
+    return DemoCorpus(folder, num_photos, len(broken))
 
 
 def random_crop(rng: np.random.Generator, height: int, width: int) -> tuple[str, RgbImage]:

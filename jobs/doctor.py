@@ -49,8 +49,7 @@ def doctor() -> Iterator[Check]:
             found="not installed: it is run from its source, and its needs are not known",
             fix="pip install --editable .",
         )
-    for check in package_checks(requirements):
-        yield check()
+    yield from package_checks(requirements)
     yield check_gpu(_torch())
     for name, function in _TRIALS.items():
         yield _trial(name, function)

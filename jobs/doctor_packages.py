@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
@@ -39,14 +39,13 @@ def installed_requirements() -> Sequence[str]:
     return requires(PACKAGE) or ()
 
 
-def package_checks(requirements: Sequence[str]) -> Iterator[Callable[[], Check]]:
-    """A check for each package that every command needs, then one for each extra."""
-    base = [text for text in requirements if not _EXTRA.search(text)]
-    for text in base:
-        yield lambda text=text: check_package(text)  # type: ignore[misc]
+def package_checks(requirements: Sequence[str]) -> Iterator[Check]:
+    """Each package that every command needs, then each extra; looked at as they are asked for."""
+    for text in requirements:
+        if not _EXTRA.search(text):
+            yield check_package(text)
     for extra in sorted(_extras(requirements) - {_DEVELOPMENT}):
-        needed = _needed_by(extra, requirements)
-        yield lambda extra=extra, needed=needed: check_extra(extra, needed)  # type: ignore[misc]
+        yield check_extra(extra, _needed_by(extra, requirements))
 
 
 def check_package(requirement: str) -> Check:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 from jobs.log import say
 from jobs.pool import Pool, pool_for, this_machine
+from jobs.quantities import duration, size
 from jobs.settings import LabelSettings
 from pipeline.output import OutputFolder
 from pipeline.own_files import own_files
@@ -117,7 +117,7 @@ def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:
     yield f"images   {images:,} in {listing.num_shards:,} shards"
     about = "" if listing.num_bytes is not None else "about "
     num_bytes = listing.num_bytes or round(probed.bytes_per_image * images)
-    yield f"bytes    {about}{_bytes(num_bytes)}, {_bytes(probed.bytes_per_image)} an image"
+    yield f"bytes    {about}{size(num_bytes)}, {size(probed.bytes_per_image)} an image"
     counts = sorted({pool.num_workers, pool.max_workers})
     device = f"{pool.num_cpus} CPU{'s' * (pool.num_cpus > 1)}"
     if pool.num_gpus:
@@ -132,23 +132,5 @@ def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:
         bound = "or less: those that share a GPU are counted as one"
     else:
         bound = "if the workers do not slow each other down"
-    times = [_duration(images / (probed.images_per_s * count)) for count in reversed(counts)]
+    times = [duration(images / (probed.images_per_s * count)) for count in reversed(counts)]
     yield f"time     about {' to '.join(times)} {bound}"
-
-
-def _bytes(count: float) -> str:
-    for power, unit in reversed(list(enumerate(("B", "kB", "MB", "GB", "TB", "PB")))):
-        if count >= 1000**power:
-            return f"{count / 1000**power:.3g} {unit}"
-    return "0 B"
-
-
-def _duration(seconds: float) -> str:
-    """In the two largest units that matter."""
-    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    parts, left = [], round(seconds)
-    for name, size in units:
-        parts.append((left // size, name))
-        left %= size
-    kept = list(itertools.dropwhile(lambda part: not part[0], parts))[:2] or [(0, "s")]
-    return " ".join(f"{count} {name}" for count, name in kept if count or len(kept) == 1)

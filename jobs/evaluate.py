@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -33,6 +32,7 @@ from jobs.evaluation_tables import (
     tables_markdown,
 )
 from jobs.extras import require
+from jobs.quantities import finite
 from jobs.run_job import run_job
 from jobs.run_record import versions
 from pipeline.evaluate_images import Condition
@@ -69,7 +69,7 @@ def evaluate(settings: EvaluateSettings) -> str:
     _write_parquet(output, TABLES, pa.Table.from_pylist([row.flat() for row in tables]))
     _write_parquet(output, IMAGES, pa.Table.from_pylist(_image_rows(found)))
     facts = _facts(settings, found, tables, drift) | {"wall_s": round(time.time() - began, 1)}
-    output.write_json(JSON, _without_nan(facts))
+    output.write_json(JSON, finite(facts))
     output.write(REPORT, report.encode("utf-8"))
     return report
 
@@ -107,15 +107,6 @@ def _facts(
         "response_angles": [] if found.angles is None else summaries(found.angles),
         "versions": versions(),
     }
-
-
-def _without_nan(facts: Any) -> Any:
-    """The same with null for what has no value: JSON has no word for NaN."""
-    if isinstance(facts, dict):
-        return {name: _without_nan(value) for name, value in facts.items()}
-    if isinstance(facts, (list, tuple)):
-        return [_without_nan(value) for value in facts]
-    return None if isinstance(facts, float) and math.isnan(facts) else facts
 
 
 def _image_rows(found: Evaluation) -> list[dict[str, Any]]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.settings import REQUIRED, ClassifierSettings, ClassNamesSettings, flag_of, setting
+from jobs.settings import (
+    REQUIRED,
+    ClassifierSettings,
+    ClassNamesSettings,
+    require_between,
+    require_positive,
+    setting,
+)
+from pipeline.degrade import PROTOCOLS
+from pipeline.recompress import MAX_TIMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +65,13 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
     )
 
     def __post_init__(self) -> None:
-        for value in self.quality:
-            if not 1 <= value <= 100:
-                raise ValueError(f"--quality {value} is not between 1 and 100")
+        require_between(self, 1, 100, "quality")
+        require_between(self, 0, MAX_TIMES, "times")
+        require_positive(self, "num_images", "resamples", "batch_size", "threads", "max_pixels")
         for name in self.protocol:
-            if name not in ("full-image", "imagenet-c"):
-                raise ValueError(f"--protocol {name!r} is not one of: full-image, imagenet-c")
+            if name not in PROTOCOLS:
+                raise ValueError(f"--protocol {name!r} is not one of: {', '.join(PROTOCOLS)}")
         if not self.protocol:
             raise ValueError("nothing to measure: give --protocol a name")
         if not self.quality and not self.times:
             raise ValueError("nothing to measure: give --quality, or --times")
-        if not 0 <= self.times <= 20:
-            raise ValueError(f"--times {self.times} is not between 0 and 20")
-        for name in ("num_images", "resamples", "batch_size", "threads", "max_pixels"):
-            value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"{flag_of(name)} {value} is not positive")

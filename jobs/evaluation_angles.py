@@ -18,6 +18,7 @@ from pipeline.degrade import CompressionProtocol
 from pipeline.evaluate_images import Condition, ImageEvaluator
 from pipeline.geometry import Geometry
 from pipeline.records import ImageRef
+from pipeline.sampling import evenly
 from pipeline.screen import Limits
 
 QUALITIES = (10, 25, 50, 60)  # the paper's
@@ -62,8 +63,7 @@ def measure_angles(
     limits: Limits,
 ) -> AngleStudy:
     """The block angles of at most `MOST_IMAGES` of the images, evenly spaced over them."""
-    spaced = [k * len(refs) // MOST_IMAGES for k in range(MOST_IMAGES)]
-    chosen = list(range(len(refs))) if len(refs) <= MOST_IMAGES else spaced
+    refs, names = evenly(refs, MOST_IMAGES), evenly(names, MOST_IMAGES)
     preset = backbone.preprocessing
     meter = AngleMeter(evaluator, BlockDCT(preset.mean, preset.std), backbone.stem_stride)
     images = ImageEvaluator(
@@ -74,14 +74,13 @@ def measure_angles(
         seed=0,
         limits=limits,
     )
-    chosen_names = [names[k] for k in chosen]
-    chunks = [c for c in images.measure([refs[k] for k in chosen], chosen_names) if c.indices]
+    chunks = [chunk for chunk in images.measure(refs, names) if chunk.indices]
     angles = {
         condition.quality: _joined([chunk.outcomes[condition] for chunk in chunks])
         for condition in chunks[0].outcomes
         if condition.quality is not None
     }
-    kept = [chosen_names[index] for chunk in chunks for index in chunk.indices]
+    kept = [names[index] for chunk in chunks for index in chunk.indices]
     return AngleStudy(kept, angles, curves_of(angles))
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,25 +11,24 @@ import torch
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
-from afd_model.device import resolve_device, resolve_precision
+from afd_model.device import dtype_name, resolve_device, resolve_precision
 from afd_model.evaluator import Evaluator, Outcome
 from afd_model.response_angles import BLOCK_PIXELS
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation_angles import AngleStudy, measure_angles
-from jobs.log import say
-from jobs.model import backbone_of
+from jobs.log import counted, say
+from jobs.model import backbone_of, decoding_on, model_facts
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
-from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
+from pipeline.evaluate_images import CLEAN, Condition, ImageEvaluator
 from pipeline.folder_classes import FolderClasses
 from pipeline.geometry import Geometry
 from pipeline.output import OutputFolder
 from pipeline.own_files import list_apart
 from pipeline.recompress import collection_root, relative_name
 from pipeline.records import ImageRef
+from pipeline.sampling import evenly
 from pipeline.screen import Limits
-
-_SAY_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -73,47 +69,43 @@ def measure(settings: EvaluateSettings) -> Evaluation:
             f" {backbone.stem_stride} pixels: leave it out"
         )
     refs, names = _collection(settings)
+    options, limits = _decode_options(settings), Limits(settings.max_pixels)
     images = ImageEvaluator(
         model,
         Geometry.of_preset(backbone.preprocessing, in_blocks=model.has_module),
-        _decode_options(settings, dct=model.has_module),
+        replace(options, dct=model.has_module),
         conditions=conditions(settings),
         seed=settings.seed,
-        limits=Limits(settings.max_pixels),
+        limits=limits,
     )
-    chunks = _gathered(images, refs, names)
+    measured = counted(
+        images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs)
+    )
+    chunks = list(measured)
     kept = [index for chunk in chunks for index in chunk.indices]
     left_out = [(refs[index].uri, why) for chunk in chunks for index, why in chunk.left_out]
     if not kept:
         uri, why = left_out[0]
         raise ValueError(f"none of the {len(refs)} images can be evaluated; {uri}: {why}")
+    kept_names = [names[index] for index in kept]
     classes = FolderClasses(backbone.class_ids, backbone.class_names)
     full = [chunk for chunk in chunks if chunk.indices]
     angles = None
     if settings.figures:
         say("response angles, for the figure")
-        angles = _angles(settings, model, backbone, [(refs[k], names[k]) for k in kept])
+        kept_refs = [refs[index] for index in kept]
+        angles = measure_angles(
+            model, backbone, kept_refs, kept_names, options=options, limits=limits
+        )
     return Evaluation(
-        names=[names[index] for index in kept],
-        truth=np.array([classes.of(names[index]) for index in kept]),
+        names=kept_names,
+        truth=np.array([classes.of(name) for name in kept_names]),
         outcomes={c: Outcome.joined([x.outcomes[c] for x in full]) for c in full[0].outcomes},
         left_out=left_out,
         model=facts,
         seed=settings.seed,
         angles=angles,
     )
-
-
-def _angles(
-    settings: EvaluateSettings,
-    model: Evaluator,
-    backbone: Backbone,
-    images: Sequence[tuple[ImageRef, str]],
-) -> AngleStudy:
-    """The study of the images that could be evaluated."""
-    refs, names = zip(*images, strict=True)
-    options, limits = _decode_options(settings, dct=True), Limits(settings.max_pixels)
-    return measure_angles(model, backbone, refs, names, options=options, limits=limits)
 
 
 def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, Any]]:
@@ -129,48 +121,25 @@ def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, An
         flip_model=checkpoint.flip_model if checkpoint else None,
     )
     facts = {
-        "backbone": backbone.name,
-        "weights": backbone.weights,
-        "weights_sha256": backbone.weights_sha256,
-        "afd": checkpoint.path if checkpoint else "untrained" if afd else "none",
-        "afd_sha256": checkpoint.sha256 if checkpoint else None,
+        **model_facts(backbone, checkpoint, settings.afd),
         "has_module": model.has_module,
         "device": device.type,
-        "precision": str(precision).removeprefix("torch."),
+        "precision": dtype_name(precision),
     }
     return backbone, model, facts
 
 
-def _decode_options(settings: EvaluateSettings, *, dct: bool) -> DecodeOptions:
-    device = resolve_device(settings.device)
-    return DecodeOptions(
-        device="cuda" if device.type == "cuda" else "cpu",
-        device_id=device.index or 0,
+def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
+    return replace(
+        decoding_on(resolve_device(settings.device)),
         batch_size=settings.batch_size,
         num_threads=settings.threads,
-        dct=dct,
     )
 
 
 def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
     refs = list_apart(settings.input, OutputFolder(settings.output))
     root = collection_root(settings.input, refs)
-    if isinstance(settings.num_images, int) and settings.num_images < len(refs):
-        spaced = (
-            math.floor(k * len(refs) / settings.num_images) for k in range(settings.num_images)
-        )
-        refs = [refs[k] for k in spaced]
+    if isinstance(settings.num_images, int):
+        refs = evenly(refs, settings.num_images)
     return refs, [relative_name(ref, root) for ref in refs]
-
-
-def _gathered(
-    images: ImageEvaluator, refs: Sequence[ImageRef], names: Sequence[str]
-) -> list[MeasuredChunk]:
-    chunks, done, said = [], 0, time.time()
-    for chunk in images.measure(refs, names):
-        chunks.append(chunk)
-        done += len(chunk.indices) + len(chunk.left_out)
-        if time.time() - said > _SAY_EVERY_S:
-            said = time.time()
-            say(f"{done}/{len(refs)} images")
-    return chunks

@@ -195,7 +195,7 @@ def _drift_row(
     num_images: int,
     seed: int,
 ) -> DriftRow:
-    """outcome: of the images under one quality after the other; what is drawn is images."""
+    """outcome: of the images under one quality after the other."""
     angle, truth = outcome.drift_angle_deg, outcome.true_angle_deg
     scores = {
         "flip_probability": outcome.flip_probability,
@@ -204,15 +204,7 @@ def _drift_row(
     }
 
     def share(statistic: Callable[[np.ndarray], float]) -> Share:
-        everything = np.arange(len(flipped))
-        starts = np.arange(0, len(flipped), num_images)[:, None]
-        spread = resampled(
-            lambda images: statistic((starts + images).ravel()),
-            num_images,
-            resamples=_DRIFT_RESAMPLES,
-            seed=seed,
-        )
-        return Share(statistic(everything), *interval(spread))
+        return _over_images(statistic, len(flipped), num_images=num_images, seed=seed)
 
     def area(name: str, at: np.ndarray) -> float:
         score = scores[name][at]
@@ -233,6 +225,20 @@ def _drift_row(
         header_quality=share(lambda at: area("header_quality", at)),
         flip_gain=share(gain),
     )
+
+
+def _over_images(
+    statistic: Callable[[np.ndarray], float], count: int, *, num_images: int, seed: int
+) -> Share:
+    """A statistic of outcomes, by their places; what is drawn is images, with all of theirs."""
+    starts = np.arange(0, count, num_images)[:, None]
+    spread = resampled(
+        lambda images: statistic((starts + images).ravel()),
+        num_images,
+        resamples=_DRIFT_RESAMPLES,
+        seed=seed,
+    )
+    return Share(statistic(np.arange(count)), *interval(spread))
 
 
 def tables_markdown(rows: Sequence[TableRow]) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from afd_model.checkpoint import resolve_afd
@@ -16,10 +17,10 @@ from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
 from jobs.explain_settings import ExplainSettings
 from jobs.extras import require
 from jobs.log import say
-from jobs.model import backbone_of
+from jobs.model import backbone_of, decoding_on, model_facts
 from jobs.run_job import run_job
 from pipeline.clean_twins import CleanTwins
-from pipeline.decode import DecodeOptions, Decoder
+from pipeline.decode import Decoder
 from pipeline.geometry import Geometry
 from pipeline.output import OutputFolder
 from pipeline.own_files import own_files
@@ -39,14 +40,13 @@ class Explainer:
         self._device = resolve_device(settings.device)
         self._classifier = AFDClassifier(self._backbone, afd).eval().to(self._device)
         self._trained = afd is not None and not afd.is_identity
-        untrained = "untrained" if afd else "none"
-        module = os.path.basename(checkpoint.path or "") if checkpoint else untrained
+        facts = model_facts(self._backbone, checkpoint, settings.afd)
+        module = os.path.basename(facts["afd"])
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
         self._quality = None if settings.quality == "none" else settings.quality
         geometry = Geometry.of_preset(self._backbone.preprocessing, in_blocks=afd is not None)
-        options = DecodeOptions(
-            device="cuda" if self._device.type == "cuda" else "cpu",
-            device_id=self._device.index or 0,
+        options = replace(
+            decoding_on(self._device),
             batch_size=2,  # an image and its original
             dct=afd is not None,
         )

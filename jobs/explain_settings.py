@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.settings import REQUIRED, BackboneSettings, ClassNamesSettings, setting
+from jobs.settings import (
+    REQUIRED,
+    BackboneSettings,
+    ClassNamesSettings,
+    require_between,
+    require_positive,
+    setting,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +49,11 @@ class ExplainSettings(ClassNamesSettings, BackboneSettings):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.quality, int):
-            if not 1 <= self.quality <= 100:
-                raise ValueError(f"--quality {self.quality} is not between 1 and 100")
-            if self.clean != "none":
-                raise ValueError(
-                    f"--clean {self.clean} and --quality {self.quality} exclude each other: with"
-                    " --quality the image itself is the clean original"
-                )
-        if not 20 <= self.dpi <= 1200:
-            raise ValueError(f"--dpi {self.dpi} is not between 20 and 1200")
-        if self.max_pixels < 1:
-            raise ValueError(f"--max-pixels {self.max_pixels} is not positive: use at least 1")
+        require_between(self, 1, 100, "quality")
+        require_between(self, 20, 1200, "dpi")
+        require_positive(self, "max_pixels")
+        if self.quality != "none" and self.clean != "none":
+            raise ValueError(
+                f"--clean {self.clean} and --quality {self.quality} exclude each other: with"
+                " --quality the image itself is the clean original"
+            )

@@ -12,12 +12,13 @@ from typing import Any
 
 from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
 from jobs.dry_run import dry_run
-from jobs.log import configure, say
-from jobs.pool import ClusterError
+from jobs.log import say
+from jobs.pool import CONTINUES, ClusterError
 from jobs.progress import Progress
+from jobs.run_job import run_job
 from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
-from jobs.shard_labeler import CONTINUES, CommitRecord
+from jobs.shard_labeler import CommitRecord
 from jobs.summary import (
     COMPLETE,
     FAILED,
@@ -90,7 +91,7 @@ def _label(
     except ClusterError as error:
         if not records:  # nothing is labelled: the run did not start
             raise
-        exit_reason = str(error).removesuffix(CONTINUES)  # `main` says so of every reason
+        exit_reason = str(error).removesuffix(CONTINUES)  # `_tell` says so of every reason
     return write_summary(output, record["run_id"], records, began=began, exit_reason=exit_reason)
 
 
@@ -108,25 +109,32 @@ def main(arguments: Sequence[str]) -> int:
     A dry run that could tell what it was asked ends with 0.
     """
     settings = parse(LabelSettings, arguments, prog="afd label", positional=["input"])
-    configure(settings.log_format, settings.log_level)
+    return run_job(
+        "afd label",
+        lambda: _run(settings),
+        errors=(ClusterError,),  # before the first shard: it says what to do
+        continued=CONTINUES,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+    )
+
+
+def _run(settings: LabelSettings) -> int:
+    if settings.dry_run:
+        print(dry_run(settings))
+        return EXIT_COMPLETE
     try:
-        if settings.dry_run:
-            print(dry_run(settings))
-            return EXIT_COMPLETE
         summary = label(settings)
-    except KeyboardInterrupt:  # before the first shard: planning may take an hour
-        say("afd label: interrupted; the same command starts again", level=logging.ERROR)
-        return EXIT_FAILED
-    except (ValueError, ClusterError) as error:
-        say(f"afd label: {error}", level=logging.ERROR)
-        return EXIT_FAILED
     except (OSError, AccessError) as error:
-        say(
-            f"afd label: cannot go on with the output {settings.output}: {error};"
-            " the same command continues the run",
-            level=logging.ERROR,
-        )
-        return EXIT_FAILED
+        raise OSError(
+            f"cannot go on with the output {settings.output}: {error}{CONTINUES}"
+        ) from error
+    _tell(summary)
+    return EXIT_COMPLETE if summary.complete else EXIT_FAILED
+
+
+def _tell(summary: Summary) -> None:
+    """The last lines: what there is, what is wrong with the rest, and the way out."""
     bad = {status: count for status, count in summary.counts.items() if count and status != "ok"}
     say(
         f"{summary.images} of {summary.planned_images} images in {summary.output}"
@@ -139,11 +147,7 @@ def main(arguments: Sequence[str]) -> int:
         if reason != NOT_LABELLED or summary.exit_reason == FAILED:
             say(f"afd label: {name}: {reason}", level=logging.ERROR)
     if not summary.complete:
-        say(
-            f"afd label: {summary.exit_reason}; the same command continues the run",
-            level=logging.ERROR,
-        )
-    return EXIT_COMPLETE if summary.complete else EXIT_FAILED
+        say(f"afd label: {summary.exit_reason}{CONTINUES}", level=logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,34 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["info", "debug"]
+_Chunk = TypeVar("_Chunk")
+_SAY_EVERY_S = 10.0
 LOGGER = logging.getLogger("afd")
 
 
 def say(line: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """One line. fields: what a collector may index, JSON types; people are not shown them."""
     LOGGER.log(level, line, extra={"fields": fields})
+
+
+def counted(
+    chunks: Iterable[_Chunk], images_in: Callable[[_Chunk], int], total: int
+) -> Iterator[_Chunk]:
+    """The chunks; says now and then how many of the images are done. images_in: one chunk."""
+    done, said = 0, time.monotonic()
+    for chunk in chunks:
+        yield chunk
+        done += images_in(chunk)
+        if time.monotonic() - said > _SAY_EVERY_S:
+            said = time.monotonic()
+            say(f"{done}/{total} images")
 
 
 def configure(log_format: LogFormat = "text", level: LogLevel = "info") -> None:

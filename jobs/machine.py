@@ -43,7 +43,7 @@ def memory_bytes() -> int:
 
 
 def _read(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def release_free_memory() -> None:
@@ -59,9 +59,8 @@ def release_free_memory() -> None:
 
 def _cpu_info(key: str) -> str:
     """The first CPU's value; empty where the kernel does not say."""
-    if _CPU_INFO.is_file():
-        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == key:
-                return value.strip()
+    for line in _read(_CPU_INFO).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
     return ""

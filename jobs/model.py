@@ -15,7 +15,7 @@ from afd_model.backbones import Backbone, Preprocessing, load_backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd, shipped_checkpoint
 from afd_model.classifier import AFDClassifier
 from afd_model.dct import DCT_CHANNELS
-from afd_model.device import resolve_device, resolve_precision
+from afd_model.device import device_name, dtype_name, resolve_device, resolve_precision
 from afd_model.predictor import Engine, Predictor
 from jobs.settings import BackboneSettings, ClassNamesSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
@@ -57,6 +57,13 @@ def backbone_of(settings: BackboneSettings) -> Backbone:
     return load_backbone(settings.backbone, settings.weights, layer, names)
 
 
+def decoding_on(device: torch.device) -> DecodeOptions:
+    """Of a decoder whose tensors go to a model on this device."""
+    return DecodeOptions(
+        device="cuda" if device.type == "cuda" else "cpu", device_id=device.index or 0
+    )
+
+
 def load_model(
     settings: LabelSettings, *, num_threads: int, images_to_label: int | None = None
 ) -> Model:
@@ -90,9 +97,8 @@ def load_model(
     )
     if precision != torch.float32:
         _check_precision(predictor, backbone.name, geometry.crop)
-    options = DecodeOptions(
-        device="cuda" if device.type == "cuda" else "cpu",
-        device_id=device.index or 0,
+    options = replace(
+        decoding_on(device),
         batch_size=batch_size,
         num_threads=num_threads,
         prefetch_batches=settings.prefetch_batches,
@@ -101,11 +107,11 @@ def load_model(
         dct=afd is not None,
     )
     host = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": str(precision).removeprefix("torch."),
+        "device": device_name(device),
+        "precision": dtype_name(precision),
         "engine": engine,
     }
-    facts = _facts(backbone, checkpoint, settings)
+    facts = model_facts(backbone, checkpoint, settings.afd)
     decoder = Decoder(geometry, options)
     return Model(decoder, predictor, backbone.class_names, facts, host)
 
@@ -154,7 +160,7 @@ def _check_precision(predictor: Predictor, name: str, crop: int) -> None:
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # the device's, whatever the dtype
         raise
     except RuntimeError as error:
-        precision = str(predictor.precision).removeprefix("torch.")
+        precision = dtype_name(predictor.precision)
         raise ValueError(
             f"{name} does not run in {precision} ({one_line(error)}): use --precision fp32"
         ) from error
@@ -180,10 +186,9 @@ def _geometry(settings: LabelSettings, preset: Preprocessing, *, in_blocks: bool
     return geometry
 
 
-def _facts(
-    backbone: Backbone, checkpoint: CheckpointFacts | None, settings: LabelSettings
-) -> dict[str, Any]:
-    untrained = "none" if settings.afd == "none" else "untrained"
+def model_facts(backbone: Backbone, checkpoint: CheckpointFacts | None, afd: str) -> dict[str, Any]:
+    """What the weights are, for a record. afd: the module that was asked for."""
+    untrained = "none" if afd == "none" else "untrained"
     return {
         "backbone": backbone.name,
         "weights": backbone.weights,

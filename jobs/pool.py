@@ -9,6 +9,9 @@ from jobs.log import say
 from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 
+# Behind the reason of what ended a run, where it is no mistake in the command.
+CONTINUES = "; the same command continues the run"
+
 
 class ClusterError(RuntimeError):
     """The cluster could not be reached, or gave up on the job; one line for the user."""

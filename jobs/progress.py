@@ -6,13 +6,13 @@ import logging
 import math
 import sys
 import time
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import rich.progress
 from rich.console import Console
 
 from jobs.log import is_json, say
+from jobs.quantities import duration
 from jobs.shard_labeler import CommitRecord
 from pipeline.shards import part_name
 
@@ -53,12 +53,7 @@ class Progress:
             self._say(f"{self._total - self._done} images to label")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -96,7 +91,7 @@ class Progress:
     def _pace(self) -> str:
         rate = self._rate()
         left = (self._total - self._done) / rate if rate else 0.0
-        return f"{rate:.1f} images/s, {_duration(left)} left, {self._bad} bad"
+        return f"{rate:.1f} images/s, {duration(left)} left, {self._bad} bad"
 
     def _say(self, line: str, **fields: Any) -> None:
         if self._bar is not None:
@@ -114,11 +109,3 @@ def _report(commit: CommitRecord) -> None:
     spent = ", ".join(f"{stage} {spent_s} s" for stage, spent_s in seconds.items())
     line = f"{name}: {commit.error or found}" + (f" ({spent})" if spent else "")
     say(line, level=logging.DEBUG, **fields)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

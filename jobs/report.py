@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.extras import require
+from jobs.quantities import count, size
 from jobs.report_settings import Report, ReportSettings
 from jobs.run_job import run_job
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(settings: ReportSettings) -> int:
     made = report(settings)
-    print(f"{made.path} ({made.num_bytes / 1e6:.1f} MB, {made.images:,} images)")
+    print(f"{made.path} ({size(made.num_bytes)}, {count(made.images)} images)")
     return EXIT_COMPLETE
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jobs import report_compare_charts as charts
+from jobs.quantities import UNKNOWN, count, decimal, percent
 from jobs.report_compare import FEW, Comparison
 from jobs.report_content import Card, model_facts
-from jobs.report_format import UNKNOWN, count, decimal, percent
 from jobs.report_queries import Distributions, Row
 from jobs.report_run import Run
 from jobs.report_statistics import band_name

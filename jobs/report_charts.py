@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jobs import report_drawing as draw
+from jobs.quantities import count, decimal, degrees, duration, percent
 from jobs.report_drawing import Chart
-from jobs.report_format import count, decimal, degrees, duration, percent
 from jobs.report_queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Distributions, Row, Trust
 from jobs.report_run import STAGES, Run, stage_totals, timeline
 from jobs.report_statistics import (
@@ -50,7 +50,7 @@ def confidence(found: Distributions, trust: Trust) -> Chart:
 
 
 def quality(found: Distributions) -> Chart:
-    images = _by_quality(found, "images")
+    images = by_quality(found, "images")
     known = images[1:].astype(int).tolist()
     rows = [
         {"quality": q, "from": q - 0.5, "to": q + 0.5, "images": n} for q, n in enumerate(known, 1)
@@ -92,7 +92,7 @@ def confidence_by_quality(found: Distributions) -> Chart:
         "confidence-by-quality",
         "Confidence by JPEG quality",
         "The line is the median; the area around it holds the middle half of the labels.",
-        draw.quartiles_by_quality(rows, "confidence", top=1.0),
+        draw.confidence_by_quality(rows),
         ("JPEG quality", "labels", "lower quartile", "median", "upper quartile"),
         [
             (row["quality"], count(row["images"]), *(decimal(row[k]) for k in _QUARTILES))
@@ -102,7 +102,7 @@ def confidence_by_quality(found: Distributions) -> Chart:
 
 
 def trusted_by_quality(found: Distributions, trust: Trust) -> Chart:
-    rows = shares(_by_quality(found, "trusted"), _by_quality(found, "labelled"))
+    rows = shares(by_quality(found, "trusted"), by_quality(found, "labelled"))
     rule = f"its image is ok and its confidence {trust.sure:g} or more"
     if found.has_flip:
         rule += f", and its flip probability under {trust.at_risk:g}"
@@ -112,7 +112,7 @@ def trusted_by_quality(found: Distributions, trust: Trust) -> Chart:
         f"A label counts as trustworthy when {rule}.",
         draw.bars_by_quality(rows, "trustworthy"),
         ("JPEG quality", "labels", "trustworthy", "share"),
-        _share_table(rows),
+        share_table(rows),
     )
 
 
@@ -136,7 +136,7 @@ def drift(found: Distributions) -> Chart:
         "How far compression has turned the classifier's features. The line joins the medians of"
         f" the bands; the median of all images is {degrees(middle)}. The top cells also hold what"
         " lies above them.",
-        draw.density_by_quality(density, rows, "drift angle, degrees"),
+        draw.drift_by_quality(density, rows),
         ("JPEG quality", "images", "lower quartile", "median", "upper quartile"),
         [
             (row["quality"], count(row["images"]), *(degrees(row[k]) for k in _QUARTILES))
@@ -146,8 +146,8 @@ def drift(found: Distributions) -> Chart:
 
 
 def flips(found: Distributions, trust: Trust) -> Chart:
-    measured, at_risk = _by_quality(found, "with_flip"), _by_quality(found, "at_risk")
-    expected = shares(_by_quality(found, "flips"), measured)
+    measured, at_risk = by_quality(found, "with_flip"), by_quality(found, "at_risk")
+    expected = shares(by_quality(found, "flips"), measured)
     risky = shares(at_risk, measured)
     name = f"share of {trust.at_risk:g} or more"
     series = (("mean flip probability", expected), (name, risky))
@@ -160,7 +160,7 @@ def flips(found: Distributions, trust: Trust) -> Chart:
     return Chart(
         "flips",
         "Labels at risk, by JPEG quality",
-        f"Compression has probably changed about {count(round(_by_quality(found, 'flips').sum()))}"
+        f"Compression has probably changed about {count(round(by_quality(found, 'flips').sum()))}"
         f" of {count(total)} labels; {count(int(at_risk.sum()))} are at risk.",
         draw.lines(rows, "of the labels", tick_format=".0%"),
         ("JPEG quality", "labels", "mean flip probability", "at risk", "share at risk"),
@@ -261,7 +261,7 @@ def span(band: int) -> Row:
     }
 
 
-def _by_quality(found: Distributions, name: str) -> np.ndarray:
+def by_quality(found: Distributions, name: str) -> np.ndarray:
     """A column of the counts -> (101,) float64 sums by JPEG quality; 0: none."""
     sums = np.zeros(QUALITIES)
     for value, total in found.by("quality", name).items():
@@ -269,5 +269,5 @@ def _by_quality(found: Distributions, name: str) -> np.ndarray:
     return sums
 
 
-def _share_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def share_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return [(r["quality"], count(r["images"]), count(r["part"]), percent(r["share"])) for r in rows]

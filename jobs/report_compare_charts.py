@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from jobs import report_drawing as draw
-from jobs.report_charts import quartiles, shares, span
+from jobs.quantities import count, degrees, percent
+from jobs.report_charts import by_quality, quartiles, share_table, shares, span
 from jobs.report_compare import Comparison
 from jobs.report_drawing import Chart
-from jobs.report_format import count, degrees, percent
 from jobs.report_queries import ANGLE_WIDTH, Distributions
 from jobs.report_statistics import BANDS, QUALITIES, by_band
 
@@ -31,7 +31,7 @@ def changed_by_quality(found: Comparison) -> Chart | None:
         " another label now.",
         draw.bars_by_quality(rows, "changed", warn=True),
         ("JPEG quality", "images", "changed", "share"),
-        [(r["quality"], count(r["images"]), count(r["part"]), percent(r["share"])) for r in rows],
+        share_table(rows),
     )
 
 
@@ -39,9 +39,7 @@ def quality_shift(before: Distributions, now: Distributions) -> Chart | None:
     """Shares, so that runs of different sizes can be compared."""
     parts = {}
     for name, found in ((_NOW, now), (_BEFORE, before)):
-        sums = np.zeros(QUALITIES)
-        for quality, images in found.by("quality").items():
-            sums[quality] = images
+        sums = by_quality(found, "images")
         if not sums[1:].any():
             return None
         parts[name] = by_band(sums) / sums[1:].sum()

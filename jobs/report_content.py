@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs import report_charts as charts
+from jobs.quantities import count, decimal, degrees, duration, percent, size
 from jobs.report_drawing import Chart
-from jobs.report_format import count, decimal, degrees, duration, percent, size
 from jobs.report_queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Findings, Row, Trust
 from jobs.report_run import Run, stage_totals
 from jobs.report_statistics import median

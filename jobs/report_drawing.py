@@ -107,11 +107,9 @@ def bars_by_quality(rows: Sequence[Row], title: str, *, warn: bool = False) -> d
     )
 
 
-def quartiles_by_quality(
-    rows: Sequence[Row], title: str, *, top: float | None = None
-) -> dict[str, Any]:
-    """rows: {"quality", "middle", "images", "low", "median", "high"}."""
-    scale = alt.Scale(domain=[0, top]) if top else alt.Scale(zero=True)
+def confidence_by_quality(rows: Sequence[Row]) -> dict[str, Any]:
+    """rows: {"quality", "middle", "images", "low", "median", "high"}; quartiles of 0 to 1."""
+    title, scale = "confidence", alt.Scale(domain=[0, 1])
     base = _chart(rows).encode(x=_quality("middle:Q"))
     band = base.mark_area(color=_ACCENT, opacity=0.25).encode(
         y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"
@@ -123,7 +121,7 @@ def quartiles_by_quality(
     return finished(alt.layer(band, line))
 
 
-def density_by_quality(cells: Sequence[Row], medians: Sequence[Row], title: str) -> dict[str, Any]:
+def drift_by_quality(cells: Sequence[Row], medians: Sequence[Row]) -> dict[str, Any]:
     """cells: {"quality", "from", "to", "low", "high", "share"}; medians: as for the quartiles."""
     scale = alt.Scale(type="threshold", domain=_DENSITY_STEPS, range=_SEQUENCE)
     legend = alt.Legend(title="share of the band's images", format=".0%", gradientLength=252)
@@ -133,7 +131,7 @@ def density_by_quality(cells: Sequence[Row], medians: Sequence[Row], title: str)
         .encode(
             x=_quality("from:Q", bin="binned"),
             x2="to:Q",
-            y=alt.Y("low:Q", title=title, bin="binned"),
+            y=alt.Y("low:Q", title="drift angle, degrees", bin="binned"),
             y2="high:Q",
             color=alt.Color("share:Q", scale=scale, legend=legend),
             tooltip=_tips(cells, low=".4~g", high=".4~g", share=".1%"),

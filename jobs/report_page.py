@@ -19,7 +19,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from jobs import report_format
+from jobs import quantities
 from jobs.report_drawing import Chart
 
 _HERE = Path(__file__).parent
@@ -50,8 +50,8 @@ def render(context: dict[str, Any], charts: Sequence[Chart]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "percent", "decimal", "degrees", "size", "duration"):
-        environment.filters[name] = getattr(report_format, name)
+    for name in ("count", "percent", "decimal", "degrees"):
+        environment.filters[name] = getattr(quantities, name)
     specs = {chart.name: chart.spec for chart in charts}
     return environment.get_template(_TEMPLATE).render(
         **context,

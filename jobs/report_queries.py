@@ -169,12 +169,8 @@ def find(
     def shown(query: str) -> list[Row]:
         return read_rows(output, connection.execute(query, {"images": gallery}).fetchall())
 
-    found = find_distributions(connection, NOW, trust)
     return Findings(
-        counts=found.counts,
-        labels=found.labels,
-        confidences=found.confidences,
-        angles=found.angles,
+        **vars(find_distributions(connection, NOW, trust)),
         reasons=fetch(connection, _REASONS_FOUND),
         highest_drift=shown(_HIGHEST_DRIFT),
         lowest_confidence=shown(_LOWEST_CONFIDENCE),

@@ -21,6 +21,7 @@ from pipeline.sink import facts_of
 # What makes up a worker's time, in the order of the work; what else is in the facts runs beside it.
 STAGES = ("read", "decode", "dct", "model", "rows")
 _TIME_BINS = 40
+_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Run:
         return sum(part.rows for part in self.times)
 
 
-def read_run(output: OutputFolder, *, threads: int = 4) -> Run:
+def read_run(output: OutputFolder) -> Run:
     """Read every part's facts."""
 
     def facts_or_reason(path: Path) -> dict[str, Any] | str:
@@ -70,7 +71,7 @@ def read_run(output: OutputFolder, *, threads: int = 4) -> Run:
     times: list[PartTimes] = []
     first: dict[str, Any] = {}
     found = list_parts(output)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for path, facts in zip(found, pool.map(facts_or_reason, found), strict=True):
             if isinstance(facts, str):
                 damaged[path.name] = facts
@@ -114,7 +115,7 @@ def stage_totals(times: Sequence[PartTimes]) -> list[Row]:
     ]
 
 
-def timeline(times: Sequence[PartTimes], bins: int = _TIME_BINS) -> list[Row]:
+def timeline(times: Sequence[PartTimes]) -> list[Row]:
     """Speed and stages over the run: {"from_s", "to_s", "images_per_s", one share a stage}.
 
     The time between an interrupted run and its continuation is left out: seconds are of work. A
@@ -126,7 +127,7 @@ def timeline(times: Sequence[PartTimes], bins: int = _TIME_BINS) -> list[Row]:
     began = np.array([part.began_at for part in times])  # (P,) seconds
     ended = began + np.maximum([part.worked_s for part in times], 1e-3)
     start, stop = _without_pauses(began, ended)
-    edges = np.linspace(0, stop.max(), bins + 1)
+    edges = np.linspace(0, stop.max(), _TIME_BINS + 1)
     inside = np.minimum(stop[:, None], edges[1:]) - np.maximum(start[:, None], edges[:-1])
     share = np.maximum(inside, 0) / (stop - start)[:, None]  # (P, bins), rows add up to 1
     images = np.array([part.rows for part in times]) @ share
@@ -139,7 +140,7 @@ def timeline(times: Sequence[PartTimes], bins: int = _TIME_BINS) -> list[Row]:
             "images_per_s": float(images[k] / (edges[1] - edges[0])),
             **{stage: float(per_stage[i, k]) for i, stage in enumerate(STAGES)},
         }
-        for k in range(bins)
+        for k in range(_TIME_BINS)
     ]
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.settings import REQUIRED, flag_of, setting
+from jobs.settings import REQUIRED, require_between, require_not_negative, require_positive, setting
 
 _MEMORY = re.compile(r"\d+(\.\d+)?\s*[kMGT]i?B", re.IGNORECASE)
 
@@ -34,12 +34,9 @@ class ReportSettings:
     )
 
     def __post_init__(self) -> None:
-        for name in ("sure", "at_risk"):
-            if not 0.0 <= (value := getattr(self, name)) <= 1.0:
-                raise ValueError(f"{flag_of(name)} {value} is not between 0 and 1")
-        for name, least in (("thumbnails", 0), ("thumbnail_time_s", 0), ("max_labels", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{flag_of(name)} {value} is too little: use at least {least}")
+        require_between(self, 0, 1, "sure", "at_risk")
+        require_not_negative(self, "thumbnails", "thumbnail_time_s")
+        require_positive(self, "max_labels")
         if not _MEMORY.fullmatch(self.memory_limit):
             raise ValueError(
                 f"--memory-limit {self.memory_limit!r} is no size: write it like 500MB or 2GB"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from jobs.command_line import EXIT_FAILED
-from jobs.log import configure, say
+from jobs.log import LogFormat, LogLevel, configure, say
 from jobs.pool import ClusterError
 from pipeline.attempts import AccessError
 from pipeline.error_text import one_line
@@ -21,23 +21,26 @@ def run_job(
     *,
     errors: tuple[type[Exception], ...] = (),
     continued: str = "",
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "info",
 ) -> int:
     """The exit code that `job` returns; `EXIT_FAILED` when it is interrupted or cannot go on.
 
-    errors: its own, beside those of every job: a user's mistake, a disk, a store, a cluster.
-    continued: what the same command does then, such as "; the same command continues the run".
+    errors: its own whose text is all there is to say, as a user's mistake's and a disk's is.
+    continued: `CONTINUES` where the same command goes on after an interrupt, a store that lets
+    nobody in, or a cluster that gave up.
     Any other error is a defect, and keeps its traceback.
     """
-    configure()
+    configure(log_format, log_level)
     expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
     try:
         return job()
     except KeyboardInterrupt:
         reason = "interrupted" + continued
-    except (AccessError, ClusterError) as error:
-        reason = one_line(error) + continued
     except expected as error:
         reason = one_line(error)
+    except (AccessError, ClusterError) as error:
+        reason = one_line(error) + continued
     say(f"{prog}: {reason}", level=logging.ERROR)
     return EXIT_FAILED
 

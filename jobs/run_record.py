@@ -34,11 +34,7 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
         return record if record and record.get("settings") == settings.row_settings else None
     if record is None:
         raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")
-    if changed := differences(record.get("settings", {}), settings.row_settings):
-        raise OutputError(
-            f"{output.location!r} holds a run with other settings: {changed}."
-            " Use the same, or another --output"
-        )
+    refuse_other_settings(output, record, settings.row_settings)
     return record
 
 
@@ -90,6 +86,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # a driver may do without the workers' packages
             continue
     return found
+
+
+def refuse_other_settings(
+    output: OutputFolder, record: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Raise OutputError where a run cannot go on because `record` is of other settings."""
+    if changed := differences(record.get("settings", {}), settings):
+        raise OutputError(
+            f"{output.location!r} holds a run with other settings: {changed}."
+            " Use the same, or another --output"
+        )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ names. `jobs.command_line` turns a class into a parser.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -26,6 +27,35 @@ def setting(default: Any, description: str) -> Any:
 def flag_of(name: str) -> str:
     """images_per_shard -> --images-per-shard."""
     return "--" + name.replace("_", "-")
+
+
+def require_positive(settings: Any, *names: str) -> None:
+    """Raise ValueError for the first of these settings that is 0 or less, or no number (NaN)."""
+    for name, value in _numbers(settings, names):
+        if not value > 0:
+            way_out = ": use at least 1" if isinstance(value, int) else ""
+            raise ValueError(f"{flag_of(name)} {value} is not positive{way_out}")
+
+
+def require_not_negative(settings: Any, *names: str) -> None:
+    for name, value in _numbers(settings, names):
+        if not value >= 0:
+            raise ValueError(f"{flag_of(name)} {value} is negative: use 0 or more")
+
+
+def require_between(settings: Any, least: int, most: int, *names: str) -> None:
+    for name, value in _numbers(settings, names):
+        if not least <= value <= most:
+            raise ValueError(f"{flag_of(name)} {value} is not between {least} and {most}")
+
+
+def _numbers(settings: Any, names: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+    """(name, value) of each number; a word in its place, such as auto, is always right."""
+    for name in names:
+        value = getattr(settings, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, str):
+                yield name, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,16 +238,14 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     log_level: Literal["info", "debug"] = setting("info", "debug adds a line for each shard")
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "attempts_per_shard", "max_pixels"):
-            _require_positive(self, name)
-        for name in (
-            *("images_per_shard", "batch_size", "max_workers", "workers_per_gpu"),
-            *("cpus_per_worker", "resize", "crop"),
-        ):
-            if isinstance(getattr(self, name), int):
-                _require_positive(self, name)
-        if isinstance(self.workers, int) and self.workers < 0:
-            raise ValueError(f"--workers {self.workers} is negative: use auto, 0 or more")
+        require_positive(
+            self,
+            *("top_k", "resize", "crop", "images_per_shard", "attempts_per_shard", "max_pixels"),
+            *("batch_size", "workers_per_gpu", "max_workers", "cpus_per_worker", "read_threads"),
+            "prefetch_batches",
+        )
+        require_not_negative(self, "workers")
+        require_between(self, 0, 1, "hw_decoder_load")
         if self.workers == 0 and (self.address != "local" or self.max_workers != "none"):
             raise ValueError(
                 "--workers 0 labels in this process: leave out --address and --max-workers"
@@ -225,11 +253,6 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
         pool = (self.workers, self.max_workers)
         if isinstance(pool[0], int) and isinstance(pool[1], int) and pool[0] > pool[1]:
             raise ValueError(f"--workers {pool[0]} is more than --max-workers {pool[1]}")
-        for name in ("read_threads", "prefetch_batches"):
-            _require_positive(self, name)
-        if not 0.0 <= self.hw_decoder_load <= 1.0:
-            raise ValueError(f"--hw-decoder-load {self.hw_decoder_load} is not between 0 and 1")
-
         if self.log_format == "json" and self.progress == "bar":
             raise ValueError("--progress bar draws on a terminal: with --log-format json use plain")
 
@@ -255,9 +278,3 @@ _ROW_SETTINGS = (
     "integrity",
     "precision",
 )
-
-
-def _require_positive(settings: Any, name: str) -> None:
-    value = getattr(settings, name)
-    if value < 1:
-        raise ValueError(f"{flag_of(name)} {value} is not positive: use at least 1")

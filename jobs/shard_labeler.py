@@ -6,7 +6,6 @@ is written, which with a store at a distance takes as long as labelling some tho
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -24,9 +23,10 @@ import pyarrow.compute as pc
 
 from jobs.machine import release_free_memory
 from jobs.metrics import ShardMetrics
+from jobs.pool import CONTINUES
 from jobs.run_record import differences, versions
 from jobs.settings import LabelSettings
-from pipeline.attempts import AccessError, ReadError, TemporaryReadError
+from pipeline.attempts import AccessError, refuses_all_writing
 from pipeline.error_text import named, reason_of
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 SHARDS_AT_ONCE = 2
 EXIT_DEVICE_LOST = 70  # EX_SOFTWARE
-CONTINUES = "; the same command continues the run"
-_NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _RELEASE_EVERY_S = 30  # of free memory: a thousandth of the time
 
 
@@ -262,7 +260,7 @@ class ShardLabeler:
         try:
             yield
         except (OSError, AccessError) as error:
-            if _takes_no_files(error):
+            if refuses_all_writing(error):
                 where = self._output.location
                 self._fatal = f"cannot write to {where!r}: {reason_of(error)}{CONTINUES}"
             raise
@@ -306,10 +304,3 @@ def _check_mounts(output: OutputFolder, witness: str | None) -> None:
                 f"{path!r} is not there on the node {socket.gethostname()}: mount the {what} at the"
                 " same path on every node"
             )
-
-
-def _takes_no_files(error: OSError | AccessError) -> bool:
-    """Whether an output that raised this when it was written to would refuse any other file too."""
-    if isinstance(error, ReadError):  # of a store, which said no; a temporary one said nothing
-        return not isinstance(error, TemporaryReadError)
-    return isinstance(error, AccessError) or error.errno in _NO_WRITING

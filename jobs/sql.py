@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 import shutil
 import sys
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.extras import require
+from jobs.quantities import finite
 from jobs.run_job import reader_may_leave, run_job
-from jobs.settings import REQUIRED, setting
+from jobs.settings import REQUIRED, require_positive, setting
 from pipeline.output import OutputFolder
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class SqlSettings:
     max_rows: int = setting(40, "rows shown in a table")
 
     def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ValueError(f"--max-rows {self.max_rows} is not positive: use at least 1")
+        require_positive(self, "max_rows")
 
 
 def sql(settings: SqlSettings, to: TextIO) -> None:
@@ -181,18 +180,7 @@ def _write_json(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: Tex
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_finite(value), ensure_ascii=False, default=str)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return value
+    return json.dumps(finite(value), ensure_ascii=False, default=str)
 
 
 _WRITERS = {"csv": _write_csv, "json": _write_json}

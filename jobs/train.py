@@ -14,8 +14,9 @@ from afd_model.training import TrainingError
 from afd_model.training_state import STATE
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.log import say
+from jobs.pool import CONTINUES
 from jobs.run_job import run_job
-from jobs.run_record import differences, versions
+from jobs.run_record import refuse_other_settings, versions
 from jobs.train_settings import TrainSettings
 from jobs.training_log import share, shown_live
 from jobs.training_run import note_images, prepare, run_worker
@@ -62,11 +63,7 @@ def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -
     """Go on with the run of `record`: with the same settings, or for more steps."""
     before = record.get("settings", {})
     steps, wanted = before.get("max_steps", 0), now["max_steps"]
-    if changed := differences({**before, "max_steps": wanted}, now):
-        raise OutputError(
-            f"{str(output.path)!r} holds a run with other settings: {changed}."
-            " Use the same, or another --output"
-        )
+    refuse_other_settings(output, {"settings": {**before, "max_steps": wanted}}, now)
     if wanted < steps:
         raise OutputError(
             f"{str(output.path)!r} holds a run of {steps} steps, more than --max-steps {wanted}:"
@@ -92,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         "afd train",
         lambda: _run(settings),
         errors=(TrainingError,),
-        continued="; the same command continues the run",
+        continued=CONTINUES,
     )
 
 

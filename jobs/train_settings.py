@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jobs.settings import ClassifierSettings, flag_of, setting
+from jobs.settings import (
+    ClassifierSettings,
+    require_between,
+    require_not_negative,
+    require_positive,
+    setting,
+)
 from pipeline.pair_plan import DegradationMix
 
 
@@ -198,33 +204,26 @@ class TrainSettings(ClassifierSettings):
     )
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{flag_of(name)} {getattr(self, name)} is not positive")
-        for name in (
-            "workers",
-            "stem_steps",
-            "warmup_steps",
-            "feature_stages",
-            "weight_decay",
-            "seed",
-            "flip_images",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{flag_of(name)} {getattr(self, name)} is negative")
-        if self.corrected_stages != "auto" and self.corrected_stages < 0:
-            raise ValueError(f"--corrected-stages {self.corrected_stages} is negative")
+        require_positive(
+            self,
+            *("batch_size", "max_steps", "max_time_s", "stem_learning_rate", "learning_rate"),
+            *("clip_norm", "held_out_images", "validate_every_steps", "save_every_steps"),
+            *("log_every_steps", "flip_passes", "cpus_per_worker", "attempts", "read_threads"),
+            *("prefetch_batches", "max_pixels"),
+        )
+        require_not_negative(
+            self,
+            *("workers", "stem_steps", "warmup_steps", "feature_stages", "corrected_stages"),
+            *("weight_decay", "seed", "flip_images"),
+        )
+        require_between(self, 0, 1, "start_share")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema-decay {self.ema_decay} is not from 0 to below 1")
-        if not 0 <= self.start_share <= 1:
-            raise ValueError(f"--start-share {self.start_share} is not from 0 to 1")
         if self.batch_size % max(1, self.workers):
             raise ValueError(
                 f"--batch-size {self.batch_size} cannot be dealt out to {self.workers} workers"
                 f" equally: use a multiple of {self.workers}"
             )
-        if self.max_time_s != "none" and not self.max_time_s > 0:
-            raise ValueError(f"--max-time-s {self.max_time_s} is not positive")
         self.mix()  # it refuses shares that cannot be
 
     def mix(self) -> DegradationMix:
@@ -237,18 +236,6 @@ class TrainSettings(ClassifierSettings):
 
 
 _MIX = tuple(DegradationMix.__dataclass_fields__)
-_POSITIVE = (
-    *(
-        "batch_size",
-        "max_steps",
-        "stem_learning_rate",
-        "learning_rate",
-        "clip_norm",
-        "held_out_images",
-    ),
-    *("validate_every_steps", "save_every_steps", "log_every_steps", "flip_passes"),
-    *("cpus_per_worker", "attempts", "read_threads", "prefetch_batches", "max_pixels"),
-)
 # How fast, how long and where a run goes may change between a run and its continuation.
 _FREE = (
     *("output", "max_time_s", "device", "workers", "cpus_per_worker", "attempts", "read_threads"),

@@ -15,7 +15,7 @@ from afd_model.afd_module import AFDModule, with_parts_of
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
-from afd_model.device import resolve_device, resolve_precision
+from afd_model.device import device_name, dtype_name, resolve_device, resolve_precision
 from afd_model.distributed import is_first
 from afd_model.export import export, fit_flips
 from afd_model.losses import LossWeights
@@ -23,16 +23,16 @@ from afd_model.schedule import TrainingOptions
 from afd_model.stages import head_path
 from afd_model.training import Trainer, train
 from jobs.log import say
-from jobs.model import backbone_of
+from jobs.model import backbone_of, decoding_on
 from jobs.run_record import versions
 from jobs.settings import flag_of
 from jobs.train_settings import TrainSettings
 from jobs.training_log import TrainingLog
-from pipeline.decode import DecodeOptions
 from pipeline.geometry import Geometry
 from pipeline.output import RUN, OutputFolder
 from pipeline.own_files import list_apart
 from pipeline.records import ImageRef
+from pipeline.sampling import evenly
 from pipeline.screen import Limits
 from pipeline.training_data import PairLoader, Rank, split_held_out
 
@@ -145,8 +145,8 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
     )
 
 
-def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None = None) -> str:
-    """Train this worker's share to the end, or go on from the saved state; returns why it ended.
+def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None = None) -> None:
+    """Train this worker's share to the end, or go on from the saved state.
 
     Every worker reads the same output folder; the first one writes it.
     """
@@ -173,7 +173,7 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             on_best=lambda: export(trainer, ready.backbone, facts),
         )
         fitted_too = _loader(
-            _evenly(ready.training, settings.flip_images), ready.preset, settings, rank, device
+            evenly(ready.training, settings.flip_images), ready.preset, settings, rank, device
         )
         passes = [(held_out, settings.flip_passes), (fitted_too, 1)]
         flips = fit_flips(trainer, ready.backbone, passes)
@@ -181,7 +181,6 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     finally:
         if log is not None:
             log.close()
-    return reason
 
 
 def note_images(settings: TrainSettings, ready: Prepared) -> None:
@@ -203,12 +202,6 @@ def note_images(settings: TrainSettings, ready: Prepared) -> None:
     output.write_json(RUN, {**record, "images": now})
 
 
-def _evenly(refs: list[ImageRef], count: int) -> list[ImageRef]:
-    """`count` of them, or all where there are fewer, spread over the whole list."""
-    count = min(count, len(refs))
-    return [refs[i * len(refs) // count] for i in range(count)]
-
-
 def _loader(
     refs: list[ImageRef],
     geometry: Geometry,
@@ -216,9 +209,8 @@ def _loader(
     rank: Rank,
     device: torch.device,
 ) -> PairLoader:
-    options = DecodeOptions(
-        device="cuda" if device.type == "cuda" else "cpu",
-        device_id=device.index or 0,
+    options = replace(
+        decoding_on(device),
         batch_size=settings.batch_size // rank.count,
         num_threads=settings.cpus_per_worker,
         prefetch_batches=settings.prefetch_batches,
@@ -249,8 +241,8 @@ def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> di
         },
         "settings": {**_told(settings), **named},
         "workers": max(1, settings.workers),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": str(ready.options.precision).removeprefix("torch."),
+        "device": device_name(device),
+        "precision": dtype_name(ready.options.precision),
         "versions": versions(),
     }
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pipeline.error_text import reason_of
+
 _Result = TypeVar("_Result")
 
 
@@ -39,6 +41,14 @@ def blames_content(error: Exception) -> bool:
     if isinstance(error, (ReadError, AccessError)):
         return False
     return getattr(error, "errno", None) in (None, errno.EIO)
+
+
+def refuses_all_writing(error: OSError | AccessError) -> bool:
+    """Whether what raised this when it was written to would refuse any other file too."""
+    if isinstance(error, ReadError):  # of a store, which said no; a temporary one said nothing
+        return not isinstance(error, TemporaryReadError)
+    full_or_read_only = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return isinstance(error, AccessError) or error.errno in full_or_read_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +127,4 @@ def _words_of(error: Exception) -> str:
         return "the connection ended early"
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return f"no HTTP answer ({type(error).__name__})"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason_of(error) or type(error).__name__

@@ -15,8 +15,10 @@ from pipeline.records import Shard
 from pipeline.shards import Plan, part_file, part_name
 from pipeline.sink import read_facts
 
+_THREADS = 4
 
-def damaged_parts(output: OutputFolder, *, threads: int = 4) -> Iterator[tuple[int, str]]:
+
+def damaged_parts(output: OutputFolder) -> Iterator[tuple[int, str]]:
     """Read every part that exists in full; yields (shard, what is wrong) of the bad ones.
 
     Pages are held against their checksums, the URIs against the plan's, and the rows' statuses
@@ -37,7 +39,7 @@ def damaged_parts(output: OutputFolder, *, threads: int = 4) -> Iterator[tuple[i
             return one_line(error)
 
     shards = range(plan.size.num_shards)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for index, wrong in zip(shards, pool.map(inspect, shards), strict=True):
             if wrong is not None:
                 yield index, wrong

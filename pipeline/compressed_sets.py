@@ -17,6 +17,7 @@ from pipeline.reading_tasks import read_and_screen
 from pipeline.recompress import (
     compressed_file,
     distinct,
+    drawn_grid_shift,
     drawn_qualities,
     open_rgb,
     relative_name,
@@ -43,12 +44,14 @@ class SetRecipe:
     """How the sets are made.
 
     quality: a set q07, q10, ... for each. times: sets times1 to timesN of random compressions.
+    shift_grid: the 8x8 grid moves between compressions, by an offset of the image's own.
     """
 
     quality: tuple[int, ...]
     times: int
     seed: int
     subsampling: str
+    shift_grid: bool
     protocol: CompressionProtocol
     geometry: Geometry
     limits: Limits
@@ -56,10 +59,14 @@ class SetRecipe:
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """ref: the original. files: its path in each set -> the qualities asked for."""
+    """ref: the original. files: its path in each set -> the qualities asked for.
+
+    grid_shift: (down, right) pixels between one compression and the next.
+    """
 
     ref: ImageRef
     files: dict[Path, tuple[int, ...]]
+    grid_shift: tuple[int, int] = (0, 0)
 
 
 def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe, root: str) -> Iterator[PlannedImage]:
@@ -72,7 +79,8 @@ def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe, root: str) -> Itera
     names = [relative_name(ref, root) for ref in refs]
     for ref, name, file in zip(refs, names, distinct(map(_as_jpeg, names)), strict=True):
         sets = set_qualities(recipe, name)
-        yield PlannedImage(ref, {Path(s, file): q for s, q in sets.items()})
+        shift = drawn_grid_shift(name, recipe.seed) if recipe.shift_grid else (0, 0)
+        yield PlannedImage(ref, {Path(s, file): q for s, q in sets.items()}, shift)
 
 
 def set_qualities(recipe: SetRecipe, name: str) -> dict[str, tuple[int, ...]]:
@@ -96,7 +104,8 @@ def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[di
     missing = {p: q for p, q in image.files.items() if not (folder / p).is_file()}
     if missing:
         encoded = read_and_screen(0, image.ref, recipe.limits)
-        if (error := _write_missing(encoded, missing, folder, recipe)) is not None:
+        error = _write_missing(encoded, missing, folder, recipe, image.grid_shift)
+        if error is not None:
             return [{"uri": image.ref.uri, "status": encoded.status.value, "error": error}]
     later = recipe.protocol.later_qualities
     return [
@@ -117,6 +126,7 @@ def _write_missing(
     files: dict[Path, tuple[int, ...]],
     folder: Path,
     recipe: SetRecipe,
+    grid_shift: tuple[int, int],
 ) -> str | None:
     """The error of an image that has no files, else None."""
     if image.status is not Status.OK:
@@ -133,6 +143,7 @@ def _write_missing(
             protocol=recipe.protocol,
             geometry=recipe.geometry,
             subsampling=recipe.subsampling,
+            grid_shift=grid_shift,
         )
         with replacing(folder / path, staging=folder / STAGING) as temporary:
             temporary.write_bytes(data)

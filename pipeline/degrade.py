@@ -28,6 +28,8 @@ _SAMPLING_FACTORS = {
     "4:1:1": (4, 1),
 }
 SUBSAMPLINGS = tuple(_SAMPLING_FACTORS)
+# Of compressions at a random quality (the paper's Table VI).
+LOWEST_QUALITY, HIGHEST_QUALITY = 5, 95
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,6 @@ def compress(
     subsampling: str = "4:2:0",
     *,
     progressive: bool = False,
-    optimize: bool = False,
 ) -> bytes:
     """Encode uint8 (H, W, 3) RGB as a baseline (or progressive) JPEG.
 
@@ -67,22 +68,20 @@ def compress(
         quality: IJG quality, 1 to 100.
         subsampling: one of `SUBSAMPLINGS`.
         progressive: several scans of growing precision.
-        optimize: Huffman tables made for this picture; the decoded pixels stay the same.
 
     Raises:
         ValueError: an array of another shape or type, a quality or subsampling that does not exist.
     """
     _check_rgb(rgb)
     # libjpeg clamps a quality outside 1 to 100 in silence.
-    if isinstance(quality, bool) or not 1 <= quality <= 100 or quality != int(quality):
-        raise ValueError(f"JPEG quality must be an integer from 1 to 100, got {quality!r}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"JPEG quality must be from 1 to 100, got {quality!r}")
     # The package reads a strided view's memory as if it were contiguous.
     encoded: bytes = turbojpeg.compress(
         np.ascontiguousarray(rgb),
-        int(quality),
+        quality,
         _sampling(subsampling),
         progressive=progressive,
-        optimize=optimize,
     )
     return encoded
 
@@ -112,50 +111,35 @@ def degrade(
         rgb: uint8 (H, W, 3).
         qualities: IJG qualities; none leaves the picture as it is.
         subsampling: of every compression, one of `SUBSAMPLINGS`.
-        grid_shift: (down, right) pixels by which the block grid moves against the picture between
-            one compression and the next, as when a picture is cropped before it is saved again.
-            (0, 0), or multiples of the MCU, keep the grids aligned. The first compression has its
-            grid at the picture's corner.
+        grid_shift: (down, right), pixels, 0 or more: how far the block grid has moved against the
+            picture by the next compression, as if so much had been cut off after each. (0, 0) and
+            multiples of the MCU keep the grids aligned.
 
     Returns:
         uint8 (H, W, 3), a new array.
 
     Raises:
-        ValueError: as `compress`; a negative shift.
+        ValueError: as `compress`.
     """
     _check_rgb(rgb)
-    if len(grid_shift) != 2 or min(grid_shift) < 0:
-        raise ValueError(f"grid_shift must be (down, right) in pixels, 0 or more, got {grid_shift}")
     horizontal, vertical = _sampling_factors(subsampling)
     mcu_height, mcu_width = 8 * vertical, 8 * horizontal
     height, width = rgb.shape[:2]
     degraded = rgb.copy()
-    for step, quality in enumerate(qualities):
+    for cuts, quality in zip(range(len(qualities), 0, -1), qualities, strict=True):
         # A grid that starts above and left of the picture: the blocks that overhang repeat its
         # border, which is how an encoder fills incomplete blocks on the other two sides.
-        top = -step * grid_shift[0] % mcu_height
-        left = -step * grid_shift[1] % mcu_width
+        top, left = cuts * grid_shift[0] % mcu_height, cuts * grid_shift[1] % mcu_width
         padded = np.pad(degraded, ((top, 0), (left, 0), (0, 0)), mode="edge")
         decoded = decompress(compress(padded, quality, subsampling))
         degraded = decoded[top : top + height, left : left + width].copy()
     return degraded
 
 
-def random_qualities(
-    rng: np.random.Generator, times: int, *, lowest: int = 5, highest: int = 95
-) -> tuple[int, ...]:
-    """Draw `times` IJG qualities, uniform over lowest to highest, both included.
-
-    Raises:
-        ValueError: a negative count, or a range outside 1 to 100.
-    """
-    if times < 0:
-        raise ValueError(f"number of compressions must be 0 or more, got {times}")
-    if not 1 <= lowest <= highest <= 100:
-        raise ValueError(
-            f"qualities must satisfy 1 <= lowest <= highest <= 100, got {lowest} and {highest}"
-        )
-    return tuple(int(q) for q in rng.integers(lowest, highest, size=times, endpoint=True))
+def random_qualities(rng: np.random.Generator, times: int) -> tuple[int, ...]:
+    """Draw `times` IJG qualities, uniform over those from the lowest to the highest."""
+    drawn = rng.integers(LOWEST_QUALITY, HIGHEST_QUALITY, size=times, endpoint=True)
+    return tuple(int(quality) for quality in drawn)
 
 
 def random_grid_shift(rng: np.random.Generator) -> tuple[int, int]:
@@ -165,18 +149,19 @@ def random_grid_shift(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _check_rgb(rgb: RgbImage) -> None:
-    shape = getattr(rgb, "shape", None)
-    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or rgb.dtype != np.uint8:
-        got = type(rgb).__name__ if shape is None else f"{rgb.dtype} {tuple(shape)}"
-        raise ValueError(f"picture must be uint8 (height, width, 3), got {got}")
-    if max(shape[:2]) > 65535:
-        raise ValueError(f"JPEG sides are at most 65535 pixels, got {shape[1]}x{shape[0]}")
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape or rgb.dtype != np.uint8:
+        raise ValueError(
+            f"picture must be uint8 (height, width, 3), got {rgb.dtype} {tuple(rgb.shape)}"
+        )
+    if max(rgb.shape[:2]) > 65535:
+        raise ValueError(f"JPEG sides are at most 65535 pixels, got {rgb.shape[1]}x{rgb.shape[0]}")
 
 
 def _sampling_factors(subsampling: str) -> tuple[int, int]:
     if subsampling not in _SAMPLING_FACTORS:
-        known = ", ".join(SUBSAMPLINGS)
-        raise ValueError(f"subsampling must be one of {known}, got {subsampling!r}")
+        raise ValueError(
+            f"subsampling must be one of {', '.join(SUBSAMPLINGS)}, got {subsampling!r}"
+        )
     return _SAMPLING_FACTORS[subsampling]
 
 

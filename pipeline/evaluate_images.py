@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -107,14 +106,15 @@ class ImageEvaluator:
             except ValueError as error:
                 left_out.append((image.row, str(error)))
         sound = [image for image in images if image.row in originals]
-        stated = {i.row: i.header.quality if i.header else None for i in sound}
+        stated = {image.row: image.stated_quality for image in sound}
         rows, pixels, dct = _decoded(self._decoder, sound)
         refused = [i for i in sound if i.row not in rows]
         left_out += [(i.row, i.error or "cannot be decoded") for i in refused]
         if not rows:
             return MeasuredChunk([], {}, sorted(left_out))
         stem = self._model.clean_stem(pixels)
-        outcomes = {CLEAN: self._model.measure(pixels, dct, stem, _floats(stated, rows))}
+        quality = torch.tensor([stated[row] for row in rows])
+        outcomes = {CLEAN: self._model.measure(pixels, dct, stem, quality)}
         for condition in self._conditions:
             outcomes[condition] = self._under(condition, rows, originals, names, stem)
         return MeasuredChunk(rows, outcomes, sorted(left_out))
@@ -144,8 +144,8 @@ class ImageEvaluator:
         found, pixels, dct = _decoded(self._window_decoder if on_window else self._decoder, images)
         if found != rows:
             raise RuntimeError(f"the decoder refused JPEGs made here: {set(rows) - set(found)}")
-        last = {row: (*asked[row], *protocol.later_qualities)[-1] for row in rows}
-        return self._model.measure(pixels, dct, stem, _floats(last, rows))
+        last = [float((*asked[row], *protocol.later_qualities)[-1]) for row in rows]
+        return self._model.measure(pixels, dct, stem, torch.tensor(last))
 
 
 def _decoded(
@@ -162,7 +162,3 @@ def _decoded(
     order = sorted(range(len(rows)), key=lambda k: rows[k])
     pixels, dct = (torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
     return [rows[k] for k in order], pixels, dct
-
-
-def _floats(values: dict[int, int | None] | dict[int, int], rows: list[int]) -> torch.Tensor:
-    return torch.tensor([math.nan if (v := values[row]) is None else float(v) for row in rows])

@@ -227,8 +227,7 @@ def _answer(
     patience: Patience,
 ) -> Answer:
     if response.status == 416:  # the file ends before `start`, or is empty
-        total = (response.getheader("Content-Range") or "").rpartition("/")[2]
-        return Answer(b"", int(total) if total.isdigit() else start, response.headers)
+        return Answer(b"", _total_bytes(response, start), response.headers)
     if response.status not in (200, 206):
         _fail(response, resource, patience)
     whole = response.status == 200
@@ -239,8 +238,12 @@ def _answer(
     data = _read(response, most_bytes, patience)
     if whole:
         return Answer(data, len(data), response.headers)
+    return Answer(data, _total_bytes(response, start + len(data)), response.headers)
+
+
+def _total_bytes(response: http.client.HTTPResponse, unless_said: int) -> int:
     total = (response.getheader("Content-Range") or "").rpartition("/")[2]
-    return Answer(data, int(total) if total.isdigit() else start + len(data), response.headers)
+    return int(total) if total.isdigit() else unless_said
 
 
 def _read(response: http.client.HTTPResponse, most_bytes: int, patience: Patience) -> bytes:

@@ -6,7 +6,6 @@ and goes on with `label_images`.
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 
 from pipeline.decode import Decoder
 from pipeline.read_ahead import ReadAhead
-from pipeline.records import Classifier, EncodedImage, Shard
+from pipeline.records import Classifier, Shard
 from pipeline.screen import Limits
 from pipeline.sink import ShardRows
 from pipeline.stage_clock import StageClock
@@ -79,7 +78,8 @@ def label_images(
     with closing(decoder.decode(encoded, clock)) as batches:  # an error leaves the decoder empty
         for batch in clock.iterate("decode", batches):
             with clock.stage("model"):
-                predictions = classifier(batch.pixels, batch.dct, _qualities(batch.images))
+                qualities = torch.tensor([image.stated_quality for image in batch.images])
+                predictions = classifier(batch.pixels, batch.dct, qualities)
             with clock.stage("rows"):
                 rows.add_predictions(batch.images, predictions)
     with clock.stage("rows"):
@@ -87,13 +87,3 @@ def label_images(
     busy = {"read_busy": reading.read_s, "screen_busy": reading.screen_s}
     seconds = {**clock.seconds, **busy}
     return LabelledShard(table, rows.counts, began_at, seconds, reading.mean_ready)
-
-
-def _qualities(images: list[EncodedImage]) -> torch.Tensor:
-    """(B,) float32: the headers' JPEG qualities, NaN where there is none."""
-    return torch.tensor(
-        [
-            math.nan if i.header is None or i.header.quality is None else i.header.quality
-            for i in images
-        ]
-    )

@@ -13,24 +13,14 @@ from pipeline import storage
 from pipeline.attempts import AccessError
 from pipeline.error_text import one_line, reason_of
 from pipeline.locations import SourceError, recorded, scheme_of
-from pipeline.output_store import LABELS, STAGING, BucketFolder, LocalFolder, OutputStore
+from pipeline.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
+LABELS = "labels"
 PLAN = "plan.parquet"
 RUN = "run.json"
 SUMMARY = "summary.json"
 ATTEMPTS = ".attempts"
 _WRITABLE_SCHEMES = ("s3", "gs")
-
-__all__ = [
-    "ATTEMPTS",
-    "LABELS",
-    "PLAN",
-    "RUN",
-    "SUMMARY",
-    "DamagedError",
-    "OutputError",
-    "OutputFolder",
-]
 
 
 class OutputError(ValueError):

@@ -16,7 +16,6 @@ from typing import Protocol
 from afd_model.whole_file import replacing
 from pipeline import storage
 
-LABELS = "labels"
 STAGING = ".staging"  # readers of the data set skip names with a leading dot
 
 

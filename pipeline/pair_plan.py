@@ -11,11 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.degrade import FULL_IMAGE, IMAGENET_C, CompressionProtocol, random_qualities
+from pipeline.degrade import (
+    FULL_IMAGE,
+    HIGHEST_QUALITY,
+    IMAGENET_C,
+    CompressionProtocol,
+    random_qualities,
+)
 from pipeline.geometry import Geometry, crop_window
 
 PAPER_QUALITIES = (7, 10, 15, 18, 25)
-LOWEST, HIGHEST = 5, 95
 HIGH_QUALITY_FROM = 75
 _WINDOW_ATTEMPTS = 10
 
@@ -129,17 +134,17 @@ def _degradation(rng: np.random.Generator, size: tuple[int, int], mix: Degradati
         return PairPlan(window, mirrored)
     kind -= mix.clean_share
     if kind < mix.high_quality_share:
-        quality = int(rng.integers(HIGH_QUALITY_FROM, HIGHEST, endpoint=True))
+        quality = int(rng.integers(HIGH_QUALITY_FROM, HIGHEST_QUALITY, endpoint=True))
         return _once(rng, window, mirrored, quality, mix)
     kind -= mix.high_quality_share
     if kind < mix.multiple_share:
         times = int(rng.integers(2, mix.max_compressions, endpoint=True))
-        qualities = random_qualities(rng, times, lowest=LOWEST, highest=HIGHEST)
+        qualities = random_qualities(rng, times)
         cut = int(rng.choice([0, int(rng.integers(1, times)), times]))
         return PairPlan(window, mirrored, qualities[:cut], qualities[cut:])
     if rng.random() < mix.paper_share:
         return _once(rng, window, mirrored, int(rng.choice(PAPER_QUALITIES)), mix)
-    (quality,) = random_qualities(rng, 1, lowest=LOWEST, highest=HIGHEST)
+    (quality,) = random_qualities(rng, 1)
     return _once(rng, window, mirrored, quality, mix)
 
 

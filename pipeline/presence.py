@@ -15,7 +15,6 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -63,12 +62,7 @@ class Presence:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
         with suppress(OSError, AccessError):  # a sign that is not refreshed is a dead driver's

@@ -15,12 +15,21 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from pipeline.degrade import CompressionProtocol, RgbImage, compress, degrade, random_qualities
+from pipeline.degrade import (
+    CompressionProtocol,
+    RgbImage,
+    compress,
+    degrade,
+    random_grid_shift,
+    random_qualities,
+)
+from pipeline.error_text import one_line
 from pipeline.geometry import Geometry, crop_window
 from pipeline.locations import is_remote, local_path
 from pipeline.pillow_warnings import silenced
 from pipeline.records import ImageRef
 
+MAX_TIMES = 20  # random compressions of an image, one after the other
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -37,7 +46,7 @@ def open_rgb(data: bytes) -> RgbImage:
                 return np.repeat(gray.round().astype(np.uint8)[:, :, None], 3, axis=2)
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be decoded: {' '.join(str(error).split())}") from error
+        raise ValueError(f"cannot be decoded: {one_line(error)}") from error
 
 
 def model_window(rgb: RgbImage, geometry: Geometry) -> RgbImage:
@@ -58,17 +67,20 @@ def compressed_file(
     protocol: CompressionProtocol,
     geometry: Geometry,
     subsampling: str = "4:2:0",
+    grid_shift: tuple[int, int] = (0, 0),
 ) -> bytes:
     """A JPEG that holds `rgb` as the protocol degrades it.
 
     rgb: uint8 (H, W, 3), the whole picture. qualities: at least one, in order; the protocol's own
     later ones follow. geometry: of the model; only a protocol on the model's input uses it.
+    grid_shift: between one compression and the next, see `degrade`.
     Raises ValueError for a quality outside 1 to 100 or an unknown subsampling.
     """
     if protocol.applies_to == "model_input":
         rgb = model_window(rgb, geometry)
     *earlier, last = (*qualities, *protocol.later_qualities)
-    return compress(degrade(rgb, earlier, subsampling=subsampling), last, subsampling)
+    degraded = degrade(rgb, earlier, subsampling=subsampling, grid_shift=grid_shift)
+    return compress(degraded, last, subsampling)
 
 
 def drawn_qualities(name: str, seed: int, times: int) -> tuple[int, ...]:
@@ -77,9 +89,17 @@ def drawn_qualities(name: str, seed: int, times: int) -> tuple[int, ...]:
     A draw depends on the image's name and the seed alone, and fewer compressions are the first of
     more: every run and every job gives an image the same.
     """
+    return random_qualities(_rng_of(name, seed), times)
+
+
+def drawn_grid_shift(name: str, seed: int) -> tuple[int, int]:
+    """An image's own way to miss the grid of its last compression, by its name and the seed."""
+    return random_grid_shift(_rng_of(f"grid of {name}", seed))
+
+
+def _rng_of(name: str, seed: int) -> np.random.Generator:
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    rng = np.random.default_rng((seed, int.from_bytes(digest, "big")))
-    return random_qualities(rng, times)
+    return np.random.default_rng((seed, int.from_bytes(digest, "big")))
 
 
 def relative_name(ref: ImageRef, root: str) -> str:

@@ -7,6 +7,7 @@ An image's way: `ImageRef` (planned) -> `EncodedImage` (bytes and what its heade
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -87,6 +88,13 @@ class EncodedImage:
     @property
     def decodable(self) -> bool:
         return self.status in (Status.OK, Status.DAMAGED)
+
+    @property
+    def stated_quality(self) -> float:
+        """The JPEG quality that its header states; NaN where it states none."""
+        if self.header is None or self.header.quality is None:
+            return math.nan
+        return float(self.header.quality)
 
     def fail(self, status: Status, error: str) -> None:
         """Give the image up: its row carries `error`, its bytes are freed."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.error_text import one_line
 from pipeline.file_format import sniff_format
 from pipeline.jpeg_integrity import IntegrityLevel, check_integrity
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
@@ -90,7 +91,7 @@ def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
     except UnidentifiedImageError:  # its text holds the address of the BytesIO
         image.fail(Status.REJECTED, f"{found} header is damaged: cannot identify image file")
     except (OSError, ValueError, SyntaxError) as error:
-        image.fail(Status.REJECTED, f"{found} header is damaged: {' '.join(str(error).split())}")
+        image.fail(Status.REJECTED, f"{found} header is damaged: {one_line(error)}")
     else:
         _within(image, limits)
 

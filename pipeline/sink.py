@@ -31,7 +31,16 @@ PARQUET_OPTIONS: dict[str, Any] = {
     "use_dictionary": list(_DICTIONARIES),
     "write_page_checksum": True,  # what `pipeline.audit` finds a flipped bit by
 }
-_PREDICTED = ("labels", "confidences", "drift_angle_deg", "drift_energy", "flip_probability")
+# Column -> the attribute of `Predictions` that fills it.
+_PREDICTED = {
+    "label": "labels",
+    "confidence": "confidences",
+    "top_labels": "top_labels",
+    "top_confidences": "top_confidences",
+    "drift_angle_deg": "drift_angle_deg",
+    "drift_energy": "drift_energy",
+    "flip_probability": "flip_probability",
+}
 
 
 class ShardRows:
@@ -110,22 +119,13 @@ class ShardRows:
         }
 
     def _label_columns(self) -> dict[str, pa.Array]:
-        values = {name: self._scatter(name) for name in _PREDICTED}
-        return {
-            "label": values["labels"],
-            "label_name": self._label_names(values["labels"]),
-            "confidence": values["confidences"],
-            "top_labels": self._scatter("top_labels"),
-            "top_confidences": self._scatter("top_confidences"),
-            "drift_angle_deg": values["drift_angle_deg"],
-            "drift_energy": values["drift_energy"],
-            "flip_probability": values["flip_probability"],
-        }
+        columns = {column: self._scatter(column) for column in _PREDICTED}
+        return {**columns, "label_name": self._label_names(columns["label"])}
 
-    def _scatter(self, name: str) -> pa.Array:
+    def _scatter(self, column: str) -> pa.Array:
         """One predicted column in row order, null in the rows that were not labelled."""
-        batches = [getattr(prediction, name) for prediction in self._predictions]
-        field_type = _PREDICTED_TYPES[name]
+        batches = [getattr(prediction, _PREDICTED[column]) for prediction in self._predictions]
+        field_type = SCHEMA.field(column).type
         if not batches or batches[0] is None:
             return pa.nulls(len(self._images), field_type)
         rows = np.concatenate(self._labelled)
@@ -143,17 +143,6 @@ class ShardRows:
         if self._class_names is None:
             return pa.nulls(len(self._images), SCHEMA.field("label_name").type)
         return pa.DictionaryArray.from_arrays(labels, pa.array(self._class_names))
-
-
-_PREDICTED_TYPES = {
-    "labels": pa.int32(),
-    "confidences": pa.float32(),
-    "top_labels": pa.list_(pa.int32()),
-    "top_confidences": pa.list_(pa.float32()),
-    "drift_angle_deg": pa.float32(),
-    "drift_energy": pa.float32(),
-    "flip_probability": pa.float32(),
-}
 
 
 def write_part(output: OutputFolder, shard: int, table: pa.Table, facts: dict[str, Any]) -> None:

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from pipeline.attempts import MissingError
 from pipeline.file_format import sniff_format
-from pipeline.image_bytes import read_image
 from pipeline.local_files import list_folder
 from pipeline.locations import (
     SourceError,
@@ -37,8 +36,6 @@ from pipeline.places import Place, list_entries, matches, place_of, refusal, rem
 from pipeline.records import ImageRef
 from pipeline.storage import open_input
 from pipeline.tar_source import TAR_SUFFIXES, container_of, list_tar
-
-__all__ = ["SourceError", "list_images", "read_image"]
 
 _SNIFF_BYTES = 512  # enough for tar's magic, which stands at byte 257
 _ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)

@@ -8,7 +8,6 @@ batches that one would (but for bad images, whose places each rank fills from it
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -213,10 +212,7 @@ class PairLoader:
 
 
 def _stated_quality(image: EncodedImage, plan: PairPlan) -> float:
-    if plan.quality is not None:
-        return float(plan.quality)
-    header = image.header
-    return math.nan if header is None or header.quality is None else float(header.quality)
+    return image.stated_quality if plan.quality is None else float(plan.quality)
 
 
 def _filled(batch: PairBatch, size: int) -> PairBatch:

@@ -1,11 +1,11 @@
 """An AFD-Module's configuration: it survives its file, and what cannot be is refused."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from afd_model.afd_config import AFDConfig, config_from_dict, config_to_dict
+from afd_model.afd_config import AFDConfig, config_from_dict
 from afd_model.stage_correction import StagePlace
 
 
@@ -17,11 +17,11 @@ def test_configuration_survives_json() -> None:
         replace(plain, size="light", reduction=2, levels=0, fdm_on="bottleneck"),
         replace(plain, size="deep", down_blocks=(1, 2), up_blocks=(1, 0), stages=stages),
     ):
-        assert config_from_dict(json.loads(json.dumps(config_to_dict(shape)))) == shape
+        assert config_from_dict(json.loads(json.dumps(asdict(shape)))) == shape
 
 
 def test_a_configuration_of_before_the_stages_reads() -> None:
-    fields = config_to_dict(AFDConfig(stem_channels=8, stem_stride=2))
+    fields = asdict(AFDConfig(stem_channels=8, stem_stride=2))
     del fields["stages"], fields["stage_width"]
     assert config_from_dict(fields).stages == ()
 
@@ -32,6 +32,10 @@ def test_a_configuration_of_before_the_stages_reads() -> None:
         ({"stem_channels": 8, "stem_stride": 2, "breadth": 3}, "unknown fields: breadth"),
         ({"stem_channels": 8}, "incomplete"),
         ({"stem_channels": 8, "stem_stride": 2, "fdm": "depth"}, "unknown FDM kind 'depth'"),
+        (
+            {"stem_channels": 8, "stem_stride": 2, "dct_input": "wavelet"},
+            "unknown DCT input 'wavelet'",
+        ),
         (
             {"stem_channels": 8, "stem_stride": 2, "width": 0},
             "width is at least 1, a whole number, not 0",

@@ -100,7 +100,7 @@ def test_the_plan_is_read_by_one_thread_at_a_time(
         return table
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", watched)
-    assert list(damaged_parts(output, threads=3)) == []
+    assert list(damaged_parts(output)) == []
     assert most == 1
 
 

@@ -27,7 +27,7 @@ def test_a_picture_larger_than_the_photographs_is_as_detailed_as_a_small_one() -
         assert all(picture.shape == (height, width, 3) for picture in pictures)
         return float(np.mean([np.abs(np.diff(p.astype(int), axis=1)).mean() for p in pictures]))
 
-    assert detail(1500, 2000) == pytest.approx(detail(240, 320), rel=0.2)
+    assert detail(900, 1200) == pytest.approx(detail(240, 320), rel=0.2)
 
 
 def test_qualities_reach_from_5_to_95() -> None:

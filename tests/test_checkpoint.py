@@ -185,7 +185,7 @@ def test_resolving(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValueError, match=r"AFD checkpoint not found: nowhere\.safetensors"):
         resolve_afd("nowhere.safetensors", BACKBONE)
 
-    untrained, facts = resolve_afd("default", BACKBONE, "paper")
+    untrained, facts = resolve_afd("default", BACKBONE)
     assert untrained is not None
     assert untrained.is_identity
     assert facts is None
@@ -197,4 +197,4 @@ def test_resolving(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not shipped.is_identity
     assert facts is not None
     other = replace(BACKBONE, weights_sha256="cd" * 32)
-    assert resolve_afd("default", other, "paper")[1] is None
+    assert resolve_afd("default", other)[1] is None

@@ -41,7 +41,7 @@ def test_an_interrupted_job_ends_with_one_line(
     assert capsys.readouterr().err == "afd doctor: interrupted\n"
     monkeypatch.setattr("jobs.label.label", interrupted)
     assert main(["label", "photos", "--output", "out"]) == 1
-    assert "afd label: interrupted; the same command starts again" in capsys.readouterr().err
+    assert "afd label: interrupted; the same command continues the run" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_told_in_one_line(

@@ -2,6 +2,7 @@ import io
 import shutil
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,16 @@ from jpegs import encode, photo, save
 
 from jobs.compress import MANIFEST, compress_collection, main
 from jobs.compress_settings import CompressSettings
-from pipeline.degrade import IMAGENET_C, compress, decompress, degrade
+from pipeline.degrade import FULL_IMAGE, IMAGENET_C, compress, decompress, degrade
 from pipeline.geometry import Geometry
 from pipeline.jpeg_scan import scan_jpeg
-from pipeline.recompress import compressed_file, drawn_qualities, model_window, open_rgb
+from pipeline.recompress import (
+    compressed_file,
+    drawn_grid_shift,
+    drawn_qualities,
+    model_window,
+    open_rgb,
+)
 from pipeline.sources import list_images
 
 GEOMETRY = Geometry(256, 224, "bilinear", (0.0,) * 3, (1.0,) * 3)
@@ -138,7 +145,7 @@ def test_a_token_that_expires_is_one_line(
     assert run(expired, tmp_path / "out") == 1
     assert capsys.readouterr().err == (
         "afd compress: HTTP 403 ExpiredToken: the credentials in the environment are not accepted;"
-        " the same command continues\n"
+        " the same command continues the run\n"
     )
 
 
@@ -210,6 +217,13 @@ def test_random_compressions_are_drawn_by_name(collection: Path, tmp_path: Path)
     rgb = open_rgb((collection / "cat/a.jpg").read_bytes())
     written = (tmp_path / "out/times3/cat/a.jpg").read_bytes()
     np.testing.assert_array_equal(decompress(written), degrade(rgb, drawn))
+    compress_collection(replace(settings, output=str(tmp_path / "moved"), shift_grid=True))
+    moved = (tmp_path / "moved/times3/cat/a.jpg").read_bytes()
+    shift = drawn_grid_shift("cat/a.jpg", 0)
+    assert moved != written
+    assert moved == compressed_file(
+        rgb, drawn, protocol=FULL_IMAGE, geometry=GEOMETRY, grid_shift=shift
+    )
 
 
 def test_imagenet_c_is_the_models_window_saved_twice() -> None:

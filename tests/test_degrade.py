@@ -55,9 +55,6 @@ def test_file_says_what_was_asked_for(subsampling: str) -> None:
     rgb = photo(40, 56)
     header = scan_jpeg(compress(rgb, 33, subsampling, progressive=True))
     assert (header.quality, header.subsampling, header.progressive) == (33, subsampling, True)
-    small = compress(rgb, 33, subsampling, optimize=True)
-    assert len(small) < len(compress(rgb, 33, subsampling))
-    assert max_difference(decompress(small), decompress(compress(rgb, 33, subsampling))) == 0
 
 
 def test_lower_quality_is_further_from_the_original() -> None:
@@ -89,28 +86,24 @@ def test_compressions_follow_one_another() -> None:
 def test_aligned_recompression_is_nearly_free_and_a_moved_grid_is_not() -> None:
     """The property by which double JPEG is detected: on its own grid it is almost a fixed point."""
     rgb = photo(160, 240)
-    once = degrade(rgb, (15,), subsampling="4:4:4")
-    change = {
-        shift: mean_difference(
-            degrade(rgb, (15, 15), subsampling="4:4:4", grid_shift=shift)[16:-16, 16:-16],
-            once[16:-16, 16:-16],
-        )
-        for shift in ((0, 0), (8, 16), (4, 4), (0, 3))
-    }
+    change = {}
+    for down, right in ((0, 0), (8, 16), (4, 4), (0, 3)):
+        twice = degrade(rgb, (15, 15), subsampling="4:4:4", grid_shift=(down, right))
+        first = degrade(rgb, (15,), subsampling="4:4:4", grid_shift=(2 * down, 2 * right))
+        inner = slice(16, -16)
+        change[down, right] = mean_difference(twice[inner, inner], first[inner, inner])
     assert change[8, 16] == pytest.approx(change[0, 0], abs=0.05)
     assert change[4, 4] > 5 * change[0, 0]
     assert change[0, 3] > 3 * change[0, 0]
 
 
-def test_grid_shift_is_the_offset_of_a_crop() -> None:
+def test_a_moved_grid_is_that_of_a_picture_cut_between_compressions() -> None:
     rgb = photo(160, 240)
     down, right = 5, 3
-    shifted = degrade(rgb, (40, 20), subsampling="4:4:4", grid_shift=(down, right))
-    cropped = decompress(
-        compress(degrade(rgb, (40,), subsampling="4:4:4")[down:, right:], 20, "4:4:4")
-    )
-    # Whole blocks away from the border that both see alike.
-    np.testing.assert_array_equal(shifted[down:, right:][:144, :224], cropped[:144, :224])
+    cut = degrade(rgb, (40,), subsampling="4:4:4")[down:, right:]
+    moved = degrade(rgb[down:, right:], (40,), subsampling="4:4:4", grid_shift=(down, right))
+    # But for the blocks that the cut went through.
+    np.testing.assert_array_equal(moved[8 - down :, 8 - right :], cut[8 - down :, 8 - right :])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 37), (7, 9), (8, 8), (17, 16)])
@@ -125,34 +118,25 @@ def test_every_size_keeps_its_shape(shape: tuple[int, int], subsampling: str) ->
 def test_random_draws_follow_the_generator() -> None:
     rng = np.random.default_rng
     assert random_qualities(rng(3), 5) == random_qualities(rng(3), 5) != random_qualities(rng(4), 5)
-    drawn = random_qualities(rng(0), 4000, lowest=5, highest=12)
-    assert set(drawn) == set(range(5, 13))
+    assert set(random_qualities(rng(0), 4000)) == set(range(5, 96))
     assert random_qualities(rng(0), 0) == ()
     generator = rng(0)
-    assert len({random_grid_shift(generator) for _ in range(3000)}) == 63
-    assert (0, 0) not in {random_grid_shift(generator) for _ in range(3000)}
+    drawn = {random_grid_shift(generator) for _ in range(3000)}
+    assert drawn == {(down, right) for down in range(8) for right in range(8)} - {(0, 0)}
 
 
 def test_values_that_cannot_be_are_refused() -> None:
     rgb = photo(16, 16)
-    for quality in (0, 101, -1, 50.5, True):
+    for quality in (0, 101, -1):
         with pytest.raises(ValueError, match=f"got {quality}"):
-            compress(rgb, quality)  # type: ignore[arg-type]
+            compress(rgb, quality)
     with pytest.raises(ValueError, match="got '4:2:1'"):
         compress(rgb, 50, "4:2:1")
     for picture in (rgb[..., 0], rgb.astype(np.float32), rgb[:0], rgb[..., :2]):
         with pytest.raises(ValueError, match="uint8"):
             degrade(picture, (50,))
-    with pytest.raises(ValueError, match="got list"):
-        compress([[1, 2, 3]], 50)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="65536x1"):
         compress(np.zeros((1, 65536, 3), np.uint8), 50)
-    with pytest.raises(ValueError, match=r"\(-1, 0\)"):
-        degrade(rgb, (50,), grid_shift=(-1, 0))
-    with pytest.raises(ValueError, match="got 0 and 95"):
-        random_qualities(np.random.default_rng(0), 1, lowest=0)
-    with pytest.raises(ValueError, match="got -2"):
-        random_qualities(np.random.default_rng(0), -2)
     with pytest.raises(ValueError, match="cannot decode"):
         decompress(b"<html>")
     with pytest.raises(ValueError, match="cannot decode"):

@@ -84,7 +84,7 @@ def test_every_requirement_has_its_module(requirement: str) -> None:
 
 
 def test_every_package_and_extra_has_a_line() -> None:
-    names = [check().name for check in package_checks(METADATA)]
+    names = [check.name for check in package_checks(METADATA)]
     expected = [distribution(text) for text in BASE]
     assert names == expected + sorted(f"extra {name}" for name in EXTRAS if name != "dev")
 

@@ -203,6 +203,8 @@ def test_the_job_writes_the_papers_tables(
     assert all(0 < r["flip_probability"] < 1 for r in harsh)
     drawn = next(r for r in images if r["name"] == "3.jpg" and r["condition"] == "1 random")
     assert tuple(drawn["qualities"]) == drawn_qualities("3.jpg", 0, 1)
+    assert not list(tmp_path.glob("response_*"))  # nobody asked for the figure
+    assert "response" not in printed
 
 
 def test_without_a_module_the_columns_are_equal(collection: Path, tmp_path: Path) -> None:

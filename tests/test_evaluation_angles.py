@@ -15,8 +15,15 @@ from PIL import Image
 from afd_model.response_angles import BlockAngles
 from afd_model.statistics import spearman
 from jobs.evaluate import main
-from jobs.evaluation_angles import QUALITIES, AngleStudy, angles_markdown, bins_table, curves_of
-from jobs.evaluation_angles import points_table as points_of
+from jobs.evaluation_angles import (
+    QUALITIES,
+    AngleStudy,
+    _joined,
+    angles_markdown,
+    bins_table,
+    curves_of,
+    points_table,
+)
 
 FIXED = ("--backbone", MINIATURE, "--weights", "none", "--device", "cpu", "--threads", "1")
 SMALL = ("--quality", "10", "--times", "0", "--protocol", "imagenet-c", "--resamples", "5")
@@ -72,20 +79,6 @@ def test_the_figure_stands_in_the_report_with_its_numbers(
     assert sum(row["blocks"] for row in bins) == 2 * points.num_rows
 
 
-def test_without_a_module_there_are_the_direct_features(collection: Path, tmp_path: Path) -> None:
-    assert run(collection, tmp_path, "--figures", "--afd", "none") == 0
-    points = pq.read_table(tmp_path / "response_angles.parquet")
-    assert points["enhanced_angle_deg"].null_count == points.num_rows
-    bins = pq.read_table(tmp_path / "response_angle_bins.parquet")
-    assert set(bins["features"].to_pylist()) == {"direct"}
-
-
-def test_unasked_there_is_none(collection: Path, tmp_path: Path) -> None:
-    assert run(collection, tmp_path, "--afd", "none") == 0
-    assert not list(tmp_path.glob("response_*"))
-    assert "response" not in (tmp_path / "report.md").read_text()
-
-
 def test_without_matplotlib_it_says_so_before_it_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,19 +95,28 @@ def study() -> AngleStudy:
     return AngleStudy(["a", "b"], angles, curves_of(angles))
 
 
+def test_batches_without_a_module_have_no_enhanced_angles() -> None:
+    (first, second) = study().angles.values()
+    both = _joined([first, second])
+    np.testing.assert_array_equal(both.direct_deg[2:], second.direct_deg)
+    assert both.enhanced_deg is None
+
+
 def test_a_point_is_one_block_of_one_image() -> None:
     found = study()
-    rows = points_of(found).to_pylist()
+    rows = points_table(found).to_pylist()
     assert len(rows) == 2 * 2 * 3 * 4
     for row in rows:
         place = ("ab".index(row["name"]), row["block_row"], row["block_column"])
         angles = found.angles[row["quality"]]
         assert row["dct_angle_deg"] == angles.dct_deg[place]
         assert row["direct_angle_deg"] == angles.direct_deg[place]
+        assert row["enhanced_angle_deg"] is None  # without a module
 
 
 def test_curves_are_summed_up() -> None:
     found = study()
+    assert [c.features for c in found.curves] == ["direct", "direct"]
     assert [c.spearman for c in found.curves] == pytest.approx([1, 1])
     assert [c.median_deg for c in found.curves] == pytest.approx(
         [np.median(found.angles[q].direct_deg) for q in (10, 50)]

@@ -101,10 +101,3 @@ def test_the_logarithm_in_half_precision_takes_the_largest_coefficients() -> Non
     net.fuse()
     found = net.half()(dct.half(), grid(4, 6).half()).float()
     torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
-
-
-def test_an_unknown_kind_or_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown DCT input 'wavelet'"):
-        FDENet(4, dct_input="wavelet")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="unknown FDM kind 'depth'"):
-        FDENet(4, kind="depth")  # type: ignore[arg-type]

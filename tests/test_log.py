@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from jobs.log import configure, is_json, say
+from jobs.log import configure, counted, is_json, say
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +43,15 @@ def test_configuring_again_doubles_nothing(capsys: pytest.CaptureFixture[str]) -
     configure("text", "debug")
     say("once")
     assert capsys.readouterr().err == "once\n"
+
+
+def test_what_takes_long_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure()
+    monkeypatch.setattr("jobs.log._SAY_EVERY_S", 0.0)
+    assert list(counted(["ab", "c"], len, 3)) == ["ab", "c"]
+    assert capsys.readouterr().err.splitlines() == ["2/3 images", "3/3 images"]
+    monkeypatch.setattr("jobs.log._SAY_EVERY_S", 60.0)
+    assert list(counted(["ab", "c"], len, 3)) == ["ab", "c"]
+    assert capsys.readouterr().err == ""

@@ -41,14 +41,29 @@ def predicted(classifier: AFDClassifier, batch: int, **changes: Any) -> Predicti
 
 
 @pytest.mark.parametrize(
-    ("name", "with_afd"), [("resnet18", False), ("timm:tf_efficientnet_lite0", True)]
+    ("name", "with_afd", "num_images", "at_a_time"),
+    [("mobilenet_v3_small", False, 1, 4), ("timm:tf_efficientnet_lite0", True, 32, 16)],
 )
-def test_rows_are_those_of_torch(name: str, with_afd: bool) -> None:
+def test_rows_are_those_of_torch(
+    name: str, with_afd: bool, num_images: int, at_a_time: int
+) -> None:
+    """num_images: that come at most. Compiled for more, blank ones would be computed beside them.
+
+    at_a_time: what the engine takes, of which the batch is no multiple.
+    """
     model = backbone(name)
     classifier = AFDClassifier(model, trained(model) if with_afd else None)
-    batch = 11  # no multiple of what the engine takes at a time
-    expected = predicted(classifier, batch)
-    found = predicted(classifier, batch, engine="openvino")
+    predictor = Predictor(
+        classifier,
+        device=CPU,
+        precision=torch.float32,
+        crop=64,
+        engine="openvino",
+        num_images=num_images,
+    )
+    assert predictor._images_per_slice == at_a_time
+    expected = predicted(classifier, 21)
+    found = predictor(*inputs(21))
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.top_confidences, expected.top_confidences, rtol=1e-3)
     if with_afd:
@@ -115,28 +130,3 @@ def test_openvino_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("afd_model.openvino_model.find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install 'afd-label\[openvino\]'"):
         OpenVINOModel(AFDClassifier(backbone("resnet18"), None), num_images=2, side=64)
-
-
-@pytest.mark.parametrize(("num_images", "expected"), [(32, 16), (1, 4)])
-def test_a_light_backbone_is_given_more_images_at_a_time_but_no_more_than_come(
-    num_images: int, expected: int
-) -> None:
-    """What is compiled for more than come would compute blank images beside them."""
-    classifier = AFDClassifier(backbone("mobilenet_v3_small"), None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        predictor = Predictor(
-            classifier,
-            device=CPU,
-            precision=torch.float32,
-            crop=64,
-            engine="openvino",
-            num_images=num_images,
-        )
-    finally:
-        torch.set_num_threads(threads)
-    assert predictor._images_per_slice == expected
-    found = predictor(*inputs(20))
-    expected_labels = Predictor(classifier, device=CPU, precision=torch.float32, crop=64)
-    assert (found.labels == expected_labels(*inputs(20)).labels).all()

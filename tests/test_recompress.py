@@ -40,6 +40,30 @@ def test_imagenet_c_is_compressed_as_the_model_sees_it_and_again_at_85() -> None
     assert PROTOCOLS == {"full-image": FULL_IMAGE, "imagenet-c": IMAGENET_C}
 
 
+def test_a_moved_grid_ends_at_the_files_own() -> None:
+    """As when the picture was part of a larger one that had been compressed before."""
+    larger = photo(96, 128)
+    whole = decompress(compress(larger, 10, "4:2:0"))
+    down, right = 5, 3
+    expected = compress(whole[down:, right:], 60, "4:2:0")
+    found, aligned = (
+        compressed_file(
+            larger[down:, right:],
+            [10, 60],
+            protocol=FULL_IMAGE,
+            geometry=GEOMETRY,
+            grid_shift=shift,
+        )
+        for shift in ((down, right), (0, 0))
+    )
+    inner = slice(32, None)  # away from the blocks that the cut went through
+    of_found, of_aligned, of_expected = (
+        decompress(jpeg)[inner, inner] for jpeg in (found, aligned, expected)
+    )
+    np.testing.assert_array_equal(of_found, of_expected)
+    assert (of_aligned != of_expected).any()
+
+
 def test_random_qualities_are_the_images_own_and_fewer_are_the_first_of_more() -> None:
     drawn = drawn_qualities("a/b.jpg", 0, 5)
     assert drawn[:3] == drawn_qualities("a/b.jpg", 0, 3)

@@ -185,8 +185,8 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ("--sure", "1.5", "--sure 1.5 is not between 0 and 1"),
         ("--at-risk", "-1", "--at-risk -1.0 is not between 0 and 1"),
-        ("--thumbnails", "-1", "--thumbnails -1 is too little: use at least 0"),
-        ("--max-labels", "0", "--max-labels 0 is too little: use at least 1"),
+        ("--thumbnails", "-1", "--thumbnails -1 is negative: use 0 or more"),
+        ("--max-labels", "0", "--max-labels 0 is not positive: use at least 1"),
         ("--memory-limit", "much", "--memory-limit 'much' is no size"),
     ],
 )

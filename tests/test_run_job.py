@@ -18,7 +18,7 @@ def failing(error: BaseException) -> int:
     def job() -> int:
         raise error
 
-    return run_job("afd test", job, errors=(OwnError,), continued="; the same command continues")
+    return run_job("afd test", job, errors=(OwnError,), continued="; and so on")
 
 
 def test_the_jobs_own_exit_code_is_returned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,12 +42,20 @@ def test_where_the_job_may_go_on_it_says_so(
     error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert failing(error) == 1
-    assert capsys.readouterr() == ("", "afd test: no; the same command continues\n")
+    assert capsys.readouterr() == ("", "afd test: no; and so on\n")
+
+
+def test_a_job_may_have_such_an_error_say_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    def job() -> int:
+        raise ClusterError("no")
+
+    assert run_job("afd test", job, errors=(ClusterError,), continued="; and so on") == 1
+    assert capsys.readouterr().err == "afd test: no\n"
 
 
 def test_an_interrupt_is_no_failure_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert failing(KeyboardInterrupt()) == 1
-    assert capsys.readouterr().err == "afd test: interrupted; the same command continues\n"
+    assert capsys.readouterr().err == "afd test: interrupted; and so on\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyError("no")])

@@ -194,7 +194,8 @@ def test_an_untrained_module_answers_as_the_backbone(backbone: Backbone, tmp_pat
     assert score["compressed_agreement"] == score["direct_agreement"]
 
 
-@pytest.mark.parametrize(("stem_steps", "optimizer"), [(0, "adamw"), (4, "adamw"), (4, "muon")])
+# Killed where the optimizer's sums have to be kept, and where those of the stem's steps end.
+@pytest.mark.parametrize(("stem_steps", "optimizer"), [(0, "muon"), (4, "adamw")])
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     backbone: Backbone, tmp_path: Path, stem_steps: int, optimizer: OptimizerKind
 ) -> None:
