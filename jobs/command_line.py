@@ -170,7 +170,9 @@ def _home(value: Any) -> Any:
 
 def _files_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files of settings, and the rest, which overrides them wherever it stands."""
-    files, others, left = [], [], iter(arguments)
+    files: list[str] = []
+    others: list[str] = []
+    left = iter(arguments)
     for argument in left:
         if argument == "--config":
             files += map(_home, [*itertools.islice(left, 1)] or [""])

@@ -34,7 +34,11 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
         return record if record and record.get("settings") == settings.row_settings else None
     if record is None:
         raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")
-    if changed := differences(record.get("settings", {}), settings.row_settings):
+    if not isinstance(before := record.get("settings"), dict):
+        raise OutputError(
+            f"'{output.location}/{RUN}' is damaged: it holds no settings; choose another --output"
+        )
+    if changed := differences(before, settings.row_settings):
         raise OutputError(
             f"{output.location!r} holds a run with other settings: {changed}."
             " Use the same, or another --output"

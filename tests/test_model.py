@@ -47,6 +47,11 @@ def test_an_untrained_module_is_in_the_path_only_where_it_is_asked_for() -> None
     assert load_model(settings(afd="untrained"), num_threads=1).predictor.model.afd is not None
 
 
+def test_a_batch_that_memory_does_not_hold_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"--batch-size 100000000000 does not fit .*smaller one"):
+        load_model(settings(batch_size=100_000_000_000), num_threads=1)
+
+
 class MixingDtypes(nn.Module):
     """A layer whose weight is no parameter, and so stays in float32."""
 

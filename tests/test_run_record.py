@@ -93,9 +93,10 @@ def test_labels_without_a_record_are_refused(output: OutputFolder, settings: Lab
 def test_a_damaged_record_is_refused(output: OutputFolder, settings: LabelSettings) -> None:
     start_run(output, settings)
     commit_something(output)
-    (output.path / "run.json").write_text('{"run_id": ')
-    with pytest.raises(OutputError, match="damaged"):
-        open_run(output, settings)
+    for content in ('{"run_id": ', '{"run_id": "1"}', '{"settings": []}'):
+        (output.path / "run.json").write_text(content)
+        with pytest.raises(OutputError, match=r"run\.json' is damaged"):
+            open_run(output, settings)
 
 
 def test_the_first_model_is_recorded_and_stays(
