@@ -61,6 +61,10 @@ class _Parser(ArgumentParser):
         sys.stderr.write(f"{self.prog}: {self._worded(message)}\n")
         raise SystemExit(EXIT_USAGE)
 
+    def given(self, name: str) -> str:
+        """A setting as it is written on the command line."""
+        return name.upper() if name in self.positional else flag_of(name)
+
     def _worded(self, message: str) -> str:
         fields = {field.name: field for field in dataclasses.fields(self.settings_class)}
         if match := _UNKNOWN_FLAG.search(message):
@@ -84,17 +88,16 @@ class _Parser(ArgumentParser):
             hint = typing.get_type_hints(self.settings_class)[match[1]]
             given = match[2].strip().splitlines()[0]
             near = nearest(given, choices_of(hint))
-            return f"{flag_of(match[1])} {given!r} is not {_described(hint)}{near}"
+            return f"{self.given(match[1])} {given!r} is not {_described(hint)}{near}"
         if match := _MISSING.search(message):
             names = [name.lstrip("-") for name in match[1].split(", ")]
-            missing = [n.upper() if n in self.positional else flag_of(n) for n in names]
-            return f"missing {' and '.join(missing)}; --help explains them"
+            return f"missing {' and '.join(map(self.given, names))}; --help says more"
         if "Unexpected config" in message:
             return "--config: the file holds no settings"
         return one_line(message)
 
 
-def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> ArgumentParser:
+def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> _Parser:
     """A parser for a dataclass: `positional` fields by place, the others as --flags.
 
     The keys of the YAML file are the field names.
@@ -153,9 +156,8 @@ def parse(
     for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
         name, value = field.name, getattr(values, field.name)
         if value is None or value == "" or (isinstance(value, list) and "" in value):
-            given = name.upper() if name in positional else flag_of(name)
             way_out = "" if field.default is dataclasses.MISSING else ", or leave it out"
-            parser.error(f"{given} is empty: give it a value{way_out}")
+            parser.error(f"{parser.given(name)} is empty: give it a value{way_out}")
         found[name] = tuple(map(_home, value)) if isinstance(value, list) else _home(value)
     try:
         return settings_class(**found)

@@ -269,3 +269,15 @@ def test_missing_values_by_place_are_named(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         several()
     assert "missing FILES" in capsys.readouterr().err
+
+
+def test_a_bad_value_by_place_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Placed:
+        """A choice by place."""
+
+        shell: Literal["bash", "zsh"] = setting(REQUIRED, "which")
+
+    with pytest.raises(SystemExit):
+        parse(Placed, ["fish"], prog="afd test", positional=["shell"])
+    assert "afd test: SHELL 'fish' is not one of: bash, zsh\n" in capsys.readouterr().err
