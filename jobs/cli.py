@@ -6,8 +6,15 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
-from jobs.command_line import EXIT_FAILED, EXIT_USAGE, interrupt_on_sigterm, nearest
+from jobs.command_line import (
+    EXIT_COMPLETE,
+    EXIT_FAILED,
+    EXIT_USAGE,
+    interrupt_on_sigterm,
+    nearest,
+)
 
 JOBS = {
     "label": "label every image of a collection",
@@ -30,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: afd JOB [--help] ...\n")
         print("\n".join(f"  {name:<12}{text}" for name, text in JOBS.items()))
-        return 0 if arguments else EXIT_USAGE
+        return EXIT_COMPLETE if arguments else EXIT_USAGE
     name = arguments[0]
+    if name == "--version":
+        print(f"afd-label {version('afd-label')}")
+        return EXIT_COMPLETE
     if name not in JOBS:
         print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
         return EXIT_USAGE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import os
 import re
 import signal
 import sys
@@ -23,7 +24,6 @@ EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 _Settings = TypeVar("_Settings")
 
-_PLACES = ("input", "output")  # empty, as an unset shell variable is, they would be this folder
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 _UNKNOWN_KEY = re.compile(r"(?:Option|Key) [\"']([\w.]+)[\"'] is not (?:accepted|expected)")
@@ -61,10 +61,23 @@ class _Parser(ArgumentParser):
         sys.stderr.write(f"{self.prog}: {self._worded(message)}\n")
         raise SystemExit(EXIT_USAGE)
 
+    def given(self, name: str) -> str:
+        """A setting as it is written on the command line."""
+        return name.upper() if name in self.positional else flag_of(name)
+
     def _worded(self, message: str) -> str:
         fields = {field.name: field for field in dataclasses.fields(self.settings_class)}
         if match := _UNKNOWN_FLAG.search(message):
             flag = match[1].partition("=")[0]
+            if self.positional and not flag.startswith("-"):
+                last = self.positional[-1]
+                one = last.upper()
+                if typing.get_origin(typing.get_type_hints(self.settings_class)[last]) is tuple:
+                    return f"unexpected argument {flag}: {one} stand together"
+                return (
+                    f"unexpected argument {flag}: {one} is one value; put quotes around a pattern,"
+                    " and around a text with spaces"
+                )
             if flag in map(flag_of, self.positional):
                 return f"unknown argument {flag}: {flag[2:].upper()} is given without a flag"
             flags = [flag_of(name) for name in fields] + ["--config", "--print-config", "--help"]
@@ -75,17 +88,16 @@ class _Parser(ArgumentParser):
             hint = typing.get_type_hints(self.settings_class)[match[1]]
             given = match[2].strip().splitlines()[0]
             near = nearest(given, choices_of(hint))
-            return f"{flag_of(match[1])} {given!r} is not {_described(hint)}{near}"
+            return f"{self.given(match[1])} {given!r} is not {_described(hint)}{near}"
         if match := _MISSING.search(message):
             names = [name.lstrip("-") for name in match[1].split(", ")]
-            missing = [n.upper() if n in self.positional else flag_of(n) for n in names]
-            return f"missing {' and '.join(missing)}; --help explains them"
+            return f"missing {' and '.join(map(self.given, names))}; --help says more"
         if "Unexpected config" in message:
             return "--config: the file holds no settings"
         return one_line(message)
 
 
-def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> ArgumentParser:
+def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> _Parser:
     """A parser for a dataclass: `positional` fields by place, the others as --flags.
 
     The keys of the YAML file are the field names.
@@ -130,36 +142,47 @@ def parse(
 ) -> _Settings:
     """The settings from a command line. A mistake ends the process: one line, exit code 2."""
     parser = make_parser(settings_class, prog, positional)
-    respelt = [re.sub("^--print-config", "--print_config", a) for a in _files_first(arguments)]
+    files, others = _files_apart(arguments)
+    for file in files:
+        if not os.path.exists(file) or os.path.isdir(file):
+            parser.error(f"--config {file!r}: no such file")
+    configs = [part for file in files for part in ("--config", file)]
+    respelt = [re.sub("^--print-config", "--print_config", argument) for argument in others]
     try:
-        values = parser.parse_args(respelt)
+        values = parser.parse_args(configs + respelt)
     except UnicodeDecodeError as error:
         parser.error(f"--config: the file is not UTF-8 text ({error.reason})")
-    names = [field.name for field in dataclasses.fields(settings_class)]  # type: ignore[arg-type]
-    found = {name: getattr(values, name) for name in names}
-    for name, value in found.items():
-        if value is None or (value == "" and name in _PLACES):
-            given = name.upper() if name in positional else flag_of(name)
-            parser.error(f"{given} is empty: give it a value, or leave it out")
+    found = {}
+    for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
+        name, value = field.name, getattr(values, field.name)
+        if value is None or value == "" or (isinstance(value, list) and "" in value):
+            way_out = "" if field.default is dataclasses.MISSING else ", or leave it out"
+            parser.error(f"{parser.given(name)} is empty: give it a value{way_out}")
+        found[name] = tuple(map(_home, value)) if isinstance(value, list) else _home(value)
     try:
-        return settings_class(
-            **{n: tuple(value) if isinstance(value, list) else value for n, value in found.items()}
-        )
+        return settings_class(**found)
     except ValueError as error:
         parser.error(str(error))
 
 
-def _files_first(arguments: Sequence[str]) -> list[str]:
-    """Flags override the files wherever they stand, not only behind them."""
-    files, flags, left = [], [], iter(arguments)
+def _home(value: Any) -> Any:
+    """A shell leaves ~ alone in --output=~/labels; nobody wants a folder of that name."""
+    return os.path.expanduser(value) if str(value).startswith("~/") else value
+
+
+def _files_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files of settings, and the rest, which overrides them wherever it stands."""
+    files: list[str] = []
+    others: list[str] = []
+    left = iter(arguments)
     for argument in left:
         if argument == "--config":
-            files += [argument, *itertools.islice(left, 1)]
+            files += map(_home, [*itertools.islice(left, 1)] or [""])
         elif argument.startswith("--config="):
-            files.append(argument)
+            files.append(_home(argument.partition("=")[2]))
         else:
-            flags.append(argument)
-    return files + flags
+            others.append(argument)
+    return files, others
 
 
 def _respell_print_config(parser: ArgumentParser) -> None:

@@ -84,7 +84,7 @@ def _label(
             for commit in label_shards(settings, record, todo, presence.name):
                 records.append(commit)
                 if record_model(output, record, commit.model):
-                    _warn_of_untrained(commit.model)
+                    _warn_of_untrained(settings, commit.model)
                 bar.add(sizes[commit.shard], commit)
     except KeyboardInterrupt:
         exit_reason = "interrupted"
@@ -95,8 +95,8 @@ def _label(
     return write_summary(output, record["run_id"], records, began=began, exit_reason=exit_reason)
 
 
-def _warn_of_untrained(model: dict[str, Any]) -> None:
-    if model["afd"] == "untrained":
+def _warn_of_untrained(settings: LabelSettings, model: dict[str, Any]) -> None:
+    if settings.afd == "default" and model["afd"] == "untrained":
         say(
             f"no trained AFD-Module ships for {model['backbone']}: the labels are the backbone's"
             " own, the drift columns are null"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from jobs.log import say
 from pipeline.error_text import one_line
 from pipeline.output import OutputError, OutputFolder
 
@@ -33,6 +34,8 @@ def connect(*, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
 def open_labels(output: OutputFolder) -> duckdb.DuckDBPyConnection:
     """A database with the views; nothing that is asked of it changes the output.
 
+    A plan that cannot be read costs only its own view.
+
     Raises OutputError when there are no labels.
     """
     require_parts(output, list_parts(output))
@@ -40,12 +43,15 @@ def open_labels(output: OutputFolder) -> duckdb.DuckDBPyConnection:
     try:
         every_part = f"{glob.escape(str(output.labels))}/part-*.parquet"
         connection.execute(f"CREATE VIEW labels AS FROM {_scan([every_part])}")
-        if output.plan.exists():
-            plan = glob.escape(str(output.plan))
-            connection.execute(f"CREATE VIEW plan AS FROM {_scan([plan])}")
     except duckdb.Error as error:
         connection.close()
         raise OutputError(f"cannot read {str(output.labels)!r}: {message_of(error)}") from error
+    if output.plan.exists():
+        try:
+            plan = glob.escape(str(output.plan))
+            connection.execute(f"CREATE VIEW plan AS FROM {_scan([plan])}")
+        except duckdb.Error as error:
+            say(f"without the view plan: {message_of(error)}")
     return connection
 
 

@@ -112,8 +112,19 @@ def load_model(
         "engine": engine,
     }
     facts = model_facts(backbone, checkpoint, settings.afd)
-    decoder = Decoder(geometry, options)
-    return Model(decoder, predictor, backbone.class_names, facts, host)
+    return Model(_decoder(geometry, options), predictor, backbone.class_names, facts, host)
+
+
+def _decoder(geometry: Geometry, options: DecodeOptions) -> Decoder:
+    try:
+        return Decoder(geometry, options)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise ValueError(
+            f"--batch-size {options.batch_size} does not fit into memory ({one_line(error)}): use"
+            " a smaller one"
+        ) from error
 
 
 def _fitting_batch_size(device: torch.device) -> int:

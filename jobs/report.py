@@ -15,7 +15,7 @@ from jobs.run_job import run_job
 def report(settings: ReportSettings) -> Report:
     """Write the page.
 
-    Raises ValueError, worded for the user, and OSError when the page cannot be written.
+    Raises ValueError, worded for the user.
     """
     require("report", "altair", "duckdb", "jinja2", "vl_convert")
     # Imported here: help and mistakes do without the libraries of the charts.

@@ -20,6 +20,7 @@ from jobs.report_page import render
 from jobs.report_queries import NOW, Findings, Trust, find, load
 from jobs.report_run import Run, read_run
 from jobs.report_settings import Report, ReportSettings
+from pipeline.error_text import reason_of
 from pipeline.output import OutputError, OutputFolder
 
 _PAGE = "report.html"
@@ -34,9 +35,10 @@ class _Side:
 
 
 def build(settings: ReportSettings) -> Report:
-    """Write the page. Raises ValueError, worded for the user, and OSError."""
+    """Write the page. Raises ValueError, worded for the user."""
     began = time.monotonic()
     now = _open(settings.output)
+    page = _page_path(now.output, settings)
     earlier = None if settings.against == "none" else _open(settings.against)
     with connect(memory_limit=settings.memory_limit) as connection:
         try:
@@ -57,9 +59,7 @@ def build(settings: ReportSettings) -> Report:
         context["change"] = change(compared, found, runs, str(earlier.output.path))
     context["sections"] = content.sections(context)
     context["made"] = f"Made by afd report on {content.when(time.time())}."
-    page = _page_path(now.output, settings)
-    with replacing(page) as temporary:
-        temporary.write_text(render(context, content.drawn(context)), encoding="utf-8")
+    _write(page, render(context, content.drawn(context)))
     say(f"done in {time.monotonic() - began:.1f} s")
     return Report(page, page.stat().st_size, now.run.rows)
 
@@ -100,7 +100,20 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, side: _Side) -> None
 
 
 def _page_path(output: OutputFolder, settings: ReportSettings) -> Path:
-    return output.path / _PAGE if settings.html == "auto" else Path(settings.html).absolute()
+    page = output.path / _PAGE if settings.html == "auto" else Path(settings.html).absolute()
+    if page.is_dir():
+        raise OutputError(f"--html {settings.html!r} is a folder: give the name of a file")
+    return page
+
+
+def _write(page: Path, text: str) -> None:
+    try:
+        with replacing(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(page)!r}: {reason_of(error)}; --html takes another file"
+        ) from error
 
 
 def _with_thumbnails(

@@ -27,15 +27,28 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
     """The record of the run in the output folder, or None when there is none.
 
     A run that has committed nothing may begin anew with other settings.
-    Raises OutputError when the folder holds a run with other settings, or labels of no known run.
+    Raises OutputError when the folder holds a run with other settings, another job's output, or
+    labels of no known run.
     """
     record = output.read_json(RUN)
+    if record is not None:
+        check_job(output, record, "run_id")
     if not any(is_part(name) for name in output.changes(LABELS)):
         return record if record and record.get("settings") == settings.row_settings else None
     if record is None:
         raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")
     refuse_other_settings(output, record, settings.row_settings)
     return record
+
+
+def check_job(output: OutputFolder, record: Mapping[str, Any], key: str) -> None:
+    """Raise OutputError for another job's record, which is not to be overwritten.
+
+    key: what only this job's record, or its settings, has.
+    """
+    settings = record.get("settings")
+    if not isinstance(settings, dict) or key not in {**record, **settings}:
+        raise OutputError(f"'{output.location}/{RUN}' is of another job: choose another --output")
 
 
 def join_run(output: OutputFolder, settings: LabelSettings, presence: Presence) -> dict[str, Any]:

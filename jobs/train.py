@@ -16,7 +16,7 @@ from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.log import say
 from jobs.pool import CONTINUES
 from jobs.run_job import run_job
-from jobs.run_record import refuse_other_settings, versions
+from jobs.run_record import check_job, refuse_other_settings, versions
 from jobs.train_settings import TrainSettings
 from jobs.training_log import share, shown_live
 from jobs.training_run import note_images, prepare, run_worker
@@ -52,6 +52,8 @@ def _open(output: OutputFolder, settings: TrainSettings) -> None:
     started = (output.path / STATE).exists()
     now = json.loads(json.dumps(settings.model_settings))
     if not started:
+        if record is not None:
+            check_job(output, record, "max_steps")
         _write_record(output, {"settings": now, "versions": versions()})
     elif record is not None:
         _reopen(output, record, now)

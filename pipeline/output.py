@@ -59,8 +59,8 @@ class OutputFolder:
         """Of a local output. Raises OutputError for one in a bucket."""
         if isinstance(self._store, BucketFolder):
             raise OutputError(
-                f"{self.location!r} is in a bucket, and this job works on a disk: copy it here"
-                " first"
+                f"{self.location!r} is in a bucket, and this job works on a disk: give a folder,"
+                " and copy an output there first"
             )
         return Path(self.location)
 

@@ -1,6 +1,7 @@
 """`afd JOB`: finds the job, or says which one was meant."""
 
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -17,6 +18,11 @@ def test_without_a_job_the_jobs_are_listed(capsys: pytest.CaptureFixture[str]) -
 def test_an_unknown_job_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lable"]) == 2
     assert "unknown job 'lable' (did you mean label?)" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"afd-label {version('afd-label')}\n"
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -104,7 +104,41 @@ def test_an_empty_place_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         with pytest.raises(SystemExit):
             parse(LabelSettings, arguments, prog="afd label", positional=["input"])
-        assert f"{name} is empty: give it a value" in capsys.readouterr().err
+        assert f"{name} is empty: give it a value\n" in capsys.readouterr().err
+
+
+def test_an_empty_value_may_be_left_out_where_there_is_a_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(LabelSettings, ["in", "--output", "out", "--afd", ""], prog="", positional=["input"])
+    assert "--afd is empty: give it a value, or leave it out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        several("a", "")
+    assert "FILES is empty: give it a value\n" in capsys.readouterr().err
+
+
+def test_a_home_folder_that_the_shell_left_alone_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in --target=~/b."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("load: 0.25\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = parsed("~/a", "--target=~/b", "--config=~/settings.yaml")
+    assert (settings.source, settings.target) == (f"{tmp_path}/a", f"{tmp_path}/b")
+    assert settings.load == 0.25
+    assert several("~/a", "b~/c").files == (f"{tmp_path}/a", "b~/c")
+
+
+def test_one_value_too_many_may_be_a_pattern_that_the_shell_expanded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = "unexpected argument c.jpg: SOURCE is one value; put quotes around a pattern"
+    assert expected in mistake(capsys, "a", "c.jpg", "d.jpg", "--target", "b")
+    with pytest.raises(SystemExit):
+        several("a", "--loud", "c.jpg")
+    assert "c.jpg: FILES stand together" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -152,9 +186,10 @@ def test_a_bad_file_is_refused(
 
 
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "nowhere.yaml" in mistake(
-        capsys, "a", "--target", "b", "--config", str(tmp_path / "nowhere.yaml")
-    )
+    for name in ("nowhere.yaml", ""):
+        place = str(tmp_path / name)
+        expected = f"--config {place!r}: no such file"
+        assert expected in mistake(capsys, "a", "--target", "b", "--config", place)
 
 
 def test_print_config_shows_what_would_run_and_is_a_config_itself(
@@ -234,3 +269,15 @@ def test_missing_values_by_place_are_named(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         several()
     assert "missing FILES" in capsys.readouterr().err
+
+
+def test_a_bad_value_by_place_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Placed:
+        """A choice by place."""
+
+        shell: Literal["bash", "zsh"] = setting(REQUIRED, "which")
+
+    with pytest.raises(SystemExit):
+        parse(Placed, ["fish"], prog="afd test", positional=["shell"])
+    assert "afd test: SHELL 'fish' is not one of: bash, zsh\n" in capsys.readouterr().err

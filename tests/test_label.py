@@ -281,6 +281,16 @@ def test_a_model_that_cannot_be_built_is_one_line(
     assert not list(output.glob("labels/*"))
 
 
+def test_only_who_did_not_choose_the_module_is_told_that_none_ships(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for afd, told in (("default", True), ("untrained", False)):
+        image, output = str(files_of(corpus)[0]), str(tmp_path / afd)
+        arguments = [image, "--output", output, "--workers", "0", "--progress", "off"]
+        assert main([*arguments, "--afd", afd, *MODEL_FLAGS]) == 0
+        assert ("no trained AFD-Module ships" in capsys.readouterr().err) == told
+
+
 def test_a_node_without_the_input_ends_the_run(
     corpus: Path,
     address: str,

@@ -39,6 +39,19 @@ def test_without_a_plan(tmp_path: Path) -> None:
         assert connection.sql("SHOW TABLES").fetchall() == [("labels",)]
 
 
+def test_a_damaged_plan_costs_only_its_view(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = write_output(tmp_path, Made(images=5))
+    output.plan.write_bytes(b"broken")
+    with caplog.at_level("INFO", "afd"), open_labels(output) as connection:
+        assert connection.sql("SELECT count(*) FROM labels").fetchall() == [(5,)]
+        assert connection.sql("SHOW TABLES").fetchall() == [("labels",)]
+    (line,) = caplog.messages
+    assert line.startswith("without the view plan: ")
+    assert str(output.plan) in line
+
+
 def test_what_does_not_fit_the_memory_goes_to_a_file() -> None:
     with connect(memory_limit="100MB") as connection:
         connection.execute("CREATE TEMP TABLE t AS SELECT hash(range) AS h FROM range(20_000_000)")

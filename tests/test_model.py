@@ -67,6 +67,11 @@ def test_without_a_module_a_crop_is_the_backbones_own() -> None:
     assert batch.dct.shape == (1, 192, 13, 13)
 
 
+def test_a_batch_that_memory_does_not_hold_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"--batch-size 100000000000 does not fit .*smaller one"):
+        load_model(settings(batch_size=100_000_000_000), num_threads=1)
+
+
 class MixingDtypes(nn.Module):
     """A layer whose weight is no parameter, and so stays in float32."""
 

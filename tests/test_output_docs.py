@@ -16,6 +16,7 @@ from outputs import Made, rewrite, write_output
 from jobs.sql import SqlSettings, sql
 from pipeline.records import SCHEMA, Container, ImageRef
 from pipeline.shards import write_plan
+from pipeline.sources import list_images
 
 PACKED = 50  # images that the plan says are members of an archive
 ROOT = Path(__file__).parents[1]
@@ -98,6 +99,20 @@ def test_which_images_need_relabelling(ask: Any, rows: list[dict[str, Any]]) -> 
     assert sorted(line["uri"] for line in answer) == sorted(doubtful)
     flips = [float(line["flip_probability"]) for line in answer]
     assert flips == sorted(flips, reverse=True)
+
+
+def test_the_answer_is_a_manifest(tmp_path: Path) -> None:
+    """Whatever the files are called, which CSV quotes and a text file would not."""
+    names = ('a, "b".jpg', "n\nl.jpg", " s .jpg", "[x]*{1,2}?.jpg")
+    output = write_output(tmp_path / "out", Made(images=len(names)))
+    for name in names:
+        (tmp_path / name).touch()
+    left = [str(tmp_path / name) for name in names]
+    rewrite(output, 0, lambda row: row.update(uri=left.pop()))
+    with open(tmp_path / "again.csv", "w", encoding="utf-8") as to:
+        sql(SqlSettings(output=str(output.path), query="FROM labels SELECT uri", format="csv"), to)
+    found = {ref.uri for ref in list_images(str(tmp_path / "again.csv"))}
+    assert found == {str(tmp_path / name) for name in names}
 
 
 def test_how_the_classes_are_balanced(ask: Any, rows: list[dict[str, Any]]) -> None:

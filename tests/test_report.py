@@ -171,7 +171,10 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     cases = {
         (str(tmp_path),): "no labels in",
         (str(output.path), "--against", str(tmp_path / "gone")): "no labels in",
-        (str(output.path), "--html", str(tmp_path / "file/page.html")): "file",
+        (str(output.path), "--html", str(tmp_path / "file/page.html")): (
+            "page.html': File exists; --html takes another file"
+        ),
+        (str(output.path), "--html", str(tmp_path)): "is a folder: give the name of a file",
     }
     for arguments, message in cases.items():
         assert main(arguments) == 1

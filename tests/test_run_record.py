@@ -72,6 +72,15 @@ def test_a_run_that_committed_nothing_may_begin_anew(
     assert open_run(output, dataclasses.replace(settings, backbone="resnet18")) is None
 
 
+def test_the_output_of_another_job_is_refused(
+    output: OutputFolder, settings: LabelSettings
+) -> None:
+    """Its record would be lost, and with it the way to continue that job."""
+    output.write_json("run.json", {"settings": {"max_steps": 5}})
+    with pytest.raises(OutputError, match=r"run\.json' is of another job: choose another --output"):
+        open_run(output, settings)
+
+
 def test_a_run_does_not_label_its_own_files(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     settings = LabelSettings(input=str(tmp_path), output=str(tmp_path / "out"))
@@ -93,9 +102,10 @@ def test_labels_without_a_record_are_refused(output: OutputFolder, settings: Lab
 def test_a_damaged_record_is_refused(output: OutputFolder, settings: LabelSettings) -> None:
     start_run(output, settings)
     commit_something(output)
-    (output.path / "run.json").write_text('{"run_id": ')
-    with pytest.raises(OutputError, match="damaged"):
-        open_run(output, settings)
+    for content in ('{"run_id": ', '{"run_id": "1"}', '{"run_id": "1", "settings": []}'):
+        (output.path / "run.json").write_text(content)
+        with pytest.raises(OutputError, match=r"run\.json' is (damaged|of another job)"):
+            open_run(output, settings)
 
 
 def test_the_first_model_is_recorded_and_stays(

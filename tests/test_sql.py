@@ -88,7 +88,7 @@ def test_the_last_statement_is_the_answer(
     query = "SET threads = 1; CREATE TABLE t AS FROM labels; SELECT count(*) AS n FROM t"
     assert ask(output, query, "--format", "csv") == 0
     assert capsys.readouterr().out == "n\n300\n"
-    for silent in ("", "SET threads = 1"):
+    for silent in (" ", "SET threads = 1"):
         assert ask(output, silent) == 0
         assert capsys.readouterr().out == ""
     assert ask(output, "PIVOT labels ON status USING count(*) GROUP BY shard") == 0

@@ -276,6 +276,15 @@ def test_a_run_that_cannot_start_says_why(
     assert "\n" not in error
 
 
+def test_the_output_of_another_job_is_refused(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text('{"run_id": "1", "settings": {"top_k": 5}}')
+    assert train(sound, tmp_path) == 1
+    assert "run.json' is of another job: choose another --output" in capsys.readouterr().err
+    assert "top_k" in (tmp_path / "run.json").read_text()
+
+
 def test_a_token_that_expires_is_one_line(
     expired: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
