@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import itertools
@@ -15,7 +16,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, set_loader
+from jsonargparse import (
+    ActionConfigFile,
+    ActionYesNo,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    set_loader,
+)
 
 from jobs.settings import flag_of
 from pipeline.error_text import one_line
@@ -49,6 +56,13 @@ _Words.add_implicit_resolver(
     list("-+.0123456789"),
 )
 set_loader("yaml", lambda text: yaml.load(text, Loader=_Words), (yaml.YAMLError,))
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Shows no Python types: a setting's placeholder says what its value is."""
+
+    def _get_type_str(self, action: argparse.Action) -> None:
+        return None
 
 
 class _Parser(ArgumentParser):
@@ -102,10 +116,13 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
 
     The keys of the YAML file are the field names.
     """
-    parser = _Parser(prog=prog, description=settings_class.__doc__)
+    parser = _Parser(prog=prog, description=settings_class.__doc__, formatter_class=_HelpFormatter)
     parser.settings_class, parser.positional = settings_class, positional
     parser.add_argument(
-        "--config", action=ActionConfigFile, help="YAML file of settings; flags override it"
+        "--config",
+        metavar="FILE",
+        action=ActionConfigFile,
+        help="YAML file of settings; flags override it",
     )
     _respell_print_config(parser)
     hints = typing.get_type_hints(settings_class)
@@ -125,8 +142,10 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
             extra["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
         else:
             extra["type"] = hint
-        if not (field.name in positional or hint is bool or _is_choice(hints[field.name])):
-            extra["metavar"] = _METAVARS.get(hints[field.name], "VALUE")
+        if field.name in positional:
+            extra["metavar"] = field.name.upper()
+        elif not (hint is bool or _is_choice(hint)):
+            extra["metavar"] = _placeholder(hint)
         if required and field.name not in positional:
             extra["required"] = True
         parser.add_argument(name, help=field.metadata["help"], **extra)
@@ -187,7 +206,10 @@ def _files_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _respell_print_config(parser: ArgumentParser) -> None:
     """Show the library's own flag as this command line spells flags; `parse` respells it back."""
-    parser._option_string_actions["--print_config"].option_strings = ["--print-config"]
+    action = parser._option_string_actions["--print_config"]
+    action.option_strings = ["--print-config"]
+    action.help = "Print the settings that would be used, as YAML, and exit."
+    action.metavar = "[=skip_default]"
 
 
 def nearest(value: str, known: Sequence[str]) -> str:
@@ -220,6 +242,13 @@ def _described(hint: Any) -> str:
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
     parts = [numbers[kind] for kind in kinds if kind in numbers] + choices_of(hint)
     return "one of: " + ", ".join(parts) if len(parts) > 1 else "".join(parts) or "valid"
+
+
+def _placeholder(hint: Any) -> str:
+    """What stands for a value in the help: {N,auto} for a number or the word auto."""
+    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
+    parts = [_METAVARS[kind] for kind in kinds if kind in _METAVARS] + choices_of(hint)
+    return "{" + ",".join(parts) + "}" if len(parts) > 1 else parts[0]
 
 
 def interrupt_on_sigterm() -> None:

@@ -212,6 +212,9 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     for field in dataclasses.fields(Settings):
         assert field.metadata["help"] in printed
     assert "_" not in "".join(word for word in printed.split() if word.startswith("--"))
+    assert "--size {N,auto,none} pixels (default: auto)" in printed
+    assert "SOURCE where from (required)" in printed
+    assert not any(name in printed for name in ("Union", "Literal", "type:"))
 
 
 def test_the_yaml_of_the_label_job_holds_every_setting_with_its_default() -> None:
