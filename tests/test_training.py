@@ -149,12 +149,17 @@ def test_every_term_can_be_learned_alone(backbone: Backbone, tmp_path: Path, ter
     none = dict.fromkeys(("kl", "logits", "embedding", "features", "stem_l1"), 0.0)
     losses = LossWeights(**none | {term: 1.0})
     options = replace(
-        OPTIONS, max_steps=20, log_every_steps=1, validate_every_steps=20, losses=losses
+        OPTIONS,
+        max_steps=12,
+        learning_rate=0.01,
+        log_every_steps=1,
+        validate_every_steps=12,
+        losses=losses,
     )
     records = [
         r for r in run(make_trainer(backbone, tmp_path, options), OneBatch()) if r["kind"] == "step"
     ]
-    assert records[-1][term] < records[0][term]
+    assert records[-1][term] < 0.95 * records[0][term]
     assert records[-1]["loss"] == pytest.approx(records[-1][term])
 
 
