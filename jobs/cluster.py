@@ -84,7 +84,7 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
 def _connect(options: dict[str, Any]) -> None:
     """`ray.init`, in silence. A local start has time-outs that a busy machine misses: try again."""
     address = options["address"]
-    _check_address(address)
+    check_address(address)
     for attempt in range(_START_ATTEMPTS):
         children = set(psutil.Process().children())
         try:
@@ -108,7 +108,7 @@ def _connect(options: dict[str, Any]) -> None:
             return
 
 
-def _check_address(address: str) -> None:
+def check_address(address: str) -> None:
     """Raise ClusterError where no cluster can be: Ray would try for ten minutes, without a word."""
     if address in ("local", "auto") or address.startswith("ray://"):
         return

@@ -28,7 +28,7 @@ from jobs.summary import (
     finished_summary,
     write_summary,
 )
-from jobs.workers import label_shards
+from jobs.workers import check_address, label_shards
 from pipeline.attempts import AccessError
 from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
@@ -39,8 +39,8 @@ from pipeline.shards import Plan
 def label(settings: LabelSettings) -> Summary:
     """Label a collection, or go on where an earlier run with the same settings ended.
 
-    Raises ValueError, worded for the user, when the run cannot start. What goes wrong later is in
-    the summary; committed shards stay.
+    Raises ValueError or ClusterError, worded for the user, when the run cannot start. What goes
+    wrong later is in the summary; committed shards stay.
     """
     began = time.time()
     settings = settings.located()
@@ -52,6 +52,7 @@ def label(settings: LabelSettings) -> Summary:
     if record is not None and (summary := finished_summary(output)):
         say(f"{output.location} is complete ({summary.images} images): nothing to do")
         return summary
+    check_address(settings)
     output.create()
     with Presence(output) as presence:
         summary = _label(settings, output, presence, began)

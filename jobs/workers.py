@@ -40,6 +40,15 @@ def label_shards(
             yield commit
 
 
+def check_address(settings: LabelSettings) -> None:
+    """Raise ClusterError for a wrong one before the input is listed, which may take an hour."""
+    if settings.workers == 0 or settings.address == "local":
+        return
+    from jobs import cluster
+
+    cluster.check_address(settings.address)
+
+
 def _witness(settings: LabelSettings, shard: int) -> str | None:
     """A file of a shard's that is on a disk here, and has to be on a worker's."""
     for ref in Plan(OutputFolder(settings.output)).shard(shard).refs:

@@ -127,6 +127,16 @@ def test_a_model_that_cannot_be_built_is_one_line(
     assert not list(tmp_path.glob("labels/*"))
 
 
+def test_a_wrong_address_is_told_before_the_input_is_listed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    assert main([str(folder), "--output", str(output), "--address", "127.0.0.1:1"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("afd label: no Ray cluster at '127.0.0.1:1' (Connection refused)")
+    assert not output.exists()
+
+
 def test_a_worker_is_told_of_a_file_that_the_driver_reads(s3: Bucket, tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.jpg" for number in range(2)]
     files[1].write_bytes(b"")
