@@ -117,6 +117,23 @@ def scan_jpeg(data: bytes) -> JpegHeader:
     raise JpegFormatError(f"JPEG header has more than {MAX_SEGMENTS} segments before the scan")
 
 
+def without_stray_bytes(data: bytes) -> bytes:
+    """The file without what stands between the segments of its header.
+
+    data: what `scan_jpeg` has accepted. libjpeg passes over such bytes, nvImageCodec does not.
+    """
+    kept = [data[:2]]
+    pos, code = 2, 0
+    while code != _SOS:
+        pos = _next_marker(data, pos, in_frame=False)
+        code = data[pos + 1]
+        standalone = _KINDS[code] == _STANDALONE
+        end = pos + 2 if standalone else pos + 2 + (data[pos + 2] << 8 | data[pos + 3])
+        kept.append(data[pos:end])
+        pos = end
+    return b"".join([*kept, data[pos:]])
+
+
 def _header(
     data: bytes, frame: bytes, sof_marker: int, tables: dict[int, bytes], in_scan: int, offset: int
 ) -> JpegHeader:

@@ -96,6 +96,11 @@ class EncodedImage:
             return math.nan
         return float(self.header.quality)
 
+    def flag(self, reason: str) -> None:
+        """Mark it damaged; what was found first stays."""
+        if self.status is Status.OK:
+            self.status, self.error = Status.DAMAGED, reason
+
     def fail(self, status: Status, error: str) -> None:
         """Give the image up: its row carries `error`, its bytes are freed."""
         self.status, self.error, self.data = status, error, None

@@ -9,15 +9,19 @@ that a sound picture has to decode after it.
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from typing import TypeVar
 
 import numpy as np
+
+os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # it would print a line for each refused file
 from nvidia import nvimgcodec
 
 from pipeline.degrade import compress
 from pipeline.jpeg_integrity import strict_decode_error
+from pipeline.jpeg_scan import without_stray_bytes
 from pipeline.records import EncodedImage, Status
 
 _Item = TypeVar("_Item")
@@ -49,6 +53,8 @@ def is_refusal(message: str) -> bool:
 def passes_header_check(image: EncodedImage) -> bool:
     """Whether DALI takes a decodable image's header; where not, the image is given up.
 
+    But for a JPEG with stray bytes between its segments, which is taken without them.
+
     DALI 2.4 reads the headers of a batch in several threads. Where the last of their shares holds
     one that it refuses, it does not wait for the others, which go on with memory that is no longer
     theirs: the process dies. What it refuses later it refuses in good order.
@@ -57,6 +63,12 @@ def passes_header_check(image: EncodedImage) -> bool:
     """
     if not image.decodable or (refusal := _header_refusal(image.data or b"")) is None:
         return True
+    if image.header is not None:
+        tidy = without_stray_bytes(image.data or b"")
+        if _header_refusal(tidy) is None:
+            image.data = tidy
+            image.flag("stray bytes between its segments")
+            return True
     if (of_sound := _header_refusal(_sound_jpeg())) is not None:
         raise machine_fault(of_sound) from refusal
     status = 17 if image.header is None else 3  # as DALI has it: a PNG's parser reads all its parts

@@ -72,7 +72,7 @@ def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
         image.fail(Status.REJECTED, "header only: the JPEG ends before its image data")
     elif _within(image, limits):
         if reason := check_integrity(data, header, limits.integrity, max_pixels=limits.max_pixels):
-            image.status, image.error = Status.DAMAGED, reason
+            image.flag(reason)
         if not header.complete:
             image.data = data + _JPEG_END
 

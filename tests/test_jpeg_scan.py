@@ -17,7 +17,7 @@ from jpegs import (
 from PIL import Image
 
 from pipeline.jpeg_integrity import check_integrity, strict_decode_error
-from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
+from pipeline.jpeg_scan import JpegFormatError, scan_jpeg, without_stray_bytes
 
 KINDS = every_kind(photo(90, 131))
 
@@ -218,6 +218,16 @@ def test_nothing_that_libjpeg_decodes_without_complaint_is_refused() -> None:
             assert (header.width, header.height) == (size["width"], size["height"])
             same_size += 1
     assert refused > 500 < same_size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stray_bytes_are_left_out_wherever_they_stand(kind: str) -> None:
+    jpeg = KINDS[kind]
+    assert without_stray_bytes(jpeg) == jpeg
+    for _, start, _ in segments(jpeg):
+        stray = jpeg[:start] + b"\x00junk\xff\x00" + jpeg[start:]
+        assert scan_jpeg(stray).quality == scan_jpeg(jpeg).quality
+        assert without_stray_bytes(stray) == jpeg
 
 
 @pytest.mark.parametrize(
