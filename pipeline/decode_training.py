@@ -16,9 +16,10 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from pipeline.decode import DecodeOptions, decode_rgb, resample_window
+from pipeline.degrade import check_sides
 from pipeline.geometry import Geometry
 from pipeline.pair_plan import Colours, PairPlan
-from pipeline.records import EncodedImage
+from pipeline.records import EncodedImage, Status
 from pipeline.rescue import (
     give_up,
     is_refusal,
@@ -73,6 +74,16 @@ def _graph(
     return clean, degraded
 
 
+def _can_be_compressed(image: EncodedImage) -> bool:
+    """Whether a JPEG can hold it; where not, it is given up, for DALI would fail its batch."""
+    try:
+        check_sides(*(image.size or (0, 0)))
+    except ValueError as error:
+        image.fail(Status.REJECTED, f"cannot be compressed: {error}")
+        return False
+    return True
+
+
 class PairDecoder:
     """A running DALI pipeline. Not thread-safe.
 
@@ -111,12 +122,16 @@ class PairDecoder:
         """Decode at most `batch_size` images and carry out their plans.
 
         Returns clean and degraded windows, (B, crop, crop, 3) uint8 each on the options' device
-        and the caller's own, and which of the images they are. An image that the decoder refuses
-        is marked rejected and left out. Raises RuntimeError when a sound picture is refused after
-        it: then it was not the image's fault.
+        and the caller's own, and which of the images they are. An image that the decoder refuses,
+        or that no JPEG can hold, is marked rejected and left out. Raises RuntimeError when a sound
+        picture is refused after it: then it was not the image's fault.
         """
         clean, degraded, kept = [], [], []
-        checked = [k for k, image in enumerate(images) if passes_header_check(image)]
+        checked = [
+            k
+            for k, image in enumerate(images)
+            if passes_header_check(image) and _can_be_compressed(image)
+        ]
         groups = [checked] if checked else []
         while groups:
             group = groups.pop(0)

@@ -28,6 +28,7 @@ _SAMPLING_FACTORS = {
     "4:1:1": (4, 1),
 }
 SUBSAMPLINGS = tuple(_SAMPLING_FACTORS)
+_LARGEST_SIDE = 65_500  # libjpeg's limit, in pixels
 # Of compressions at a random quality (the paper's Table VI).
 LOWEST_QUALITY, HIGHEST_QUALITY = 5, 95
 
@@ -54,6 +55,12 @@ IMAGENET_C = CompressionProtocol("imagenet-c", applies_to="model_input", later_q
 PROTOCOLS = {protocol.name: protocol for protocol in (FULL_IMAGE, IMAGENET_C)}
 
 
+def check_sides(height: int, width: int) -> None:
+    """Raises ValueError for a picture that no JPEG is made of."""
+    if max(height, width) > _LARGEST_SIDE:
+        raise ValueError(f"JPEG sides are at most {_LARGEST_SIDE} pixels, got {width}x{height}")
+
+
 def compress(
     rgb: RgbImage,
     quality: int,
@@ -64,7 +71,7 @@ def compress(
     """Encode uint8 (H, W, 3) RGB as a baseline (or progressive) JPEG.
 
     Args:
-        rgb: at most 65535 pixels a side.
+        rgb: at most 65500 pixels a side.
         quality: IJG quality, 1 to 100.
         subsampling: one of `SUBSAMPLINGS`.
         progressive: several scans of growing precision.
@@ -153,8 +160,7 @@ def _check_rgb(rgb: RgbImage) -> None:
         raise ValueError(
             f"picture must be uint8 (height, width, 3), got {rgb.dtype} {tuple(rgb.shape)}"
         )
-    if max(rgb.shape[:2]) > 65535:
-        raise ValueError(f"JPEG sides are at most 65535 pixels, got {rgb.shape[1]}x{rgb.shape[0]}")
+    check_sides(*rgb.shape[:2])
 
 
 def _sampling_factors(subsampling: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from PIL import Image
 from pipeline.degrade import (
     CompressionProtocol,
     RgbImage,
+    check_sides,
     compress,
     degrade,
     random_grid_shift,
@@ -37,10 +38,11 @@ def open_rgb(data: bytes) -> RgbImage:
     """The pixels of an encoded image of any kind Pillow reads, as uint8 (H, W, 3) RGB.
 
     As the decoder: not turned by EXIF.
-    Raises ValueError, one line, when it cannot be decoded whole.
+    Raises ValueError, one line, when it cannot be decoded whole or is too large for a JPEG.
     """
     try:
         with silenced(), Image.open(io.BytesIO(data)) as picture:
+            check_sides(picture.height, picture.width)
             if picture.mode.startswith("I;16"):  # which Pillow would clip at 255
                 gray = np.asarray(picture, np.uint16) / 257
                 return np.repeat(gray.round().astype(np.uint8)[:, :, None], 3, axis=2)

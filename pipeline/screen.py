@@ -12,6 +12,7 @@ from pipeline.file_format import sniff_format
 from pipeline.jpeg_integrity import IntegrityLevel, check_integrity
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.pillow_warnings import silenced
+from pipeline.png_chunks import picture_chunks
 from pipeline.records import EncodedImage, Status
 
 # Encoders write about ten. A decoder goes over the whole picture once for each.
@@ -39,7 +40,8 @@ class Limits:
 def screen(image: EncodedImage, limits: Limits) -> None:
     """Read the header of `image.data`; set size, header, status and error in place.
 
-    A truncated JPEG gets the end marker that it lacks: the decoder then gives what there is.
+    A truncated JPEG gets the end marker that it lacks: the decoder then gives what there is. A PNG
+    loses what says nothing about its picture, see `picture_chunks`.
     """
     data = image.data
     if data is None:
@@ -93,7 +95,8 @@ def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
     except (OSError, ValueError, SyntaxError) as error:
         image.fail(Status.REJECTED, f"{found} header is damaged: {one_line(error)}")
     else:
-        _within(image, limits)
+        if _within(image, limits) and found == "png":
+            image.data = picture_chunks(data)
 
 
 def _within(image: EncodedImage, limits: Limits) -> bool:

@@ -1,6 +1,8 @@
 """Pictures and JPEGs of every kind for the tests; natural content, nothing downloaded."""
 
 import io
+import struct
+import zlib
 from typing import Any, Literal
 
 import numpy as np
@@ -20,10 +22,12 @@ __all__ = [
     "lossless",
     "mpo",
     "photo",
+    "png_chunk",
     "save",
     "segments",
     "twelve_bit_jpeg",
     "with_declared_size",
+    "with_png_chunks",
     "without_segment",
     "ycck",
 ]
@@ -158,6 +162,22 @@ def without_segment(jpeg: bytes, marker: int) -> bytes:
 def adobe_marker_removed(jpeg: bytes) -> bytes:
     """The same scan without APP14, which is what tells CMYK from YCCK and inverted from not."""
     return without_segment(jpeg, 0xEE)
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG: its length, type, content and checksum."""
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def with_png_chunks(png: bytes, before: bytes, chunks: bytes) -> bytes:
+    """A PNG with more chunks before the first one of a type."""
+    at = png.index(before) - 4
+    return png[:at] + chunks + png[at:]
 
 
 def refused() -> list[bytes]:

@@ -120,6 +120,19 @@ def test_a_refused_image_costs_its_own_place_alone() -> None:
     assert images[0].status is Status.OK
 
 
+def test_a_picture_that_no_jpeg_can_hold_costs_its_own_place_alone() -> None:
+    """DALI's error for it would end the training."""
+    jpeg, long = encode(photo(64, 64)), save(np.full((1, 65_501, 3), 90, np.uint8), "PNG")
+    images = [encoded(jpeg, (64, 64)), encoded(long, (1, 65_501)), encoded(jpeg, (64, 64))]
+    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    plans = [PairPlan(FULL_SIZE, full_qualities=(20,))] * 3
+    assert decoder.decode(images, plans)[2] == [0, 2]
+    assert images[1].status is Status.REJECTED
+    assert images[1].error == (
+        "cannot be compressed: JPEG sides are at most 65500 pixels, got 65501x1"
+    )
+
+
 def test_dali_never_sees_a_header_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may kill the process, see `passes_header_check`."""
     jpeg, png = encode(photo(64, 64)), save(photo(64, 64), "PNG")

@@ -112,3 +112,11 @@ def test_paths_that_fall_together_are_told_apart() -> None:
     ]
     many = list(distinct(["x.jpg"] * 50_000))  # in linear time: as many tars of one layout
     assert len(set(many)) == 50_000
+
+
+def test_a_picture_that_no_jpeg_can_hold_is_not_opened() -> None:
+    largest, larger = (np.full((1, side, 3), 90, np.uint8) for side in (65_500, 65_501))
+    assert open_rgb(save(largest, "PNG")).shape == (1, 65_500, 3)
+    assert decompress(compress(largest, 50)).shape == (1, 65_500, 3)
+    with pytest.raises(ValueError, match="at most 65500 pixels, got 65501x1"):
+        open_rgb(save(larger, "PNG"))
