@@ -30,7 +30,7 @@ def fold_batch_norms(model: nn.Module) -> int:
     generator = torch.Generator().manual_seed(0)
     parameter = next(model.parameters())
     image = torch.randn(2, 3, _SIDE, _SIDE, generator=generator).to(parameter)
-    # On CUDA cuDNN would round to TF32, by more than the tolerance, and nothing were folded.
+    # Else cuDNN rounds to TF32, by more than the tolerance, and nothing is folded.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         try:
             expected, pairs = _run(model, image)

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The `afd` command. Returns the job's exit code; 2 for an unknown job."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: afd JOB [--help] ...\n")
+        print("usage: afd JOB [--help] ...\n       afd --version\n")
         print("\n".join(f"  {name:<12}{text}" for name, text in JOBS.items()))
         return EXIT_COMPLETE if arguments else EXIT_USAGE
     name = arguments[0]

@@ -82,16 +82,9 @@ class _Parser(ArgumentParser):
     def _worded(self, message: str) -> str:
         fields = {field.name: field for field in dataclasses.fields(self.settings_class)}
         if match := _UNKNOWN_FLAG.search(message):
+            if self.positional and not match[1].startswith("-"):
+                return self._one_too_many(match[1])
             flag = match[1].partition("=")[0]
-            if self.positional and not flag.startswith("-"):
-                last = self.positional[-1]
-                one = last.upper()
-                if typing.get_origin(typing.get_type_hints(self.settings_class)[last]) is tuple:
-                    return f"unexpected argument {flag}: {one} stand together"
-                return (
-                    f"unexpected argument {flag}: {one} is one value; put quotes around a pattern,"
-                    " and around a text with spaces"
-                )
             if flag in map(flag_of, self.positional):
                 return f"unknown argument {flag}: {flag[2:].upper()} is given without a flag"
             flags = [flag_of(name) for name in fields] + ["--config", "--print-config", "--help"]
@@ -109,6 +102,13 @@ class _Parser(ArgumentParser):
         if "Unexpected config" in message:
             return "--config: the file holds no settings"
         return one_line(message)
+
+    def _one_too_many(self, argument: str) -> str:
+        last = self.positional[-1]
+        told = f"unexpected argument {argument}: {last.upper()}"
+        if typing.get_origin(typing.get_type_hints(self.settings_class)[last]) is tuple:
+            return f"{told} stand together"
+        return f"{told} is one value; put quotes around a pattern, and around a text with spaces"
 
 
 def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> _Parser:

@@ -20,7 +20,7 @@ from jobs.log import counted, say
 from jobs.pool import CONTINUES
 from jobs.quantities import size
 from jobs.run_job import run_job
-from jobs.run_record import refuse_other_settings
+from jobs.run_record import check_job, refuse_other_settings
 from pipeline.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
 from pipeline.local_files import absolute_pattern
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
@@ -65,7 +65,9 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
     now = replace(settings, input=absolute_pattern(settings.input)).file_settings
     record = output.read_json(RUN)
     if record is not None:
-        refuse_other_settings(output, record, now)
+        check_job(output, record, "subsampling")
+        # An output that is older than --shift-grid does not mention it.
+        refuse_other_settings(output, {"shift_grid": False, **record["settings"]}, now)
     with output.first_written():
         output.path.mkdir(parents=True, exist_ok=True)  # it refuses a bucket
         output.clean()

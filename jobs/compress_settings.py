@@ -48,7 +48,7 @@ class CompressSettings(CollectionSettings):
     resize: int = setting(256, "imagenet-c: shorter side after resizing, pixels")
     crop: int = setting(224, "imagenet-c: side of the centre crop, pixels")
     interpolation: Literal["bilinear", "bicubic"] = setting("bilinear", "imagenet-c: resize filter")
-    seed: int = setting(0, "random seed for the qualities of --times")
+    seed: int = setting(0, "random seed of --times and --shift-grid")
     max_pixels: int = setting(
         100_000_000, "images with more pixels (width x height) are left out and listed"
     )

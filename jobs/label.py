@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
         "afd label",
         lambda: _run(settings),
         errors=(ClusterError,),  # before the first shard: it says what to do
-        continued=CONTINUES,
+        continued="" if settings.dry_run else CONTINUES,
         log_format=settings.log_format,
         log_level=settings.log_level,
     )

@@ -37,7 +37,7 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
         return record if record and record.get("settings") == settings.row_settings else None
     if record is None:
         raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")
-    refuse_other_settings(output, record, settings.row_settings)
+    refuse_other_settings(output, record["settings"], settings.row_settings)
     return record
 
 
@@ -102,10 +102,10 @@ def versions() -> dict[str, str]:
 
 
 def refuse_other_settings(
-    output: OutputFolder, record: Mapping[str, Any], settings: Mapping[str, Any]
+    output: OutputFolder, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """Raise OutputError where a run cannot go on because `record` is of other settings."""
-    if changed := differences(record.get("settings", {}), settings):
+    """Raise OutputError where a run cannot go on because it was begun with other settings."""
+    if changed := differences(before, now):
         raise OutputError(
             f"{output.location!r} holds a run with other settings: {changed}."
             " Use the same, or another --output"

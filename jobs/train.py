@@ -65,7 +65,7 @@ def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -
     """Go on with the run of `record`: with the same settings, or for more steps."""
     before = record.get("settings", {})
     steps, wanted = before.get("max_steps", 0), now["max_steps"]
-    refuse_other_settings(output, {"settings": {**before, "max_steps": wanted}}, now)
+    refuse_other_settings(output, {**before, "max_steps": wanted}, now)
     if wanted < steps:
         raise OutputError(
             f"{str(output.path)!r} holds a run of {steps} steps, more than --max-steps {wanted}:"

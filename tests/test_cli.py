@@ -48,6 +48,9 @@ def test_an_interrupted_job_ends_with_one_line(
     monkeypatch.setattr("jobs.label.label", interrupted)
     assert main(["label", "photos", "--output", "out"]) == 1
     assert "afd label: interrupted; the same command continues the run" in capsys.readouterr().err
+    monkeypatch.setattr("jobs.label.dry_run", interrupted)
+    assert main(["label", "photos", "--output", "out", "--dry-run"]) == 1
+    assert capsys.readouterr().err == "afd label: interrupted\n"
 
 
 def test_a_missing_package_is_told_in_one_line(

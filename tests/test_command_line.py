@@ -134,8 +134,8 @@ def test_a_home_folder_that_the_shell_left_alone_is_found(
 def test_one_value_too_many_may_be_a_pattern_that_the_shell_expanded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    expected = "unexpected argument c.jpg: SOURCE is one value; put quotes around a pattern"
-    assert expected in mistake(capsys, "a", "c.jpg", "d.jpg", "--target", "b")
+    expected = "unexpected argument c=1.jpg: SOURCE is one value; put quotes around a pattern"
+    assert expected in mistake(capsys, "a", "c=1.jpg", "d.jpg", "--target", "b")
     with pytest.raises(SystemExit):
         several("a", "--loud", "c.jpg")
     assert "c.jpg: FILES stand together" in capsys.readouterr().err

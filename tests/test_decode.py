@@ -144,6 +144,11 @@ def noise(side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
+def test_a_crop_that_blocks_do_not_fill_has_no_dct() -> None:
+    with pytest.raises(ValueError, match="crop 60 is not a multiple of 8"):
+        Decoder(plain(64, 60), DecodeOptions(dct=True))
+
+
 def test_pixels_are_normalised_in_the_asked_for_precision() -> None:
     data = save(noise(64), "PNG")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

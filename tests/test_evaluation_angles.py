@@ -79,6 +79,17 @@ def test_the_figure_stands_in_the_report_with_its_numbers(
     assert sum(row["blocks"] for row in bins) == 2 * points.num_rows
 
 
+def test_without_a_module_blocks_fill_the_crop_all_the_same(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """104 pixels, where the tables are of TinyNet-E's own 106."""
+    monkeypatch.setattr("jobs.evaluation_angles.MOST_IMAGES", 2)
+    assert run(collection, tmp_path, "--figures", "--backbone", "timm:tinynet_e") == 0
+    points = pq.read_table(tmp_path / "response_angles.parquet")
+    assert points.num_rows == 2 * 13 * 13 * len(QUALITIES)
+    assert points["enhanced_angle_deg"].null_count == points.num_rows
+
+
 def test_without_matplotlib_it_says_so_before_it_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from checkpoints import MINIATURE, miniature_checkpoint
 from jpegs import encode, photo, save
+from matplotlib.figure import Figure
 from PIL import Image
 
+from afd_model.explainer import Explanation
 from jobs.explain import header_in_words, main, output_names
+from jobs.feature_figure import Shown, feature_figure
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screen import Limits, screen
 
@@ -45,6 +48,24 @@ def test_every_image_gets_its_picture(
     assert width == pytest.approx(13.66 * 40, abs=1)
     assert main([str(tmp_path), *FIXED, *flags]) == 0  # its own pictures are no images to explain
     assert pictures(out) == ["a/x.jpg.png", "b/x.jpg.png"]
+
+
+def test_without_a_module_an_image_is_seen_through_the_backbones_own_crop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of 8 pixels do not fill the 106 of TinyNet-E."""
+    seen = []
+
+    def watched(found: Explanation, shown: Shown) -> Figure:
+        seen.append(shown.degraded.shape)
+        return feature_figure(found, shown)
+
+    monkeypatch.setattr("jobs.feature_figure.feature_figure", watched)
+    image = written(tmp_path, "a.jpg", encode(photo(80, 110)))
+    fixed = (*FIXED, "--output", str(tmp_path), "--backbone", "timm:tinynet_e")
+    for afd in ("none", "default"):  # the identity, which takes the DCT
+        assert main([image, *fixed, "--afd", afd]) == 0
+    assert seen == [(106, 106, 3), (104, 104, 3)]
 
 
 def test_bad_images_are_one_line_each_and_the_others_are_drawn(

@@ -91,3 +91,10 @@ def test_label_shard_stays_readable() -> None:
     }
     assert {"label_shard", "label_images"} <= lines.keys()
     assert max(lines.values()) < 40
+
+
+def test_the_readmes_tree_names_every_module() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.partition("## The tree")[2].partition("\n## ")[0]
+    named = {word.replace(".*", ".py").rstrip(";") for word in tree.split()}
+    assert {path.name for path in MODULES} - named == {"__init__.py"}

@@ -252,6 +252,7 @@ def test_mistakes_are_one_line(
     ("flags", "message"),
     [
         (["--held-out-images", "17"], "17 held-out images of 17"),
+        (["--crop", "100"], "crop 100 is not a multiple of 8"),
         (["--logit-weight", "0", "--feature-weight", "0"], "nothing to train on"),
         (["--backbone", "resnet19"], "did you mean 'resnet1"),
         (
