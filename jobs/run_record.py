@@ -112,6 +112,20 @@ def refuse_other_settings(
         )
 
 
+def other_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What makes two models' facts differ, in words.
+
+    Not where weights of the same digest are: a node, or a later environment, may have the shipped
+    module in another folder.
+    """
+    alike = {
+        name
+        for name in ("weights", "afd")
+        if (digest := now.get(f"{name}_sha256")) and digest == before.get(f"{name}_sha256")
+    }
+    return differences(*({k: v for k, v in m.items() if k not in alike} for m in (before, now)))
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two records, in words; empty when nothing does."""
     return "; ".join(

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from jobs.machine import release_free_memory
 from jobs.metrics import ShardMetrics
 from jobs.pool import CONTINUES
-from jobs.run_record import differences, versions
+from jobs.run_record import other_model, versions
 from jobs.settings import LabelSettings
 from pipeline.attempts import AccessError, refuses_all_writing
 from pipeline.error_text import named, reason_of
@@ -126,7 +126,7 @@ class ShardLabeler:
             num_threads=num_threads,
             images_to_label=self.plan.size.num_images // num_workers,
         )
-        if expected_model and (changed := differences(expected_model, self.model.facts)):
+        if expected_model and (changed := other_model(expected_model, self.model.facts)):
             raise ValueError(f"the model is not the one the run was begun with: {changed}")
         self._facts = {
             "run_id": run_id,

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.run_record import differences, join_run, open_run, record_model, start_run, versions
+from jobs.run_record import (
+    differences,
+    join_run,
+    open_run,
+    other_model,
+    record_model,
+    start_run,
+    versions,
+)
 from jobs.settings import LabelSettings
 from pipeline.output import OutputError, OutputFolder
 from pipeline.presence import Presence
@@ -63,6 +71,23 @@ def test_what_the_rows_are_may_not_change(
     commit_something(output)
     with pytest.raises(OutputError, match=named):
         open_run(output, dataclasses.replace(settings, **change))
+
+
+def test_the_same_weights_may_be_in_another_folder_and_others_under_the_same_name() -> None:
+    begun = {
+        "backbone": "resnet50",
+        "weights": "/a/own.pth",
+        "weights_sha256": "w",
+        "afd": "/a/shipped.safetensors",
+        "afd_sha256": "m",
+    }
+    assert not other_model(begun, begun | {"weights": "/b/own.pth", "afd": "/b/s.safetensors"})
+    assert other_model(begun, begun | {"afd_sha256": "n"}) == "afd-sha256 was 'm', is now 'n'"
+    random = begun | {"weights": "none", "weights_sha256": None}
+    assert "weights was 'none', is now 'other'" in other_model(
+        random, random | {"weights": "other"}
+    )
+    assert "backbone was" in other_model(begun, begun | {"backbone": "resnet18"})
 
 
 def test_a_run_that_committed_nothing_may_begin_anew(
