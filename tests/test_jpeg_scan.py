@@ -228,6 +228,8 @@ def test_stray_bytes_are_left_out_wherever_they_stand(kind: str) -> None:
         stray = jpeg[:start] + b"\x00junk\xff\x00" + jpeg[start:]
         assert scan_jpeg(stray).quality == scan_jpeg(jpeg).quality
         assert without_stray_bytes(stray) == jpeg
+        with_marker = jpeg[:start] + b"\xff\x01" + jpeg[start:]  # which has no length
+        assert without_stray_bytes(with_marker) == with_marker
 
 
 @pytest.mark.parametrize(
