@@ -23,9 +23,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.labelling.summary import committed_shards, write_summary
 from jobs.run_record import open_run, start_run
 from jobs.settings import LabelSettings
-from jobs.summary import committed_shards, write_summary
 from pipeline.output import LABELS, OutputFolder
 from pipeline.records import ImageRef
 from pipeline.shards import Plan, part_name, write_plan

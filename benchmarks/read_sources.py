@@ -25,10 +25,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.image_bytes import read_image
-from pipeline.read_ahead import ReadAhead
+from pipeline.inputs.image_bytes import read_image
+from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import ImageRef, Status
-from pipeline.screen import Limits
+from pipeline.screening.screen import Limits
 from pipeline.shards import cut
 from pipeline.sources import list_images
 

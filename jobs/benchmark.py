@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from afd_model.checkpoint import shipped_checkpoint
-from afd_model.device import resolve_device
-from jobs.benchmark_corpus import make_corpus
-from jobs.benchmark_machine import corpus_facts, machine_facts, software
-from jobs.benchmark_report import Round, figures, table
+from afd_model.inference.device import resolve_device
 from jobs.benchmark_settings import NO_RECORD, OWN, TEMPORARY, BenchmarkSettings
-from jobs.benchmark_stages import Stages
-from jobs.benchmark_workers import Workers
+from jobs.benchmarking.corpus import make_corpus
+from jobs.benchmarking.machine import corpus_facts, machine_facts, software
+from jobs.benchmarking.report import Round, figures, table
+from jobs.benchmarking.stages import Stages
+from jobs.benchmarking.workers import Workers
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.log import say
 from jobs.machine import num_cores

@@ -12,11 +12,11 @@ from jobs.settings import (
     require_positive,
     setting,
 )
-from pipeline.compressed_sets import SetRecipe
 from pipeline.degrade import PROTOCOLS
-from pipeline.geometry import Geometry
-from pipeline.recompress import MAX_TIMES
-from pipeline.screen import Limits
+from pipeline.pairs.compressed_sets import SetRecipe
+from pipeline.pairs.recompress import MAX_TIMES
+from pipeline.pixels.geometry import Geometry
+from pipeline.screening.screen import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

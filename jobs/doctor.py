@@ -11,15 +11,15 @@ from importlib.metadata import PackageNotFoundError
 from typing import Any, Literal, TextIO
 
 from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
-from jobs.doctor_check import NAME_WIDTH, Check, line
-from jobs.doctor_machine import (
+from jobs.diagnosis.check import NAME_WIDTH, Check, line
+from jobs.diagnosis.machine import (
     check_cpu,
     check_gpu,
     check_memory,
     check_python,
     check_shared_memory,
 )
-from jobs.doctor_packages import PACKAGE, installed_requirements, package_checks
+from jobs.diagnosis.packages import PACKAGE, installed_requirements, package_checks
 from jobs.settings import setting
 from pipeline.error_text import named
 
@@ -64,7 +64,7 @@ def _torch() -> Any | None:
 
 def _trial(name: str, function: str) -> Check:
     try:
-        trials = importlib.import_module("jobs.doctor_trials")
+        trials = importlib.import_module("jobs.diagnosis.trials")
         check: Callable[[], Check] = getattr(trials, function)
         return check()
     except ImportError as error:  # that package's own line says how to fix it

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.evaluate_settings import EvaluateSettings
-from jobs.evaluation_angles import (
+from jobs.evaluation.angles import (
     AngleStudy,
     angles_markdown,
     bins_table,
     points_table,
     summaries,
 )
-from jobs.evaluation_run import Evaluation, measure
-from jobs.evaluation_tables import (
+from jobs.evaluation.run import Evaluation, measure
+from jobs.evaluation.tables import (
     DriftRow,
     TableRow,
     condition_name,
@@ -35,8 +35,8 @@ from jobs.extras import require
 from jobs.quantities import finite
 from jobs.run_job import run_job
 from jobs.run_record import versions
-from pipeline.evaluate_images import Condition
 from pipeline.output import OutputFolder
+from pipeline.pairs.evaluate_images import Condition
 
 REPORT, JSON, TABLES, IMAGES = "report.md", "report.json", "tables.parquet", "images.parquet"
 ANGLES, ANGLE_BINS = "response_angles.parquet", "response_angle_bins.parquet"
@@ -135,8 +135,8 @@ def _image_rows(found: Evaluation) -> list[dict[str, Any]]:
 
 
 def _write_angles(output: OutputFolder, study: AngleStudy, model: dict[str, Any]) -> None:
-    from jobs.angle_figure import angle_figure  # matplotlib is an extra
-    from jobs.figures import write_png
+    from jobs.drawing.angle_figure import angle_figure  # matplotlib is an extra
+    from jobs.drawing.figures import write_png
 
     name = f"{model['backbone']}, AFD-Module: {os.path.basename(model['afd'])}"
     write_png(angle_figure(study, name), output.path / ANGLE_FIGURE, _FIGURE_DPI)

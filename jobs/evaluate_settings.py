@@ -14,7 +14,7 @@ from jobs.settings import (
     setting,
 )
 from pipeline.degrade import PROTOCOLS
-from pipeline.recompress import MAX_TIMES
+from pipeline.pairs.recompress import MAX_TIMES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,24 +10,24 @@ from pathlib import Path
 
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
-from afd_model.device import resolve_device
-from afd_model.explainer import explain
-from afd_model.feature_maps import picture
+from afd_model.evaluation.explainer import explain
+from afd_model.evaluation.feature_maps import picture
+from afd_model.inference.device import resolve_device
 from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
 from jobs.explain_settings import ExplainSettings
 from jobs.extras import require
 from jobs.log import say
 from jobs.model import backbone_of, decoding_on, model_facts
 from jobs.run_job import run_job
-from pipeline.clean_twins import CleanTwins
 from pipeline.decode import Decoder
-from pipeline.geometry import Geometry
+from pipeline.inputs.own_files import own_files
 from pipeline.output import OutputFolder
-from pipeline.own_files import own_files
-from pipeline.picture_pairs import PairReader, PicturePair
-from pipeline.recompress import common_root, distinct, relative_name
+from pipeline.pairs.clean_twins import CleanTwins
+from pipeline.pairs.picture_pairs import PairReader, PicturePair
+from pipeline.pairs.recompress import common_root, distinct, relative_name
+from pipeline.pixels.geometry import Geometry
 from pipeline.records import EncodedImage, ImageRef
-from pipeline.screen import Limits
+from pipeline.screening.screen import Limits
 from pipeline.sources import list_images
 
 
@@ -61,8 +61,8 @@ class Explainer:
 
     def draw(self, ref: ImageRef, name: str, path: Path) -> None:
         """Write an image's picture. Raises ValueError or OSError when there can be none."""
-        from jobs.feature_figure import Shown, feature_figure
-        from jobs.figures import write_png
+        from jobs.drawing.feature_figure import Shown, feature_figure
+        from jobs.drawing.figures import write_png
 
         pair = self._reader.read(ref)
         pixels, dct = pair.pixels.to(self._device), pair.dct.to(self._device)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from afd_model.device import resolve_device
+from afd_model.inference.device import resolve_device
 from jobs.benchmark import run
 from jobs.benchmark_settings import BenchmarkSettings
 from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse

@@ -11,15 +11,10 @@ from dataclasses import asdict
 from typing import Any
 
 from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
-from jobs.dry_run import dry_run
-from jobs.log import say
-from jobs.pool import CONTINUES, ClusterError
-from jobs.progress import Progress
-from jobs.run_job import run_job
-from jobs.run_record import join_run, open_run, record_model
-from jobs.settings import LabelSettings
-from jobs.shard_labeler import CommitRecord
-from jobs.summary import (
+from jobs.labelling.dry_run import dry_run
+from jobs.labelling.progress import Progress
+from jobs.labelling.shard_labeler import CommitRecord
+from jobs.labelling.summary import (
     COMPLETE,
     FAILED,
     NOT_LABELLED,
@@ -28,12 +23,17 @@ from jobs.summary import (
     finished_summary,
     write_summary,
 )
-from jobs.workers import check_address, label_shards
-from pipeline.attempts import AccessError
+from jobs.labelling.workers import check_address, label_shards
+from jobs.log import say
+from jobs.pool import CONTINUES, ClusterError
+from jobs.run_job import run_job
+from jobs.run_record import join_run, open_run, record_model
+from jobs.settings import LabelSettings
 from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
 from pipeline.presence import Presence
 from pipeline.shards import Plan
+from pipeline.stores.attempts import AccessError
 
 
 def label(settings: LabelSettings) -> Summary:

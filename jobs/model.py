@@ -15,12 +15,12 @@ from afd_model.backbones import Backbone, Preprocessing, load_backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd, shipped_checkpoint
 from afd_model.classifier import AFDClassifier
 from afd_model.dct import DCT_CHANNELS
-from afd_model.device import device_name, dtype_name, resolve_device, resolve_precision
-from afd_model.predictor import Engine, Predictor
+from afd_model.inference.device import device_name, dtype_name, resolve_device, resolve_precision
+from afd_model.inference.predictor import Engine, Predictor
 from jobs.settings import BackboneSettings, ClassNamesSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.error_text import one_line
-from pipeline.geometry import Geometry
+from pipeline.pixels.geometry import Geometry
 
 _CPU_BATCH_SIZE = 32
 _MOST_ON_GPU = 256  # more gain nothing

@@ -19,7 +19,7 @@ def report(settings: ReportSettings) -> Report:
     """
     require("report", "altair", "duckdb", "jinja2", "vl_convert")
     # Imported here: help and mistakes do without the libraries of the charts.
-    from jobs.report_build import build
+    from jobs.reporting.build import build
 
     return build(settings)
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from jobs.command_line import EXIT_FAILED
 from jobs.log import LogFormat, LogLevel, configure, say
 from jobs.pool import ClusterError
-from pipeline.attempts import AccessError
 from pipeline.error_text import one_line
+from pipeline.stores.attempts import AccessError
 
 
 def run_job(

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
-from pipeline.local_files import absolute_pattern
-from pipeline.locations import refuse_credentials
+from pipeline.inputs.local_files import absolute_pattern
+from pipeline.stores.locations import refuse_credentials
 
 REQUIRED = MISSING
 

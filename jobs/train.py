@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from afd_model.device import resolve_device
-from afd_model.export import CARD, CHECKPOINT
-from afd_model.training import TrainingError
-from afd_model.training_state import STATE
+from afd_model.inference.device import resolve_device
+from afd_model.training.export import CARD, CHECKPOINT
+from afd_model.training.loop import TrainingError
+from afd_model.training.training_state import STATE
 from jobs.command_line import EXIT_COMPLETE, parse
 from jobs.log import say
 from jobs.pool import CONTINUES
 from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings, versions
 from jobs.train_settings import TrainSettings
-from jobs.training_log import share, shown_live
-from jobs.training_run import note_images, prepare, run_worker
+from jobs.training.log import share, shown_live
+from jobs.training.run import note_images, prepare, run_worker
 from pipeline.output import RUN, OutputError, OutputFolder
-from pipeline.training_data import Rank
+from pipeline.pairs.training_data import Rank
 
 
 def train_module(settings: TrainSettings) -> dict[str, Any]:
@@ -39,7 +39,9 @@ def train_module(settings: TrainSettings) -> dict[str, Any]:
         else:
             # A user's mistakes come out here, worded.
             note_images(settings, prepare(settings, resolve_device("cpu")))
-            from jobs.ray_training import run_on_cluster  # only here: one process does without Ray
+            from jobs.training.ray_training import (
+                run_on_cluster,  # only here: one process does without Ray
+            )
 
             run_on_cluster(settings)
     card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))

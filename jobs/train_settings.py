@@ -12,7 +12,7 @@ from jobs.settings import (
     require_positive,
     setting,
 )
-from pipeline.pair_plan import DegradationMix
+from pipeline.pairs.pair_plan import DegradationMix
 
 
 @dataclass(frozen=True, kw_only=True)

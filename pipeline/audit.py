@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.attempts import blames_content
 from pipeline.error_text import one_line
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
 from pipeline.shards import Plan, part_file, part_name
 from pipeline.sink import read_facts
+from pipeline.stores.attempts import blames_content
 
 _THREADS = 4
 

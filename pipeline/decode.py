@@ -1,7 +1,7 @@
 """Encoded bytes -> normalised pixels and DCT coefficients, by one DALI graph. Nothing else decodes.
 
 It serves the CPU and CUDA; on CUDA everything from the JPEG decoder on runs on the device, and on a
-CPU the graph ends with the whole picture, see `pipeline.resample`.
+CPU the graph ends with the whole picture, see `pipeline.pixels.resample`.
 It runs at a queue depth of one and is fed ahead by hand: every fed batch then gives exactly one
 result or one error, in order, and a refused batch leaves the pipeline usable.
 """
@@ -18,12 +18,12 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from afd_model.dct import DCT_CHANNELS
-from pipeline.batches import batches, num_pixels
-from pipeline.block_dct import BlockDct, BlockDctByOneProduct
-from pipeline.geometry import DCT_BLOCK, Geometry, crop_window
-from pipeline.normalize import Normalize
+from pipeline.pixels.batches import batches, num_pixels
+from pipeline.pixels.block_dct import BlockDct, BlockDctByOneProduct
+from pipeline.pixels.geometry import DCT_BLOCK, Geometry, crop_window
+from pipeline.pixels.normalize import Normalize
+from pipeline.pixels.resample import cpu_resample
 from pipeline.records import DecodedBatch, EncodedImage
-from pipeline.resample import cpu_resample
 from pipeline.rescue import (
     give_up,
     is_refusal,

@@ -1,7 +1,7 @@
 """What a JPEG's markers say, without decoding it: size, sampling, quality; why a file is none.
 
 Source: ITU-T T.81 (the JPEG standard); clauses are cited where they matter. `scan_jpeg` reads only
-the header (about 15 µs); `pipeline.jpeg_integrity` looks at what follows it.
+the header (about 15 µs); `pipeline.screening.jpeg_integrity` looks at what follows it.
 """
 
 import functools
@@ -9,8 +9,8 @@ import re
 import struct
 from dataclasses import dataclass
 
-from pipeline.file_format import sniff_format
-from pipeline.jpeg_quality import fit_quality
+from pipeline.screening.file_format import sniff_format
+from pipeline.screening.jpeg_quality import fit_quality
 
 # An ICC profile and an extended XMP packet take at most a few hundred segments. The limit keeps
 # a file made of empty segments from costing seconds.

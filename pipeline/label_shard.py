@@ -14,9 +14,9 @@ import pyarrow as pa
 import torch
 
 from pipeline.decode import Decoder
-from pipeline.read_ahead import ReadAhead
+from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import Classifier, Shard
-from pipeline.screen import Limits
+from pipeline.screening.screen import Limits
 from pipeline.sink import ShardRows
 from pipeline.stage_clock import StageClock
 

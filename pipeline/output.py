@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline import storage
-from pipeline.attempts import AccessError
 from pipeline.error_text import one_line, reason_of
-from pipeline.locations import SourceError, recorded, scheme_of
-from pipeline.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
+from pipeline.stores import storage
+from pipeline.stores.attempts import AccessError
+from pipeline.stores.locations import SourceError, recorded, scheme_of
+from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 LABELS = "labels"
 PLAN = "plan.parquet"

@@ -19,8 +19,8 @@ from typing import Self
 
 import psutil
 
-from pipeline.attempts import AccessError
 from pipeline.output import OutputFolder
+from pipeline.stores.attempts import AccessError
 
 DRIVERS = ".drivers"
 REFRESH_S = 5.0

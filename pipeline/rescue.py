@@ -20,9 +20,9 @@ os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # it would print a line fo
 from nvidia import nvimgcodec
 
 from pipeline.degrade import compress
-from pipeline.jpeg_integrity import strict_decode_error
 from pipeline.jpeg_scan import without_stray_bytes
 from pipeline.records import EncodedImage, Status
+from pipeline.screening.jpeg_integrity import strict_decode_error
 
 _Item = TypeVar("_Item")
 

@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.attempts import blames_content
 from pipeline.output import LABELS, PLAN, OutputError, OutputFolder
 from pipeline.records import Container, ImageRef, Shard
+from pipeline.stores.attempts import blames_content
 
 PLAN_SCHEMA = pa.schema(
     [

@@ -3,7 +3,7 @@
 What a location is, is decided here and nowhere else: a folder (recursive), a glob, a brace
 pattern, a tar, a Parquet file of images, a manifest of any of these, or a single image, each on
 disk or on s3://, gs://, hf://, https://. To add a kind of archive, add it to `_images_in`, its
-extension to `_ARCHIVE_SUFFIXES`, and its reader to `pipeline.image_bytes`.
+extension to `_ARCHIVE_SUFFIXES`, and its reader to `pipeline.inputs.image_bytes`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from typing import BinaryIO
 
 import pyarrow.parquet as pq
 
-from pipeline.attempts import MissingError
-from pipeline.file_format import sniff_format
-from pipeline.local_files import list_folder
-from pipeline.locations import (
+from pipeline.inputs.local_files import list_folder
+from pipeline.inputs.manifests import PARQUET_MAGIC
+from pipeline.inputs.parquet_source import PARQUET_SUFFIX, image_column, list_parquet
+from pipeline.inputs.places import Place, list_entries, matches, place_of, refusal, remote_folder
+from pipeline.inputs.tar_source import TAR_SUFFIXES, container_of, list_tar
+from pipeline.records import ImageRef
+from pipeline.screening.file_format import sniff_format
+from pipeline.stores.attempts import MissingError
+from pipeline.stores.locations import (
     SourceError,
     has_braces,
     is_remote,
@@ -30,12 +35,7 @@ from pipeline.locations import (
     local_path,
     refuse_credentials,
 )
-from pipeline.manifests import PARQUET_MAGIC
-from pipeline.parquet_source import PARQUET_SUFFIX, image_column, list_parquet
-from pipeline.places import Place, list_entries, matches, place_of, refusal, remote_folder
-from pipeline.records import ImageRef
-from pipeline.storage import open_input
-from pipeline.tar_source import TAR_SUFFIXES, container_of, list_tar
+from pipeline.stores.storage import open_input
 
 _SNIFF_BYTES = 512  # enough for tar's magic, which stands at byte 257
 _ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
@@ -49,7 +49,7 @@ def list_images(location: str, left_out: tuple[str, ...] = ()) -> Iterator[Image
 
     location: a folder, a glob or brace pattern, an archive, a manifest or one image file.
     left_out: what the paths of files begin with that folders and patterns do not list, see
-    `pipeline.own_files`.
+    `pipeline.inputs.own_files`.
     Folders are listed in the byte order of their paths, archives and manifests in their own order.
     Every regular file of a folder counts, whatever its name: what is not an image gets a row that
     says so. Raises SourceError when there is nothing to list, or not all of it can be.

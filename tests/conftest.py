@@ -97,7 +97,7 @@ def persistent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _set_patience(monkeypatch: pytest.MonkeyPatch, silence_s: float) -> None:
-    from pipeline.attempts import PATIENCE, Patience
+    from pipeline.stores.attempts import PATIENCE, Patience
 
     patience = Patience(3, 0.01, 0.02, connect_s=silence_s, silence_s=silence_s)
     for kind in PATIENCE:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.inputs.tar_source import container_of, list_tar
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
-from pipeline.tar_source import container_of, list_tar
 
 JPEG = b"\xff\xd8\xff\xe0"
 

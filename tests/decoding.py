@@ -11,9 +11,9 @@ from PIL import Image
 from torchvision import transforms
 
 from pipeline.decode import Decoder
-from pipeline.geometry import Geometry, Interpolation
+from pipeline.pixels.geometry import Geometry, Interpolation
 from pipeline.records import EncodedImage
-from pipeline.screen import Limits, screen
+from pipeline.screening.screen import Limits, screen
 from pipeline.stage_clock import StageClock
 
 _INTERPOLATION = {

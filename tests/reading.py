@@ -7,9 +7,9 @@ from pathlib import Path
 from corpora import made_tar, parquet
 from jpegs import encode, photo
 
-from pipeline.read_ahead import ReadAhead
+from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import ImageRef
-from pipeline.screen import Limits
+from pipeline.screening.screen import Limits
 
 JPEG = encode(photo(16, 16))
 

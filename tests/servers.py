@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import boto3
 import pytest
 
-from pipeline import s3_access, storage
+from pipeline.stores import s3_access, storage
 
 AWS = {
     "AWS_ACCESS_KEY_ID": "test-key-id",

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from afd_model.agreement import Agreement
+from afd_model.training.agreement import Agreement
 
 CPU = torch.device("cpu")
 

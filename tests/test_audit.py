@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.attempts import AccessError, TemporaryReadError
 from pipeline.audit import damaged_parts, remove_damaged
 from pipeline.output import OutputError, OutputFolder
 from pipeline.records import SCHEMA, EncodedImage, ImageRef, Status
 from pipeline.shards import Plan, part_path, write_plan
 from pipeline.sink import ShardRows, write_part
+from pipeline.stores.attempts import AccessError, TemporaryReadError
 
 
 def commit(output: OutputFolder, index: int, *, shard: int | None = None) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Preprocessing, load_backbone, preprocessing_of
 from afd_model.classifier import AFDClassifier
-from afd_model.predictor import Predictor
+from afd_model.inference.predictor import Predictor
 from afd_model.stem import find_stem
 
 needs_lite0 = pytest.mark.skipif(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batches import LARGE_PIXELS, MOST_PIXELS, batches
+from pipeline.pixels.batches import LARGE_PIXELS, MOST_PIXELS, batches
 from pipeline.records import EncodedImage, Status
 
 LARGE = (1001, 1000)

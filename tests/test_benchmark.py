@@ -11,15 +11,15 @@ from jpegs import encode, photo
 
 from afd_model.stage_correction import StageCorrection
 from jobs.benchmark import main
-from jobs.benchmark_report import (
+from jobs.benchmarking.report import (
     Round,
     cpu_speed_of_light,
     figures,
     gpu_speed_of_light,
     spread,
 )
-from jobs.benchmark_stages import Cost, Stages
-from jobs.benchmark_workers import JobRun, Workers
+from jobs.benchmarking.stages import Cost, Stages
+from jobs.benchmarking.workers import JobRun, Workers
 from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 from pipeline.sources import list_images

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.benchmark_corpus import make_corpus, make_jpeg, natural_picture, random_size
+from jobs.benchmarking.corpus import make_corpus, make_jpeg, natural_picture, random_size
 from pipeline.jpeg_scan import scan_jpeg
 
 

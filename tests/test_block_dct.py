@@ -9,7 +9,7 @@ from decoding import scipy_dct
 from jpegs import photo
 
 from afd_model.dct import block_dct
-from pipeline.block_dct import BlockDct, BlockDctByOneProduct
+from pipeline.pixels.block_dct import BlockDct, BlockDctByOneProduct
 
 TOLERANCE = 2e-3  # float32, whose places near 1000 are 6e-5 apart: sums of 192
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import MANY_KEYS, Proxy, use_s3
 
-from pipeline.attempts import TemporaryReadError
-from pipeline.bucket_listing import list_bucket
-from pipeline.bucket_store import BucketStore, StoredObject
-from pipeline.storage import list_objects
+from pipeline.stores.attempts import TemporaryReadError
+from pipeline.stores.bucket_listing import list_bucket
+from pipeline.stores.bucket_store import BucketStore, StoredObject
+from pipeline.stores.storage import list_objects
 
 
 class Keys(BucketStore):

@@ -5,10 +5,10 @@ import itertools
 import pytest
 from servers import Bucket, Proxy, WebServer
 
-from pipeline.attempts import AccessError, ReadError, TemporaryReadError
-from pipeline.bucket_store import BucketStore
-from pipeline.locations import SourceError
-from pipeline.storage import list_objects, read
+from pipeline.stores.attempts import AccessError, ReadError, TemporaryReadError
+from pipeline.stores.bucket_store import BucketStore
+from pipeline.stores.locations import SourceError
+from pipeline.stores.storage import list_objects, read
 
 # What people and programs call their files, and what file systems would make of it.
 ODD_KEYS = ["a//b.jpg", "folder/x.jpg", "/lead.jpg", "sp ace.jpg", "é.jpg", "100%.jpg", "a%20b"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clean_twins import CleanTwins
+from pipeline.pairs.clean_twins import CleanTwins
 from pipeline.records import ImageRef
 
 

@@ -14,15 +14,15 @@ from jpegs import encode, photo, save
 from jobs.compress import MANIFEST, compress_collection, main
 from jobs.compress_settings import CompressSettings
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C, compress, decompress, degrade
-from pipeline.geometry import Geometry
 from pipeline.jpeg_scan import scan_jpeg
-from pipeline.recompress import (
+from pipeline.pairs.recompress import (
     compressed_file,
     drawn_grid_shift,
     drawn_qualities,
     model_window,
     open_rgb,
 )
+from pipeline.pixels.geometry import Geometry
 from pipeline.sources import list_images
 
 GEOMETRY = Geometry(256, 224, "bilinear", (0.0,) * 3, (1.0,) * 3)

@@ -15,10 +15,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from servers import WebServer
 
-from pipeline import connections
-from pipeline.attempts import ReadError
-from pipeline.connections import Address, Connections, address_of, basic_authorization, connect
-from pipeline.http_transfer import Resource, get
+from pipeline.stores import connections
+from pipeline.stores.attempts import ReadError
+from pipeline.stores.connections import (
+    Address,
+    Connections,
+    address_of,
+    basic_authorization,
+    connect,
+)
+from pipeline.stores.http_transfer import Resource, get
 
 DATA = b"over TLS"
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -192,6 +198,6 @@ def test_https_goes_through_the_environments_proxy(
     assert b"Proxy-Authorization: Basic bWU6cHc=" in request
     assert "Authorization" not in secure.requests[0].headers
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("pipeline.http_transfer._CONNECTIONS", Connections())
+    monkeypatch.setattr("pipeline.stores.http_transfer._CONNECTIONS", Connections())
     assert get(a_jpg(secure)).data == DATA
     assert len(asked) == 1

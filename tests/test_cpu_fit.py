@@ -5,7 +5,7 @@ import torch
 
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.cpu_fit import Fit, fit_to_caches
+from afd_model.inference.cpu_fit import Fit, fit_to_caches
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,14 @@ import torch
 
 from afd_model.afd_config import AFDConfig
 from afd_model.afd_module import AFDModule
-from afd_model.cpu_kernels import enhance_and_score, hidden_of_logs, log_magnitude_in_one_pass
 from afd_model.drift import drift
 from afd_model.fde_net import FDM_KINDS, log_magnitude
-from afd_model.numba_kernels import kernel
+from afd_model.inference.cpu_kernels import (
+    enhance_and_score,
+    hidden_of_logs,
+    log_magnitude_in_one_pass,
+)
+from afd_model.inference.numba_kernels import kernel
 
 PAPER = AFDConfig(stem_channels=24, stem_stride=2, width=8, fde_hidden=8, output_min=0.0)
 LIGHT = replace(PAPER, size="light", reduction=2, depth=1, levels=0, fdm_on="bottleneck")

@@ -12,11 +12,11 @@ from jpegs import encode, photo
 
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.predictor import Predictor
+from afd_model.inference.predictor import Predictor
 from pipeline.decode import Decoder
 from pipeline.label_shard import label_shard
 from pipeline.records import ImageRef, Shard
-from pipeline.screen import Limits
+from pipeline.screening.screen import Limits
 
 FILES_OF_EACH_KIND = 4
 SECONDS_A_BAD_FILE = 0.5  # of this, a busy machine is most

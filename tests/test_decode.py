@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline import decode
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.degrade import compress
-from pipeline.geometry import Geometry
+from pipeline.pixels.geometry import Geometry
 from pipeline.records import EncodedImage, Status
 from pipeline.stage_clock import StageClock
 

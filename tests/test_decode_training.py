@@ -7,13 +7,13 @@ import pytest
 import torch
 from jpegs import encode, photo, save
 
-from pipeline import decode_training
 from pipeline.decode import DecodeOptions
-from pipeline.decode_training import PairDecoder
 from pipeline.degrade import degrade
-from pipeline.geometry import Geometry
-from pipeline.pair_plan import Colours, PairPlan, random_window
-from pipeline.recompress import open_rgb
+from pipeline.pairs import decode_training
+from pipeline.pairs.decode_training import PairDecoder
+from pipeline.pairs.pair_plan import Colours, PairPlan, random_window
+from pipeline.pairs.recompress import open_rgb
+from pipeline.pixels.geometry import Geometry
 from pipeline.records import EncodedImage, Status
 
 SIDE = 64

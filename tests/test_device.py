@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from afd_model import device
-from afd_model.device import fault_of, resolve_device, resolve_precision
+from afd_model.inference import device
+from afd_model.inference.device import fault_of, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 

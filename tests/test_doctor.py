@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import doctor_machine, doctor_trials
+from jobs.diagnosis import machine as doctor_machine
+from jobs.diagnosis import trials as doctor_trials
+from jobs.diagnosis.check import Check, line
+from jobs.diagnosis.machine import check_gpu, check_shared_memory
+from jobs.diagnosis.packages import check_extra, check_package, module_of, package_checks
 from jobs.doctor import main
-from jobs.doctor_check import Check, line
-from jobs.doctor_machine import check_gpu, check_shared_memory
-from jobs.doctor_packages import check_extra, check_package, module_of, package_checks
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from jpegs import encode, photo
 
-from jobs.dry_run import Listing, Probe, _lines, survey
 from jobs.label import main
+from jobs.labelling.dry_run import Listing, Probe, _lines, survey
 from jobs.pool import Pool
 from pipeline.records import Container, ImageRef
 

@@ -14,15 +14,15 @@ from checkpoints import MINIATURE, miniature_checkpoint
 from jpegs import encode, photo
 
 from afd_model.backbones import load_backbone
-from afd_model.evaluator import Outcome
-from afd_model.statistics import auroc, interval, ranks, resampled_means, spearman
+from afd_model.evaluation.evaluator import Outcome
+from afd_model.evaluation.statistics import auroc, interval, ranks, resampled_means, spearman
 from jobs.evaluate import main
 from jobs.evaluate_settings import EvaluateSettings
-from jobs.evaluation_tables import make_drift_table, make_tables
+from jobs.evaluation.tables import make_drift_table, make_tables
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
-from pipeline.evaluate_images import CLEAN, Condition
-from pipeline.folder_classes import UNKNOWN, FolderClasses
-from pipeline.recompress import drawn_qualities
+from pipeline.inputs.folder_classes import UNKNOWN, FolderClasses
+from pipeline.pairs.evaluate_images import CLEAN, Condition
+from pipeline.pairs.recompress import drawn_qualities
 
 
 def test_rank_statistics_are_their_definitions() -> None:
@@ -244,8 +244,8 @@ def test_true_angles_are_those_of_the_files_that_compress_writes(
     from afd_model.classifier import AFDClassifier
     from afd_model.drift import drift_angle_deg
     from pipeline.decode import DecodeOptions, Decoder
-    from pipeline.geometry import Geometry
-    from pipeline.recompress import compressed_file, open_rgb
+    from pipeline.pairs.recompress import compressed_file, open_rgb
+    from pipeline.pixels.geometry import Geometry
     from pipeline.records import EncodedImage
     from pipeline.stage_clock import StageClock
 

@@ -9,11 +9,11 @@ from jpegs import encode, photo, save
 from matplotlib.figure import Figure
 from PIL import Image
 
-from afd_model.explainer import Explanation
+from afd_model.evaluation.explainer import Explanation
+from jobs.drawing.feature_figure import Shown, feature_figure
 from jobs.explain import header_in_words, main, output_names
-from jobs.feature_figure import Shown, feature_figure
 from pipeline.records import EncodedImage, ImageRef
-from pipeline.screen import Limits, screen
+from pipeline.screening.screen import Limits, screen
 
 FIXED = ("--backbone", MINIATURE, "--weights", "none", "--device", "cpu", "--dpi", "40")
 
@@ -60,7 +60,7 @@ def test_without_a_module_an_image_is_seen_through_the_backbones_own_crop(
         seen.append(shown.degraded.shape)
         return feature_figure(found, shown)
 
-    monkeypatch.setattr("jobs.feature_figure.feature_figure", watched)
+    monkeypatch.setattr("jobs.drawing.feature_figure.feature_figure", watched)
     image = written(tmp_path, "a.jpg", encode(photo(80, 110)))
     fixed = (*FIXED, "--output", str(tmp_path), "--backbone", "timm:tinynet_e")
     for afd in ("none", "default"):  # the identity, which takes the DCT

@@ -12,7 +12,7 @@ from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.drift import drift_angle_deg
-from afd_model.explainer import explain
+from afd_model.evaluation.explainer import explain
 
 
 @cache

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from afd_model.dct import block_dct
+from afd_model.evaluation.feature_maps import difference_map, fdm_views, fit_colours, picture
 from afd_model.fde_net import FDM_KINDS, FDENet
-from afd_model.feature_maps import difference_map, fdm_views, fit_colours, picture
 
 
 def features(channels: int = 6, seed: int = 0) -> torch.Tensor:

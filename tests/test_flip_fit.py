@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from afd_model.drift import FLIP_FEATURES, FlipModel, flip_probability
-from afd_model.flip_fit import fit_flip_model
+from afd_model.training.flip_fit import fit_flip_model
 
 
 def flip_data(count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

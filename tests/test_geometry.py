@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import functional
 
 from afd_model.backbones import Preprocessing
-from pipeline.geometry import Geometry, crop_window
+from pipeline.pixels.geometry import Geometry, crop_window
 
 SIDES = st.integers(1, 4000)
 CROPS = st.sampled_from([8, 64, 160, 224, 448])

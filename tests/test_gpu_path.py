@@ -16,15 +16,15 @@ from decoding import plain, scipy_dct, screened
 from jpegs import refused
 
 from afd_model.backbones import PACKAGED
-from jobs.benchmark_corpus import make_corpus
+from jobs.benchmarking.corpus import make_corpus
 from jobs.model import load_model
 from jobs.settings import LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
-from pipeline.decode_training import PairDecoder
 from pipeline.label_shard import label_shard
-from pipeline.pair_plan import DegradationMix, training_plan
+from pipeline.pairs.decode_training import PairDecoder
+from pipeline.pairs.pair_plan import DegradationMix, training_plan
 from pipeline.records import Shard, Status
-from pipeline.screen import Limits
+from pipeline.screening.screen import Limits
 from pipeline.sources import list_images
 from pipeline.stage_clock import StageClock
 

@@ -8,11 +8,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from servers import Bucket, WebServer
 
-from pipeline import gs_access
-from pipeline.attempts import AccessError
-from pipeline.gs_access import gs_bucket
-from pipeline.locations import SourceError
-from pipeline.storage import list_objects, read
+from pipeline.stores import gs_access
+from pipeline.stores.attempts import AccessError
+from pipeline.stores.gs_access import gs_bucket
+from pipeline.stores.locations import SourceError
+from pipeline.stores.storage import list_objects, read
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_an_emulator_is_listed_and_read(
     s3.write({"sub/a b.jpg": b"1", "z.jpg": b"22"}, acl="public-read")
     for host in (s3_url, s3_url.removeprefix("http://")):
         environment.setenv("STORAGE_EMULATOR_HOST", host)
-        environment.setattr("pipeline.storage._buckets", {})
+        environment.setattr("pipeline.stores.storage._buckets", {})
         found = list(list_objects(f"gs://{s3.name}/"))
         assert found == [(f"gs://{s3.name}/sub/a b.jpg", 1), (f"gs://{s3.name}/z.jpg", 2)]
         assert read(found[0][0]) == b"1"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 from servers import Answer, Request, WebServer
 
-from pipeline.attempts import AccessError, MissingError, ReadError
-from pipeline.hf_store import HfPlace, parse_hf
-from pipeline.locations import SourceError
-from pipeline.storage import list_objects, read, read_range
+from pipeline.stores.attempts import AccessError, MissingError, ReadError
+from pipeline.stores.hf_store import HfPlace, parse_hf
+from pipeline.stores.locations import SourceError
+from pipeline.stores.storage import list_objects, read, read_range
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ MODULES = sorted(
     path for room in ("pipeline", "afd_model", "jobs") for path in (ROOT / room).rglob("*.py")
 )
 # The labelling graph, and the one that degrades for training.
-DALI_FILES = {"pipeline/decode.py", "pipeline/decode_training.py"}
+DALI_FILES = {"pipeline/decode.py", "pipeline/pairs/decode_training.py"}
 
 
 @cache
@@ -54,7 +54,8 @@ def test_ray_is_imported_by_jobs_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["label", "train", "evaluate", "benchmark", "gpu_check", "model", "shard_labeler"]
+    "module",
+    ["label", "train", "evaluate", "benchmark", "gpu_check", "model", "labelling.shard_labeler"],
 )
 def test_a_job_starts_without_ray(module: str) -> None:
     """No module that it imports at its top, and none of theirs, imports Ray there."""
@@ -94,7 +95,17 @@ def test_label_shard_stays_readable() -> None:
 
 
 def test_the_readmes_tree_names_every_module() -> None:
+    """What a folder holds stands on its line, or on deeper ones below it."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = readme.partition("## The tree")[2].partition("\n## ")[0]
-    named = {word.replace(".*", ".py").rstrip(";") for word in tree.split()}
-    assert {path.name for path in MODULES} - named == {"__init__.py"}
+    named, folders = set(), {-1: ""}
+    for line in filter(str.strip, tree.splitlines()):
+        depth = len(line) - len(line.lstrip())
+        folders = {indent: path for indent, path in folders.items() if indent < depth}
+        folder, words = folders[max(folders)], line.split()
+        if words[0].endswith("/"):
+            folder = folders[depth] = f"{folder}{words[0]}"
+        named |= {f"{folder}{word}" for word in words if word.endswith(".py")}
+    modules = {path.relative_to(ROOT).as_posix() for path in MODULES}
+    named.remove("tests/test_<module>.py")
+    assert named == {name for name in modules if not name.endswith("__init__.py")}

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from servers import WebServer
 
-from pipeline.attempts import (
+from pipeline.stores.attempts import (
     PATIENCE,
     AccessError,
     MissingError,
@@ -18,7 +18,7 @@ from pipeline.attempts import (
     ReadError,
     TemporaryReadError,
 )
-from pipeline.http_transfer import Resource, get
+from pipeline.stores.http_transfer import Resource, get
 
 DATA = bytes(range(256)) * 8
 pytestmark = pytest.mark.usefixtures("impatient")

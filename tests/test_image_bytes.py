@@ -11,13 +11,14 @@ import pytest
 from corpora import make_tar
 from servers import Bucket, Proxy, WebServer
 
-from pipeline import image_bytes, storage
-from pipeline.attempts import MissingError, TemporaryReadError
-from pipeline.image_bytes import ArchiveStream, is_streamed, read_image
-from pipeline.locations import SourceError
-from pipeline.manifests import entry_location
+from pipeline.inputs import image_bytes
+from pipeline.inputs.image_bytes import ArchiveStream, is_streamed, read_image
+from pipeline.inputs.manifests import entry_location
 from pipeline.records import Container, ImageRef
 from pipeline.sources import list_images
+from pipeline.stores import storage
+from pipeline.stores.attempts import MissingError, TemporaryReadError
+from pipeline.stores.locations import SourceError
 
 NAMES = [f"{number}.jpg" for number in range(40)]
 CONTENT = [name.encode() * 3 for name in NAMES]

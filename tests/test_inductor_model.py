@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from afd_model.inductor_model import InductorBatches
+from afd_model.inference.inductor_model import InductorBatches
 
 
 def mixed(pixels: Tensor, quality: Tensor) -> Tensor:

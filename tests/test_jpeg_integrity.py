@@ -10,8 +10,8 @@ from jpegs import (
     with_declared_size,
 )
 
-from pipeline.jpeg_integrity import check_integrity, find_zero_hole, strict_decode_error
 from pipeline.jpeg_scan import scan_jpeg
+from pipeline.screening.jpeg_integrity import check_integrity, find_zero_hole, strict_decode_error
 
 KINDS = every_kind(photo(90, 131))
 

@@ -16,8 +16,8 @@ from jpegs import (
 )
 from PIL import Image
 
-from pipeline.jpeg_integrity import check_integrity, strict_decode_error
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg, without_stray_bytes
+from pipeline.screening.jpeg_integrity import check_integrity, strict_decode_error
 
 KINDS = every_kind(photo(90, 131))
 

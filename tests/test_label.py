@@ -21,15 +21,15 @@ from ray.cluster_utils import Cluster
 from servers import Bucket, Proxy, use_s3
 
 import jobs.cluster
-import jobs.workers
+import jobs.labelling.workers
 from jobs.demo_corpus import broken_files
 from jobs.label import label, main
+from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
 from jobs.settings import LabelSettings
-from jobs.shard_labeler import CommitRecord, ShardLabeler
 from pipeline.label_shard import LabelledShard
-from pipeline.read_ahead import ReadAhead
+from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import SCHEMA, STATUSES, Shard
-from pipeline.screen import Limits
+from pipeline.screening.screen import Limits
 from pipeline.shards import Plan
 from pipeline.sink import write_part
 
@@ -256,7 +256,7 @@ def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(jobs.workers, "ShardLabeler", PoisonedLabeler)
+    monkeypatch.setattr(jobs.labelling.workers, "ShardLabeler", PoisonedLabeler)
     monkeypatch.setattr(jobs.cluster, "_MAX_BLOCKS", 2)  # a sound shard shares the poisoned one's
     output = tmp_path / "out"
     arguments = [str(corpus), "--output", str(output), "--address", address, *MODEL_FLAGS]
@@ -299,7 +299,7 @@ def test_a_node_without_the_input_ends_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Here all nodes are one machine: the file is one that it lacks."""
-    monkeypatch.setattr(jobs.workers, "_witness", lambda *_: "/not/mounted/0.jpg")
+    monkeypatch.setattr(jobs.labelling.workers, "_witness", lambda *_: "/not/mounted/0.jpg")
     output = tmp_path / "out"
     arguments = [str(corpus), "--output", str(output), "--address", address, "--workers", "1"]
     assert main([*arguments, "--progress", "off", *MODEL_FLAGS]) == 1
@@ -319,7 +319,7 @@ def test_a_node_that_cannot_make_a_worker_is_told_what_it_lacks(
     monkeypatch.setitem(sys.modules, module.__name__, module)
     worker = type("Worker", (), {"__module__": module.__name__})
     monkeypatch.setattr(module, "Worker", worker, raising=False)
-    monkeypatch.setattr(jobs.workers, "ShardLabeler", worker)
+    monkeypatch.setattr(jobs.labelling.workers, "ShardLabeler", worker)
     arguments = [str(corpus), "--output", str(tmp_path / "out"), "--address", address]
     assert main([*arguments, "--progress", "off", *MODEL_FLAGS]) == 1
     error = capsys.readouterr().err

@@ -18,14 +18,14 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.predictor import Predictor
+from afd_model.inference.predictor import Predictor
 from jobs.demo_corpus import broken_files
 from pipeline.decode import Decoder
 from pipeline.label_shard import LabelledShard, label_shard
 from pipeline.output import OutputFolder
-from pipeline.reading_tasks import StoreDownError
+from pipeline.reading.reading_tasks import StoreDownError
 from pipeline.records import SCHEMA, Classifier, ImageRef, Shard
-from pipeline.screen import Limits
+from pipeline.screening.screen import Limits
 from pipeline.shards import Plan, write_plan
 from pipeline.sources import list_images
 

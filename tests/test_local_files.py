@@ -8,8 +8,8 @@ from corpora import write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.image_bytes import read_image
-from pipeline.local_files import absolute_pattern, list_folder, list_glob
+from pipeline.inputs.image_bytes import read_image
+from pipeline.inputs.local_files import absolute_pattern, list_folder, list_glob
 from pipeline.records import ImageRef
 
 

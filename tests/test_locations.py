@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.locations import (
+from pipeline.stores.locations import (
     SourceError,
     expand_braces,
     fixed_start,

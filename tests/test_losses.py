@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.losses import (
+from afd_model.stages import EmbeddingTap, StageTaps, find_stages
+from afd_model.training.losses import (
     LossWeights,
     Watched,
     embedding_distance,
@@ -18,7 +19,6 @@ from afd_model.losses import (
     stem_l1,
     training_loss,
 )
-from afd_model.stages import EmbeddingTap, StageTaps, find_stages
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.locations import SourceError
-from pipeline.manifests import (
+from pipeline.inputs.manifests import (
     entry_location,
     is_entry,
     list_manifest,
     read_entry_at,
 )
-from pipeline.storage import open_input
+from pipeline.stores.locations import SourceError
+from pipeline.stores.storage import open_input
 
 
 def entries(path: Path) -> list[str]:
@@ -146,7 +146,7 @@ def test_threads_that_look_up_entries_share_one_look(
         start.wait()
         return read_entry_at(entry_location(str(place), number))
 
-    monkeypatch.setattr("pipeline.manifests.open_input", noting)
+    monkeypatch.setattr("pipeline.inputs.manifests.open_input", noting)
     with ThreadPoolExecutor(count) as pool:
         assert list(pool.map(look_up, range(count))) == names[:count]
     assert len(opened) <= 3  # what kind it is; of Parquet, its row groups and the first of them

@@ -11,8 +11,8 @@ from jpegs import encode, photo
 from torch import nn
 
 from afd_model.backbones import load_backbone
-from afd_model.device import has_native_bf16
-from afd_model.predictor import Engine, Predictor
+from afd_model.inference.device import has_native_bf16
+from afd_model.inference.predictor import Engine, Predictor
 from jobs import model
 from jobs.model import _FASTEST, _fitting_batch_size, _fitting_engine, load_model
 from jobs.settings import LabelSettings

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline import normalize
-from pipeline.geometry import Geometry
-from pipeline.normalize import Normalize
+from pipeline.pixels import normalize
+from pipeline.pixels.geometry import Geometry
+from pipeline.pixels.normalize import Normalize
 
 IMAGENET = Geometry(None, 40, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PLAIN = Geometry(None, 64, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -12,9 +12,9 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.device import has_native_bf16
-from afd_model.openvino_model import OpenVINOModel
-from afd_model.predictor import Predictions, Predictor
+from afd_model.inference.device import has_native_bf16
+from afd_model.inference.openvino_model import OpenVINOModel
+from afd_model.inference.predictor import Predictions, Predictor
 
 CPU = torch.device("cpu")
 
@@ -94,7 +94,9 @@ def test_bf16_is_as_near_to_float32_as_torchs_is() -> None:
 def test_bf16_is_refused_where_openvino_would_compute_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("afd_model.openvino_model._capabilities", lambda _: ["FP32", "INT8"])
+    monkeypatch.setattr(
+        "afd_model.inference.openvino_model._capabilities", lambda _: ["FP32", "INT8"]
+    )
     classifier = AFDClassifier(backbone("resnet18"), None)
     with pytest.raises(ValueError, match="has no bf16 on this CPU: use --precision fp32"):
         predicted(classifier, 1, precision=torch.bfloat16, engine="openvino")
@@ -127,6 +129,6 @@ def test_a_model_that_cannot_be_exported_is_refused_with_the_way_out() -> None:
 
 
 def test_openvino_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("afd_model.openvino_model.find_spec", lambda _: None)
+    monkeypatch.setattr("afd_model.inference.openvino_model.find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install 'afd-label\[openvino\]'"):
         OpenVINOModel(AFDClassifier(backbone("resnet18"), None), num_images=2, side=64)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afd_model.optimizer import OPTIMIZERS, ModuleOptimizer, OptimizerKind
+from afd_model.training.optimizer import OPTIMIZERS, ModuleOptimizer, OptimizerKind
 
 RATE = 0.01
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.attempts import TemporaryReadError
 from pipeline.output import DamagedError, OutputError, OutputFolder
+from pipeline.stores.attempts import TemporaryReadError
 
 
 def files_below(folder: Path) -> list[str]:
@@ -168,7 +168,7 @@ def test_json_that_cannot_be_read_is_not_called_damaged(
     def unreachable(location: str) -> bytes:
         raise TemporaryReadError("no answer in time; tried 8 times in 80.0 s")
 
-    monkeypatch.setattr("pipeline.storage.read", unreachable)
+    monkeypatch.setattr("pipeline.stores.storage.read", unreachable)
     with pytest.raises(
         OutputError, match=r"\Acannot read 's3://b/out/run\.json': no answer in time"
     ):

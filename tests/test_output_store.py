@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from servers import Bucket, Proxy
 
-from pipeline.attempts import AccessError, TemporaryReadError
 from pipeline.output import OutputError, OutputFolder
-from pipeline.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
+from pipeline.stores.attempts import AccessError, TemporaryReadError
+from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 
 @pytest.fixture(params=["disk", "bucket"])

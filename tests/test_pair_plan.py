@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.pair_plan import DegradationMix, random_window, training_plan
+from pipeline.pairs.pair_plan import DegradationMix, random_window, training_plan
 
 
 def test_the_mix_has_its_shares() -> None:

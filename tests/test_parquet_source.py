@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.parquet_source import ParquetReader, image_column, list_parquet
+from pipeline.inputs.parquet_source import ParquetReader, image_column, list_parquet
 from pipeline.records import Container, ImageRef
 
 IMAGES = [b"first", None, b"", b"\xff\xd8 fourth", b"fifth" * 100]

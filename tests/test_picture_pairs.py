@@ -10,10 +10,10 @@ from jpegs import encode, photo, save
 
 from pipeline.decode import Decoder
 from pipeline.degrade import compress
-from pipeline.picture_pairs import PairReader
-from pipeline.recompress import open_rgb
+from pipeline.pairs.picture_pairs import PairReader
+from pipeline.pairs.recompress import open_rgb
 from pipeline.records import ImageRef, Status
-from pipeline.screen import Limits
+from pipeline.screening.screen import Limits
 
 CLEAN = encode(photo(80, 110), quality=95)
 GEOMETRY = plain(64, 64)

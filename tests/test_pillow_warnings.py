@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from pipeline.pillow_warnings import silenced
+from pipeline.screening.pillow_warnings import silenced
 
 
 def test_they_are_silent_inside_and_heard_afterwards() -> None:

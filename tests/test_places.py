@@ -6,10 +6,10 @@ import pytest
 from corpora import COLLECTION, IN, listed, parquet, write
 from servers import Bucket, WebServer
 
-from pipeline.image_bytes import read_image
-from pipeline.locations import SourceError
+from pipeline.inputs.image_bytes import read_image
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
+from pipeline.stores.locations import SourceError
 
 # Patterns
 

@@ -15,8 +15,8 @@ from jpegs import photo, png_chunk, save, with_png_chunks
 from PIL import Image, PngImagePlugin
 
 from pipeline.decode import DecodeOptions, Decoder
-from pipeline.png_chunks import picture_chunks
 from pipeline.records import Status
+from pipeline.screening.png_chunks import picture_chunks
 
 HERE = Path(__file__).parent
 RGB = photo(60, 80)

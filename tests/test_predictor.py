@@ -18,8 +18,8 @@ from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier, enhance_then_score
 from afd_model.dct import block_dct
 from afd_model.drift import FLIP_FEATURES, FlipModel
-from afd_model.inductor_model import InductorBatches
-from afd_model.predictor import Predictor
+from afd_model.inference.inductor_model import InductorBatches
+from afd_model.inference.predictor import Predictor
 
 CPU = torch.device("cpu")
 COUNT = len(FLIP_FEATURES)

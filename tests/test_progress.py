@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from jobs.labelling.progress import Progress, Style
+from jobs.labelling.shard_labeler import CommitRecord
 from jobs.log import configure
-from jobs.progress import Progress, Style
-from jobs.shard_labeler import CommitRecord
 
 
 @pytest.fixture(autouse=True)

@@ -65,8 +65,8 @@ import sys
 import torch.distributed as dist
 from jobs.command_line import parse
 from jobs.train_settings import TrainSettings
-from jobs.training_run import run_worker
-from pipeline.training_data import Rank
+from jobs.training.run import run_worker
+from pipeline.pairs.training_data import Rank
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)

@@ -9,7 +9,8 @@ import pytest
 from reading import JPEG, archive_of, reading, widths, written
 from servers import Bucket
 
-from pipeline import image_bytes, reading_tasks
+from pipeline.inputs import image_bytes
+from pipeline.reading import reading_tasks
 from pipeline.records import ImageRef, Status
 from pipeline.sources import list_images
 

@@ -9,11 +9,12 @@ from jpegs import encode, photo
 from reading import JPEG, archive_of, reading, widths, written
 from servers import Answer, Bucket, Proxy, Request, WebServer
 
-from pipeline import image_bytes, reading_tasks
-from pipeline.attempts import AccessError
-from pipeline.reading_tasks import StoreDownError
+from pipeline.inputs import image_bytes
+from pipeline.reading import reading_tasks
+from pipeline.reading.reading_tasks import StoreDownError
 from pipeline.records import Container, ImageRef, Status
 from pipeline.sources import list_images
+from pipeline.stores.attempts import AccessError
 
 
 def test_images_are_screened_by_the_stated_limits(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C, PROTOCOLS, compress, decompress
-from pipeline.recompress import (
+from pipeline.pairs.recompress import (
     collection_root,
     compressed_file,
     distinct,

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import Answer, Request, WebServer
 
-from pipeline import remote_file
-from pipeline.attempts import ReadError, TemporaryReadError
-from pipeline.http_transfer import Resource
-from pipeline.remote_file import RemoteFile
+from pipeline.stores import remote_file
+from pipeline.stores.attempts import ReadError, TemporaryReadError
+from pipeline.stores.http_transfer import Resource
+from pipeline.stores.remote_file import RemoteFile
 
 BLOCK = 1000
 DATA = np.random.default_rng(0).bytes(20 * BLOCK + 123)

@@ -7,13 +7,12 @@ import pytest
 import vl_convert
 from outputs import Made, rewrite, write_output
 
-from jobs import report_charts as charts
-from jobs import report_compare_charts as compare_charts
 from jobs.labels_view import connect, list_parts
-from jobs.report_compare import BEFORE, Comparison, compare
-from jobs.report_drawing import Chart
-from jobs.report_queries import NOW, Findings, Trust, find, load
-from jobs.report_run import Run, read_run
+from jobs.reporting import charts, compare_charts
+from jobs.reporting.compare import BEFORE, Comparison, compare
+from jobs.reporting.drawing import Chart
+from jobs.reporting.queries import NOW, Findings, Trust, find, load
+from jobs.reporting.run import Run, read_run
 from pipeline.output import OutputFolder
 
 TRUST = Trust()

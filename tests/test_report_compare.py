@@ -9,8 +9,8 @@ import pytest
 from outputs import Made, rewrite, write_output
 
 from jobs.labels_view import connect, list_parts
-from jobs.report_compare import BEFORE, Comparison, compare
-from jobs.report_queries import NOW, Trust, find_distributions, load
+from jobs.reporting.compare import BEFORE, Comparison, compare
+from jobs.reporting.queries import NOW, Trust, find_distributions, load
 from pipeline.output import OutputFolder
 
 

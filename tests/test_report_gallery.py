@@ -13,7 +13,7 @@ import pytest
 from jpegs import encode, every_kind, photo, save, with_declared_size
 from PIL import Image, ImageFile
 
-from jobs.report_gallery import SIDE, Thumbnails, thumbnail
+from jobs.reporting.gallery import SIDE, Thumbnails, thumbnail
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
 from pipeline.shards import write_plan

@@ -12,7 +12,7 @@ import pytest
 from outputs import Made, rewrite, write_output
 
 from jobs.labels_view import connect, list_parts
-from jobs.report_queries import (
+from jobs.reporting.queries import (
     ANGLE_WIDTH,
     CONFIDENCE_WIDTH,
     NOW,
@@ -21,7 +21,7 @@ from jobs.report_queries import (
     find,
     load,
 )
-from jobs.report_statistics import quantiles
+from jobs.reporting.statistics import quantiles
 from pipeline.output import OutputFolder
 
 TRUST = Trust(sure=0.6, at_risk=0.3)

@@ -6,7 +6,7 @@ import pytest
 from outputs import Made, write_output
 
 from jobs.labels_view import list_parts
-from jobs.report_run import STAGES, PartTimes, read_run, stage_totals, timeline
+from jobs.reporting.run import STAGES, PartTimes, read_run, stage_totals, timeline
 
 
 def part(began_at: float | None, *, rows: int = 100, model_s: float = 9.0) -> PartTimes:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jobs.report_statistics import (
+from jobs.reporting.statistics import (
     BANDS,
     QUALITIES,
     band_name,

@@ -8,10 +8,10 @@ from jpegs import photo
 from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 
-from pipeline import resample
 from pipeline.decode import resample_window
-from pipeline.geometry import Geometry, Interpolation, crop_window
-from pipeline.resample import cpu_resample
+from pipeline.pixels import resample
+from pipeline.pixels.geometry import Geometry, Interpolation, crop_window
+from pipeline.pixels.resample import cpu_resample
 
 SIZES = [(251, 333), (333, 250), (97, 131), (256, 256), (900, 1201), (1, 1), (1, 50), (700, 3)]
 FILTERS: list[Interpolation] = ["bilinear", "bicubic"]

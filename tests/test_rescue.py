@@ -15,7 +15,7 @@ from pipeline.rescue import (
     sound_picture,
     split_refused,
 )
-from pipeline.screen import Limits, screen
+from pipeline.screening.screen import Limits, screen
 
 # As DALI 2.4 words them, shortened.
 IN_DECODER = "Error in CPU operator `nvidia.dali.fn.decoders.image`, encountered:\n\n"

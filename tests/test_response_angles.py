@@ -15,9 +15,9 @@ from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.dct import BlockDCT, block_dct
 from afd_model.drift import drift_angle_deg
-from afd_model.evaluator import Evaluator
-from afd_model.response_angles import AngleMeter, binned_medians, block_angles_deg
-from afd_model.statistics import spearman
+from afd_model.evaluation.evaluator import Evaluator
+from afd_model.evaluation.response_angles import AngleMeter, binned_medians, block_angles_deg
+from afd_model.evaluation.statistics import spearman
 from pipeline.degrade import compress, decompress
 
 

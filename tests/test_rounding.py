@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afd_model.rounding import keep_head_in_float32, pink_noise, round_weights
+from afd_model.inference.rounding import keep_head_in_float32, pink_noise, round_weights
 
 
 def network() -> nn.Sequential:

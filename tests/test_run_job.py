@@ -4,8 +4,8 @@ import pytest
 
 from jobs.pool import ClusterError
 from jobs.run_job import run_job
-from pipeline.attempts import AccessError, ReadError
 from pipeline.output import OutputError
+from pipeline.stores.attempts import AccessError, ReadError
 
 
 class OwnError(RuntimeError):

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import AWS
 
-from pipeline import s3_access
-from pipeline.attempts import AccessError
-from pipeline.bucket_store import BucketStore
-from pipeline.locations import SourceError
-from pipeline.s3_access import Credentials, s3_bucket, sign
+from pipeline.stores import s3_access
+from pipeline.stores.attempts import AccessError
+from pipeline.stores.bucket_store import BucketStore
+from pipeline.stores.locations import SourceError
+from pipeline.stores.s3_access import Credentials, s3_bucket, sign
 
 NOW = datetime(2026, 11, 23, 12, 34, 56, tzinfo=UTC)
 

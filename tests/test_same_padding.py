@@ -6,8 +6,8 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from afd_model.frozen_depthwise import FrozenDepthwise
-from afd_model.same_padding import SamePaddedDepthwise, inline_same_padding
+from afd_model.inference.same_padding import SamePaddedDepthwise, inline_same_padding
+from afd_model.training.frozen_depthwise import FrozenDepthwise
 
 
 @pytest.mark.parametrize("side", [3, 5, 7])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.sampling import evenly
+from pipeline.inputs.sampling import evenly
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from afd_model.schedule import TrainingOptions, learning_rate, stem_steps
+from afd_model.training.schedule import TrainingOptions, learning_rate, stem_steps
 
 OPTIONS = TrainingOptions(
     max_steps=150, stem_steps=50, stem_learning_rate=8.0, learning_rate=2.0, warmup_steps=10

@@ -23,7 +23,7 @@ from jpegs import (
 from PIL import Image
 
 from pipeline.records import EncodedImage, Status
-from pipeline.screen import Limits, screen
+from pipeline.screening.screen import Limits, screen
 
 RGB = photo(60, 80)
 JPEG = encode(RGB)

@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from jpegs import encode, photo
 
+from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, CommitRecord, ShardLabeler
 from jobs.settings import LabelSettings
-from jobs.shard_labeler import EXIT_DEVICE_LOST, CommitRecord, ShardLabeler
-from pipeline.attempts import AccessError, ReadError, TemporaryReadError
 from pipeline.label_shard import LabelledShard
 from pipeline.output import OutputFolder
-from pipeline.read_ahead import ReadAhead
+from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import ImageRef, Shard
 from pipeline.shards import part_name, part_path, write_plan
 from pipeline.sink import read_facts, write_part
 from pipeline.sources import list_images
+from pipeline.stores.attempts import AccessError, ReadError, TemporaryReadError
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_shard_is_read_while_one_is_classified_and_one_classified_while_one_is
 
     monkeypatch.setattr(labeler, "_reading", reading_noted)
     monkeypatch.setattr(labeler, "_classified", classified_noted)
-    monkeypatch.setattr("jobs.shard_labeler.write_part", write_noted)
+    monkeypatch.setattr("jobs.labelling.shard_labeler.write_part", write_noted)
     assert [record.error for record in labeler.label_each([0, 1])] == [None, None]
     assert len(set(in_turn)) == 1
 
@@ -179,7 +179,7 @@ def test_what_is_in_hand_is_given_up_when_nobody_wants_it_any_more(
         return Path(ref.uri).read_bytes()
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.reading_tasks.read_image", read_for_ever)
+        patched.setattr("pipeline.reading.reading_tasks.read_image", read_for_ever)
         records = labeler.label_each(range(3))
         assert next(records).error is None
         threading.Timer(0.2, stuck.set).start()
@@ -213,7 +213,7 @@ def test_a_failure_is_tried_again_and_then_reported(
         calls.append(1)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("jobs.shard_labeler.write_part", fail)
+    monkeypatch.setattr("jobs.labelling.shard_labeler.write_part", fail)
     record = call(labeler, 2)
     assert record.error == "OSError: [Errno 5] Input/output error"
     assert len(calls) == 3
@@ -227,7 +227,7 @@ REFUSED = [AccessError("HTTP 403 ExpiredToken"), ReadError("HTTP 403 AccessDenie
 
 
 @pytest.mark.parametrize("failure", [*FULL, *REFUSED], ids=str)
-@pytest.mark.parametrize("written", ["jobs.shard_labeler.write_part", "begin_attempt"])
+@pytest.mark.parametrize("written", ["jobs.labelling.shard_labeler.write_part", "begin_attempt"])
 def test_an_output_that_takes_no_more_files_is_fatal_at_once(
     settings: LabelSettings,
     output: OutputFolder,
@@ -262,7 +262,7 @@ def test_a_store_that_answers_too_late_may_take_the_part_the_next_time(
             raise failures.pop()
         write_part(*part)
 
-    monkeypatch.setattr("jobs.shard_labeler.write_part", fail_once)
+    monkeypatch.setattr("jobs.labelling.shard_labeler.write_part", fail_once)
     assert call(labeler, 2).error is None
 
 
@@ -295,7 +295,7 @@ def test_a_lost_device_is_fatal_here_and_ends_a_worker_of_rays(
 
     exits: list[int] = []
     monkeypatch.setattr(labeler, "_classified", fail)
-    monkeypatch.setattr("afd_model.device.fault_of", lambda device: f"{device} is lost")
+    monkeypatch.setattr("afd_model.inference.device.fault_of", lambda device: f"{device} is lost")
     monkeypatch.setattr("os._exit", exits.append)
     wanted = "cpu is lost; the same command continues the run"
     assert [record.fatal for record in labeler.label_each([0, 1])] == [wanted, wanted]

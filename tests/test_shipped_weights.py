@@ -15,7 +15,7 @@ from afd_model.afd_sizes import count_parameters, module_macs
 from afd_model.backbones import load_backbone
 from afd_model.checkpoint import SHIPPED, resolve_afd
 from afd_model.classifier import AFDClassifier
-from afd_model.predictor import Predictor
+from afd_model.inference.predictor import Predictor
 
 NAME = "timm:tf_efficientnet_lite0"
 STEM = NAME.replace(":", "-")

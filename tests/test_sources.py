@@ -14,10 +14,10 @@ import pytest
 from corpora import COLLECTION, IN, JPEG, listed, make_tar, parquet, write
 from servers import Answer, Bucket, Proxy, Request, WebServer
 
-from pipeline.image_bytes import read_image
-from pipeline.locations import SourceError
+from pipeline.inputs.image_bytes import read_image
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
+from pipeline.stores.locations import SourceError
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9 \xff.jpg")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from servers import Bucket, WebServer
 
-from pipeline import storage
-from pipeline.attempts import MissingError
-from pipeline.locations import SourceError
-from pipeline.storage import limit_read_ahead, list_objects, open_input, read, read_range
+from pipeline.stores import storage
+from pipeline.stores.attempts import MissingError
+from pipeline.stores.locations import SourceError
+from pipeline.stores.storage import limit_read_ahead, list_objects, open_input, read, read_range
 
 DATA = bytes(range(256))
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.shard_labeler import CommitRecord
-from jobs.summary import committed_shards, finished_summary, write_summary
+from jobs.labelling.shard_labeler import CommitRecord
+from jobs.labelling.summary import committed_shards, finished_summary, write_summary
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
 from pipeline.shards import part_path, write_plan

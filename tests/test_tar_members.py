@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from corpora import listed_tar, make_tar
 
+from pipeline.inputs.tar_source import TarReader
 from pipeline.records import Container
-from pipeline.tar_source import TarReader
 
 
 def test_files_and_links_to_them_are_images(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from corpora import listed_tar, make_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.image_bytes import read_image
+from pipeline.inputs.image_bytes import read_image
+from pipeline.inputs.tar_source import DAMAGE, TarReader, container_of, list_tar
 from pipeline.records import Container
-from pipeline.tar_source import DAMAGE, TarReader, container_of, list_tar
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 NOT_UTF8 = os.fsdecode(b"caf\xe9 \xff.jpg")

@@ -16,8 +16,8 @@ from afd_model.checkpoint import load_checkpoint
 from jobs.pool import ClusterError
 from jobs.train import main
 from jobs.train_settings import TrainSettings
-from jobs.training_log import LOG, TrainingLog
-from jobs.training_run import prepare
+from jobs.training.log import LOG, TrainingLog
+from jobs.training.run import prepare
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +304,7 @@ def test_a_cluster_that_fails_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("ray.train")
-    from jobs import ray_training
+    from jobs.training import ray_training
 
     def fail(settings: TrainSettings) -> None:
         raise ClusterError("no Ray cluster at 'here'")

@@ -20,13 +20,13 @@ from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.checkpoint import load_checkpoint
 from afd_model.dct import block_dct
-from afd_model.export import CARD, CHECKPOINT, best_module, export, fit_flips
-from afd_model.losses import LossWeights
-from afd_model.optimizer import OptimizerKind
-from afd_model.pairs import PairBatch
-from afd_model.schedule import TrainingOptions
-from afd_model.training import Trainer, TrainingError, train
-from afd_model.training_state import ExponentialAverage
+from afd_model.training.export import CARD, CHECKPOINT, best_module, export, fit_flips
+from afd_model.training.loop import Trainer, TrainingError, train
+from afd_model.training.losses import LossWeights
+from afd_model.training.optimizer import OptimizerKind
+from afd_model.training.pairs import PairBatch
+from afd_model.training.schedule import TrainingOptions
+from afd_model.training.training_state import ExponentialAverage
 
 SIDE, BATCH = 32, 4
 CPU = torch.device("cpu")

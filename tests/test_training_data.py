@@ -13,17 +13,17 @@ import torch
 from jpegs import encode, photo
 
 from afd_model.dct import block_dct
-from afd_model.pairs import PairBatch
+from afd_model.training.pairs import PairBatch
 from pipeline.decode import DecodeOptions
-from pipeline.geometry import Geometry, crop_window
-from pipeline.pair_plan import (
+from pipeline.pairs.pair_plan import (
     VALIDATION_CONDITIONS,
     DegradationMix,
     validation_plan,
 )
+from pipeline.pairs.training_data import PairLoader, Rank, images_of_step, split_held_out
+from pipeline.pixels.geometry import Geometry, crop_window
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
-from pipeline.training_data import PairLoader, Rank, images_of_step, split_held_out
 
 SIDE = 64
 GEOMETRY = Geometry(72, SIDE, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -13,13 +13,13 @@ from jpegs import encode, photo
 from servers import Bucket
 
 from jobs.label import main
+from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
+from jobs.labelling.workers import _witness
 from jobs.settings import LabelSettings
-from jobs.shard_labeler import CommitRecord, ShardLabeler
-from jobs.workers import _witness
 from pipeline.output import OutputFolder
-from pipeline.output_store import LocalFolder
 from pipeline.records import ImageRef
 from pipeline.shards import write_plan
+from pipeline.stores.output_store import LocalFolder
 
 MODEL = ["--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "64", "--resize", "64"]
 FLAGS = [*MODEL, "--workers", "0", "--images-per-shard", "4", "--progress", "off"]

@@ -7,7 +7,7 @@ import torch
 from jpegs import encode, photo
 
 from jobs.train import main
-from jobs.training_log import LOG
+from jobs.training.log import LOG
 
 STEPS = 20
 FLAGS = [

@@ -15,8 +15,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["pipeline"]):
-    from pipeline.jpeg_integrity import check_integrity
     from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
+    from pipeline.screening.jpeg_integrity import check_integrity
 
 from damage import KINDS, damaged
 

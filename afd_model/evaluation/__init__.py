@@ -1,0 +1,1 @@
+"""Ground truth, statistics and maps of what the module does."""

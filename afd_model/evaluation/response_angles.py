@@ -1,0 +1,140 @@
+"""How far quantization turns a block's features, against how far it turns its DCT coefficients.
+
+Peng et al. 2024, Fig. 4: for each 8x8 block the Feature Response Angle between the compressed and
+the clean picture against the angle between their DCT coefficients. That the two go together is why
+the module may estimate one from the other.
+
+All 192 coefficients count, as FDE-Net sees them. Without the DC terms the relation turns around (on
+40 ImageNet photographs the rank correlation goes from 0.75 to -0.2): a block of little contrast
+loses all its AC coefficients, which is a large angle for them and hardly any for the features.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afd_model.dct import BlockDCT
+from afd_model.drift import drift_angle_deg
+from afd_model.evaluation.evaluator import Evaluator
+
+BLOCK_PIXELS = 8
+
+
+class BlockAngles(NamedTuple):
+    """Angles in degrees, 0 to 180, between a compressed picture's blocks and the clean one's.
+
+    Attributes:
+        dct_deg: (B, rows, columns) float32, of the DCT coefficients.
+        direct_deg: likewise, of the stem's features.
+        enhanced_deg: likewise, of the enhanced features; None without a trained module.
+    """
+
+    dct_deg: np.ndarray
+    direct_deg: np.ndarray
+    enhanced_deg: np.ndarray | None
+
+
+def block_angles_deg(features: Tensor, reference: Tensor, positions: int) -> Tensor:
+    """The drift angle of every block of a grid, see `drift_angle_deg`.
+
+    Args:
+        features, reference: (B, C, H, W), the reference's lengths are the weights.
+        positions: a block's side. Rows and columns beyond the last whole block are left out.
+
+    Returns:
+        (B, H // positions, W // positions) degrees.
+    """
+    rows, columns = features.shape[2] // positions, features.shape[3] // positions
+    blocks = (_blocks(x, positions, rows, columns) for x in (features, reference))
+    return drift_angle_deg(*blocks).unflatten(0, (features.shape[0], rows, columns))
+
+
+def _blocks(x: Tensor, side: int, rows: int, columns: int) -> Tensor:
+    """(B, C, H, W) -> (B * rows * columns, C, side, side)."""
+    whole = x[:, :, : rows * side, : columns * side]
+    parted = whole.unflatten(3, (columns, side)).unflatten(2, (rows, side))
+    return parted.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+class CleanPicture(NamedTuple):
+    """features: (B, C, H, W) of the stem. dct: (B, 192, h, w)."""
+
+    features: Tensor
+    dct: Tensor
+
+
+class AngleMeter:
+    """Measures block angles where `Evaluator` measures labels.
+
+    It is a `pipeline.pairs.evaluate_images.Model` too.
+
+    Args:
+        evaluator: runs the classifier.
+        clean_dct: gives the clean pictures' coefficients, made for the classifier's normalisation.
+        stem_stride: input pixels per position of the stem's features, at most 8.
+    """
+
+    def __init__(self, evaluator: Evaluator, clean_dct: BlockDCT, stem_stride: int) -> None:
+        self._evaluator, self._clean_dct = evaluator, clean_dct
+        self._positions = BLOCK_PIXELS // stem_stride
+
+    @torch.inference_mode()
+    def clean_stem(self, pixels: Tensor) -> CleanPicture:
+        """(B, 3, H, W) normalised -> what the compressed pictures are compared with."""
+        dct = self._clean_dct.to(pixels.device)(pixels)
+        return CleanPicture(self._evaluator.clean_stem(pixels), dct)
+
+    @torch.inference_mode()
+    def measure(
+        self, pixels: Tensor, dct: Tensor, clean_stem: CleanPicture, quality: Tensor
+    ) -> BlockAngles:
+        """The angles of a batch of compressed pictures; `quality` does not matter.
+
+        Args:
+            pixels, dct: as `AFDClassifier.forward` takes them, any floating dtype and device.
+            clean_stem: of the same pictures.
+        """
+        del quality
+        before, after = self._evaluator.stems(pixels, dct)
+        turned = block_angles_deg(dct.float(), clean_stem.dct.to(dct.device), 1)
+        direct = self._angles(before, clean_stem.features)
+        rows, columns = (min(a, b) for a, b in zip(turned.shape[1:], direct.shape[1:], strict=True))
+        enhanced = None if after is None else self._angles(after, clean_stem.features)
+        return BlockAngles(
+            _host(turned, rows, columns),
+            _host(direct, rows, columns),
+            None if enhanced is None else _host(enhanced, rows, columns),
+        )
+
+    def _angles(self, features: Tensor, reference: Tensor) -> Tensor:
+        return block_angles_deg(features, reference, self._positions)
+
+
+def _host(angles: Tensor, rows: int, columns: int) -> np.ndarray:
+    return angles[:, :rows, :columns].cpu().numpy()
+
+
+class BinnedMedians(NamedTuple):
+    """y over bins of x that hold equally many points; (K,) float64 each, K = number of bins.
+
+    Attributes:
+        x: the bin's median x. low, median, high: the quartiles of its y. points: how many.
+    """
+
+    x: np.ndarray
+    low: np.ndarray
+    median: np.ndarray
+    high: np.ndarray
+    points: np.ndarray
+
+
+def binned_medians(x: np.ndarray, y: np.ndarray, *, bins: int) -> BinnedMedians:
+    """x, y: (N,), N at least 1. There are at most N bins."""
+    order = np.argsort(x, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    low, median, high = np.array([np.percentile(y[part], [25, 50, 75]) for part in parts]).T
+    middle = np.array([np.median(x[part]) for part in parts])
+    points = np.array([len(part) for part in parts], np.float64)
+    return BinnedMedians(middle, low, median, high, points)

@@ -1,0 +1,1 @@
+"""The classifier as it runs in production, on each device."""

@@ -1,0 +1,160 @@
+"""What PyTorch takes many passes for on a CPU, compiled by Numba into one.
+
+The end of the AFD-Module and its drift scores: PyTorch takes a pass of its own to enlarge the map,
+to gate, to add, to clamp and for each sum of the drift, about twenty over maps that no cache holds,
+as long as half of a light backbone. And what comes before: the logarithm of the DCT's magnitudes,
+the pixels' normalisation.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afd_model.afd_module import AFDModule
+from afd_model.drift import Drift
+from afd_model.fde_net import log_magnitude
+from afd_model.inference import numba_kernels
+
+DTYPES = (torch.bfloat16, torch.float32)
+MOST_HIDDEN = 8
+
+
+def enhance_and_score(
+    module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Drift]:
+    """What `module` and `drift` give, the gate and the sums in float32; an `Enhance`.
+
+    Args:
+        module: on the CPU, without gradients.
+        features: (B, C, H, W) bfloat16 or float32, the stem's output; fastest in channels_last.
+        dct: (B, 192, h, w) as `block_dct` gives it, any floating dtype.
+        out: like `features`, to be overwritten, in channels_last; None: makes one.
+
+    Returns:
+        enhanced (B, C, H, W), of the features' dtype, in channels_last; the drift between both.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    if features.dtype not in DTYPES:
+        raise ValueError(f"features are bfloat16 or float32 here, not {features.dtype}")
+    features = features.contiguous(memory_format=torch.channels_last)
+    correction, gate = _correction(module, features, dct)
+    enhanced = torch.empty_like(features) if out is None else out
+    scores = torch.empty(2, features.shape[0])
+    maps = [_rows(x) for x in (features, correction, enhanced)]
+    gates = None if gate is None else _gates(gate, features.shape[1])
+    limits = _limits(module.config.output_min, module.config.output_max)
+
+    def of_images(part: slice) -> None:
+        before, moved_by, after = (rows[part] for rows in maps)
+        angle, energy = scores[:, part].numpy()
+        gate_of_part = None if gates is None else gates[part]
+        numba_kernels.add_gated(before, moved_by, gate_of_part, limits, after, angle, energy)
+
+    in_threads(of_images, features.shape[0])
+    return enhanced, Drift(torch.rad2deg(scores[0]), scores[1])
+
+
+def _correction(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(B, C, H, W), and the gate that it still has to be multiplied with, see `FDENet.gate`.
+
+    None where it is the narrow features that are gated.
+    """
+    if module.config.fdm_on == "output":
+        return module.fe_net(features), module.fde_net.gate(dct)
+    narrow = module.fe_net.encode(features).contiguous(memory_format=torch.channels_last)
+    gates = _gates(module.fde_net.gate(dct), narrow.shape[1])
+    gated = torch.empty_like(narrow)
+    before, after = _rows(narrow), _rows(gated)
+    in_threads(
+        lambda part: numba_kernels.apply_gate(before[part], gates[part], after[part]), len(before)
+    )
+    return module.fe_net.decode(gated, (features.shape[2], features.shape[3])), None
+
+
+def _gates(gate: Tensor, channels: int) -> np.ndarray:
+    """(B, channels or 1, h, w) -> (B, h, w, channels) float32."""
+    return _rows(gate.float().expand(-1, channels, -1, -1))
+
+
+def _limits(low: float | None, high: float | None) -> tuple[np.float32, np.float32]:
+    return np.float32(-np.inf if low is None else low), np.float32(np.inf if high is None else high)
+
+
+def log_magnitude_in_one_pass(dct: Tensor, dtype: torch.dtype) -> Tensor:
+    """`log_magnitude` for bfloat16 (other dtypes are left to it), computed in float32.
+
+    PyTorch's logarithm is exact to the last place of float32, of which bfloat16 keeps a third, and
+    takes three times as long.
+    """
+    if dtype != torch.bfloat16 or dct.dtype != torch.float32:
+        return log_magnitude(dct, dtype)
+    dct = dct.contiguous()
+    logs = torch.empty(dct.shape, dtype=torch.bfloat16)
+    found = logs.view(torch.uint16)
+
+    def of_images(part: slice) -> None:
+        numba_kernels.take_logarithms(dct[part].flatten().numpy(), found[part].flatten().numpy())
+
+    in_threads(of_images, dct.shape[0])
+    return logs
+
+
+def hidden_of_logs(dct: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`FDENet.hidden_of_logs`, computed in float32.
+
+    Up to `MOST_HIDDEN` outputs it takes little longer than the logarithms alone; with more the
+    product of matrices is the faster one.
+    """
+    dct = dct.float().contiguous()
+    found = torch.empty((dct.shape[0], weight.shape[0], *dct.shape[2:]), dtype=weight.dtype)
+    rows = (found.view(torch.uint16) if weight.dtype == torch.bfloat16 else found).flatten(2)
+    kernel, shift = weight.float().flatten(1).numpy(), bias.float().numpy()
+    coefficients = dct.flatten(2)
+
+    def of_images(part: slice) -> None:
+        numba_kernels.take_hidden(coefficients[part].numpy(), kernel, shift, rows[part].numpy())
+
+    in_threads(of_images, dct.shape[0])
+    return found
+
+
+def scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
+    """rows * scale + shift, in float32, rounded to `out`'s dtype.
+
+    In one thread: the decoder's are at work meanwhile, and each step of PyTorch's would wait for
+    all of its own.
+
+    Args:
+        rows: (R, N) uint8. scale, shift: (N,) float32.
+        out: (R, N) float32 or bfloat16, contiguous, to be overwritten.
+    """
+    numbers = out.view(torch.uint16) if out.dtype == torch.bfloat16 else out
+    numba_kernels.scale_levels(rows.numpy(), scale.numpy(), shift.numpy(), numbers.numpy())
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """(B, C, H, W) -> (B, H, W, C), bfloat16 as its bits (NumPy has none)."""
+    rows = x.permute(0, 2, 3, 1).contiguous()
+    return (rows.view(torch.uint16) if x.dtype == torch.bfloat16 else rows).numpy()
+
+
+def in_threads(work: Callable[[slice], None], count: int) -> None:
+    """Does `work` for slices of range(count), in as many threads as PyTorch uses."""
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
+        work(slice(0, count))
+        return
+    bounds = [count * number // threads for number in range(threads + 1)]
+    for _ in _pool(threads).map(work, map(slice, bounds, bounds[1:])):
+        pass
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "kernels")

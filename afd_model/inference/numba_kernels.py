@@ -1,0 +1,263 @@
+"""The kernels of `afd_model.inference.cpu_kernels`, in the Python that Numba compiles.
+
+All in one file: only from a kernel's own does Numba see whether what it has kept is out of date.
+Without annotations, which it does not read.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from collections.abc import Callable
+from functools import partial
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+_TINY = np.finfo(np.float32).tiny
+_ONES_BITS = np.uint32(0x3F800000)  # of 1.0
+_LOG_2 = np.float32(np.log(2))
+_QUARTER, _HALF = np.float32(np.pi / 2), np.float32(np.pi)  # of a turn, and half of one
+# Abramowitz and Stegun, the highest power first. 4.1.44: log(1 + t) / t from 0 to 1, to 3e-8.
+_LOGARITHM = (
+    *(-0.0064535442, 0.0360884937, -0.0953293897, 0.1676540711),
+    *(-0.2407338084, 0.3317990258, -0.4998741238, 0.9999964239),
+)
+# 4.4.49: (arctan(t) / t - 1) / t^2 by powers of t^2, for t from 0 to 1; the arc tangent to 2e-8.
+_ARC_TANGENT = (
+    *(0.0028662257, -0.0161657367, 0.0429096138, -0.0752896400),
+    *(0.1065626393, -0.1420889944, 0.1999355085, -0.3333314528),
+)
+_NOT_A_NUMBER = np.uint32(0x7FC0)  # of bfloat16
+
+# Sums may be reordered, as vectors need it; a NaN stays a NaN.
+_REORDERED = {"reassoc", "contract", "nsz", "arcp"}
+
+# For what a kernel calls. Left to LLVM it stays a call, and the loops around it go without vectors.
+part_of_kernel = numba.njit(fastmath=_REORDERED, error_model="numpy", inline="always")
+
+
+def kernel(function: Callable[..., None]) -> Callable[..., None]:
+    """The function compiled at its first call, for this machine, and kept for the next process."""
+    make = partial(numba.njit, nogil=True, fastmath=_REORDERED, error_model="numpy")
+    made: Callable[..., None]
+    try:
+        made = make(cache=True)(function)
+    except RuntimeError:  # no folder to keep it in: neither beside this file nor of the user's
+        made = make()(function)
+    return made
+
+
+# A form of each for the types that features are stored in, float32 and bfloat16.
+
+
+def widened(x):
+    """A stored number as float32."""
+    raise NotImplementedError
+
+
+def stored(x, like):
+    """A float32 as `like` is stored, rounded to nearest, ties to even."""
+    raise NotImplementedError
+
+
+@overload(widened, inline="always")
+def _widened_form(x):
+    if x == numba.types.uint16:
+        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+    return lambda x: x
+
+
+@overload(stored, inline="always")
+def _stored_form(x, like):
+    def as_bfloat16(x, like):
+        bits = np.float32(x).view(np.uint32)
+        tie = (bits >> np.uint32(16)) & np.uint32(1)
+        rounded = (bits + np.uint32(0x7FFF) + tie) >> np.uint32(16)
+        # One whose bits are all set would come out as 0.
+        return np.uint16(_NOT_A_NUMBER if x != x else rounded)
+
+    return as_bfloat16 if like == numba.types.uint16 else lambda x, like: x
+
+
+@part_of_kernel
+def _series(coefficients, x):
+    """The polynomial with these coefficients, the highest power's first."""
+    value = np.float32(0)
+    for coefficient in coefficients:
+        value = value * x + np.float32(coefficient)
+    return value
+
+
+@part_of_kernel
+def _log_magnitude(x):
+    """log(1 + |x|) of a float32."""
+    magnitude = abs(x)
+    bits = np.float32(np.float32(1) + magnitude).view(np.uint32)
+    exponent = np.int32(bits >> np.uint32(23)) - np.int32(127)
+    # The same number with an exponent of 0: 1 + t, from 1 to 2.
+    t = np.uint32((bits & np.uint32(0x007FFFFF)) | _ONES_BITS).view(np.float32) - np.float32(1)
+    logarithm = np.float32(exponent) * _LOG_2 + t * _series(_LOGARITHM, t)
+    return logarithm if magnitude < np.float32(np.inf) else magnitude
+
+
+@kernel
+def take_logarithms(numbers, found) -> None:
+    """log(1 + |x|) of (N,) float32 as bfloat16's bits (N,)."""
+    for i in range(numbers.size):
+        found[i] = stored(_log_magnitude(numbers[i]), found[i])
+
+
+@kernel
+def take_hidden(dct, weight, bias, found) -> None:
+    """relu(weight log(1 + |dct|) + bias).
+
+    dct: (B, K, N) float32. weight: (C, K) float32. bias: (C,) float32. found: (B, C, N), float32 or
+    bfloat16's bits.
+    """
+    batch, inputs, places = dct.shape
+    outputs = bias.size
+    logs = np.empty(places, np.float32)
+    sums = np.empty((outputs, places), np.float32)
+    for b in range(batch):
+        for c in range(outputs):
+            sums[c, :] = bias[c]
+        for k in range(inputs):
+            for i in range(places):
+                logs[i] = _log_magnitude(dct[b, k, i])
+            for c in range(outputs):
+                by = weight[c, k]
+                for i in range(places):
+                    sums[c, i] += by * logs[i]
+        for c in range(outputs):
+            for i in range(places):
+                x = sums[c, i]
+                x = np.float32(0) if x < np.float32(0) else x  # a NaN is not, and stays one
+                found[b, c, i] = stored(x, found[b, c, i])
+
+
+@kernel
+def scale_levels(rows, scale, shift, out) -> None:
+    """See `cpu_kernels.scale_rows`; out: float32 or bfloat16's bits."""
+    for r in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            out[r, i] = stored(np.float32(rows[r, i]) * scale[i] + shift[i], out[r, i])
+
+
+@part_of_kernel
+def _between(place, places, samples):
+    """The samples on both sides of a place, and how far it is from the first to the second."""
+    at = np.float32(samples / places) * (np.float32(place) + np.float32(0.5)) - np.float32(0.5)
+    at = max(at, np.float32(0))
+    first = min(int(at), samples - 1)
+    return first, min(first + 1, samples - 1), at - np.float32(first)
+
+
+@part_of_kernel
+def _columns(width, samples):
+    """`_between` of every column: (W,) each."""
+    firsts, seconds = np.empty((2, width), np.int64)
+    shares = np.empty(width, np.float32)
+    for x in range(width):
+        firsts[x], seconds[x], shares[x] = _between(x, width, samples)
+    return firsts, seconds, shares
+
+
+@part_of_kernel
+def _enlarge_down(gate, y, height, out) -> None:
+    """Row y of a gate (h, w, C), were it enlarged to so many rows: out (w, C)."""
+    upper, lower, share = _between(y, height, gate.shape[0])
+    for x in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            above = gate[upper, x, c]
+            out[x, c] = above + share * (gate[lower, x, c] - above)
+
+
+@kernel
+def apply_gate(features, gate, out) -> None:
+    """features * gate, enlarged as `F.interpolate(mode="bilinear")` does.
+
+    features, out: (B, H, W, C), float32 or bfloat16's bits; gate: (B, h, w, C) float32.
+    """
+    batch, height, width, channels = features.shape
+    gates = np.empty((gate.shape[2], channels), np.float32)
+    lefts, rights, shares = _columns(width, gate.shape[2])
+    for b in range(batch):
+        for y in range(height):
+            _enlarge_down(gate[b], y, height, gates)
+            for x in range(width):
+                left, right, share = lefts[x], rights[x], shares[x]
+                for c in range(channels):
+                    by = gates[left, c] + share * (gates[right, c] - gates[left, c])
+                    feature = features[b, y, x, c]
+                    out[b, y, x, c] = stored(widened(feature) * by, feature)
+
+
+@kernel
+def add_gated(features, correction, gate, limits, enhanced, angle, energy) -> None:
+    """features + correction * gate within the limits, and the drift.
+
+    features, correction, enhanced: (B, H, W, C), float32 or bfloat16's bits; gate: (B, h, w, C)
+    float32, enlarged as in `apply_gate`, or None; angle, in radians, and energy: (B,) float32.
+    """
+    batch, height, width, channels = features.shape
+    low, high = limits
+    nothing = np.float32(0)
+    norms, dots, moves = np.empty((3, width), np.float32)
+    if gate is not None:  # decided when compiling, here and below
+        gates = np.empty((gate.shape[2], channels), np.float32)
+        lefts, rights, shares = _columns(width, gate.shape[2])
+    for b in range(batch):
+        whole, moved_in_all, turned, weight = 0.0, 0.0, 0.0, 0.0
+        for y in range(height):
+            if gate is not None:
+                _enlarge_down(gate[b], y, height, gates)
+            for x in range(width):
+                if gate is not None:
+                    left, right, share = lefts[x], rights[x], shares[x]
+                norm, dot, move = nothing, nothing, nothing
+                for c in range(channels):
+                    before = widened(features[b, y, x, c])
+                    step = widened(correction[b, y, x, c])
+                    if gate is not None:
+                        step *= gates[left, c] + share * (gates[right, c] - gates[left, c])
+                    after = before + step
+                    after = low if after < low else after
+                    after = high if after > high else after
+                    enhanced[b, y, x, c] = stored(after, features[b, y, x, c])
+                    moved = after - before  # before it is rounded: what the module meant
+                    norm += before * before
+                    dot += before * moved
+                    move += moved * moved
+                norms[x], dots[x], moves[x] = norm, dot, move
+            whole += norms.sum()
+            moved_in_all += moves.sum()
+            row_turned, row_weight = _turn(norms, dots, moves)
+            turned += row_turned
+            weight += row_weight
+        energy[b] = np.sqrt(moved_in_all / whole) if whole != 0 else 0.0
+        angle[b] = turned / weight if weight != 0 else 0.0
+
+
+@part_of_kernel
+def _turn(norms, dots, moves):
+    """How far a row's f^ is turned from f, in radians, times |f^|, and |f^|, both summed.
+
+    norms, dots, moves: (W,) float32: |f|^2, <f, d> and |d|^2, with d = f^ - f, see
+    `afd_model.drift`.
+    """
+    turned, weights = np.float32(0), np.float32(0)
+    for x in range(norms.size):
+        norm, move = np.sqrt(norms[x]), np.sqrt(moves[x])
+        along = dots[x] / max(norm, _TINY)
+        across = np.sqrt(max((move - along) * (move + along), np.float32(0)))
+        ahead = norm + along
+        longer = max(across, abs(ahead))
+        t = min(across, abs(ahead)) / max(longer, _TINY)
+        s = t * t
+        angle = t + t * s * _series(_ARC_TANGENT, s)
+        angle = _QUARTER - angle if across > abs(ahead) else angle
+        angle = _HALF - angle if ahead < np.float32(0) else angle
+        weight = np.sqrt(max(norms[x] + 2 * dots[x] + moves[x], np.float32(0)))
+        turned += angle * weight if norm > np.float32(0) else np.float32(0)
+        weights += weight
+    return turned, weights

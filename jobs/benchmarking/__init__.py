@@ -1,0 +1,1 @@
+"""What `afd benchmark` is made of."""

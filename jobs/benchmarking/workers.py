@@ -1,0 +1,192 @@
+"""The whole label job without Ray: the same workers, in processes of this program.
+
+Each process holds a `ShardLabeler`, as an actor of the label job does, and labels and commits its
+share of the shards.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+
+from jobs.benchmarking.stages import Cost
+from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
+from jobs.settings import LabelSettings
+from pipeline.output import OutputFolder
+from pipeline.reading.read_ahead import ReadAhead
+from pipeline.records import ImageRef
+from pipeline.shards import Plan, part_path, write_plan
+from pipeline.sink import read_facts
+from pipeline.stage_clock import StageClock
+
+_START_TIMEOUT_S = 600.0
+_NAME = "benchmark"  # run and driver
+
+_labeler: ShardLabeler | None = None  # of this worker process
+_all_ready: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One run of the whole job.
+
+    wall_s: from handing out the first shard to the last commit. cpu_s: of the workers, added up.
+    counts: rows per status. seconds: per stage, see `LabelledShard`, added up over the workers.
+    """
+
+    images: int
+    wall_s: float
+    cpu_s: float
+    counts: dict[str, int]
+    seconds: dict[str, float]
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.wall_s
+
+
+class Workers:
+    """The job's worker processes, loaded and warm; `run` runs the job once more.
+
+    settings.output: a folder that is this object's alone. Raises ValueError when a worker cannot
+    load its model, RuntimeError when an image is missing or a shard fails.
+    """
+
+    def __init__(
+        self,
+        settings: LabelSettings,
+        refs: Sequence[ImageRef],
+        *,
+        num_workers: int,
+        num_threads: int,
+    ) -> None:
+        self._output = OutputFolder(settings.output)
+        self._output.create()
+        self._images = len(refs)
+        self._shards = write_plan(self._output, refs, settings.images_per_shard).num_shards
+        self.num_workers = min(num_workers, self._shards)
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(
+            self.num_workers,
+            mp_context=context,
+            initializer=_start,
+            initargs=(settings, num_threads, context.Barrier(self.num_workers)),
+        )
+        self._is_warm = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self) -> JobRun:
+        """Label every image and commit every shard; nothing is left over from the run before."""
+        if not self._is_warm:
+            first_ones = [[worker] for worker in range(self.num_workers)]
+            self._checked([done.records for done in self._pool.map(_label, first_ones)])
+            self._is_warm = True
+        self._remove_parts()
+        began = time.perf_counter()
+        shares = list(self._pool.map(_label, self._shares()))
+        wall_s = time.perf_counter() - began
+        records = self._checked([share.records for share in shares])
+        counts: Counter[str] = Counter()
+        seconds: Counter[str] = Counter()
+        for record in records:
+            counts.update(record.counts)
+            seconds.update(record.seconds)
+        self._check_rows(counts.total())
+        return JobRun(
+            images=self._images,
+            wall_s=wall_s,
+            cpu_s=sum(share.cpu_s for share in shares),
+            counts=dict(counts),
+            seconds=dict(seconds),
+        )
+
+    def decode_alone(self) -> Cost:
+        """What decoding takes when all workers do nothing else, each its share of the images."""
+        if not self._is_warm:
+            self.run()
+        done = list(self._pool.map(_decode, self._shares()))
+        wall_s = max(share.ended_at for share in done) - min(share.began_at for share in done)
+        images = sum(share.images for share in done)
+        return Cost(images, sum(share.cpu_s for share in done), wall_s)
+
+    def _shares(self) -> list[range]:
+        """The shards of each worker."""
+        return [range(k, self._shards, self.num_workers) for k in range(self.num_workers)]
+
+    def _remove_parts(self) -> None:
+        for shard in range(self._shards):
+            part_path(self._output, shard).unlink(missing_ok=True)
+
+    def _checked(self, shares: list[list[CommitRecord]]) -> list[CommitRecord]:
+        records = [record for share in shares for record in share]
+        for record in records:
+            if record.fatal is not None:
+                raise ValueError(record.fatal)
+            if record.error is not None:
+                raise RuntimeError(f"shard {record.shard} failed: {record.error}")
+        return records
+
+    def _check_rows(self, counted: int) -> None:
+        rows = sum(read_facts(self._output, shard)["num_rows"] for shard in range(self._shards))
+        if not rows == counted == self._images == Plan(self._output).size.num_images:
+            raise RuntimeError(f"{rows} rows and {counted} outcomes for {self._images} images")
+
+
+def _start(settings: LabelSettings, num_threads: int, all_ready: threading.Barrier) -> None:
+    global _labeler, _all_ready
+    _labeler = ShardLabeler(settings, _NAME, None, num_threads, _NAME)
+    _all_ready = all_ready
+
+
+class _LabelledShare(NamedTuple):
+    """cpu_s: processor seconds of the process."""
+
+    records: list[CommitRecord]
+    cpu_s: float
+
+
+def _label(shards: Iterable[int]) -> _LabelledShare:
+    """Waits for the other workers, so that each has a share, and labels as the job does."""
+    assert _labeler is not None
+    _all_ready.wait(_START_TIMEOUT_S)
+    began = time.process_time()
+    records = list(_labeler.label_each(shards))
+    return _LabelledShare(records, time.process_time() - began)
+
+
+class _DecodedShare(NamedTuple):
+    """began_at, ended_at: of a clock that all processes of the machine share, seconds."""
+
+    images: int
+    cpu_s: float
+    began_at: float
+    ended_at: float
+
+
+def _decode(shards: Iterable[int]) -> _DecodedShare:
+    """Reads and screens the shards' images, waits for the other workers, and decodes."""
+    assert _labeler is not None
+    refs = [ref for shard in shards for ref in _labeler.plan.shard(shard).refs]
+    reading = ReadAhead(refs, _labeler.limits, num_threads=4, max_images=len(refs))
+    images = list(reading)
+    _all_ready.wait(_START_TIMEOUT_S)
+    began_at, cpu = time.perf_counter(), time.process_time()
+    count = 0
+    for batch in _labeler.model.decoder.decode(images, StageClock()):
+        if batch.pixels.is_cuda:
+            torch.cuda.synchronize(batch.pixels.device)
+        count += len(batch.images)
+    return _DecodedShare(count, time.process_time() - cpu, began_at, time.perf_counter())

@@ -1,0 +1,1 @@
+"""What `afd doctor` is made of."""

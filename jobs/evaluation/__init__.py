@@ -1,0 +1,1 @@
+"""What `afd evaluate` is made of."""

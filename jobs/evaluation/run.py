@@ -1,0 +1,145 @@
+"""Settings -> the outcomes of every image under every condition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from afd_model.backbones import Backbone
+from afd_model.checkpoint import resolve_afd
+from afd_model.classifier import AFDClassifier
+from afd_model.evaluation.evaluator import Evaluator, Outcome
+from afd_model.evaluation.response_angles import BLOCK_PIXELS
+from afd_model.inference.device import dtype_name, resolve_device, resolve_precision
+from jobs.evaluate_settings import EvaluateSettings
+from jobs.evaluation.angles import AngleStudy, measure_angles
+from jobs.log import counted, say
+from jobs.model import backbone_of, decoding_on, model_facts
+from pipeline.decode import DecodeOptions
+from pipeline.degrade import PROTOCOLS
+from pipeline.inputs.folder_classes import FolderClasses
+from pipeline.inputs.own_files import list_apart
+from pipeline.inputs.sampling import evenly
+from pipeline.output import OutputFolder
+from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator
+from pipeline.pairs.recompress import collection_root, relative_name
+from pipeline.pixels.geometry import Geometry
+from pipeline.records import ImageRef
+from pipeline.screening.screen import Limits
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, image by image.
+
+    names: of the N images, in their collection. truth: (N,) class by folder, -1 where unknown.
+    outcomes: per condition, of the N images in their order. left_out: (uri, why).
+    model: the names and digests of what was evaluated. seed: of the random qualities.
+    angles: for the figure; None unless it was asked for.
+    """
+
+    names: list[str]
+    truth: np.ndarray
+    outcomes: dict[Condition, Outcome]
+    left_out: list[tuple[str, str]]
+    model: dict[str, Any]
+    seed: int
+    angles: AngleStudy | None
+
+
+def conditions(settings: EvaluateSettings) -> list[Condition]:
+    """Clean, then each protocol's qualities and random compressions."""
+    found = [CLEAN]
+    for name in settings.protocol:
+        found += [Condition(PROTOCOLS[name], quality=q) for q in settings.quality]
+        found += [Condition(PROTOCOLS[name], times=n) for n in range(1, settings.times + 1)]
+    return found
+
+
+def measure(settings: EvaluateSettings) -> Evaluation:
+    """Run the model over the collection. Raises ValueError, worded for the user."""
+    torch.set_num_threads(settings.threads)
+    backbone, model, facts = _load(settings)
+    if settings.figures and backbone.stem_stride > BLOCK_PIXELS:
+        raise ValueError(
+            f"--figures compares 8x8 blocks, and {backbone.name} begins with patches of"
+            f" {backbone.stem_stride} pixels: leave it out"
+        )
+    refs, names = _collection(settings)
+    options, limits = _decode_options(settings), Limits(settings.max_pixels)
+    images = ImageEvaluator(
+        model,
+        Geometry.of_preset(backbone.preprocessing, in_blocks=model.has_module),
+        replace(options, dct=model.has_module),
+        conditions=conditions(settings),
+        seed=settings.seed,
+        limits=limits,
+    )
+    measured = counted(
+        images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs)
+    )
+    chunks = list(measured)
+    kept = [index for chunk in chunks for index in chunk.indices]
+    left_out = [(refs[index].uri, why) for chunk in chunks for index, why in chunk.left_out]
+    if not kept:
+        uri, why = left_out[0]
+        raise ValueError(f"none of the {len(refs)} images can be evaluated; {uri}: {why}")
+    kept_names = [names[index] for index in kept]
+    classes = FolderClasses(backbone.class_ids, backbone.class_names)
+    full = [chunk for chunk in chunks if chunk.indices]
+    angles = None
+    if settings.figures:
+        say("response angles, for the figure")
+        kept_refs = [refs[index] for index in kept]
+        angles = measure_angles(
+            model, backbone, kept_refs, kept_names, options=options, limits=limits
+        )
+    return Evaluation(
+        names=kept_names,
+        truth=np.array([classes.of(name) for name in kept_names]),
+        outcomes={c: Outcome.joined([x.outcomes[c] for x in full]) for c in full[0].outcomes},
+        left_out=left_out,
+        model=facts,
+        seed=settings.seed,
+        angles=angles,
+    )
+
+
+def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, Any]]:
+    """The classifier, ready, and the facts about it for the report."""
+    backbone = backbone_of(settings)
+    afd, checkpoint = resolve_afd(settings.afd, backbone)
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    model = Evaluator(
+        AFDClassifier(backbone, afd),
+        device=device,
+        precision=precision,
+        flip_model=checkpoint.flip_model if checkpoint else None,
+    )
+    facts = {
+        **model_facts(backbone, checkpoint, settings.afd),
+        "has_module": model.has_module,
+        "device": device.type,
+        "precision": dtype_name(precision),
+    }
+    return backbone, model, facts
+
+
+def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
+    return replace(
+        decoding_on(resolve_device(settings.device)),
+        batch_size=settings.batch_size,
+        num_threads=settings.threads,
+    )
+
+
+def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
+    refs = list_apart(settings.input, OutputFolder(settings.output))
+    root = collection_root(settings.input, refs)
+    if isinstance(settings.num_images, int):
+        refs = evenly(refs, settings.num_images)
+    return refs, [relative_name(ref, root) for ref in refs]

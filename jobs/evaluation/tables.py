@@ -1,0 +1,283 @@
+"""Outcomes per image -> the paper's tables, with paired bootstrap intervals, and as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from afd_model.evaluation.evaluator import TOP_K, Outcome
+from afd_model.evaluation.statistics import auroc, interval, resampled, resampled_means, spearman
+from pipeline.inputs.folder_classes import UNKNOWN
+from pipeline.pairs.evaluate_images import CLEAN, Condition
+
+_DRIFT_RESAMPLES = 300  # each costs three sorts of the images
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of images, or a difference of two, with its 95 % interval; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """direct: of the bare classifier. afd: with the module. gain: afd - direct.
+
+    recovered: gain over what compression took from the direct test; NaN in the clean row.
+    metric: top1, top5 or agreement (with the backbone's label of the clean picture).
+    table: quality (Table V/R1) or times (Table VI).
+    """
+
+    protocol: str
+    table: str
+    metric: str
+    row: str
+    images: int
+    direct: Share
+    afd: Share
+    gain: Share
+    recovered: Share
+
+    def flat(self) -> dict[str, object]:
+        """For Parquet: one column a number."""
+        found: dict[str, object] = {}
+        for name, value in asdict(self).items():
+            if isinstance(value, dict):
+                found |= {name: value["value"], f"{name}_low": value["low"]}
+                found[f"{name}_high"] = value["high"]
+            else:
+                found[name] = value
+        return found
+
+
+@dataclass(frozen=True)
+class DriftRow:
+    """spearman: of drift_angle_deg with the true angle. The others: AUROC for label flips.
+
+    flip_gain: AUROC of flip_probability minus the best baseline's.
+    """
+
+    protocol: str
+    row: str
+    images: int
+    flips: int
+    spearman: Share
+    flip_probability: Share
+    max_softmax: Share
+    header_quality: Share
+    flip_gain: Share
+
+
+def condition_name(condition: Condition) -> str:
+    if condition.times is not None:
+        return f"{condition.times} random"
+    return "clean" if condition.quality is None else f"QF {condition.quality}"
+
+
+def correct(outcome: Outcome, metric: str, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(direct, afd), each (N,) bool. truth: (N,) class; for agreement, the clean picture's."""
+    k = TOP_K if metric == "top5" else 1
+    direct = (outcome.direct_top[:, :k] == truth[:, None]).any(1)
+    afd = (outcome.afd_top[:, :k] == truth[:, None]).any(1)
+    return direct, afd
+
+
+def make_tables(
+    outcomes: Mapping[Condition, Outcome], truth: np.ndarray, *, resamples: int, seed: int
+) -> list[TableRow]:
+    """Every protocol, table and metric. truth: (N,) class by folder, `UNKNOWN` where it has none.
+
+    Accuracy is measured on the images whose class is known, and only where most are.
+    """
+    known = truth != UNKNOWN
+    everything = np.ones(len(truth), bool)
+    metrics = {"agreement": (outcomes[CLEAN].direct_top[:, 0], everything)}
+    if known.mean() >= 0.5:
+        metrics = {"top1": (truth, known), "top5": (truth, known)} | metrics
+    rows = []
+    for protocol in dict.fromkeys(c.protocol for c in outcomes if c.protocol is not None):
+        ours = [c for c in outcomes if c.protocol == protocol]
+        tables = {
+            "quality": [c for c in ours if c.times is None],
+            "times": [c for c in ours if c.times is not None],
+        }
+        for metric, (target, chosen) in metrics.items():
+            for table, conditions in tables.items():
+                if not conditions:
+                    continue
+                pairs = [
+                    [hits[chosen] for hits in correct(outcomes[c], metric, target)]
+                    for c in (*conditions, CLEAN)
+                ]
+                names = [condition_name(c) for c in conditions]
+                numbers = _rows(np.array(pairs, np.float64), resamples=resamples, seed=seed)
+                rows += [
+                    TableRow(protocol.name, table, metric, name, int(chosen.sum()), *shares)
+                    for name, shares in zip((*names, "mean", "clean"), numbers, strict=True)
+                ]
+    return rows
+
+
+def _rows(hits: np.ndarray, *, resamples: int, seed: int) -> list[tuple[Share, ...]]:
+    """(direct, afd, gain, recovered) of each condition, their mean, and clean.
+
+    hits: (conditions + clean, 2, N), 1 where right.
+    """
+    conditions, _, images = hits.shape
+    flat = hits.reshape(conditions * 2, images)
+    samples = resampled_means(flat, resamples=resamples, seed=seed).reshape(-1, conditions, 2)
+    means = hits.mean(2)[None]  # as one more sample: (1, conditions + clean, 2)
+    found, spread = (_with_mean(x) for x in (means, samples))
+    return [
+        tuple(
+            Share(float(point[0, k]), *interval(sample[:, k]))
+            for point, sample in zip(_columns(found), _columns(spread), strict=True)
+        )
+        for k in range(conditions + 1)
+    ]
+
+
+def _with_mean(samples: np.ndarray) -> np.ndarray:
+    """(S, conditions + clean, 2) -> the same with the conditions' mean before clean."""
+    mean = samples[:, :-1].mean(1, keepdims=True)
+    return np.concatenate([samples[:, :-1], mean, samples[:, -1:]], axis=1)
+
+
+def _columns(samples: np.ndarray) -> tuple[np.ndarray, ...]:
+    direct, afd = samples[..., 0], samples[..., 1]
+    lost = direct[:, -1:] - direct
+    with np.errstate(divide="ignore", invalid="ignore"):
+        recovered = np.where(lost > 0, (afd - direct) / lost, np.nan)
+    return direct, afd, afd - direct, recovered
+
+
+def make_drift_table(
+    outcomes: Mapping[Condition, Outcome],
+    stated_quality: Mapping[Condition, float],
+    *,
+    seed: int,
+) -> list[DriftRow]:
+    """Within each quality of each protocol, and over all qualities of a protocol together.
+
+    stated_quality: what the files' headers of a condition say.
+    """
+    clean = outcomes[CLEAN].direct_top[:, 0]
+    rows = []
+    for protocol in dict.fromkeys(c.protocol for c in outcomes if c.protocol is not None):
+        ours = [c for c in outcomes if c.protocol == protocol and c.quality is not None]
+        if not ours:  # random compressions alone
+            continue
+        groups = {condition_name(c): [c] for c in ours} | {"all": ours}
+        for name, group in groups.items():
+            joined = Outcome.joined([outcomes[c] for c in group])
+            flipped = joined.afd_top[:, 0] != np.tile(clean, len(group))
+            header = np.repeat([-stated_quality[c] for c in group], len(clean))
+            row = _drift_row(
+                *(protocol.name, name, joined, flipped, header), num_images=len(clean), seed=seed
+            )
+            rows.append(row)
+    return rows
+
+
+def _drift_row(
+    protocol: str,
+    row: str,
+    outcome: Outcome,
+    flipped: np.ndarray,
+    header: np.ndarray,
+    *,
+    num_images: int,
+    seed: int,
+) -> DriftRow:
+    """outcome: of the images under one quality after the other."""
+    angle, truth = outcome.drift_angle_deg, outcome.true_angle_deg
+    scores = {
+        "flip_probability": outcome.flip_probability,
+        "max_softmax": -outcome.afd_confidence,
+        "header_quality": header,
+    }
+
+    def share(statistic: Callable[[np.ndarray], float]) -> Share:
+        return _over_images(statistic, len(flipped), num_images=num_images, seed=seed)
+
+    def area(name: str, at: np.ndarray) -> float:
+        score = scores[name][at]
+        return math.nan if np.isnan(score).any() else auroc(score, flipped[at])
+
+    def gain(at: np.ndarray) -> float:
+        baselines = area("max_softmax", at), area("header_quality", at)
+        return area("flip_probability", at) - max(baselines)
+
+    return DriftRow(
+        protocol=protocol,
+        row=row,
+        images=len(flipped),
+        flips=int(flipped.sum()),
+        spearman=share(lambda at: spearman(angle[at], truth[at])),
+        flip_probability=share(lambda at: area("flip_probability", at)),
+        max_softmax=share(lambda at: area("max_softmax", at)),
+        header_quality=share(lambda at: area("header_quality", at)),
+        flip_gain=share(gain),
+    )
+
+
+def _over_images(
+    statistic: Callable[[np.ndarray], float], count: int, *, num_images: int, seed: int
+) -> Share:
+    """A statistic of outcomes, by their places; what is drawn is images, with all of theirs."""
+    starts = np.arange(0, count, num_images)[:, None]
+    spread = resampled(
+        lambda images: statistic((starts + images).ravel()),
+        num_images,
+        resamples=_DRIFT_RESAMPLES,
+        seed=seed,
+    )
+    return Share(statistic(np.arange(count)), *interval(spread))
+
+
+def tables_markdown(rows: Sequence[TableRow]) -> Iterable[str]:
+    """Lines; shares in percent."""
+    titles = {"quality": "one compression", "times": "random compressions"}
+    keys = dict.fromkeys((r.protocol, r.table, r.metric) for r in rows)
+    for protocol, table, metric in keys:
+        ours = [r for r in rows if (r.protocol, r.table, r.metric) == (protocol, table, metric)]
+        yield f"## {protocol}, {titles[table]}: {metric}, {ours[0].images} images\n"
+        yield "| | direct test | AFD | gain | recovered |"
+        yield "|---|---|---|---|---|"
+        for r in ours:
+            cells = (_percent(s) for s in (r.direct, r.afd, r.gain, r.recovered))
+            yield f"| {r.row} | {' | '.join(cells)} |"
+        yield ""
+
+
+def drift_markdown(rows: Sequence[DriftRow]) -> Iterable[str]:
+    for protocol in dict.fromkeys(r.protocol for r in rows):
+        yield f"## {protocol}: drift\n"
+        yield (
+            "| | flips | Spearman with θ* | AUROC flip_probability | max-softmax | header quality"
+            " | flip_probability − best baseline |"
+        )
+        yield "|---|---|---|---|---|---|---|"
+        for r in (r for r in rows if r.protocol == protocol):
+            shares = (r.spearman, r.flip_probability, r.max_softmax, r.header_quality, r.flip_gain)
+            cells = " | ".join(_plain(s) for s in shares)
+            yield f"| {r.row} | {r.flips}/{r.images} | {cells} |"
+        yield ""
+
+
+def _percent(share: Share) -> str:
+    if math.isnan(share.value):
+        return "–"
+    return f"{share.value * 100:.1f} [{share.low * 100:.1f}, {share.high * 100:.1f}]"
+
+
+def _plain(share: Share) -> str:
+    if math.isnan(share.value):
+        return "–"
+    return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"

@@ -1,0 +1,1 @@
+"""What `afd label` is made of."""

@@ -1,0 +1,136 @@
+"""`afd label --dry-run`: what a run would come to, from the listing and a short probe."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from jobs.log import say
+from jobs.pool import Pool, pool_for, this_machine
+from jobs.quantities import duration, size
+from jobs.settings import LabelSettings
+from pipeline.inputs.own_files import own_files
+from pipeline.output import OutputFolder
+from pipeline.records import ImageRef, Shard
+from pipeline.shards import ImagesPerShard, cut
+from pipeline.sources import list_images
+
+_PROBED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Listing:
+    """num_bytes: None where the listing does not know them. sample: some images, at random."""
+
+    num_images: int
+    num_shards: int
+    num_bytes: int | None
+    sample: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """images_per_s: of one worker. bytes_per_image: mean of those that could be read."""
+
+    num_images: int
+    images_per_s: float
+    bytes_per_image: float
+
+
+def dry_run(settings: LabelSettings) -> str:
+    """The plan in lines of text; nothing is written. Raises as `jobs.label.label`."""
+    settings = settings.located()
+    own = own_files(settings.input, OutputFolder(settings.output))
+    listing = survey(list_images(settings.input, own), settings.images_per_shard)
+    pool = _pool(settings, listing.num_shards)
+    say(f"labelling {len(listing.sample)} of {listing.num_images} images, to see how long it takes")
+    probed = probe(
+        settings,
+        listing.sample,
+        num_threads=pool.num_cpus,
+        images_to_label=listing.num_images // pool.max_workers,
+    )
+    return "\n".join(_lines(listing, pool, probed))
+
+
+def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listing:
+    """Counts a collection in one pass; holds as much of it in memory as `cut` does."""
+    luck, sample = random.Random(0), list[ImageRef]()
+    num_images = num_shards = num_bytes = 0
+    all_known = True
+    for shard in cut(refs, images_per_shard):
+        num_shards += 1
+        for ref in shard:
+            num_images += 1
+            all_known = all_known and ref.num_bytes is not None
+            num_bytes += ref.num_bytes or 0
+            # Vitter's algorithm R: every image is in the sample with the same probability.
+            if len(sample) < _PROBED_IMAGES:
+                sample.append(ref)
+            elif (place := luck.randrange(num_images)) < _PROBED_IMAGES:
+                sample[place] = ref
+    return Listing(num_images, num_shards, num_bytes if all_known else None, tuple(sample))
+
+
+def probe(
+    settings: LabelSettings, sample: tuple[ImageRef, ...], *, num_threads: int, images_to_label: int
+) -> Probe:
+    """Label a sample as a worker with so many to label would, after a batch to warm up."""
+    from jobs.model import load_model
+    from pipeline.label_shard import label_shard
+    from pipeline.screening.screen import Limits
+
+    model = load_model(settings, num_threads=num_threads, images_to_label=images_to_label)
+
+    def label(refs: tuple[ImageRef, ...]) -> list[int]:
+        labelled = label_shard(
+            Shard(0, refs),
+            decoder=model.decoder,
+            classifier=model.predictor,
+            class_names=model.class_names,
+            limits=Limits(settings.max_pixels, settings.integrity),
+            read_threads=settings.read_threads,
+        )
+        sizes: list[int | None] = labelled.table["num_bytes"].to_pylist()
+        return [size for size in sizes if size is not None]
+
+    label(sample[: model.decoder.batch_size])
+    began = time.perf_counter()
+    sizes = label(sample)
+    images_per_s = len(sample) / (time.perf_counter() - began)
+    return Probe(len(sample), images_per_s, sum(sizes) / max(1, len(sizes)))
+
+
+def _pool(settings: LabelSettings, num_shards: int) -> Pool:
+    if settings.address == "local":
+        return pool_for(settings, [this_machine()], num_shards)
+    from jobs.cluster import cluster, nodes  # a second, and Ray
+
+    with cluster(settings.address):
+        return pool_for(settings, nodes(), num_shards)
+
+
+def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:
+    images = listing.num_images
+    yield f"images   {images:,} in {listing.num_shards:,} shards"
+    about = "" if listing.num_bytes is not None else "about "
+    num_bytes = listing.num_bytes or round(probed.bytes_per_image * images)
+    yield f"bytes    {about}{size(num_bytes)}, {size(probed.bytes_per_image)} an image"
+    counts = sorted({pool.num_workers, pool.max_workers})
+    device = f"{pool.num_cpus} CPU{'s' * (pool.num_cpus > 1)}"
+    if pool.num_gpus:
+        device += " and a GPU" if pool.num_gpus == 1 else f" and {pool.num_gpus:.2g} of a GPU"
+    yield f"workers  {' to '.join(map(str, counts))}, each with {device}"
+    yield (
+        f"speed    {probed.images_per_s:,.1f} images/s in one worker, by a probe of"
+        f" {probed.num_images} images in this process"
+    )
+    if 0 < pool.num_gpus < 1:
+        counts = sorted({max(1, round(count * pool.num_gpus)) for count in counts})
+        bound = "or less: those that share a GPU are counted as one"
+    else:
+        bound = "if the workers do not slow each other down"
+    times = [duration(images / (probed.images_per_s * count)) for count in reversed(counts)]
+    yield f"time     about {' to '.join(times)} {bound}"

@@ -1,0 +1,152 @@
+"""summary.json: what a run came to, audited against the plan and the parts on storage."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from jobs.labelling.shard_labeler import CommitRecord
+from jobs.log import say
+from pipeline.error_text import reason_of
+from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
+from pipeline.records import STATUSES
+from pipeline.shards import Plan, part_name
+from pipeline.sink import read_facts
+from pipeline.stores.attempts import AccessError
+
+COMPLETE = "complete"
+FAILED = "failed shards"
+NOT_LABELLED = "not labelled yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts over the whole output; times and `images_per_s` of the last run alone.
+
+    images: rows committed. planned_images: of the plan. counts: rows per status.
+    failed: what happened to each shard that has no part, by part name.
+    start_up_s: from the command to the first shard's start. images_per_s: over the rest of wall_s.
+    seconds: per stage, added up over the workers, see `pipeline.label_shard.LabelledShard`.
+    exit_reason: "complete", "failed shards", "interrupted", or an error.
+    """
+
+    run_id: str
+    output: str
+    exit_reason: str
+    images: int
+    planned_images: int
+    counts: dict[str, int]
+    shards: int
+    planned_shards: int
+    images_this_run: int
+    start_up_s: float
+    wall_s: float
+    images_per_s: float
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return self.exit_reason == COMPLETE
+
+
+def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
+    """The shards whose part exists. One listing, however many there are."""
+    present = output.changes(LABELS)
+    return {shard for shard in range(num_shards) if part_name(shard) in present}
+
+
+def finished_summary(output: OutputFolder) -> Summary | None:
+    """The summary of a run that has nothing left to do, else None."""
+    stored = _stored(output)
+    if stored is None or not stored.complete:
+        return None
+    num_shards = Plan(output).size.num_shards
+    return stored if len(committed_shards(output, num_shards)) == num_shards else None
+
+
+def _stored(output: OutputFolder) -> Summary | None:
+    """None too for one that is damaged or of another version: it is made anew from the parts."""
+    try:
+        return Summary(**(output.read_json(SUMMARY) or {}))
+    except (DamagedError, TypeError):
+        return None
+
+
+def write_summary(
+    output: OutputFolder,
+    run_id: str,
+    records: Sequence[CommitRecord],
+    *,
+    began: float,
+    exit_reason: str,
+) -> Summary:
+    """Audit the parts against the plan and write down what the run came to.
+
+    records: of this run. began: when its command started, seconds since the epoch.
+    """
+    sizes = Plan(output).size.images_per_shard
+    counts, failed = _audit(output, sizes, records)
+    # What another driver committed first has a record, but no seconds of this run.
+    committed = [record for record in records if record.error is None and record.seconds]
+    images_now = sum(sizes[record.shard] for record in committed)
+    wall_s = time.time() - began
+    start_up_s = min((record.started_at for record in records), default=time.time()) - began
+    seconds: Counter[str] = Counter()
+    for record in committed:
+        seconds.update(record.seconds)
+    summary = Summary(
+        run_id=run_id,
+        output=output.location,
+        exit_reason=FAILED if failed and exit_reason == COMPLETE else exit_reason,
+        images=counts.total(),
+        planned_images=sum(sizes),
+        counts={status: counts[status] for status in STATUSES},
+        shards=len(sizes) - len(failed),
+        planned_shards=len(sizes),
+        images_this_run=images_now,
+        start_up_s=round(start_up_s, 3),
+        wall_s=round(wall_s, 3),
+        images_per_s=round(images_now / max(wall_s - start_up_s, 1e-9), 2),
+        seconds={stage: round(value, 3) for stage, value in sorted(seconds.items())},
+        failed=failed,
+    )
+    try:
+        output.write_json(SUMMARY, asdict(summary))
+    except (OSError, AccessError) as error:  # a full disk may be what ended the run
+        if summary.complete:
+            raise
+        say(f"{SUMMARY} is not written: {reason_of(error)}")
+    return summary
+
+
+def _audit(
+    output: OutputFolder, sizes: Sequence[int], records: Iterable[CommitRecord]
+) -> tuple[Counter[str], dict[str, str]]:
+    """(rows per status, what is wrong by part name), from the parts themselves."""
+    errors = {record.shard: record.error for record in records if record.error is not None}
+    counts: Counter[str] = Counter()
+    failed: dict[str, str] = {}
+
+    def facts_of(shard: int) -> dict[str, Any] | str:
+        try:
+            facts = read_facts(output, shard)
+        except FileNotFoundError:
+            return errors.get(shard) or NOT_LABELLED
+        except (OSError, ValueError, AccessError) as error:
+            return f"damaged: {error}"
+        if facts["num_rows"] != sizes[shard]:
+            return f"damaged: {facts['num_rows']} rows for {sizes[shard]} planned images"
+        return facts
+
+    with ThreadPoolExecutor() as pool:
+        for shard, facts in enumerate(pool.map(facts_of, range(len(sizes)))):
+            if isinstance(facts, str):
+                failed[part_name(shard)] = facts
+            else:
+                counts.update(facts["counts"])
+    return counts, failed

@@ -1,0 +1,1 @@
+"""What `afd report` is made of."""

@@ -1,0 +1,122 @@
+"""What stands in the page's section on changes: a comparison -> what its template names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.quantities import UNKNOWN, count, decimal, percent
+from jobs.reporting import compare_charts as charts
+from jobs.reporting.compare import FEW, Comparison
+from jobs.reporting.content import Card, model_facts
+from jobs.reporting.queries import Distributions, Row
+from jobs.reporting.run import Run
+from jobs.reporting.statistics import band_name
+from pipeline.records import STATUSES
+
+_MODERATE, _LARGE = 0.1, 0.25  # of PSI, as is the custom
+_ABSENT = "not there"
+
+
+def change(
+    found: Comparison, now: Distributions, runs: tuple[Run, Run], location: str
+) -> dict[str, Any]:
+    """runs: before and now. location: of the earlier output."""
+    drawn = (
+        charts.changed_by_quality(found),
+        charts.drift_shift(found.before, now),
+        charts.quality_shift(found.before, now),
+    )
+    settings = _differences(*runs)
+    return {
+        "before": location,
+        "notices": _notices(found, now, settings),
+        "cards": _cards(found),
+        "charts": [chart for chart in drawn if chart],
+        "shifts": [_shift(row) for row in found.shifts],
+        "few": FEW,
+        "labels": found.changes,
+        "examples": found.examples,
+        "new_errors": found.new_errors,
+        "newly_failed": found.newly_failed,
+        "status_names": [*STATUSES, _ABSENT],
+        "transitions": _matrix(found),
+        "settings": settings,
+    }
+
+
+def _notices(
+    found: Comparison, now: Distributions, settings: list[tuple[str, str, str]]
+) -> list[str]:
+    notices = []
+    if not found.in_both:
+        notices.append(
+            "The runs have no URI in common: distributions can be compared, labels cannot."
+        )
+    if any(name == "backbone" for name, _, _ in settings):
+        notices.append(
+            "The runs have different backbones: changed labels tell the models apart as much as"
+            " the images, and class numbers may not mean the same."
+        )
+    if not (now.has_drift and found.before.has_drift):
+        without = "Neither run" if now.has_drift == found.before.has_drift else "One of the runs"
+        verb = "measured" if without.startswith("Neither") else "did not measure"
+        notices.append(f"{without} {verb} drift: its shift is not known.")
+    return notices
+
+
+def _cards(found: Comparison) -> list[Card]:
+    overall = found.shifts[0] if found.shifts else {}
+    share = percent(found.changed / found.compared) if found.compared else "–"
+    return [
+        (share, "labels changed", f"{count(found.changed)} of {count(found.compared)}"),
+        (count(found.newly_failed), "new errors", "ok before, not any more"),
+        (count(found.added), "images added", f"{count(found.in_both)} in both"),
+        (count(found.gone), "images gone", ""),
+        (decimal(overall.get("drift_psi"), 3), "drift PSI", "all qualities"),
+        (decimal(overall.get("confidence_psi"), 3), "confidence PSI", "all qualities"),
+    ]
+
+
+def _shift(row: Row) -> Row:
+    few = min(row["before"], row["images"]) < FEW
+    return {
+        **row,
+        "band": "all" if row["band"] is None else band_name(row["band"]),
+        "drift_verdict": _verdict(row["drift_psi"], few=few),
+        "confidence_verdict": _verdict(row["confidence_psi"], few=few),
+    }
+
+
+def _verdict(psi: float | None, *, few: bool) -> str:
+    if psi is None:
+        return UNKNOWN
+    if few:
+        return "few"
+    if psi >= _LARGE:
+        return "large"
+    return "moderate" if psi >= _MODERATE else "small"
+
+
+def _matrix(found: Comparison) -> list[tuple[str, ...]]:
+    """A row for each status before, a column for each status now."""
+    names = [*STATUSES, None]
+    return [
+        (
+            before or _ABSENT,
+            *(count(found.transitioned(before, now)) if before or now else "" for now in names),
+        )
+        for before in names
+    ]
+
+
+def _differences(before: Run, now: Run) -> list[tuple[str, str, str]]:
+    """(name, before, now) of the settings, of the model and of the versions that differ."""
+    facts = [
+        {**run.facts.get("settings", {}), **model_facts(run), **run.facts.get("versions", {})}
+        for run in (before, now)
+    ]
+    return [
+        (name.replace("_", " "), str(facts[0].get(name, "–")), str(facts[1].get(name, "–")))
+        for name in sorted(facts[0].keys() | facts[1].keys())
+        if facts[0].get(name) != facts[1].get(name)
+    ]

@@ -1,0 +1,212 @@
+"""One output against an earlier one: which labels changed, what drifted, what fails now.
+
+Images are the same when their URIs are. They are paired by 64-bit hashes of these: of a thousand
+million URIs about three pairs in a hundred runs would share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+
+from jobs.reporting.queries import (
+    NOW,
+    Distributions,
+    Row,
+    Trust,
+    fetch,
+    find_distributions,
+    read_rows,
+)
+from jobs.reporting.statistics import (
+    BANDS,
+    by_band,
+    kolmogorov_smirnov,
+    population_stability_index,
+    same_length,
+)
+from pipeline.output import OutputFolder
+
+BEFORE = "before"  # the table of the earlier output
+FEW = 100  # images in a band; the distances of fewer say little
+_TOP_CHANGES = 200
+_ERRORS = 40
+
+_ONE_RUN = """
+    SELECT id, any_value(status) AS status, any_value(label) AS label,
+           any_value(quality) AS quality, any_value(confidence) AS confidence,
+           any_value(shard) AS shard, any_value(row) AS row
+    FROM {name} GROUP BY id
+"""  # a URI that a run holds twice, as of two members of a tar with one name, counts once
+_PAIRS = f"""
+    CREATE OR REPLACE TEMP TABLE pairs AS
+    SELECT id, b.status AS before_status, n.status AS status, b.label AS before_label,
+           n.label AS label, n.quality AS quality,
+           least(b.confidence, n.confidence) AS confidence,
+           b.shard AS before_shard, b.row AS before_row, n.shard AS shard, n.row AS row
+    FROM ({_ONE_RUN.format(name=BEFORE)}) AS b
+    FULL JOIN ({_ONE_RUN.format(name=NOW)}) AS n USING (id)
+"""
+_TRANSITIONS = """
+    SELECT before_status AS before, status AS now, count(*) AS images
+    FROM pairs GROUP BY ALL ORDER BY ALL
+"""
+_CHANGED_BY_QUALITY = """
+    SELECT quality, count(*) AS images, count(*) FILTER (label <> before_label) AS changed
+    FROM pairs WHERE label IS NOT NULL AND before_label IS NOT NULL GROUP BY ALL
+"""
+_CHANGES = f"""
+    SELECT before_label, label, count(*) AS images, avg(confidence) AS confidence
+    FROM pairs WHERE label <> before_label GROUP BY ALL
+    ORDER BY images DESC, before_label, label LIMIT {_TOP_CHANGES}
+"""
+_SUREST = """
+    SELECT before_shard, before_row, shard, row FROM pairs WHERE label <> before_label
+    ORDER BY confidence DESC, id LIMIT $images
+"""
+_NEW_ERRORS = f"""
+    SELECT {NOW}.status, error, bad_uri AS uri
+    FROM {NOW} JOIN pairs USING (shard, row)
+    WHERE pairs.status <> 'ok' AND before_status = 'ok'
+    ORDER BY {NOW}.status, uri LIMIT {_ERRORS}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What changed from `before` to now.
+
+    transitions: images by status before and now; None: not in that run. by_quality: images that
+    both labelled, and how many of them otherwise, by JPEG quality now (0: none). changes: the most
+    frequent, by class. examples: changes that both runs were sure of. new_errors: images that were
+    ok before. shifts: distances of the distributions, a row a quality band.
+    """
+
+    before: Distributions
+    transitions: list[Row]
+    by_quality: list[Row]
+    changes: list[Row]
+    examples: list[Row]
+    new_errors: list[Row]
+    shifts: list[Row]
+
+    def transitioned(self, before: str | None, now: str | None) -> int:
+        return sum(
+            row["images"]
+            for row in self.transitions
+            if (row["before"], row["now"]) == (before, now)
+        )
+
+    @property
+    def in_both(self) -> int:
+        return sum(row["images"] for row in self.transitions if row["before"] and row["now"])
+
+    @property
+    def added(self) -> int:
+        return sum(row["images"] for row in self.transitions if row["before"] is None)
+
+    @property
+    def gone(self) -> int:
+        return sum(row["images"] for row in self.transitions if row["now"] is None)
+
+    @property
+    def compared(self) -> int:
+        return sum(row["images"] for row in self.by_quality)
+
+    @property
+    def changed(self) -> int:
+        return sum(row["changed"] for row in self.by_quality)
+
+    @property
+    def newly_failed(self) -> int:
+        """Images that were ok before and are not any more."""
+        return sum(
+            row["images"]
+            for row in self.transitions
+            if row["before"] == "ok" and row["now"] not in (None, "ok")
+        )
+
+
+def compare(
+    connection: duckdb.DuckDBPyConnection,
+    outputs: tuple[OutputFolder, OutputFolder],
+    now: Distributions,
+    trust: Trust,
+    *,
+    examples: int,
+) -> Comparison:
+    """Hold the table NOW, whose distributions are `now`, against the table BEFORE.
+
+    outputs: the folders of both, before and now.
+    """
+    before = find_distributions(connection, BEFORE, trust)
+    connection.execute(_PAIRS)
+    surest = connection.execute(_SUREST, {"images": examples}).fetchall()
+    return Comparison(
+        before=before,
+        transitions=fetch(connection, _TRANSITIONS),
+        by_quality=fetch(connection, _CHANGED_BY_QUALITY),
+        changes=_named(fetch(connection, _CHANGES), before.labels, now.labels),
+        examples=_examples(outputs, surest),
+        new_errors=fetch(connection, _NEW_ERRORS),
+        shifts=shifts(before, now),
+    )
+
+
+def shifts(before: Distributions, now: Distributions) -> list[Row]:
+    """PSI and KS of drift angle and confidence, a row a quality band and one, band None, for all.
+
+    `before` and `images` count the images with a confidence. Bands that neither run has are left
+    out; a distance is None where a run has no value.
+    """
+    angles = same_length(before.angles, now.angles)
+    confidences = same_length(before.confidences, now.confidences)
+    rows = [_shift(None, *(c.sum(0) for c in (*angles, *confidences)))]
+    bands = [by_band(counts) for counts in (*angles, *confidences)]
+    rows += [_shift(band, *(counts[band] for counts in bands)) for band in range(BANDS)]
+    return [row for row in rows if row["before"] or row["images"]]
+
+
+def _shift(
+    band: int | None,
+    angles_before: np.ndarray,
+    angles: np.ndarray,
+    confidences_before: np.ndarray,
+    confidences: np.ndarray,
+) -> Row:
+    return {
+        "band": band,
+        "before": int(confidences_before.sum()),
+        "images": int(confidences.sum()),
+        "drift_psi": population_stability_index(angles_before, angles),
+        "drift_ks": kolmogorov_smirnov(angles_before, angles),
+        "confidence_psi": population_stability_index(confidences_before, confidences),
+        "confidence_ks": kolmogorov_smirnov(confidences_before, confidences),
+    }
+
+
+def _named(changes: list[Row], before: Sequence[Row], now: Sequence[Row]) -> list[Row]:
+    names = {row["label"]: row["name"] for row in (*before, *now)}
+    return [
+        {
+            **row,
+            "before_name": names.get(row["before_label"]) or f"class {row['before_label']}",
+            "name": names.get(row["label"]) or f"class {row['label']}",
+        }
+        for row in changes
+    ]
+
+
+def _examples(
+    outputs: tuple[OutputFolder, OutputFolder], places: Sequence[tuple[int, int, int, int]]
+) -> list[Row]:
+    """Rows as of a gallery, with the label and the confidence before."""
+    before = read_rows(outputs[0], [place[:2] for place in places])
+    now = read_rows(outputs[1], [place[2:] for place in places])
+    return [
+        {**row, "before_label": earlier["label"], "before_confidence": earlier["confidence"]}
+        for earlier, row in zip(before, now, strict=True)
+    ]

@@ -1,0 +1,234 @@
+"""How the report draws: Vega-Lite, by Altair, in the page's own colours.
+
+Colours are names of the page (`var(--accent)`), so that one drawing serves light, dark and paper.
+Widths follow the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from jobs.reporting.queries import Row
+
+HEIGHT = 230  # pixels
+TALL = 320
+_ACCENT, _WARN = "var(--accent)", "var(--warn)"
+_SEQUENCE = [f"var(--seq-{k})" for k in range(1, 8)]  # from few to most
+_DENSITY_STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]  # finer where most cells are
+_CATEGORIES = [f"var(--cat-{k})" for k in range(1, 6)]
+_CONFIG: dict[str, Any] = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--muted)",
+        "titleColor": "var(--muted)",
+        "gridColor": "var(--line)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+    },
+    "legend": {
+        "orient": "top",
+        "columns": 3,
+        "labelColor": "var(--text)",
+        "titleColor": "var(--muted)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing, and its figures as text for whoever cannot see it.
+
+    name: its id within the page. caption: what it says. spec: Vega-Lite.
+    """
+
+    name: str
+    title: str
+    caption: str
+    spec: dict[str, Any]
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def finished(chart: alt.TopLevelMixin, height: int = HEIGHT) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
+    return {**spec, "config": _CONFIG, "autosize": {"type": "fit-x", "contains": "padding"}}
+
+
+def histogram(
+    rows: Sequence[Row], title: str, *, domain: tuple[float, float], warn_below: float | None = None
+) -> dict[str, Any]:
+    """rows: {"from", "to", "images"}. Bars that end at or below `warn_below` are set apart."""
+    color: Any = alt.value(_ACCENT)
+    if warn_below is not None:
+        # A bin's end is a sum of floats.
+        color = alt.condition(f"datum.to < {warn_below} + 1e-9", alt.value(_WARN), color)
+    x = alt.X("from:Q", title=title, bin="binned", scale=alt.Scale(domain=list(domain), nice=False))
+    bars = _chart(rows).mark_bar(binSpacing=0.5)
+    return finished(
+        bars.encode(x=x, x2="to:Q", y=_images(), color=color, tooltip=_tips(rows, images=",")),
+        HEIGHT,
+    )
+
+
+def bars(rows: Sequence[Row]) -> dict[str, Any]:
+    """rows: {"name", "images", "share"}; lying bars, in that order."""
+    y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=140, ticks=False))
+    x = alt.X("share:Q", title="share of the images", axis=alt.Axis(format="%", tickCount=5))
+    drawn = _chart(rows).mark_bar(color=_ACCENT, height={"band": 0.7})
+    return finished(
+        drawn.encode(x=x, y=y, tooltip=_tips(rows, images=",", share=".2%")), 30 * len(rows) + 20
+    )
+
+
+def bars_by_quality(rows: Sequence[Row], title: str, *, warn: bool = False) -> dict[str, Any]:
+    """rows: {"quality", "from", "to", "share", ...}; shares of 0 to 1."""
+    y = alt.Y("share:Q", title=title, axis=alt.Axis(format="%", tickCount=5))
+    drawn = _chart(rows).mark_bar(color=_WARN if warn else _ACCENT, binSpacing=1)
+    return finished(
+        drawn.encode(
+            x=_quality("from:Q", bin="binned"),
+            x2="to:Q",
+            y=y,
+            tooltip=_tips(rows, images=",", share=".1%"),
+        )
+    )
+
+
+def confidence_by_quality(rows: Sequence[Row]) -> dict[str, Any]:
+    """rows: {"quality", "middle", "images", "low", "median", "high"}; quartiles of 0 to 1."""
+    title, scale = "confidence", alt.Scale(domain=[0, 1])
+    base = _chart(rows).encode(x=_quality("middle:Q"))
+    band = base.mark_area(color=_ACCENT, opacity=0.25).encode(
+        y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"
+    )
+    line = base.mark_line(color=_ACCENT, point=_points(_ACCENT), strokeWidth=2.5).encode(
+        y=alt.Y("median:Q", title=title, scale=scale),
+        tooltip=_tips(rows, low=".2f", median=".2f", high=".2f", images=","),
+    )
+    return finished(alt.layer(band, line))
+
+
+def drift_by_quality(cells: Sequence[Row], medians: Sequence[Row]) -> dict[str, Any]:
+    """cells: {"quality", "from", "to", "low", "high", "share"}; medians: as for the quartiles."""
+    scale = alt.Scale(type="threshold", domain=_DENSITY_STEPS, range=_SEQUENCE)
+    legend = alt.Legend(title="share of the band's images", format=".0%", gradientLength=252)
+    rectangles = (
+        _chart(cells)
+        .mark_rect()
+        .encode(
+            x=_quality("from:Q", bin="binned"),
+            x2="to:Q",
+            y=alt.Y("low:Q", title="drift angle, degrees", bin="binned"),
+            y2="high:Q",
+            color=alt.Color("share:Q", scale=scale, legend=legend),
+            tooltip=_tips(cells, low=".4~g", high=".4~g", share=".1%"),
+        )
+    )
+    line = _chart(medians).encode(x="middle:Q", y="median:Q")
+    halo = line.mark_line(color="var(--card)", strokeWidth=6)
+    median = line.mark_line(color=_WARN, strokeWidth=2.5, point=_points(_WARN)).encode(
+        tooltip=_tips(medians, median=".2f", images=",")
+    )
+    return finished(alt.layer(rectangles, halo, median), TALL)
+
+
+def lines(rows: Sequence[Row], title: str, *, tick_format: str) -> dict[str, Any]:
+    """rows: {"quality", "middle", "series", "value"}; told apart by dashes too, not by colour only.
+
+    The first series named in the rows is solid.
+    """
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    legend = alt.Legend(
+        title=None, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=500, labelLimit=260
+    )
+    color = alt.Color(
+        "series:N", scale=alt.Scale(domain=names, range=[_ACCENT, _WARN]), legend=legend
+    )
+    dash = alt.StrokeDash(
+        "series:N", scale=alt.Scale(domain=names, range=[[1, 0], [6, 4]]), legend=legend
+    )
+    drawn = (
+        _chart(rows)
+        .mark_line(strokeWidth=2.5, point={"filled": True, "size": 36})
+        .encode(
+            x=_quality("middle:Q"),
+            y=alt.Y("value:Q", title=title, axis=alt.Axis(format=tick_format, tickCount=5)),
+            color=color,
+            strokeDash=dash,
+            tooltip=_tips(rows, value=tick_format),
+        )
+    )
+    return finished(drawn)
+
+
+def speed_over_time(rows: Sequence[Row], unit: str) -> dict[str, Any]:
+    """rows: {"from", "to", "images_per_s"}, times in `unit` of work."""
+    y = alt.Y("images_per_s:Q", title="images/s", axis=alt.Axis(format="~s", tickCount=5))
+    drawn = _chart(rows).mark_bar(color=_ACCENT, binSpacing=0.5)
+    tooltip = _tips(rows, **{"from": ".2~f", "to": ".2~f", "images_per_s": ",.1f"})
+    return finished(drawn.encode(x=_time(unit), x2="to:Q", y=y, tooltip=tooltip))
+
+
+def shares_over_time(rows: Sequence[Row], names: Sequence[str], unit: str) -> dict[str, Any]:
+    """rows: {"from", "to", "stage", "position", "share"}; stacked in the order of `names`."""
+    scale = alt.Scale(domain=list(names), range=_CATEGORIES[: len(names)])
+    axis = alt.Axis(format="%", tickCount=5)
+    y = alt.Y("share:Q", title="share of the workers' time", stack="normalize", axis=axis)
+    return finished(
+        _chart(rows)
+        .mark_bar(binSpacing=0.5)
+        .encode(
+            x=_time(unit),
+            x2="to:Q",
+            y=y,
+            color=alt.Color("stage:N", title=None, scale=scale),
+            order=alt.Order("position:Q"),
+            tooltip=[alt.Tooltip("stage:N"), *_tips(rows, share=".1%")],
+        )
+    )
+
+
+def _time(unit: str) -> alt.X:
+    axis = alt.Axis(tickCount=6, grid=False)
+    return alt.X("from:Q", title=f"{unit} of work", bin="binned", axis=axis)
+
+
+def _chart(rows: Sequence[Row]) -> alt.Chart:
+    return alt.Chart(alt.Data(values=list(rows)))
+
+
+def _quality(field: str, **options: Any) -> alt.X:
+    axis = alt.Axis(values=list(range(0, 101, 10)), labelOverlap="greedy")
+    scale = alt.Scale(domain=[0, 100], nice=False)
+    return alt.X(field, title="JPEG quality", axis=axis, scale=scale, **options)
+
+
+def _images() -> alt.Y:
+    return alt.Y("images:Q", title="images", axis=alt.Axis(format="~s", tickCount=5))
+
+
+def _points(color: str) -> dict[str, Any]:
+    return {"color": color, "filled": True, "size": 40}
+
+
+def _tips(rows: Sequence[Row], **formats: str) -> list[alt.Tooltip]:
+    """What is shown of a mark under the pointer: its name, where it has one, and its numbers."""
+    names: tuple[str, ...] = ("name", "quality", "series")
+    shown = [key for key in names if key in rows[0]] or [k for k in ("from", "to") if k in rows[0]]
+    texts = [alt.Tooltip(key, type="nominal") for key in shown if key not in formats]
+    return texts + [
+        alt.Tooltip(key, type="quantitative", format=form) for key, form in formats.items()
+    ]

@@ -1,0 +1,104 @@
+"""Rows of a gallery -> small pictures that the page holds, where their sources can still be read.
+
+A source is an unknown file: what it claims of its size is checked before anything is decoded, and
+whatever goes wrong costs that picture alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from PIL import Image, ImageFile
+
+from jobs.reporting.queries import Row
+from pipeline.inputs.image_bytes import read_image
+from pipeline.output import OutputFolder
+from pipeline.records import Container, ImageRef
+from pipeline.screening.pillow_warnings import silenced
+from pipeline.shards import Plan
+from pipeline.stores.attempts import AccessError
+
+SIDE = 176  # pixels, of the longer side
+_JPEG_QUALITY = 72
+_MAX_BYTES = 32 * 2**20  # of a source; larger ones are not read
+_MAX_PIXELS = 64_000_000
+_FORMATS = ("JPEG", "PNG", "WEBP")
+# Of a plan or an image that cannot be had; other pictures may be in another store.
+_NOT_TO_BE_HAD = (OSError, ValueError, AccessError)
+
+
+class Thumbnails:
+    """Makes data URIs of an output's images, as long as its time lasts."""
+
+    def __init__(self, output: OutputFolder, *, budget_s: float) -> None:
+        """budget_s: no picture is begun after so many seconds; sources may be slow."""
+        self._deadline = time.monotonic() + budget_s
+        try:
+            self._plan: Plan | None = Plan(output)
+        except _NOT_TO_BE_HAD:
+            self._plan = None
+        self._refs = lru_cache(maxsize=4)(self._read_refs)
+
+    def add(self, rows: list[Row]) -> list[Row]:
+        """The rows with a `thumbnail`: a data URI, or None where there can be none."""
+        return [{**row, "thumbnail": self._make(row)} for row in rows]
+
+    def _make(self, row: Row) -> str | None:
+        size = row["num_bytes"]
+        if size is None or size > _MAX_BYTES or time.monotonic() > self._deadline:
+            return None
+        ref = self._ref(row)
+        if ref.container == Container.TAR_GZ and (ref.offset or 0) > _MAX_BYTES:
+            return None  # all before it would have to be unpacked
+        try:
+            data = read_image(ref)
+        except _NOT_TO_BE_HAD:
+            return None
+        return thumbnail(data) if len(data) == size else None  # another file by now
+
+    def _ref(self, row: Row) -> ImageRef:
+        """Where the image's bytes are; the plan knows a tar's members."""
+        return self._refs(row["shard"]).get(row["uri"]) or ImageRef(row["uri"])
+
+    def _read_refs(self, shard: int) -> dict[str, ImageRef]:
+        if self._plan is None:
+            return {}
+        try:
+            return {ref.uri: ref for ref in self._plan.shard(shard).refs}
+        except _NOT_TO_BE_HAD:
+            return {}
+
+
+def thumbnail(data: bytes) -> str | None:
+    """An encoded image -> a small JPEG of it as a data URI; None for what cannot be decoded.
+
+    What is left of a truncated image is shown, gray where it ends.
+    """
+    try:
+        with _tolerant(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                return None
+            image.draft("RGB", (SIDE, SIDE))  # a JPEG is decoded at an eighth at least of its size
+            image.thumbnail((SIDE, SIDE))
+            small = io.BytesIO()
+            image.convert("RGB").save(small, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    except Exception:  # Pillow's decoders raise whatever they stumble over
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(small.getvalue()).decode()
+
+
+@contextmanager
+def _tolerant() -> Iterator[None]:
+    """Pillow reads what is there, and keeps its warnings of damage and of size to itself."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        with silenced():
+            yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -1,0 +1,155 @@
+"""How a run went, as its parts tell it: what was run, how fast, and where the time went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.labels_view import list_parts
+from jobs.reporting.queries import Row
+from pipeline.error_text import one_line
+from pipeline.output import OutputError, OutputFolder
+from pipeline.shards import Plan
+from pipeline.sink import facts_of
+
+# What makes up a worker's time, in the order of the work; what else is in the facts runs beside it.
+STAGES = ("read", "decode", "dct", "model", "rows")
+_TIME_BINS = 40
+_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PartTimes:
+    """One part's rows and when they were made. began_at: seconds since the epoch, if known."""
+
+    rows: int
+    began_at: float | None
+    seconds: tuple[float, ...]  # of each of STAGES
+
+    @property
+    def worked_s(self) -> float:
+        return sum(self.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's parts and facts.
+
+    parts: those that are whole. damaged: what is wrong with the others, by name.
+    planned_images: of the plan, if it can be read. facts: of the first part, which the others
+    share. devices: parts by device and precision.
+    """
+
+    parts: list[Path]
+    damaged: dict[str, str]
+    planned_images: int | None
+    facts: dict[str, Any]
+    devices: dict[str, int]
+    times: list[PartTimes]
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.times)
+
+
+def read_run(output: OutputFolder) -> Run:
+    """Read every part's facts."""
+
+    def facts_or_reason(path: Path) -> dict[str, Any] | str:
+        try:
+            return facts_of(path, path.name)
+        except (OSError, ValueError) as error:
+            return one_line(error)
+
+    parts, damaged, devices = [], {}, Counter[str]()
+    times: list[PartTimes] = []
+    first: dict[str, Any] = {}
+    found = list_parts(output)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for path, facts in zip(found, pool.map(facts_or_reason, found), strict=True):
+            if isinstance(facts, str):
+                damaged[path.name] = facts
+                continue
+            parts.append(path)
+            times.append(_times(facts))
+            devices[f"{facts.get('device')}, {facts.get('precision')}"] += 1
+            first = first or facts
+    return Run(
+        parts=parts,
+        damaged=damaged,
+        planned_images=_planned_images(output),
+        facts=first,
+        devices=dict(devices.most_common()),
+        times=times,
+    )
+
+
+def _planned_images(output: OutputFolder) -> int | None:
+    try:
+        return Plan(output).size.num_images
+    except OutputError:
+        return None
+
+
+def _times(facts: dict[str, Any]) -> PartTimes:
+    seconds = facts.get("seconds", {})
+    return PartTimes(
+        facts["num_rows"], facts.get("began_at"), tuple(seconds.get(s, 0.0) for s in STAGES)
+    )
+
+
+def stage_totals(times: Sequence[PartTimes]) -> list[Row]:
+    """Seconds of each stage over all workers: {"stage", "seconds", "share", "ms_per_image"}."""
+    seconds = np.sum([part.seconds for part in times], axis=0) if times else np.zeros(len(STAGES))
+    rows = max(sum(part.rows for part in times), 1)
+    total = max(float(seconds.sum()), 1e-9)
+    return [
+        {"stage": stage, "seconds": s, "share": s / total, "ms_per_image": 1000 * s / rows}
+        for stage, s in zip(STAGES, seconds.tolist(), strict=True)
+    ]
+
+
+def timeline(times: Sequence[PartTimes]) -> list[Row]:
+    """Speed and stages over the run: {"from_s", "to_s", "images_per_s", one share a stage}.
+
+    The time between an interrupted run and its continuation is left out: seconds are of work. A
+    part's images and seconds are spread evenly over the time that it took. Empty when the parts do
+    not say when they began.
+    """
+    if not times or any(part.began_at is None for part in times):
+        return []
+    began = np.array([part.began_at for part in times])  # (P,) seconds
+    ended = began + np.maximum([part.worked_s for part in times], 1e-3)
+    start, stop = _without_pauses(began, ended)
+    edges = np.linspace(0, stop.max(), _TIME_BINS + 1)
+    inside = np.minimum(stop[:, None], edges[1:]) - np.maximum(start[:, None], edges[:-1])
+    share = np.maximum(inside, 0) / (stop - start)[:, None]  # (P, bins), rows add up to 1
+    images = np.array([part.rows for part in times]) @ share
+    seconds = np.array([part.seconds for part in times]).T @ share  # (stages, bins)
+    per_stage = seconds / np.maximum(seconds.sum(0), 1e-12)
+    return [
+        {
+            "from_s": float(edges[k]),
+            "to_s": float(edges[k + 1]),
+            "images_per_s": float(images[k] / (edges[1] - edges[0])),
+            **{stage: float(per_stage[i, k]) for i, stage in enumerate(STAGES)},
+        }
+        for k in range(_TIME_BINS)
+    ]
+
+
+def _without_pauses(began: np.ndarray, ended: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) seconds twice -> the same on a clock that stands still while no part is worked on."""
+    order = np.argsort(began)
+    busy_until = np.maximum.accumulate(ended[order])
+    pauses = np.maximum(began[order][1:] - busy_until[:-1], 0)
+    paused = np.concatenate([[0.0], np.cumsum(pauses)]) + began.min()  # before each part
+    before = np.empty_like(paused)
+    before[order] = paused
+    return began - before, ended - before

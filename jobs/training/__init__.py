@@ -1,0 +1,1 @@
+"""What `afd train` is made of."""

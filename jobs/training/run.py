@@ -1,0 +1,269 @@
+"""One worker's part of a training run, from settings to the exported checkpoint; without Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afd_model.afd_module import AFDModule, with_parts_of
+from afd_model.afd_sizes import config_for
+from afd_model.backbones import Backbone
+from afd_model.checkpoint import CheckpointFacts, resolve_afd
+from afd_model.inference.device import device_name, dtype_name, resolve_device, resolve_precision
+from afd_model.stages import head_path
+from afd_model.training.distributed import is_first
+from afd_model.training.export import export, fit_flips
+from afd_model.training.loop import Trainer, train
+from afd_model.training.losses import LossWeights
+from afd_model.training.schedule import TrainingOptions
+from jobs.log import say
+from jobs.model import backbone_of, decoding_on
+from jobs.run_record import versions
+from jobs.settings import flag_of
+from jobs.train_settings import TrainSettings
+from jobs.training.log import TrainingLog
+from pipeline.inputs.own_files import list_apart
+from pipeline.inputs.sampling import evenly
+from pipeline.output import RUN, OutputFolder
+from pipeline.pairs.training_data import PairLoader, Rank, split_held_out
+from pipeline.pixels.geometry import Geometry
+from pipeline.records import ImageRef
+from pipeline.screening.screen import Limits
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What can go wrong by a user's mistake, done before anything is started."""
+
+    backbone: Backbone
+    afd: AFDModule
+    start: CheckpointFacts | None  # of the weights that `afd` has, if it was trained before
+    options: TrainingOptions
+    geometry: Geometry  # of the training windows
+    preset: Geometry  # of labelling, and so of what is held out
+    training: list[ImageRef]
+    held_out: list[ImageRef]
+
+
+def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
+    """The model, the options and the lists of images. Raises ValueError, worded for the user."""
+    backbone = backbone_of(settings)
+    geometry = preset = Geometry.of_preset(backbone.preprocessing, in_blocks=True)
+    if settings.crop != "auto":
+        # The share of the picture that the model sees stays the preset's.
+        resize = geometry.resize and max(
+            settings.crop, round(settings.crop * geometry.resize / geometry.crop)
+        )
+        geometry = replace(geometry, crop=settings.crop, resize=resize)
+        geometry.check_blocks()
+    if settings.embedding_weight and head_path(backbone.module) is None:
+        raise ValueError(
+            f"{settings.backbone} has no linear layer to take an embedding from: use"
+            " --embedding-weight 0"
+        )
+    torch.manual_seed(settings.seed)
+    afd, start = _start(settings, backbone)
+    # A run that found its own files among the images when it is resumed would draw other pairs.
+    refs = list_apart(settings.input, OutputFolder(settings.output))
+    training, held_out = split_held_out(refs, settings.held_out_images)
+    options = _options(settings, device)
+    return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)
+
+
+def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, CheckpointFacts | None]:
+    """The module to train, and where its weights come from. Raises ValueError."""
+    changes: dict[str, Any] = {
+        name: value
+        for name, value in (("fdm", settings.fdm), ("dct_input", settings.dct_input))
+        if value != "auto"
+    }
+    if settings.corrected_stages != "auto":
+        changes["corrected_stages"] = settings.corrected_stages
+    if settings.afd == "untrained":
+        return AFDModule(config_for(backbone, settings.afd_size, **changes)), None
+    afd, start = resolve_afd(settings.afd, backbone)
+    if afd is None or start is None:
+        raise ValueError(
+            f"--afd {settings.afd}: no weights to start from; use untrained, or a checkpoint file"
+        )
+    found = afd.config
+    if settings.corrected_stages in ("auto", len(found.stages)):
+        # The stem's part is sized by itself: what is kept is not to make it narrower.
+        changes["corrected_stages"] = 0
+        config = config_for(backbone, settings.afd_size, **changes)
+        config = replace(config, stages=found.stages, stage_width=found.stage_width)
+    else:
+        config = config_for(backbone, settings.afd_size, **changes)
+    try:
+        return with_parts_of(afd, config), start
+    except ValueError:
+        raise ValueError(
+            f"--afd {settings.afd} is another module than these settings make: it needs --afd-size"
+            f" {found.size} --fdm {found.fdm} --dct-input {found.dct_input} --corrected-stages"
+            f" {len(found.stages)}"
+        ) from None
+
+
+def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
+    requested = settings.precision
+    if requested == "auto" and device.type == "cuda":
+        requested = "bf16"  # the range of fp32, so the loss needs no scaling
+    return TrainingOptions(
+        max_steps=settings.max_steps,
+        max_time_s=None if isinstance(settings.max_time_s, str) else settings.max_time_s,
+        stem_steps=settings.stem_steps,
+        stem_learning_rate=settings.stem_learning_rate,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        optimizer=settings.optimizer,
+        weight_decay=settings.weight_decay,
+        ema_decay=settings.ema_decay,
+        start_share=settings.start_share,
+        clip_norm=settings.clip_norm,
+        precision=resolve_precision(requested, device),
+        num_stages=settings.feature_stages,
+        keep=settings.keep,
+        log_every_steps=settings.log_every_steps,
+        save_every_steps=settings.save_every_steps,
+        validate_every_steps=settings.validate_every_steps,
+        losses=LossWeights(
+            kl=settings.kl_weight,
+            root_kl=settings.root_kl_weight,
+            logits=settings.logit_weight,
+            embedding=settings.embedding_weight,
+            features=settings.feature_weight,
+            stem_l1=settings.stem_l1_weight,
+            temperature=settings.kl_temperature,
+            distance=settings.distance,
+        ),
+    )
+
+
+def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None = None) -> None:
+    """Train this worker's share to the end, or go on from the saved state.
+
+    Every worker reads the same output folder; the first one writes it.
+    """
+    torch.set_num_threads(settings.cpus_per_worker)
+    device = device or resolve_device(settings.device)
+    ready = prepare(settings, device)
+    if settings.workers == 0:
+        note_images(settings, ready)
+    counts = f"{len(ready.training)} images to train on, {len(ready.held_out)} held out"
+    print(counts, file=sys.stderr, flush=True)
+    folder = Path(settings.output)
+    trainer = Trainer(ready.backbone, ready.afd, ready.options, device=device, folder=folder)
+    trainer.resume()
+    training = _loader(ready.training, ready.geometry, settings, rank, device)
+    held_out = _loader(ready.held_out, ready.preset, settings, rank, device)
+    facts = {**_facts(settings, ready, device), **_earlier(folder)}
+    log = TrainingLog(folder, trainer.step) if is_first() else None
+    try:
+        reason = train(
+            trainer,
+            training,
+            held_out,
+            log=log or (lambda record: None),
+            on_best=lambda: export(trainer, ready.backbone, facts),
+        )
+        fitted_too = _loader(
+            evenly(ready.training, settings.flip_images), ready.preset, settings, rank, device
+        )
+        passes = [(held_out, settings.flip_passes), (fitted_too, 1)]
+        flips = fit_flips(trainer, ready.backbone, passes)
+        export(trainer, ready.backbone, {**facts, "ended": reason}, flips)
+    finally:
+        if log is not None:
+            log.close()
+
+
+def note_images(settings: TrainSettings, ready: Prepared) -> None:
+    """Say so when a run goes on with other images than it had.
+
+    What is held out is drawn from all: then it may be what was trained on.
+    """
+    output = OutputFolder(settings.output)
+    record = output.read_json(RUN) or {}
+    uris = sorted(ref.uri for ref in (*ready.training, *ready.held_out))
+    digest = hashlib.sha256("\n".join(uris).encode("utf-8", "surrogateescape")).hexdigest()
+    now = {"count": len(uris), "sha256": digest}
+    before = record.get("images", now)
+    if before != now:
+        say(
+            f"the collection has changed since the run began ({before['count']} images, now"
+            f" {len(uris)}): some that are held out may have been trained on"
+        )
+    output.write_json(RUN, {**record, "images": now})
+
+
+def _loader(
+    refs: list[ImageRef],
+    geometry: Geometry,
+    settings: TrainSettings,
+    rank: Rank,
+    device: torch.device,
+) -> PairLoader:
+    options = replace(
+        decoding_on(device),
+        batch_size=settings.batch_size // rank.count,
+        num_threads=settings.cpus_per_worker,
+        prefetch_batches=settings.prefetch_batches,
+    )
+    return PairLoader(
+        refs,
+        geometry,
+        options,
+        settings.mix(),
+        limits=Limits(settings.max_pixels),
+        seed=settings.seed,
+        rank=rank,
+        read_threads=settings.read_threads,
+    )
+
+
+def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> dict[str, Any]:
+    """What the checkpoint's card says of its making; names of machines' folders are not in it."""
+    named = {name: Path(getattr(settings, name)).name for name in ("input", "afd", "weights")}
+    start = ready.start
+    return {
+        "command": f"afd train {named['input']} {_changed_flags(settings, named)} --output DIR",
+        **({"started_from": {"sha256": start.sha256, **start.training}} if start else {}),
+        "data": {
+            "collection": Path(settings.input).name,
+            "training_images": len(ready.training),
+            "held_out_images": len(ready.held_out),
+        },
+        "settings": {**_told(settings), **named},
+        "workers": max(1, settings.workers),
+        "device": device_name(device),
+        "precision": dtype_name(ready.options.precision),
+        "versions": versions(),
+    }
+
+
+def _told(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that the weights and the flip model depend on."""
+    flips = ("flip_passes", "flip_images")
+    return {**settings.model_settings, **{name: getattr(settings, name) for name in flips}}
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """The lengths that the run had before it was continued for more steps, if it was."""
+    name = "earlier_max_steps"
+    record = OutputFolder(str(folder)).read_json(RUN) or {}
+    return {name: record[name]} if name in record else {}
+
+
+def _changed_flags(settings: TrainSettings, named: dict[str, str]) -> str:
+    fields = TrainSettings.__dataclass_fields__
+    return " ".join(
+        f"{flag_of(name)} {json.dumps(value).strip(chr(34))}"
+        for name, value in {**_told(settings), **named}.items()
+        if name != "input" and value != fields[name].default
+    )

@@ -1,0 +1,236 @@
+"""Lists of locations in a file: text with one a line, CSV with a header, or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import threading
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.inputs.tar_source import IMAGE_NAME, TAR_SUFFIXES
+from pipeline.stores.attempts import AccessError
+from pipeline.stores.locations import SourceError, folder_of, is_remote, joined, name_of
+from pipeline.stores.storage import open_input, read_range
+
+PARQUET_MAGIC = b"PAR1"
+_PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")
+_BATCH_ROWS = 65_536
+_ENTRY = "manifest:"
+_TABLES = (".csv", ".tsv")
+_ARCHIVES = (*TAR_SUFFIXES, ".parquet")
+_BOM = b"\xef\xbb\xbf"  # as Windows' editors begin a file
+# Hundreds of reading threads begin at once; without it each would go over the whole manifest.
+_LOOK_UP = threading.Lock()
+
+
+def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
+    """The entries of a manifest in their order, "" for a row without one.
+
+    file: at its start. location: of it; a name that ends in .csv or .tsv tells a table, the
+    content Parquet. Raises SourceError when it cannot be read or has no column of paths.
+    """
+    number = 0
+    try:
+        if is_parquet(file):
+            yield from _parquet_entries(pq.ParquetFile(file), location)
+        else:
+            for entry in _text_entries(file, _layout(file, location)):
+                yield entry
+                number += 1
+    except csv.Error as error:  # a quote that is not closed shows far behind it
+        raise SourceError(
+            f"cannot read the manifest {location!r} after {number} entries: {error}"
+        ) from error
+    except (pa.ArrowException, OSError, AccessError, UnicodeDecodeError) as error:
+        raise SourceError(f"cannot read the manifest {location!r}: {error}") from error
+
+
+def read_entry(location: str, number: int) -> str:
+    """The entry that `list_manifest` gives at place `number`, from 0. Raises OSError."""
+    try:
+        with _LOOK_UP:
+            index = _index(location)
+            if index is None:
+                return _parquet_entry(location, number)
+        layout, starts = index
+        entry = read_range(location, starts[number], starts[number + 1] - starts[number])
+        return next(_text_entries(io.BytesIO(entry), layout))
+    except (pa.ArrowException, IndexError, StopIteration, SourceError, csv.Error) as error:
+        raise OSError(f"{location} has changed since planning: {error}") from error
+
+
+def entry_location(location: str, number: int) -> str:
+    """What stands for an entry that may not be recorded: its place in the manifest."""
+    return f"{_ENTRY}{number}:{location}"
+
+
+def is_entry(location: str) -> bool:
+    return location.startswith(_ENTRY)
+
+
+def read_entry_at(location: str) -> str:
+    """The entry that `entry_location` stands for. Raises OSError."""
+    number, _, manifest = location.removeprefix(_ENTRY).partition(":")
+    return read_entry(manifest, int(number))
+
+
+def forget_places() -> None:
+    """Look anew where entries stand: a manifest may be written again while it is in use."""
+    for cached in (_index, _row_counts, _row_group):
+        cached.cache_clear()
+
+
+def is_parquet(file: BinaryIO) -> bool:
+    """By the content; leaves the file at its start."""
+    head = file.read(len(PARQUET_MAGIC))
+    file.seek(0)
+    return head == PARQUET_MAGIC
+
+
+def path_column(names: Sequence[str]) -> str | None:
+    """The column of paths among columns of text: one of a known name, or the only one there is."""
+    for name in _PATH_COLUMNS:
+        if name in names:
+            return name
+    return names[0] if len(names) == 1 else None
+
+
+def text_columns(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if _is_text(field.type)]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _column(columns: Sequence[str], all_names: Sequence[str], location: str) -> str:
+    if (name := path_column(columns)) is not None:
+        return name
+    raise SourceError(
+        f"the manifest {location!r} has no column of paths: name one of its string columns 'path'"
+        f" (found {', '.join(all_names) or 'no columns'})"
+    )
+
+
+# Parquet
+
+
+def _parquet_entries(manifest: pq.ParquetFile, location: str) -> Iterator[str]:
+    schema = manifest.schema_arrow
+    column = _column(text_columns(schema), schema.names, location)
+    for batch in manifest.iter_batches(_BATCH_ROWS, columns=[column]):
+        yield from (entry or "" for entry in batch.column(0).to_pylist())
+
+
+def _parquet_entry(location: str, number: int) -> str:
+    for group, rows in enumerate(_row_counts(location)):
+        if number < rows:
+            return _row_group(location, group)[number].as_py() or ""
+        number -= rows
+    raise IndexError("it has fewer rows")
+
+
+@lru_cache(maxsize=2)
+def _row_counts(location: str) -> tuple[int, ...]:
+    with open_input(location) as file:
+        metadata = pq.ParquetFile(file).metadata
+        return tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+
+
+@lru_cache(maxsize=2)
+def _row_group(location: str, group: int) -> pa.ChunkedArray:
+    with open_input(location) as file:
+        manifest = pq.ParquetFile(file)
+        schema = manifest.schema_arrow
+        column = _column(text_columns(schema), schema.names, location)
+        return manifest.read_row_group(group, columns=[column]).column(0)
+
+
+# Text and CSV
+
+
+class _Layout(NamedTuple):
+    """How a table's records are read; None in its place stands for lines of plain text."""
+
+    delimiter: str
+    column: int
+
+
+def _layout(file: BinaryIO, location: str) -> _Layout | None:
+    """Leaves the file at its first entry."""
+    if file.read(len(_BOM)) != _BOM:
+        file.seek(0)
+    if not name_of(location).lower().endswith(_TABLES):
+        return None
+    start = file.tell()
+    first_line = file.readline().decode("utf-8", "surrogateescape")
+    file.seek(start)
+    delimiter = max("\t,;", key=first_line.count)
+    header = next(_records(file, delimiter), [])
+    names = [name.strip() for name in header]
+    column = _column(names, names, location)
+    if column not in _PATH_COLUMNS and _looks_like_a_path(column, location):
+        # Taken for the column's name, the first image would be lost.
+        raise SourceError(
+            f"the manifest {location!r} has no header: its first line {column!r} looks like a path,"
+            " but must name the column; put the line 'path' before it, or call the file .txt"
+        )
+    return _Layout(delimiter, names.index(column))
+
+
+def _looks_like_a_path(name: str, manifest: str) -> bool:
+    if "/" in name or IMAGE_NAME.search(name) or name.lower().endswith(_ARCHIVES):
+        return True
+    return not is_remote(manifest) and os.path.isfile(joined(folder_of(manifest), name))
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
+    return (line.decode("utf-8", "surrogateescape") for line in lines)
+
+
+def _records(lines: Iterable[bytes], delimiter: str) -> Iterator[list[str]]:
+    """Raises csv.Error; else a quote that is not closed would take in the records behind it."""
+    return csv.reader(_decoded(lines), delimiter=delimiter, strict=True)
+
+
+def _text_entries(lines: Iterable[bytes], layout: _Layout | None) -> Iterator[str]:
+    if layout is None:
+        for line in _decoded(lines):
+            yield line.rstrip("\r\n")
+        return
+    for record in _records(lines, layout.delimiter):
+        yield record[layout.column] if layout.column < len(record) else ""
+
+
+@lru_cache(maxsize=2)
+def _index(location: str) -> tuple[_Layout | None, Sequence[int]] | None:
+    """How a manifest is read, where each of its entries begins, and the end: 8 bytes per entry.
+
+    None for Parquet.
+    """
+    with open_input(location) as file:
+        if is_parquet(file):
+            return None
+        layout = _layout(file, location)
+        position = file.tell()
+
+        def counted() -> Iterator[bytes]:
+            nonlocal position
+            for line in file:
+                position += len(line)
+                yield line
+
+        starts = array("Q", [position])
+        starts.extend(position for _ in _text_entries(counted(), layout))
+        return layout, starts

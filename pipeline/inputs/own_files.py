@@ -1,0 +1,78 @@
+"""What a run writes itself, and does not take for its input: an output may stand among the images.
+
+By the beginnings of paths alone, so that ten million files cost nothing more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from pipeline.output import ATTEMPTS, LABELS, PLAN, RUN, SUMMARY, OutputError, OutputFolder
+from pipeline.presence import DRIVERS
+from pipeline.records import ImageRef
+from pipeline.sources import list_images
+from pipeline.stores.locations import is_remote, local_path
+from pipeline.stores.output_store import STAGING
+
+_MAGIC = re.compile(r"[*?\[{]")
+# Where the collection is in the output folder, which then holds more than a run's own files.
+_FOLDERS = (f"{LABELS}/part-", f"{STAGING}/", f"{ATTEMPTS}/", f"{DRIVERS}/")
+_NAMES = (PLAN, RUN, SUMMARY, *_FOLDERS)
+
+
+def own_files(location: str, output: OutputFolder) -> tuple[str, ...]:
+    """What paths begin with that a listing of `location` is to leave out, for `list_images`.
+
+    Everything below the output; of an output that holds the collection itself, only what the run
+    writes.
+    """
+    folder, _ = _folder_and_rest(location)
+    own = output.location
+    if is_remote(folder) != is_remote(own):
+        return ()
+    # Either may be reached by a symbolic link; what is listed begins with `folder`.
+    real, real_own = (p if is_remote(p) else os.path.realpath(p) for p in (folder, own))
+    if _is_at_or_below(real, real_own):
+        tops = {own, folder} if real == real_own else {own}
+        return tuple(f"{top}/{name}" for top in sorted(tops) for name in _NAMES)
+    found = {f"{own}/"}
+    if _is_at_or_below(real_own, real):
+        found.add(os.path.join(folder, os.path.relpath(real_own, real), ""))
+    return tuple(sorted(found))
+
+
+def list_apart(location: str, output: OutputFolder) -> list[ImageRef]:
+    """`list_images` for a job whose files cannot all be told from a collection's by their names.
+
+    Raises OutputError if the output's folder is the collection's own; SourceError as it does.
+    """
+    _refuse_mixing(location, output)
+    return list(list_images(location, own_files(location, output)))
+
+
+def _refuse_mixing(location: str, output: OutputFolder) -> None:
+    folder, rest = _folder_and_rest(location)
+    if is_remote(folder) or os.path.realpath(folder) != os.path.realpath(output.location):
+        return
+    if "/" in rest or "**" in rest:
+        raise OutputError(
+            f"the output folder {output.location!r} is the input's own: choose another --output"
+        )
+
+
+def _folder_and_rest(location: str) -> tuple[str, str]:
+    """The folder that a folder's or a pattern's files are below, and the pattern there."""
+    if not is_remote(location):
+        location = local_path(location)
+        if os.path.isdir(location):
+            return os.path.abspath(location), "**"
+    start = _MAGIC.split(location, maxsplit=1)[0]
+    if start != location:
+        start = start[: start.rfind("/") + 1]
+    rest = location.removeprefix(start)
+    return (start.rstrip("/") if is_remote(location) else os.path.abspath(start)), rest
+
+
+def _is_at_or_below(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(os.path.join(folder, ""))

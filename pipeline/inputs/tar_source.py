@@ -1,0 +1,146 @@
+"""The images of a tar, plain or gzip-compressed: where each stands, and their bytes in order."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from gzip import BadGzipFile, GzipFile
+from typing import BinaryIO, cast
+
+from pipeline.inputs.tar_members import Member, members_of
+from pipeline.records import Container, ImageRef
+from pipeline.stores.storage import limit_read_ahead
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+GZIP_MAGIC = b"\x1f\x8b"
+IMAGE_NAME = re.compile(
+    r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf]|jp2|jxl|p[bgp]m)$", re.IGNORECASE
+)
+# What reading damaged bytes raises; TarError and OSError (BadGzipFile) among them.
+DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
+
+
+def container_of(path: str, head: bytes) -> Container | None:
+    """What kind of tar a file is by its name or its first 512 bytes; None when it is none."""
+    if head.startswith(GZIP_MAGIC):
+        return Container.TAR_GZ if path.endswith((".tar.gz", ".tgz")) or _holds_tar(head) else None
+    return Container.TAR if head[257:262] == b"ustar" or path.endswith(TAR_SUFFIXES) else None
+
+
+def _holds_tar(head: bytes) -> bool:
+    """Whether the first bytes of a gzip file decompress to the first header of a tar."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head)[257:262] == b"ustar"
+    except zlib.error:
+        return False
+
+
+def list_tar(file: BinaryIO, uri: str, source: str, container: Container) -> Iterator[ImageRef]:
+    """The images of a tar in its own order; one of its headers is held at a time.
+
+    file: opened at its start. uri: what the names are recorded below. source: what opens it again.
+    Every regular file and every link to one counts, but for a WebDataset sample's metadata: members
+    that share an image's key (`a/7` of `a/7.jpg` and `a/7.json`) and have no image's extension.
+    Raises one of `DAMAGE` when the archive is damaged or its end is missing.
+    """
+    for name, offset, num_bytes in _images(members_of(_uncompressed(file, container))):
+        yield ImageRef(f"{uri}#{_printable(name)}", source, container, offset, num_bytes)
+
+
+def _images(members: Iterator[Member]) -> Iterator[Member]:
+    key, has_image = "", False
+    others: list[Member] = []  # of this key, as long as no image is
+    for member in members:
+        if _key(member.name) != key:
+            yield from others
+            key, has_image, others = _key(member.name), False, []
+        if IMAGE_NAME.search(member.name):
+            has_image, others = True, []
+            yield member
+        elif not has_image:
+            others.append(member)
+    yield from others
+
+
+def range_of_member(ref: ImageRef) -> tuple[int, int]:
+    """(start, bytes) of the member and its header in the uncompressed tar.
+
+    Raises OSError when it is not there in one piece.
+    """
+    if ref.offset is None:
+        raise OSError("the tar holds it as a sparse file, or as a link to no file before it")
+    return ref.offset - tarfile.BLOCKSIZE, (ref.num_bytes or 0) + tarfile.BLOCKSIZE
+
+
+def content_of_member(ref: ImageRef, data: bytes) -> bytes:
+    """The member's bytes out of its range. Raises OSError when the tar is not the planned one.
+
+    The header's name is not looked at: behind a link it is another than the plan's.
+    """
+    num_bytes = ref.num_bytes or 0
+    if len(data) != tarfile.BLOCKSIZE + num_bytes:
+        raise OSError(f"{ref.source} ends inside this member: it has changed since planning")
+    try:
+        size = tarfile.nti(data[124:136])  # type: ignore[attr-defined]
+    except tarfile.HeaderError:
+        size = None
+    if size not in (num_bytes, 0):  # 0: the size may stand in a pax header instead
+        raise OSError(f"{ref.source} has no such member here: it has changed since planning")
+    return data[tarfile.BLOCKSIZE :]
+
+
+def _key(name: str) -> str:
+    """What WebDataset calls the key: the path up to the first dot of the file's name."""
+    folder, file_name = posixpath.split(name)
+    return posixpath.join(folder, file_name[0:1] + file_name[1:].partition(".")[0])
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _uncompressed(file: BinaryIO, container: Container) -> BinaryIO:
+    if container == Container.TAR_GZ:
+        return cast(BinaryIO, GzipFile(fileobj=file, mode="rb"))
+    return file
+
+
+class TarReader:
+    """Reads members of an opened tar; fastest in their order, as a gzip file only goes forward."""
+
+    def __init__(self, file: BinaryIO, container: Container) -> None:
+        self._file = file
+        self._tar = _uncompressed(file, container)
+        self._compressed = container == Container.TAR_GZ
+        self._damage: tuple[int, str] | None = None  # nothing from this byte on can be read
+
+    @property
+    def position(self) -> int:
+        """The byte up to which the tar has been read."""
+        return self._tar.tell()
+
+    def read(self, ref: ImageRef) -> bytes:
+        """The member's bytes. Raises OSError when they are not there or damaged."""
+        start, num_bytes = range_of_member(ref)
+        if self._damage and start + num_bytes > self._damage[0]:
+            raise OSError(self._damage[1])
+        try:
+            self._tar.seek(start)
+            data = self._tar.read(num_bytes)
+        except (EOFError, BadGzipFile, zlib.error) as error:
+            # Without this every later member would decompress all up to the damage again.
+            self._damage = (self.position, f"the archive is damaged: {error}")
+            raise OSError(self._damage[1]) from error
+        return content_of_member(ref, data)
+
+    def expect(self, last: ImageRef) -> None:
+        """Say which member will be read last."""
+        if not self._compressed and last.offset is not None:
+            limit_read_ahead(self._file, last.offset + (last.num_bytes or 0))
+
+    def close(self) -> None:
+        self._tar.close()
+        self._file.close()

@@ -1,0 +1,1 @@
+"""Images beside compressed versions of themselves: for training, evaluation and test sets."""

@@ -1,0 +1,150 @@
+"""One image -> its files in the compressed test sets, each written whole, and its manifest rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from afd_model.whole_file import replacing
+from pipeline.degrade import CompressionProtocol
+from pipeline.pairs.recompress import (
+    compressed_file,
+    distinct,
+    drawn_grid_shift,
+    drawn_qualities,
+    open_rgb,
+    relative_name,
+)
+from pipeline.pixels.geometry import Geometry
+from pipeline.reading.reading_tasks import read_and_screen
+from pipeline.records import EncodedImage, ImageRef, Status
+from pipeline.screening.screen import Limits
+from pipeline.stores.output_store import STAGING
+
+# `path` is relative to the manifest, which makes it a collection that `afd label` reads.
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string()),  # null for an image that is in no set
+        pa.field("set", pa.string()),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("qualities", pa.list_(pa.int16())),  # of its compressions, in order
+        pa.field("num_bytes", pa.int64()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SetRecipe:
+    """How the sets are made.
+
+    quality: a set q07, q10, ... for each. times: sets times1 to timesN of random compressions.
+    shift_grid: the 8x8 grid moves between compressions, by an offset of the image's own.
+    """
+
+    quality: tuple[int, ...]
+    times: int
+    seed: int
+    subsampling: str
+    shift_grid: bool
+    protocol: CompressionProtocol
+    geometry: Geometry
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """ref: the original. files: its path in each set -> the qualities asked for.
+
+    grid_shift: (down, right) pixels between one compression and the next.
+    """
+
+    ref: ImageRef
+    files: dict[Path, tuple[int, ...]]
+    grid_shift: tuple[int, int] = (0, 0)
+
+
+def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe, root: str) -> Iterator[PlannedImage]:
+    """Every image's files, named as in the collection; no two images share a file.
+
+    The random qualities are drawn by the name in the collection, by which `afd evaluate` draws too.
+
+    root: see `collection_root`.
+    """
+    names = [relative_name(ref, root) for ref in refs]
+    for ref, name, file in zip(refs, names, distinct(map(_as_jpeg, names)), strict=True):
+        sets = set_qualities(recipe, name)
+        shift = drawn_grid_shift(name, recipe.seed) if recipe.shift_grid else (0, 0)
+        yield PlannedImage(ref, {Path(s, file): q for s, q in sets.items()}, shift)
+
+
+def set_qualities(recipe: SetRecipe, name: str) -> dict[str, tuple[int, ...]]:
+    """The sets, and the qualities that the image called `name` is compressed with in each."""
+    drawn = drawn_qualities(name, recipe.seed, recipe.times)
+    sets: dict[str, tuple[int, ...]] = {f"q{quality:02d}": (quality,) for quality in recipe.quality}
+    return sets | {f"times{n}": drawn[:n] for n in range(1, recipe.times + 1)}
+
+
+def _as_jpeg(name: str) -> str:
+    """A PNG that becomes a JPEG keeps its name in front: x.png and x.jpg may stand side by side."""
+    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+
+
+def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[dict[str, Any]]:
+    """Write the image's missing files under `folder`.
+
+    Returns rows of `MANIFEST_SCHEMA`, one a file; or one that says why the image has none: damaged
+    ones have none either, for what they show is not what the original showed.
+    """
+    missing = {p: q for p, q in image.files.items() if not (folder / p).is_file()}
+    if missing:
+        encoded = read_and_screen(0, image.ref, recipe.limits)
+        error = _write_missing(encoded, missing, folder, recipe, image.grid_shift)
+        if error is not None:
+            return [{"uri": image.ref.uri, "status": encoded.status.value, "error": error}]
+    later = recipe.protocol.later_qualities
+    return [
+        {
+            "path": str(path),
+            "set": path.parts[0],
+            "uri": image.ref.uri,
+            "qualities": [*qualities, *later],
+            "num_bytes": (folder / path).stat().st_size,
+            "status": Status.OK.value,
+        }
+        for path, qualities in image.files.items()
+    ]
+
+
+def _write_missing(
+    image: EncodedImage,
+    files: dict[Path, tuple[int, ...]],
+    folder: Path,
+    recipe: SetRecipe,
+    grid_shift: tuple[int, int],
+) -> str | None:
+    """The error of an image that has no files, else None."""
+    if image.status is not Status.OK:
+        return image.error
+    try:
+        rgb = open_rgb(image.data or b"")
+    except ValueError as error:
+        image.fail(Status.REJECTED, str(error))
+        return image.error
+    for path, qualities in files.items():
+        data = compressed_file(
+            rgb,
+            qualities,
+            protocol=recipe.protocol,
+            geometry=recipe.geometry,
+            subsampling=recipe.subsampling,
+            grid_shift=grid_shift,
+        )
+        with replacing(folder / path, staging=folder / STAGING) as temporary:
+            temporary.write_bytes(data)
+    return None

@@ -1,0 +1,193 @@
+"""The DALI graph of training: one JPEG -> the same window of it clean and compressed.
+
+Beside `pipeline.decode` the only file that imports nvidia.dali. The compression is DALI's own
+operator, so on CUDA nothing leaves the device. On a CPU its result is libjpeg-turbo's at 4:2:0 to
+the last bit (`tests/test_decode_training.py` holds it to that); on CUDA it is DALI's own
+implementation of the same steps, without the entropy coding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def, types
+
+from pipeline.decode import DecodeOptions, decode_rgb, resample_window
+from pipeline.degrade import check_sides
+from pipeline.pairs.pair_plan import Colours, PairPlan
+from pipeline.pixels.geometry import Geometry
+from pipeline.records import EncodedImage, Status
+from pipeline.rescue import (
+    give_up,
+    is_refusal,
+    machine_fault,
+    passes_header_check,
+    sound_picture,
+    split_refused,
+)
+
+
+def _window(rgb: Any, window: Any, mirrored: Any, geometry: Geometry) -> Any:
+    return fn.flip(resample_window(rgb, window, geometry), horizontal=mirrored)
+
+
+@pipeline_def(exec_dynamic=True, prefetch_queue_depth=1, enable_conditionals=True)
+def _graph(
+    geometry: Geometry, options: DecodeOptions, most: int, *, varied: bool
+) -> tuple[Any, Any]:
+    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+    window = fn.external_source(name="window", dtype=types.FLOAT, ndim=1)
+    mirrored = fn.external_source(name="mirrored", dtype=types.INT32, ndim=0)
+    # `most` qualities a sample, 0 for no compression: first the ones that there are.
+    on_full = fn.external_source(name="full_qualities", dtype=types.INT32, ndim=1)
+    on_crop = fn.external_source(name="crop_qualities", dtype=types.INT32, ndim=1)
+    rgb = decode_rgb(encoded, options)
+    if varied:
+        colours = fn.external_source(name="colours", dtype=types.FLOAT, ndim=1)
+        recoloured = fn.external_source(name="recoloured", dtype=types.INT32, ndim=0)
+        upside_down = fn.external_source(name="upside_down", dtype=types.INT32, ndim=0)
+        if recoloured > 0:
+            rgb = fn.color_twist(
+                rgb,
+                hue=colours[0],
+                saturation=colours[1],
+                brightness=colours[2],
+                contrast=colours[3],
+            )
+        if upside_down > 0:
+            rgb = fn.flip(rgb, horizontal=0, vertical=1)
+    clean = _window(rgb, window, mirrored, geometry)
+    if on_full[0] > 0:
+        full = fn.jpeg_compression_distortion(rgb, quality=on_full[0])
+        for k in range(1, most):
+            if on_full[k] > 0:
+                full = fn.jpeg_compression_distortion(full, quality=on_full[k])
+        degraded = _window(full, window, mirrored, geometry)
+    else:
+        degraded = clean
+    for k in range(most):
+        if on_crop[k] > 0:
+            degraded = fn.jpeg_compression_distortion(degraded, quality=on_crop[k])
+    return clean, degraded
+
+
+def _can_be_compressed(image: EncodedImage) -> bool:
+    """Whether a JPEG can hold it; where not, it is given up, for DALI would fail its batch."""
+    try:
+        check_sides(*(image.size or (0, 0)))
+    except ValueError as error:
+        image.fail(Status.REJECTED, f"cannot be compressed: {error}")
+        return False
+    return True
+
+
+class PairDecoder:
+    """A running DALI pipeline. Not thread-safe.
+
+    geometry: crop and interpolation are used; `PairPlan.window` says which window.
+    most_compressions: of the whole picture, and of the window, that a plan may ask for. varied:
+        whether one may ask for other colours, or upside down.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        options: DecodeOptions,
+        *,
+        most_compressions: int,
+        varied: bool = False,
+    ) -> None:
+        self.batch_size = options.batch_size
+        self._most = most_compressions
+        self._varied = varied
+        self._side = geometry.crop
+        cuda = options.device == "cuda"
+        self._pipeline = _graph(
+            geometry,
+            options,
+            most_compressions,
+            varied=varied,
+            batch_size=options.batch_size,
+            num_threads=options.num_threads,
+            device_id=options.device_id if cuda else None,
+        )
+        self._pipeline.build()
+
+    def decode(
+        self, images: Sequence[EncodedImage], plans: Sequence[PairPlan]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """Decode at most `batch_size` images and carry out their plans.
+
+        Returns clean and degraded windows, (B, crop, crop, 3) uint8 each on the options' device
+        and the caller's own, and which of the images they are. An image that the decoder refuses,
+        or that no JPEG can hold, is marked rejected and left out. Raises RuntimeError when a sound
+        picture is refused after it: then it was not the image's fault.
+        """
+        clean, degraded, kept = [], [], []
+        checked = [
+            k
+            for k, image in enumerate(images)
+            if passes_header_check(image) and _can_be_compressed(image)
+        ]
+        groups = [checked] if checked else []
+        while groups:
+            group = groups.pop(0)
+            try:
+                pair = self._run([images[k] for k in group], [plans[k] for k in group])
+            except RuntimeError as error:
+                message = str(error)
+                if not is_refusal(message):
+                    raise
+                if len(group) == 1:
+                    self._expect_sound()
+                    give_up(images[group[0]], message)
+                else:
+                    groups = split_refused(group, message) + groups
+                continue
+            clean.append(pair[0])
+            degraded.append(pair[1])
+            kept += group
+        if not kept:
+            nothing = torch.empty(0, self._side, self._side, 3, dtype=torch.uint8)
+            return nothing, nothing, kept
+        return torch.cat(clean), torch.cat(degraded), kept
+
+    def _expect_sound(self) -> None:
+        sound = sound_picture()
+        whole = np.array([0, 0, *(sound.size or ())], np.float32)
+        try:
+            self._run([sound], [PairPlan(whole)])
+        except RuntimeError as error:
+            raise machine_fault(error) from error
+
+    def _run(
+        self, images: list[EncodedImage], plans: list[PairPlan]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        feed = self._pipeline.feed_input
+        feed("encoded", [np.frombuffer(image.data or b"", np.uint8) for image in images])
+        feed("window", [plan.window for plan in plans])
+        if self._varied:
+            feed("colours", [np.array(plan.colours or Colours(), np.float32) for plan in plans])
+            feed("recoloured", [np.array(plan.colours is not None, np.int32) for plan in plans])
+            feed("upside_down", [np.array(plan.upside_down, np.int32) for plan in plans])
+        feed("mirrored", [np.array(plan.mirrored, np.int32) for plan in plans])
+        feed("full_qualities", [self._padded(plan.full_qualities) for plan in plans])
+        feed("crop_qualities", [self._padded(plan.crop_qualities) for plan in plans])
+        self._pipeline.schedule_run()
+        outputs = self._pipeline.share_outputs()
+        # Copied: DALI writes the next batch to the same memory.
+        clean, degraded = (torch.from_dlpack(o.as_tensor()).clone() for o in outputs)
+        if clean.is_cuda:
+            torch.cuda.current_stream(clean.device).synchronize()
+        self._pipeline.release_outputs()
+        return clean, degraded
+
+    def _padded(self, qualities: tuple[int, ...]) -> np.ndarray:
+        if len(qualities) > self._most:
+            raise ValueError(f"{len(qualities)} compressions planned, built for {self._most}")
+        padded = np.zeros(self._most, np.int32)
+        padded[: len(qualities)] = qualities
+        return padded

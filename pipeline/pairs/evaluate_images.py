@@ -1,0 +1,164 @@
+"""Images -> what a model says about them clean and under each condition of the paper's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from pipeline.decode import DecodeOptions, Decoder
+from pipeline.degrade import CompressionProtocol, RgbImage
+from pipeline.pairs.recompress import compressed_file, drawn_qualities, open_rgb
+from pipeline.pixels.geometry import Geometry
+from pipeline.reading.reading_tasks import read_and_screen
+from pipeline.records import EncodedImage, ImageRef, Status
+from pipeline.screening.screen import Limits
+from pipeline.stage_clock import StageClock
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One row of a table: a protocol at a quality, or with `times` random ones; neither: clean."""
+
+    protocol: CompressionProtocol | None = None
+    quality: int | None = None
+    times: int | None = None
+
+    def qualities(self, name: str, seed: int) -> tuple[int, ...]:
+        """The compressions asked for of the image called `name`."""
+        if self.times is not None:
+            return drawn_qualities(name, seed, self.times)
+        return () if self.quality is None else (self.quality,)
+
+
+CLEAN = Condition()
+
+
+class Model(Protocol):
+    """As `afd_model.evaluation.evaluator.Evaluator`; what `clean_stem` gives goes back to it."""
+
+    def clean_stem(self, pixels: torch.Tensor) -> Any: ...
+    def measure(
+        self,
+        pixels: torch.Tensor,
+        dct: torch.Tensor,
+        clean_stem: Any,
+        quality: torch.Tensor,
+    ) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredChunk:
+    """indices: of the images, into the list given. outcomes: per condition, of those images.
+
+    left_out: (index, why) of the images that cannot be evaluated.
+    """
+
+    indices: list[int]
+    outcomes: dict[Condition, Any]
+    left_out: list[tuple[int, str]]
+
+
+class ImageEvaluator:
+    """Measures images under every condition. Holds two decoders and a pool of threads."""
+
+    def __init__(
+        self,
+        model: Model,
+        geometry: Geometry,
+        options: DecodeOptions,
+        *,
+        conditions: Sequence[Condition],
+        seed: int,
+        limits: Limits,
+    ) -> None:
+        self._model, self._geometry, self._limits = model, geometry, limits
+        self._conditions = [c for c in conditions if c != CLEAN]
+        self._seed = seed
+        self._batch_size = options.batch_size
+        self._decoder = Decoder(geometry, options)
+        # What was compressed as the model's window is decoded as it is.
+        self._window_decoder = Decoder(replace(geometry, resize=None), options)
+        self._pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="compress")
+
+    def measure(self, refs: Sequence[ImageRef], names: Sequence[str]) -> Iterator[MeasuredChunk]:
+        """Every image under every condition, a batch of images at a time.
+
+        names: one for each reference; the random qualities are drawn by it.
+        """
+        for start in range(0, len(refs), self._batch_size):
+            stop = min(start + self._batch_size, len(refs))
+            rows = range(start, stop)
+            images = list(self._pool.map(lambda k: read_and_screen(k, refs[k], self._limits), rows))
+            yield self._chunk(images, names)
+
+    def _chunk(self, images: list[EncodedImage], names: Sequence[str]) -> MeasuredChunk:
+        originals: dict[int, RgbImage] = {}
+        left_out = []
+        for image in images:
+            try:
+                if image.status is not Status.OK:
+                    raise ValueError(image.error)
+                originals[image.row] = open_rgb(image.data or b"")
+            except ValueError as error:
+                left_out.append((image.row, str(error)))
+        sound = [image for image in images if image.row in originals]
+        stated = {image.row: image.stated_quality for image in sound}
+        rows, pixels, dct = _decoded(self._decoder, sound)
+        refused = [i for i in sound if i.row not in rows]
+        left_out += [(i.row, i.error or "cannot be decoded") for i in refused]
+        if not rows:
+            return MeasuredChunk([], {}, sorted(left_out))
+        stem = self._model.clean_stem(pixels)
+        quality = torch.tensor([stated[row] for row in rows])
+        outcomes = {CLEAN: self._model.measure(pixels, dct, stem, quality)}
+        for condition in self._conditions:
+            outcomes[condition] = self._under(condition, rows, originals, names, stem)
+        return MeasuredChunk(rows, outcomes, sorted(left_out))
+
+    def _under(
+        self,
+        condition: Condition,
+        rows: list[int],
+        originals: dict[int, RgbImage],
+        names: Sequence[str],
+        stem: Any,
+    ) -> Any:
+        protocol = condition.protocol
+        assert protocol is not None
+        asked = {row: condition.qualities(names[row], self._seed) for row in rows}
+        on_window = protocol.applies_to == "model_input"
+
+        def compressed(row: int) -> EncodedImage:
+            data = compressed_file(
+                originals[row], asked[row], protocol=protocol, geometry=self._geometry
+            )
+            side = self._geometry.crop
+            size = (side, side) if on_window else originals[row].shape[:2]
+            return EncodedImage(row, data, size=size)
+
+        images = list(self._pool.map(compressed, rows))
+        found, pixels, dct = _decoded(self._window_decoder if on_window else self._decoder, images)
+        if found != rows:
+            raise RuntimeError(f"the decoder refused JPEGs made here: {set(rows) - set(found)}")
+        last = [float((*asked[row], *protocol.later_qualities)[-1]) for row in rows]
+        return self._model.measure(pixels, dct, stem, torch.tensor(last))
+
+
+def _decoded(
+    decoder: Decoder, images: list[EncodedImage]
+) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    """(rows, pixels, dct) of the images that decode, in the order of their rows."""
+    rows: list[int] = []
+    parts = []
+    for batch in decoder.decode(images, StageClock()):
+        rows += [image.row for image in batch.images]
+        parts.append((batch.pixels.clone(), batch.dct.clone()))
+    if not parts:
+        return [], torch.empty(0), torch.empty(0)
+    order = sorted(range(len(rows)), key=lambda k: rows[k])
+    pixels, dct = (torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
+    return [rows[k] for k in order], pixels, dct

@@ -1,0 +1,213 @@
+"""What is drawn for one training pair: the window, its mirroring, and how it is compressed.
+
+A draw is a pure function of a random generator and the picture's size;
+`pipeline.pairs.decode_training` carries it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.degrade import (
+    FULL_IMAGE,
+    HIGHEST_QUALITY,
+    IMAGENET_C,
+    CompressionProtocol,
+    random_qualities,
+)
+from pipeline.pixels.geometry import Geometry, crop_window
+
+PAPER_QUALITIES = (7, 10, 15, 18, 25)
+HIGH_QUALITY_FROM = 75
+_WINDOW_ATTEMPTS = 10
+
+
+class Colours(NamedTuple):
+    """How a picture's colours are changed: hue by degrees, the others by a factor."""
+
+    hue_deg: float = 0.0
+    saturation: float = 1.0
+    brightness: float = 1.0
+    contrast: float = 1.0
+
+
+_MOST_HUE_DEG = 40.0
+_LEAST_SATURATION, _MOST_SATURATION = 0.4, 1.6
+_DARKEST, _BRIGHTEST = 0.7, 1.3  # of contrast too
+
+
+@dataclass(frozen=True, slots=True)
+class PairPlan:
+    """window: (top, left, bottom, right) in source pixels, float32 (4,).
+
+    full_qualities: compressions of the whole picture, before the window is resampled.
+    crop_qualities: compressions of the resampled window. Both in order, both may be empty.
+    condition: what kind of draw this is, see `validation_plan`; 0 in training.
+    colours, upside_down: what is done to the picture before all this; None: its colours are kept.
+    """
+
+    window: np.ndarray
+    mirrored: bool = False
+    full_qualities: tuple[int, ...] = ()
+    crop_qualities: tuple[int, ...] = ()
+    condition: int = 0
+    colours: Colours | None = None
+    upside_down: bool = False
+
+    @property
+    def quality(self) -> int | None:
+        """The last compression's; None where there is none."""
+        qualities = self.full_qualities + self.crop_qualities
+        return qualities[-1] if qualities else None
+
+
+@dataclass(frozen=True, slots=True)
+class DegradationMix:
+    """How often a pair is degraded how; shares of all pairs, each from 0 to 1.
+
+    Attributes:
+        clean_share: not compressed at all.
+        high_quality_share: once, at 75 to 95.
+        multiple_share: 2 to `max_compressions` times at 5 to 95; a third each on the whole
+            picture, on the window, and first on the one and then on the other, which also moves
+            the 8x8 grid between them.
+        paper_share: of the rest, which is compressed once: at one of the paper's qualities, the
+            others at 5 to 95.
+        imagenet_c_share: of what is compressed once: on the window and again at quality 85, the
+            others on the whole picture.
+        min_area: the smallest window's share of the picture.
+        recoloured_share, upside_down_share: of all pairs, whatever else is done to them: other
+            pictures than there are, for the same compressions.
+    """
+
+    clean_share: float = 0.10
+    high_quality_share: float = 0.08
+    multiple_share: float = 0.20
+    paper_share: float = 0.60
+    imagenet_c_share: float = 0.50
+    max_compressions: int = 5
+    min_area: float = 0.35
+    recoloured_share: float = 0.0
+    upside_down_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = ("clean_share", "high_quality_share", "multiple_share")
+        others = ("paper_share", "imagenet_c_share", "min_area")
+        for name in (*shares, *others, "recoloured_share", "upside_down_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
+        if (total := sum(getattr(self, name) for name in shares)) > 1.0 + 1e-9:
+            raise ValueError(f"{' + '.join(shares)} is {total:g}: at most 1")
+        if self.min_area <= 0.0:
+            raise ValueError(f"min_area {self.min_area} is not positive")
+        if self.max_compressions < 2:
+            raise ValueError(f"max_compressions {self.max_compressions}: use at least 2")
+
+
+def training_plan(rng: np.random.Generator, size: tuple[int, int], mix: DegradationMix) -> PairPlan:
+    """Draw a pair. size: (height, width) of the picture in pixels."""
+    plan = _degradation(rng, size, mix)
+    if mix.recoloured_share and rng.random() < mix.recoloured_share:
+        plan = replace(plan, colours=_random_colours(rng))
+    if mix.upside_down_share and rng.random() < mix.upside_down_share:
+        plan = replace(plan, upside_down=True)
+    return plan
+
+
+def _random_colours(rng: np.random.Generator) -> Colours:
+    return Colours(
+        rng.uniform(-_MOST_HUE_DEG, _MOST_HUE_DEG),
+        rng.uniform(_LEAST_SATURATION, _MOST_SATURATION),
+        rng.uniform(_DARKEST, _BRIGHTEST),
+        rng.uniform(_DARKEST, _BRIGHTEST),
+    )
+
+
+def _degradation(rng: np.random.Generator, size: tuple[int, int], mix: DegradationMix) -> PairPlan:
+    window = random_window(rng, size, mix.min_area)
+    mirrored = bool(rng.random() < 0.5)
+    kind = rng.random()
+    if kind < mix.clean_share:
+        return PairPlan(window, mirrored)
+    kind -= mix.clean_share
+    if kind < mix.high_quality_share:
+        quality = int(rng.integers(HIGH_QUALITY_FROM, HIGHEST_QUALITY, endpoint=True))
+        return _once(rng, window, mirrored, quality, mix)
+    kind -= mix.high_quality_share
+    if kind < mix.multiple_share:
+        times = int(rng.integers(2, mix.max_compressions, endpoint=True))
+        qualities = random_qualities(rng, times)
+        cut = int(rng.choice([0, int(rng.integers(1, times)), times]))
+        return PairPlan(window, mirrored, qualities[:cut], qualities[cut:])
+    if rng.random() < mix.paper_share:
+        return _once(rng, window, mirrored, int(rng.choice(PAPER_QUALITIES)), mix)
+    (quality,) = random_qualities(rng, 1)
+    return _once(rng, window, mirrored, quality, mix)
+
+
+def _once(
+    rng: np.random.Generator,
+    window: np.ndarray,
+    mirrored: bool,
+    quality: int,
+    mix: DegradationMix,
+) -> PairPlan:
+    protocol = IMAGENET_C if rng.random() < mix.imagenet_c_share else FULL_IMAGE
+    return _by_protocol(protocol, quality, window, mirrored=mirrored)
+
+
+def _by_protocol(
+    protocol: CompressionProtocol,
+    quality: int,
+    window: np.ndarray,
+    *,
+    mirrored: bool,
+    condition: int = 0,
+) -> PairPlan:
+    qualities = (quality, *protocol.later_qualities)
+    if protocol.applies_to == "full_image":
+        return PairPlan(window, mirrored, qualities, (), condition)
+    return PairPlan(window, mirrored, (), qualities, condition)
+
+
+# condition -> what it is: the clean picture, then each protocol at each of the paper's qualities.
+VALIDATION_CONDITIONS: tuple[tuple[CompressionProtocol, int] | None, ...] = (
+    None,
+    *((protocol, q) for q in PAPER_QUALITIES for protocol in (FULL_IMAGE, IMAGENET_C)),
+)
+
+
+def validation_plan(index: int, size: tuple[int, int], geometry: Geometry) -> PairPlan:
+    """The pair that held-out image `index` is validated with: the model's own window.
+
+    Successive indices go through `VALIDATION_CONDITIONS`, so that every condition has its share.
+    """
+    condition = index % len(VALIDATION_CONDITIONS)
+    window = crop_window(size, geometry)
+    drawn = VALIDATION_CONDITIONS[condition]
+    if drawn is None:
+        return PairPlan(window)
+    protocol, quality = drawn
+    return _by_protocol(protocol, quality, window, mirrored=False, condition=condition)
+
+
+def random_window(rng: np.random.Generator, size: tuple[int, int], min_area: float) -> np.ndarray:
+    """torchvision's RandomResizedCrop: a share of the area from `min_area` to 1, 3:4 to 4:3.
+
+    size: (height, width). Returns (top, left, bottom, right) in pixels, float32 (4,), inside.
+    """
+    height, width = size
+    for _ in range(_WINDOW_ATTEMPTS):
+        area = height * width * rng.uniform(min_area, 1.0)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        if w <= width and h <= height:
+            top, left = rng.uniform(0, height - h), rng.uniform(0, width - w)
+            break
+    else:  # a picture much longer than wide: the centre's square
+        w = h = min(height, width)
+        top, left = (height - h) / 2, (width - w) / 2
+    return np.array([top, left, top + h, left + w], np.float32)

@@ -1,0 +1,223 @@
+"""A collection -> clean/compressed pairs for training, shuffled, sharded by rank, repeatable.
+
+Which images make a step, and what is drawn for each, follow from (seed, step) alone: a run that is
+resumed at a step goes on with the very pairs it would have had, and N ranks together see the
+batches that one would (but for bad images, whose places each rank fills from its own share).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from afd_model.dct import block_dct
+from afd_model.training.pairs import PairBatch
+from pipeline.decode import DecodeOptions
+from pipeline.pairs.decode_training import PairDecoder
+from pipeline.pairs.pair_plan import (
+    DegradationMix,
+    PairPlan,
+    training_plan,
+    validation_plan,
+)
+from pipeline.pairs.recompress import common_root, relative_name
+from pipeline.pixels.block_dct import BlockDct
+from pipeline.pixels.geometry import Geometry
+from pipeline.reading.reading_tasks import read_and_screen
+from pipeline.records import EncodedImage, ImageRef, Status
+from pipeline.run_ahead import run_ahead
+from pipeline.screening.screen import Limits
+
+_MOST_BAD_IN_A_ROW = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Which of `count` equal workers this is."""
+
+    index: int = 0
+    count: int = 1
+
+
+def split_held_out(
+    refs: Sequence[ImageRef], num_held_out: int
+) -> tuple[list[ImageRef], list[ImageRef]]:
+    """(training, held out), by a hash of the images' names: the same wherever they lie.
+
+    Raises ValueError when nothing would be left to train on.
+    """
+    if not 0 < num_held_out < len(refs):
+        raise ValueError(
+            f"{num_held_out} held-out images of {len(refs)}: hold out at least 1 and leave some"
+            " (--held-out-images)"
+        )
+    root = common_root(refs)
+
+    def key(ref: ImageRef) -> bytes:
+        return hashlib.blake2b(relative_name(ref, root).encode(), digest_size=16).digest()
+
+    held_out = {id(ref) for ref in sorted(refs, key=key)[:num_held_out]}
+    return (
+        [ref for ref in refs if id(ref) not in held_out],
+        [ref for ref in refs if id(ref) in held_out],
+    )
+
+
+def images_of_step(
+    step: int, *, num_images: int, batch_size: int, seed: int, rank: Rank
+) -> list[tuple[int, int]]:
+    """(epoch, image) of each pair in a rank's share of a step.
+
+    The images are dealt in an endless sequence of shuffled decks, one an epoch; a step takes the
+    next `batch_size` and the ranks deal them out among each other.
+    """
+    first = step * batch_size
+    positions = range(first + rank.index, first + batch_size, rank.count)
+    return [
+        (p // num_images, int(_deck(num_images, seed, p // num_images)[p % num_images]))
+        for p in positions
+    ]
+
+
+@lru_cache(maxsize=2)
+def _deck(num_images: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_images)
+
+
+class PairLoader:
+    """References -> `PairBatch`es. Holds a DALI pipeline and reading threads; one user at a time.
+
+    options: `batch_size` is this rank's. Images that are damaged are not trained on.
+    """
+
+    def __init__(
+        self,
+        refs: Sequence[ImageRef],
+        geometry: Geometry,
+        options: DecodeOptions,
+        mix: DegradationMix,
+        *,
+        limits: Limits | None = None,
+        seed: int = 0,
+        rank: Rank | None = None,
+        read_threads: int = 4,
+    ) -> None:
+        self._refs, self._geometry, self._options, self._mix = refs, geometry, options, mix
+        self._limits = limits or Limits()
+        self._seed, self._rank = seed, rank or Rank()
+        self._decoder = PairDecoder(
+            geometry,
+            options,
+            most_compressions=mix.max_compressions,
+            varied=mix.recoloured_share > 0 or mix.upside_down_share > 0,
+        )
+        self._block_dct = BlockDct(geometry.crop)
+        self._pool = ThreadPoolExecutor(read_threads, thread_name_prefix="read")
+
+    def training(self, first_step: int = 0) -> Generator[PairBatch, None, None]:
+        """This rank's share of every step from `first_step` on, without end.
+
+        A bad image's place is taken by another of its batch, so that every batch is full; a batch
+        without a good image is one of a later step. Raises ValueError when they have none either.
+        """
+        return run_ahead(self._training(first_step), self._options.prefetch_batches)
+
+    def held_out(self) -> Iterator[PairBatch]:
+        """This rank's share of the images, once, in order, as `validation_plan` has them."""
+        return self._one_pass(lambda index, size: validation_plan(index, size, self._geometry))
+
+    def random_pass(self, number: int) -> Iterator[PairBatch]:
+        """This rank's share of the images, once, in order, drawn as in training."""
+        return self._one_pass(lambda index, size: self._drawn(number, index, size))
+
+    def _one_pass(self, plan: Callable[[int, tuple[int, int]], PairPlan]) -> Iterator[PairBatch]:
+        share = range(self._rank.index, len(self._refs), self._rank.count)
+        for start in range(0, len(share), self.batch_size):
+            chosen = share[start : start + self.batch_size]
+            images = self._read(chosen)
+            plans = [plan(chosen[image.row], image.size or (0, 0)) for image in images]
+            if (batch := self._decoded(images, plans)) is not None:
+                yield batch
+
+    @property
+    def batch_size(self) -> int:
+        return self._options.batch_size
+
+    def _training(self, step: int) -> Iterator[PairBatch]:
+        while True:
+            yield self._batch_of(step)
+            step += 1
+
+    def _batch_of(self, step: int) -> PairBatch:
+        tried: list[int] = []
+        while len(tried) < _MOST_BAD_IN_A_ROW:
+            chosen = images_of_step(
+                step + len(tried) // self.batch_size,
+                num_images=len(self._refs),
+                batch_size=self.batch_size * self._rank.count,
+                seed=self._seed,
+                rank=self._rank,
+            )
+            indices = [index for _, index in chosen]
+            images = self._read(indices)
+            plans = [self._drawn(*chosen[image.row], image.size or (0, 0)) for image in images]
+            if (batch := self._decoded(images, plans)) is not None:
+                return _filled(batch, len(chosen))
+            tried += indices
+        raise ValueError(
+            f"none of {len(set(tried))} images, one after the other, can be trained on; the first"
+            f" is {self._refs[tried[0]].uri}"
+        )
+
+    def _read(self, indices: Sequence[int]) -> list[EncodedImage]:
+        """The sound ones among the images; `row` is the place in `indices`."""
+        found = self._pool.map(
+            lambda place: read_and_screen(place, self._refs[indices[place]], self._limits),
+            range(len(indices)),
+        )
+        return [image for image in found if image.status is Status.OK]
+
+    def _drawn(self, epoch: int, index: int, size: tuple[int, int]) -> PairPlan:
+        return training_plan(np.random.default_rng((self._seed, epoch, index)), size, self._mix)
+
+    def _decoded(self, images: list[EncodedImage], plans: list[PairPlan]) -> PairBatch | None:
+        clean, degraded, kept = self._decoder.decode(images, plans)
+        if not kept:
+            return None
+        quality = [_stated_quality(images[k], plans[k]) for k in kept]
+        return PairBatch(
+            clean=self._normalised(clean),
+            degraded=self._normalised(degraded),
+            dct=self._dct(degraded),
+            quality=torch.tensor(quality, device=clean.device),
+            condition=torch.tensor([plans[k].condition for k in kept], device=clean.device),
+        )
+
+    def _normalised(self, rgb: torch.Tensor) -> torch.Tensor:
+        """(B, crop, crop, 3) uint8 -> (B, 3, crop, crop) float32, channels_last."""
+        scale = rgb.new_tensor(self._geometry.std, dtype=torch.float32) * 255
+        mean = rgb.new_tensor(self._geometry.mean, dtype=torch.float32) * 255
+        return ((rgb - mean) / scale).permute(0, 3, 1, 2)
+
+    def _dct(self, rgb: torch.Tensor) -> torch.Tensor:
+        if rgb.is_cuda:
+            return block_dct(rgb.permute(0, 3, 1, 2).float())
+        return self._block_dct(rgb)
+
+
+def _stated_quality(image: EncodedImage, plan: PairPlan) -> float:
+    return image.stated_quality if plan.quality is None else float(plan.quality)
+
+
+def _filled(batch: PairBatch, size: int) -> PairBatch:
+    """The batch with its pairs repeated in order until there are `size`."""
+    if len(batch.quality) == size:
+        return batch
+    again = torch.arange(size, device=batch.quality.device) % len(batch.quality)
+    return PairBatch(*(tensor[again] for tensor in batch))

@@ -1,0 +1,1 @@
+"""What happens to pixels beside the decoder: grouping, resampling, normalising, DCT."""

@@ -1,0 +1,44 @@
+"""Decoded pictures -> the model's input on a CPU: windows of them, resampled.
+
+DALI resamples as well, to the same pixels, and takes three to four times as long: as long as it
+takes to decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from afd_model.inference.kernels import cpu_kernels
+from pipeline.pixels.geometry import Geometry, crop_window
+
+# Pictures, (H, W, 3) uint8 each, and where their windows go, (B, crop, crop, 3) uint8.
+Resample = Callable[[Sequence[np.ndarray], Tensor], None]
+
+
+def cpu_resample(geometry: Geometry) -> Resample | None:
+    """The pictures' crop windows, resampled in as many threads as PyTorch uses.
+
+    Bilinear or bicubic with antialiasing, as Pillow has them, but without rounding between the two
+    directions. None where Numba is missing, or where nothing is resized.
+    """
+    if geometry.resize is None or (kernels := cpu_kernels()) is None:
+        return None
+    from pipeline.pixels.resample_kernel import resample
+
+    cubic = geometry.interpolation == "bicubic"
+
+    def of_all(pictures: Sequence[np.ndarray], out: Tensor) -> None:
+        windows = out.numpy()
+
+        def of_some(part: slice) -> None:
+            for picture, window in zip(pictures[part], windows[part], strict=True):
+                height, width, _ = picture.shape
+                place = crop_window((height, width), geometry).astype(np.float64)
+                resample(picture, place, cubic, window)
+
+        kernels.in_threads(of_some, len(pictures))
+
+    return of_all

@@ -1,0 +1,105 @@
+"""A window of a picture -> its size at the model's input, in the Python that Numba compiles.
+
+Without annotations, which it does not read.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+import numpy as np
+
+from afd_model.inference.numba_kernels import kernel, part_of_kernel
+
+_WHITE = np.float32(255)
+_HALF = np.float32(0.5)  # what is cut off after it is rounded
+
+
+@part_of_kernel
+def _triangle(x):
+    return max(0.0, 1.0 - x)
+
+
+@part_of_kernel
+def _cubic(x):
+    """Keys' with a = -1/2, as Pillow has it."""
+    if x < 1.0:
+        return (1.5 * x - 2.5) * x * x + 1.0
+    if x < 2.0:
+        return ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return 0.0
+
+
+@part_of_kernel
+def _taps(start, end, samples, places, cubic):
+    """Which samples make up each of so many places from `start` to `end`, and by what weights.
+
+    Where places are wider than samples the filter is widened with them; what would lie outside the
+    picture is left out. Both are Pillow's rules.
+
+    Returns:
+        the first sample of each place, (places,) int64; how many, (places,) int64; their weights,
+        (places, an even number) float32, which add up to 1 and are followed by zeros.
+    """
+    scale = (end - start) / places
+    widened = max(scale, 1.0)
+    reach = widened * (2.0 if cubic else 1.0)
+    most = int(2.0 * reach) + 2
+    firsts, counts = np.empty((2, places), np.int64)
+    weights = np.zeros((places, most + most % 2), np.float32)
+    for place in range(places):
+        centre = start + (place + 0.5) * scale
+        first = max(int(centre - reach + 0.5), 0)
+        count = min(int(centre + reach + 0.5), samples) - first
+        total = 0.0
+        for k in range(count):
+            away = abs(first + k + 0.5 - centre) / widened
+            weight = _cubic(away) if cubic else _triangle(away)
+            weights[place, k] = weight
+            total += weight
+        for k in range(count):
+            weights[place, k] /= total
+        firsts[place], counts[place] = first, count
+    return firsts, counts, weights
+
+
+@part_of_kernel
+def _grey_level(x):
+    return np.uint8(min(max(x, np.float32(0)), _WHITE))
+
+
+@kernel
+def resample(picture, window, cubic, out) -> None:
+    """See `pipeline.pixels.resample.Resample`; one picture.
+
+    picture: (H, W, 3) uint8, contiguous. window: (top, left, bottom, right), float64 (4,), of
+    positive size, inside the picture. cubic: bool. out: (h, w, 3) uint8, to be overwritten.
+
+    Rows first: a row of the picture is one vector, whatever its columns become.
+    """
+    height, width, _ = picture.shape
+    rows, columns, _ = out.shape
+    tops, depths, by_row = _taps(window[0], window[2], height, rows, cubic)
+    lefts, breadths, by_column = _taps(window[1], window[3], width, columns, cubic)
+    begin, end = 3 * lefts[0], 3 * (lefts[columns - 1] + breadths[columns - 1])
+    samples = picture.reshape(height, 3 * width)
+    line = np.empty(end - begin, np.float32)
+    for y in range(rows):
+        line[:] = _HALF
+        for k in range(0, depths[y], 2):
+            upper = samples[tops[y] + k, begin:end]
+            lower = samples[min(tops[y] + k + 1, height - 1), begin:end]
+            of_upper, of_lower = by_row[y, k], by_row[y, k + 1]
+            for i in range(line.size):
+                line[i] += of_upper * np.float32(upper[i]) + of_lower * np.float32(lower[i])
+        for x in range(columns):
+            # Unsigned, or Numba would look whether each is to be counted from the end.
+            at = np.uint64(3 * lefts[x] - begin)
+            red, green, blue = np.float32(0), np.float32(0), np.float32(0)
+            for k in range(breadths[x]):
+                weight = by_column[x, k]
+                red += weight * line[at]
+                green += weight * line[at + np.uint64(1)]
+                blue += weight * line[at + np.uint64(2)]
+                at += np.uint64(3)
+            out[y, x, 0] = _grey_level(red)
+            out[y, x, 1] = _grey_level(green)
+            out[y, x, 2] = _grey_level(blue)

@@ -1,0 +1,1 @@
+"""Bytes read ahead, by threads, in bounded memory."""

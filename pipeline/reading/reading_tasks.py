@@ -1,0 +1,143 @@
+"""What reads and screens runs of images in threads, and keeps what waits in memory bounded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pipeline.error_text import reason_of
+from pipeline.inputs.image_bytes import ArchiveStream, read_image
+from pipeline.records import EncodedImage, ImageRef, Status
+from pipeline.screening.screen import Limits, screen
+from pipeline.stores.attempts import MissingError, ReadError, TemporaryReadError
+from pipeline.stores.locations import is_web
+
+_MOST_BYTES_AHEAD = 1 << 29
+
+
+class StoreDownError(RuntimeError):
+    """So many images in a row cannot be read that it is the store, and not the images."""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a task has read, num_bytes in all, and how long that and screening it took.
+
+    lost: per image, whether a store that should have it did not give it.
+    """
+
+    images: list[EncodedImage]
+    lost: list[bool]
+    num_bytes: int
+    read_s: float
+    screen_s: float = 0.0
+
+
+class Reading:
+    """Tasks that read and screen in `num_threads` threads, or read in `num_readers` others.
+
+    As many as read from elsewhere are far too many to screen.
+    """
+
+    def __init__(
+        self, refs: Sequence[ImageRef], limits: Limits, num_threads: int, num_readers: int
+    ) -> None:
+        self._refs = refs
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
+        self._readers = ThreadPoolExecutor(num_readers, "read-remote") if num_readers else None
+        self._room = threading.Condition()
+        self._bytes = 0  # read, or being read as far as the plan tells, and not yet in use
+        self._next_row = 0
+        self.num_ready = 0  # images read and screened, and not yet in use
+
+    def submit(self, rows: range) -> Future[Loaded]:
+        if self._readers is None:
+            return self._pool.submit(lambda: self._screened(self._load(rows)))
+        loaded = self._readers.submit(self._load, rows)
+        return self._pool.submit(lambda: self._screened(loaded.result()))
+
+    def take(self, loaded: Loaded) -> None:
+        """What a task has read is in use now."""
+        with self._room:
+            self._bytes -= loaded.num_bytes
+            self.num_ready -= len(loaded.images)
+            self._next_row = loaded.images[-1].row + 1
+            self._room.notify_all()
+
+    def close(self) -> None:
+        with self._room:
+            self._next_row = len(self._refs)  # nobody waits for room any more
+            self._room.notify_all()
+        if self._readers is not None:
+            self._readers.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, ref: ImageRef) -> bytes:
+        return read_image(ref)
+
+    def _load(self, rows: range) -> Loaded:
+        planned = sum(self._refs[row].num_bytes or 0 for row in rows)
+        with self._room:  # always for the images that are used next
+            self._room.wait_for(
+                lambda: self._bytes <= _MOST_BYTES_AHEAD or rows.start <= self._next_row
+            )
+            self._bytes += planned
+        began = time.perf_counter()
+        found = [_read(row, self._refs[row], self._read) for row in rows]
+        read_s = time.perf_counter() - began
+        images = [image for image, _ in found]
+        num_bytes = sum(len(image.data) for image in images if image.data)
+        with self._room:
+            self._bytes += num_bytes - planned
+        return Loaded(images, [lost for _, lost in found], num_bytes, read_s)
+
+    def _screened(self, loaded: Loaded) -> Loaded:
+        began = time.perf_counter()
+        for image in loaded.images:
+            screen(image, self._limits)
+        loaded.screen_s = time.perf_counter() - began
+        with self._room:
+            self.num_ready += len(loaded.images)
+        return loaded
+
+
+class ReadingArchive(Reading):
+    """Tasks that read an archive in its order, which takes one thread."""
+
+    def __init__(self, refs: Sequence[ImageRef], limits: Limits, num_threads: int) -> None:
+        super().__init__(refs, limits, num_threads, num_readers=1)
+        self._stream = ArchiveStream(refs)
+
+    def _read(self, ref: ImageRef) -> bytes:
+        try:
+            return self._stream.read(ref)
+        except TemporaryReadError as error:
+            # The images behind this one would wait as long, each for itself.
+            raise StoreDownError(f"{ref.uri} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        super().close()
+        self._stream.close()
+
+
+def read_and_screen(row: int, ref: ImageRef, limits: Limits) -> EncodedImage:
+    """One image's bytes and what they say; one that cannot be read or decoded says why."""
+    image, _ = _read(row, ref, read_image)
+    screen(image, limits)
+    return image
+
+
+def _read(row: int, ref: ImageRef, read: Callable[[ImageRef], bytes]) -> tuple[EncodedImage, bool]:
+    """(the image, whether a store that should have it did not give it)."""
+    image = EncodedImage(row, num_bytes=ref.num_bytes)
+    try:
+        image.data = read(ref)
+    except OSError as error:
+        image.fail(Status.UNREADABLE, reason_of(error))
+        lost = isinstance(error, ReadError) and not isinstance(error, MissingError)
+        return image, lost and not is_web(ref.uri)
+    return image, False

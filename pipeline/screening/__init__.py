@@ -1,0 +1,1 @@
+"""What is decided about encoded bytes before a decoder sees them."""

@@ -1,0 +1,118 @@
+"""What is decided about an image from its bytes alone, before the decoder sees it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.error_text import one_line
+from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
+from pipeline.records import EncodedImage, Status
+from pipeline.screening.file_format import sniff_format
+from pipeline.screening.jpeg_integrity import IntegrityLevel, check_integrity
+from pipeline.screening.pillow_warnings import silenced
+from pipeline.screening.png_chunks import picture_chunks
+
+# Encoders write about ten. A decoder goes over the whole picture once for each.
+REJECTED_ABOVE_SCANS = 100
+_JPEG_START = b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
+# What a web crawl saves as .jpg besides JPEG, and DALI decodes to the same pixels as PIL.
+_OTHER_FORMATS = ("png", "webp")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """max_pixels: width x height above which an image is rejected before anything is allocated.
+    integrity: how hard to look for silent corruption, see `check_integrity`.
+    """
+
+    max_pixels: int = 100_000_000
+    integrity: IntegrityLevel = "fast"
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels {self.max_pixels} is not positive: use at least 1")
+
+
+def screen(image: EncodedImage, limits: Limits) -> None:
+    """Read the header of `image.data`; set size, header, status and error in place.
+
+    A truncated JPEG gets the end marker that it lacks: the decoder then gives what there is. A PNG
+    loses what says nothing about its picture, see `picture_chunks`.
+    """
+    data = image.data
+    if data is None:
+        return
+    image.num_bytes = len(data)
+    if data.startswith(_JPEG_START):
+        _screen_jpeg(image, data, limits)
+    else:
+        _screen_other(image, data, limits)
+
+
+def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
+    try:
+        header = scan_jpeg(data)
+    except JpegFormatError as error:
+        image.fail(Status.REJECTED, str(error))
+        return
+    image.header, image.size = header, (header.height, header.width)
+    if header.precision_bits != 8:
+        image.fail(
+            Status.REJECTED, f"{header.precision_bits}-bit JPEG: only 8-bit ones can be read"
+        )
+    elif header.scans > REJECTED_ABOVE_SCANS:
+        image.fail(
+            Status.REJECTED,
+            f"JPEG of {header.scans} scans: over the limit of {REJECTED_ABOVE_SCANS}, for each"
+            " costs as much as a picture",
+        )
+    elif len(data) <= header.scan_offset + len(_JPEG_END):
+        image.fail(Status.REJECTED, "header only: the JPEG ends before its image data")
+    elif _within(image, limits):
+        if reason := check_integrity(data, header, limits.integrity, max_pixels=limits.max_pixels):
+            image.flag(reason)
+        if not header.complete:
+            image.data = data + _JPEG_END
+
+
+def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
+    found = sniff_format(data)
+    if found not in _OTHER_FORMATS:
+        image.fail(Status.REJECTED, _not_an_image(found, data))
+        return
+    try:
+        with silenced():
+            picture = Image.open(io.BytesIO(data))
+        image.size = (picture.height, picture.width)
+    except Image.DecompressionBombError:
+        image.fail(Status.REJECTED, f"{found} image of too many pixels to open")
+    except UnidentifiedImageError:  # its text holds the address of the BytesIO
+        image.fail(Status.REJECTED, f"{found} header is damaged: cannot identify image file")
+    except (OSError, ValueError, SyntaxError) as error:
+        image.fail(Status.REJECTED, f"{found} header is damaged: {one_line(error)}")
+    else:
+        if _within(image, limits) and found == "png":
+            image.data = picture_chunks(data)
+
+
+def _within(image: EncodedImage, limits: Limits) -> bool:
+    height, width = image.size or (0, 0)
+    if width * height <= limits.max_pixels:
+        return True
+    image.fail(
+        Status.REJECTED,
+        f"{width}x{height} is {width * height} pixels, over --max-pixels {limits.max_pixels}",
+    )
+    return False
+
+
+def _not_an_image(found: str | None, data: bytes) -> str:
+    if not data:
+        return "empty file (0 bytes)"
+    if found is not None:
+        return f"not a JPEG, PNG or WebP: the content is {found}"
+    return f"not an image: starts with {data[:12]!r}"

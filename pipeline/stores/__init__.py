@@ -1,0 +1,1 @@
+"""Files wherever they lie: disks, HTTP, S3, Google Cloud Storage, the Hugging Face Hub."""

@@ -1,0 +1,148 @@
+"""How S3 is reached: the endpoint, the credentials, and the signature of a request.
+
+The environment says it all: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL for a store that is not
+Amazon's, AWS_REGION for its region, and credentials wherever botocore finds them (variables, a
+profile, the role of the machine or the pod). Without credentials requests go unsigned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import threading
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pyarrow.fs
+
+from pipeline.error_text import one_line
+from pipeline.stores.attempts import AccessError, TemporaryReadError
+from pipeline.stores.http_transfer import Sign
+from pipeline.stores.locations import SourceError
+
+_DEFAULT_REGION = "us-east-1"
+_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+_LOCK = threading.Lock()
+
+
+class Credentials(NamedTuple):
+    access_key: str
+    secret_key: str
+    token: str | None = None
+
+
+def s3_bucket(bucket: str) -> tuple[str, Sign]:
+    """(the URL that the bucket's keys stand below, what gives the headers that sign a URL).
+
+    Raises SourceError where the package that finds credentials is missing.
+    """
+    if find_spec("botocore") is None:
+        raise SourceError(
+            "s3:// needs botocore, which is not installed: pip install 'afd-label[s3]'"
+        )
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        base = f"{endpoint.rstrip('/')}/{bucket}"
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        region = region or _DEFAULT_REGION
+    else:
+        region = _region_of(bucket)
+        base = f"https://{bucket}.s3.{region}.amazonaws.com"
+        if "." in bucket:  # no certificate covers such a host
+            base = f"https://s3.{region}.amazonaws.com/{bucket}"
+
+    def signed(method: str, url: str) -> dict[str, str]:
+        credentials = _credentials()
+        if credentials is None:
+            return {}
+        return sign(method, url, credentials, region, datetime.now(UTC))
+
+    return base, signed
+
+
+def _region_of(bucket: str) -> str:
+    try:
+        return pyarrow.fs.resolve_s3_region(bucket)
+    except OSError as error:
+        raise TemporaryReadError(
+            f"where the bucket {bucket!r} is cannot be told: {one_line(error)}"
+        ) from None
+
+
+def _credentials() -> Credentials | None:
+    """What is valid now: botocore renews what expires."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        found = _botocore_credentials()
+        return None if found is None else Credentials(*found.get_frozen_credentials()[:3])
+    except BotoCoreError as error:
+        raise AccessError(f"no AWS credentials: {one_line(error)}") from None
+
+
+def _botocore_credentials() -> Any:
+    with _LOCK:  # or every thread would ask the machine's role for them at once
+        return _look_up_credentials()
+
+
+@cache
+def _look_up_credentials() -> Any:
+    import botocore.session
+
+    return botocore.session.get_session().get_credentials()
+
+
+def sign(
+    method: str, url: str, credentials: Credentials, region: str, now: datetime
+) -> dict[str, str]:
+    """The headers of a request under AWS Signature Version 4, which hold for 15 minutes.
+
+    What a PUT carries is not signed: its own checksum goes with it.
+    """
+    parts = urlsplit(url)
+    content = "UNSIGNED-PAYLOAD" if method == "PUT" else _EMPTY_SHA256
+    headers = {
+        "host": parts.netloc,
+        "x-amz-content-sha256": content,
+        "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
+    }
+    if credentials.token:
+        headers["x-amz-security-token"] = credentials.token
+    names = ";".join(headers)  # sorted as written
+    request = "\n".join(
+        (
+            method,
+            parts.path or "/",
+            "&".join(sorted(parts.query.split("&"))),
+            *(f"{name}:{value}" for name, value in headers.items()),
+            "",
+            names,
+            content,
+        )
+    )
+    day = headers["x-amz-date"][:8]
+    scope = f"{day}/{region}/s3/aws4_request"
+    digest = hashlib.sha256(request.encode("ascii")).hexdigest()
+    text = f"AWS4-HMAC-SHA256\n{headers['x-amz-date']}\n{scope}\n{digest}"
+    signature = _hmac(_signing_key(credentials.secret_key, day, region), text).hex()
+    headers["Authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope},"
+        f" SignedHeaders={names}, Signature={signature}"
+    )
+    return headers
+
+
+@lru_cache(maxsize=8)
+def _signing_key(secret_key: str, day: str, region: str) -> bytes:
+    key = f"AWS4{secret_key}".encode()
+    for part in (day, region, "s3", "aws4_request"):
+        key = _hmac(key, part)
+    return key
+
+
+def _hmac(key: bytes, text: str) -> bytes:
+    return hmac.digest(key, text.encode("utf-8"), "sha256")
