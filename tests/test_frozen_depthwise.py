@@ -5,8 +5,8 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from afd_model.training import frozen_depthwise
 from afd_model.training.frozen_depthwise import FrozenDepthwise, applies
-from afd_model.training.loop import frozen_depthwise
 
 
 def kernel(channels: int = 6, side: int = 3) -> torch.Tensor:
