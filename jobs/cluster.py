@@ -19,7 +19,8 @@ import ray.data
 import ray.exceptions
 import ray.util.client
 
-from jobs.pool import ClusterError, Node, Pool
+from jobs.last_words import last_words
+from jobs.pool import CONTINUES, ClusterError, Node, Pool
 from pipeline.error_text import one_line, reason_of
 
 _START_ATTEMPTS = 3
@@ -34,6 +35,12 @@ _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
 _ANSWER_S = 10.0
 # Of gRPC, which Ray speaks; a web server does not, and answers in HTTP/1 or with a page.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+# Ray's native code ends a driver in silence, with exit code 1.
+_ENDED = (
+    "afd: ended while it worked with Ray (--address {address}): by Ray, as when its cluster's head"
+    " node is lost, or by a kill, as for want of memory" + CONTINUES
+)
 
 # "ValueError: ...", as the last line of a Python traceback.
 _ERROR_LINE = re.compile(r"(?!ray\.)(\w+\.)*\w*(Error|Exception)(: .*)?$")
@@ -72,13 +79,14 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    _connect(options)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # which Ray has taken for itself
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with last_words(_ENDED.format(address=address)):
+        _connect(options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # which Ray has taken for itself
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _connect(options: dict[str, Any]) -> None:

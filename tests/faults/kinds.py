@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 from faults.label_job import Ended, LabelJob, command_of, run
 
 STOP_S = 10.0  # in which a run that is told to stop has to have stopped
+_IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "1"}  # a minute, if Ray may choose
 _CONTINUATIONS = 5
 
 
@@ -161,6 +162,30 @@ def kill_node(scene: Scene) -> Happened:
         cluster.shutdown()
 
 
+def lose_head(scene: Scene) -> Happened:
+    """Kill -9 of the head node's GCS: Ray ends the driver, in whose place something is said."""
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    address = cluster.address
+    try:
+        job = LabelJob(scene.corpus, scene.output, "--address", address, **_IMPATIENT)
+        struck = job.wait_for_parts(scene.shards // 4)
+        for process in psutil.Process().children():
+            if "gcs_server" in command_of(process):
+                _kill(process)
+        since = time.monotonic()
+        ended = job.end()
+    finally:
+        cluster.shutdown()
+    _expect(ended.code in (0, 1), ended, "not an exit code of its own")
+    if ended.code:
+        _expect("the same command continues the run" in ended.said, ended, "no way out")
+        _expect(str(address) in ended.said, ended, "it does not say which cluster")
+        _completed(scene)
+    return Happened(struck, time.monotonic() - since, f"exit code {ended.code}")
+
+
 def poison(scene: Scene) -> Happened:
     """A worker dies in every attempt at a shard; it is set aside, and the rest finishes."""
     job = LabelJob(scene.corpus, scene.output, "--workers", "1")
@@ -265,6 +290,7 @@ KINDS: dict[str, Callable[[Scene], Happened]] = {
         interrupt,
         terminate,
         kill_node,
+        lose_head,
         poison,
         two_drivers,
         damaged_part,

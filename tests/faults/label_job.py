@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -47,7 +48,12 @@ class LabelJob:
     """One `afd label` process and its family."""
 
     def __init__(
-        self, corpus: Path | str, output: Path | str, *flags: str, images_per_shard: int = 4
+        self,
+        corpus: Path | str,
+        output: Path | str,
+        *flags: str,
+        images_per_shard: int = 4,
+        **environment: str,
     ) -> None:
         self.output = OutputFolder(str(output))
         self._began = time.monotonic()
@@ -55,7 +61,8 @@ class LabelJob:
         command += ["--images-per-shard", str(images_per_shard), *_MODEL, *flags]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         # A group of its own: what a terminal sends to a job reaches this one alone.
-        self.driver = psutil.Popen(command, stderr=self._log, start_new_session=True)
+        variables = {**os.environ, **environment}
+        self.driver = psutil.Popen(command, stderr=self._log, start_new_session=True, env=variables)
 
     def wait_for_parts(self, count: int, timeout_s: float = 300) -> bool:
         """Whether so many parts were seen before the job ended."""

@@ -1,0 +1,51 @@
+"""What is said of a process that could not say it itself, and only then."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import os, signal, sys
+from jobs.last_words import last_words
+from jobs.log import configure, say
+configure(sys.argv[1])
+with last_words("it is gone, é"):
+    print("working", flush=True)
+    {}
+say("ended")
+"""
+
+
+def run(ending: str, log_format: str = "text") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM.format(ending), log_format]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("ending", ["os._exit(1)", "os.abort()", "os.kill(os.getpid(), 9)"])
+def test_a_process_that_is_ended_is_spoken_for(ending: str) -> None:
+    done = run(ending)
+    assert (done.stdout, done.stderr) == ("working\n", "it is gone, é\n")
+    assert done.returncode in (1, -6, -9)
+
+
+def test_a_log_collector_gets_json() -> None:
+    line = json.loads(run("os._exit(1)", "json").stderr)
+    assert line["message"] == "it is gone, é"
+    assert line["level"] == "error"
+    assert line["time"] > "2026"
+
+
+def test_a_process_that_can_speak_is_left_to() -> None:
+    assert run("pass").stderr == "ended\n"
+    assert run("raise SystemExit(3)").stderr == ""
+    failed = run("raise ValueError('no')").stderr
+    assert failed.endswith("ValueError: no\n")
+    assert "gone" not in failed
+
+
+def test_it_does_without_its_witness() -> None:
+    """As when a clean-up of processes has ended it."""
+    kill = "import psutil; psutil.Process().children()[0].kill()"
+    assert run(kill).stderr == "ended\n"
