@@ -20,8 +20,8 @@ from jobs.log import say
 from jobs.model import backbone_of, decoding_on, model_facts
 from jobs.run_job import run_job
 from pipeline.decode import Decoder
-from pipeline.inputs.own_files import own_files
 from pipeline.output import OutputFolder
+from pipeline.own_files import own_files
 from pipeline.pairs.clean_twins import CleanTwins
 from pipeline.pairs.picture_pairs import PairReader, PicturePair
 from pipeline.pairs.recompress import common_root, distinct, relative_name

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs.settings import LabelSettings
-from pipeline.inputs.own_files import own_files
 from pipeline.output import LABELS, RUN, OutputError, OutputFolder
+from pipeline.own_files import own_files
 from pipeline.presence import Presence
 from pipeline.records import SCHEMA_VERSION
 from pipeline.shards import is_part, write_plan

@@ -9,8 +9,8 @@ import re
 import struct
 from dataclasses import dataclass
 
-from pipeline.screening.file_format import sniff_format
-from pipeline.screening.jpeg_quality import fit_quality
+from pipeline.file_format import sniff_format
+from pipeline.jpeg_quality import fit_quality
 
 # An ICC profile and an extended XMP packet take at most a few hundred segments. The limit keeps
 # a file made of empty segments from costing seconds.

@@ -19,13 +19,13 @@ from typing import BinaryIO
 
 import pyarrow.parquet as pq
 
+from pipeline.file_format import sniff_format
 from pipeline.inputs.local_files import list_folder
 from pipeline.inputs.manifests import PARQUET_MAGIC
 from pipeline.inputs.parquet_source import PARQUET_SUFFIX, image_column, list_parquet
 from pipeline.inputs.places import Place, list_entries, matches, place_of, refusal, remote_folder
 from pipeline.inputs.tar_source import TAR_SUFFIXES, container_of, list_tar
 from pipeline.records import ImageRef
-from pipeline.screening.file_format import sniff_format
 from pipeline.stores.attempts import MissingError
 from pipeline.stores.locations import (
     SourceError,
@@ -49,7 +49,7 @@ def list_images(location: str, left_out: tuple[str, ...] = ()) -> Iterator[Image
 
     location: a folder, a glob or brace pattern, an archive, a manifest or one image file.
     left_out: what the paths of files begin with that folders and patterns do not list, see
-    `pipeline.inputs.own_files`.
+    `pipeline.own_files`.
     Folders are listed in the byte order of their paths, archives and manifests in their own order.
     Every regular file of a folder counts, whatever its name: what is not an image gets a row that
     says so. Raises SourceError when there is nothing to list, or not all of it can be.

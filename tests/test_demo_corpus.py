@@ -11,9 +11,9 @@ from PIL import Image
 
 from jobs.demo_corpus import DemoCorpus, broken_files, build_demo_corpus, random_crop
 from pipeline.decode import Decoder
+from pipeline.file_format import sniff_format
 from pipeline.jpeg_scan import JpegFormatError, JpegHeader, scan_jpeg
 from pipeline.records import Status
-from pipeline.screening.file_format import sniff_format
 from pipeline.screening.jpeg_integrity import check_integrity, strict_decode_error
 from pipeline.screening.screen import Limits
 

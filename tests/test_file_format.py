@@ -2,7 +2,7 @@
 
 from jpegs import photo, save
 
-from pipeline.screening.file_format import sniff_format
+from pipeline.file_format import sniff_format
 
 
 def test_formats_are_known_by_content() -> None:

@@ -6,8 +6,8 @@ from jpegs import encode, every_kind, insert_segment, photo, segments, without_s
 from PIL import JpegPresets
 
 from pipeline.degrade import compress
+from pipeline.jpeg_quality import MAX_STANDARD_TABLE_ERROR, fit_quality, ijg_luma_tables
 from pipeline.jpeg_scan import scan_jpeg
-from pipeline.screening.jpeg_quality import MAX_STANDARD_TABLE_ERROR, fit_quality, ijg_luma_tables
 
 KINDS = every_kind(photo(90, 131))
 

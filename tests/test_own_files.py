@@ -7,8 +7,8 @@ import pytest
 from corpora import write
 from servers import Bucket
 
-from pipeline.inputs.own_files import list_apart, own_files
 from pipeline.output import OutputError, OutputFolder
+from pipeline.own_files import list_apart, own_files
 from pipeline.sources import list_images
 
 RUN = ("run.json", "plan.parquet", "labels/part-00000.parquet", ".staging/x", ".drivers/a.json")

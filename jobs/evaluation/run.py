@@ -21,9 +21,9 @@ from jobs.model import backbone_of, decoding_on, model_facts
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
 from pipeline.inputs.folder_classes import FolderClasses
-from pipeline.inputs.own_files import list_apart
 from pipeline.inputs.sampling import evenly
 from pipeline.output import OutputFolder
+from pipeline.own_files import list_apart
 from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator
 from pipeline.pairs.recompress import collection_root, relative_name
 from pipeline.pixels.geometry import Geometry

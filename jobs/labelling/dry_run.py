@@ -11,8 +11,8 @@ from jobs.log import say
 from jobs.pool import Pool, pool_for, this_machine
 from jobs.quantities import duration, size
 from jobs.settings import LabelSettings
-from pipeline.inputs.own_files import own_files
 from pipeline.output import OutputFolder
+from pipeline.own_files import own_files
 from pipeline.records import ImageRef, Shard
 from pipeline.shards import ImagesPerShard, cut
 from pipeline.sources import list_images

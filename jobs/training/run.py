@@ -28,9 +28,9 @@ from jobs.run_record import versions
 from jobs.settings import flag_of
 from jobs.train_settings import TrainSettings
 from jobs.training.log import TrainingLog
-from pipeline.inputs.own_files import list_apart
 from pipeline.inputs.sampling import evenly
 from pipeline.output import RUN, OutputFolder
+from pipeline.own_files import list_apart
 from pipeline.pairs.training_data import PairLoader, Rank, split_held_out
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef

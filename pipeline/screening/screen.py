@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.error_text import one_line
+from pipeline.file_format import sniff_format
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.records import EncodedImage, Status
-from pipeline.screening.file_format import sniff_format
 from pipeline.screening.jpeg_integrity import IntegrityLevel, check_integrity
 from pipeline.screening.pillow_warnings import silenced
 from pipeline.screening.png_chunks import picture_chunks
