@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -30,6 +31,9 @@ _MAX_BLOCKS = 10_000  # Ray Data takes 5 to 10 kB of the driver's memory and 15 
 # The share of the calls its workers can take at once, from which on a pool grows. Ray's own, 1.75,
 # counts calls that wait in a queue, of which there are none here.
 _FULL_POOL = 0.875
+
+_THREADS_END_S = 5.0
+_ENDLESS_THREADS = ("data-usage-metrics-poller",)  # which only asks Prometheus
 
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
 _ANSWER_S = 10.0
@@ -244,8 +248,27 @@ def _run_here(
             enable_true_multi_threading=shards_at_once > 1,
         ),
     )
-    for row in records.iter_rows():
-        yield json.loads(row["record"])
+    # Not `iter_rows`: where it is broken off its threads go on, for nobody knows how long.
+    with _threads_ended():
+        for bundle in records.iter_internal_ref_bundles():
+            for table in ray.get(list(bundle.block_refs)):
+                yield from map(json.loads, table["record"].to_pylist())
+
+
+@contextmanager
+def _threads_ended() -> Iterator[None]:
+    """Leave the block when the threads are gone that Ray Data has begun within it.
+
+    One that asks Ray for something after `ray.shutdown` ends the whole process, in silence.
+    """
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        deadline = time.monotonic() + _THREADS_END_S
+        for thread in set(threading.enumerate()) - before:
+            if thread.name not in _ENDLESS_THREADS:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _root_cause(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ import jobs.labelling.workers
 from jobs.demo_corpus import broken_files
 from jobs.label import label, main
 from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
+from jobs.pool import Pool
 from jobs.settings import LabelSettings
 from pipeline.label_shard import LabelledShard
 from pipeline.reading.read_ahead import ReadAhead
@@ -268,6 +270,26 @@ def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
     summary = json.loads((output / "summary.json").read_text())
     assert summary["exit_reason"] == "failed shards"
     assert list(summary["failed"]) == ["part-00001.parquet"]
+
+
+class Echo:
+    """A worker that has nothing to do."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        return {"record": [json.dumps({"shard": int(batch["shard"][0])})]}
+
+
+def test_a_run_that_is_broken_off_leaves_no_thread_that_might_use_ray(address: str) -> None:
+    """Ray ends the process of one that does so after `ray.shutdown`."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    pool = Pool(num_workers=1, max_workers=1, num_cpus=1, num_gpus=0)
+    with jobs.cluster.cluster(address):
+        before = set(threading.enumerate())
+        records = jobs.cluster.run_shards(range(9), Echo, {}, pool, shards_at_once=2)
+        assert next(iter(records))["shard"] in range(9)
+        records.close()
+        left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert left <= {"data-usage-metrics-poller"}
 
 
 def test_a_model_that_cannot_be_built_is_one_line(
