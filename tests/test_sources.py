@@ -205,6 +205,7 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
     (tmp_path / "blank.txt").write_text("\n\n")
     (tmp_path / "remote.txt").write_text("ftp://host/a.jpg\n")
     (tmp_path / "two.parquet").write_bytes(parquet(left=[b"1"], right=[b"2"]))
+    (tmp_path / "locked.parquet").write_bytes(b"PARE" + bytes(99) + b"PARE")
     os.mkfifo(tmp_path / "pipe")
     cases = {
         str(tmp_path / "gone"): "no such file or folder: '/.*gone'",
@@ -217,7 +218,8 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
         str(tmp_path / "x.tar.xz"): r"is packed \(xz\): unpack it first",
         str(tmp_path / "notepad.csv"): "is a text in UTF-16: save it as UTF-8",
         str(tmp_path / "remote.txt"): "'ftp://host/a.jpg': ftp:// is not supported; give a path",
-        str(tmp_path / "two.parquet"): "has no column of paths.*left, right",
+        str(tmp_path / "two.parquet"): "has no column of paths.*left .*, right ",
+        str(tmp_path / "locked.parquet"): "cannot read .*locked.parquet': it is encrypted; give it",
         "ftp://host/a": "ftp:// is not supported; give a path, or one of s3://",
         f"{s3.url}/gone": "no files in",
         f"{s3.url}/gone/*.jpg": "no files in",
