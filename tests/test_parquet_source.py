@@ -277,3 +277,5 @@ def test_a_file_that_has_changed_is_told() -> None:
         ParquetReader(io.BytesIO(written({"path": ["a"]})))
     with pytest.raises(OSError, match="not the Parquet file that was planned"):
         ParquetReader(io.BytesIO(MANY_DATA[:-20]))
+    with pytest.raises(OSError, match="not the Parquet file that was planned: 'utf-8' codec"):
+        ParquetReader(io.BytesIO(MANY_DATA.replace(b"image", b"imag\xe9")))

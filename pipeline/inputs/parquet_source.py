@@ -105,12 +105,15 @@ class ParquetReader:
         self._file = file
         try:
             self._parquet = pq.ParquetFile(file, buffer_size=_STREAM_BYTES)
-        except pa.ArrowException as error:
+            field = _image_field(self._parquet.schema_arrow)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise OSError(f"not the Parquet file that was planned: {error}") from error
-        field = _image_field(self._parquet.schema_arrow)
         if field is None:
             raise OSError("the file has no column of images any more")
         self._name, self._column = field.name, _leaf(field)
+        schema = self._parquet.schema
+        paths = [schema.column(index).path for index in range(len(schema))]
+        self._column_index = paths.index(self._column)
         # Of each row group, and the end.
         self._starts = list(accumulate(_row_counts(self._parquet), initial=0))
         self._has_read = False
@@ -173,9 +176,7 @@ class ParquetReader:
 
     def _end_of_column(self, group: int) -> int:
         """The byte at which the images of a row group end."""
-        schema = self._parquet.schema
-        paths = [schema.column(index).path for index in range(len(schema))]
-        chunk = self._parquet.metadata.row_group(group).column(paths.index(self._column))
+        chunk = self._parquet.metadata.row_group(group).column(self._column_index)
         first = chunk.data_page_offset
         if chunk.has_dictionary_page:
             first = min(first, chunk.dictionary_page_offset)
