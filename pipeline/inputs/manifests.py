@@ -115,11 +115,21 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def column_values(parquet: pq.ParquetFile, name: str) -> Iterator[str | None]:
-    """A column of text, row by row. Raises OSError when rows are missing, as damage may have it."""
+    """A column of text, row by row.
+
+    Raises OSError when it is no text after all, or rows are missing, as damage may have it.
+    """
     num_rows = 0
     for batch in parquet.iter_batches(_BATCH_ROWS, columns=[name]):
         num_rows += len(batch)
-        yield from batch.column(0).to_pylist()
+        try:
+            values = batch.column(0).to_pylist()
+        except UnicodeDecodeError as error:
+            raise OSError(
+                f"the column {name!r} holds {error.object[:80]!r}, which is no UTF-8:"
+                " write it again without that column, or with text in it"
+            ) from error
+        yield from values
     if num_rows != parquet.metadata.num_rows:
         raise OSError(f"the column {name!r} has {num_rows} of {parquet.metadata.num_rows} rows")
 

@@ -157,6 +157,7 @@ class ParquetReader:
         if not self._has_read:
             # pyarrow raises where it cannot read a column, such as an encrypted one, but ends the
             # process that then looks at the column's metadata.
+            limit_read_ahead(self._file, 0)  # where the column ends is not known yet
             batches = chain(list(islice(batches, 1)), batches)
             self._has_read = True
         limit_read_ahead(self._file, self._end_of_column(group))
