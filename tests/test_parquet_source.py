@@ -237,6 +237,21 @@ def test_a_damaged_page_header_costs_rows_and_nothing_else(compression: str) -> 
     assert "row group N is damaged: its images end before row N" in messages
 
 
+def test_a_footer_that_contradicts_itself_is_refused() -> None:
+    """A flipped bit would lose rows, or list them for years."""
+    data = written({"image": [b"1", b"2", b"3"]}, row_group_size=2, store_schema=False)
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    messages = set()
+    for bit in range(8 * footer, 8 * (len(data) - 8)):
+        broken = bytearray(data)
+        broken[bit // 8] ^= 1 << bit % 8
+        try:
+            assert len(refs_of(bytes(broken))) == 3
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            messages.add(re.sub(r"\d+", "N", str(error)))
+    assert "the row groups have N rows, and the file N" in messages
+
+
 class PlainKeys(encryption.KmsClient):
     def wrap_key(self, key: bytes, master: str) -> bytes:
         return base64.b64encode(key)

@@ -89,8 +89,12 @@ def _keys(parquet: pq.ParquetFile) -> Iterator[str | None]:
 
 
 def _row_counts(parquet: pq.ParquetFile) -> list[int]:
+    """Of each row group. Raises OSError where the footer contradicts itself."""
     metadata = parquet.metadata
-    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if sum(counts) != metadata.num_rows or min(counts, default=0) < 0:
+        raise OSError(f"the row groups have {sum(counts)} rows, and the file {metadata.num_rows}")
+    return counts
 
 
 class ParquetReader:
