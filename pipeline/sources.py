@@ -39,6 +39,7 @@ from pipeline.stores.storage import open_input
 
 _SNIFF_BYTES = 512  # enough for tar's magic, which stands at byte 257
 _ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
+_ENCRYPTED_PARQUET = b"PARE"
 _PACKED = ("zip", "7z", "gzip", "bzip2", "xz", "zstd")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _ARCHIVES_AHEAD = 16  # remote archives that are listed at the same time
@@ -175,6 +176,8 @@ def _images_in(file: BinaryIO, place: Place) -> Iterator[ImageRef] | None:
     """The images of an archive, or None when the file is none."""
     with refusal(f"read {place.uri!r}"):
         head = _head(file)
+        if head.startswith(_ENCRYPTED_PARQUET):
+            raise OSError("it is encrypted; give it as plain Parquet")
         if head.startswith(PARQUET_MAGIC):
             parquet = pq.ParquetFile(file)
             if image_column(parquet.schema_arrow) is None:

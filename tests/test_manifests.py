@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,9 +101,38 @@ def csv(columns: dict[str, object]) -> bytes:
 def test_no_clear_column_is_refused(
     columns: dict[str, object], write: Callable[[dict[str, object]], bytes]
 ) -> None:
-    found = ", ".join(columns) or "no columns"
+    found = ".*, ".join(columns) or "no columns"
     with pytest.raises(SourceError, match=f"name one of its string columns 'path'.*{found}"):
         list(list_manifest(io.BytesIO(write(columns)), "/x.csv"))
+
+
+PICTURE = {"bytes": b"1", "path": "1.jpg"}
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        {"left": [b"1"], "right": [b"2"]},
+        {"images": [[PICTURE]]},
+        {"sample": [{"image": PICTURE}]},
+        {"image": pa.array([[1]], pa.list_(pa.uint8()))},
+        {"image": pa.array([b"1"], pa.binary(1)), "other": pa.array([b"1"], pa.binary(1))},
+    ],
+    ids=str,
+)
+def test_a_caption_is_no_path(images: dict[str, Any]) -> None:
+    """Where the images are not found, each caption would be a row for a file that is missing."""
+    table = parquet({**images, "caption": ["a dog"]})
+    with pytest.raises(SourceError, match=r"name their column 'image', .*caption \(string\)\)"):
+        list(list_manifest(io.BytesIO(table), "/x.parquet"))
+    table = parquet({**images, "path": ["a.jpg"]})
+    assert list(list_manifest(io.BytesIO(table), "/x.parquet")) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("other", [pa.array([1], pa.uint8()), [[0.5]], [{"width": 1}]], ids=str)
+def test_a_lone_column_of_text_has_paths(other: Any) -> None:
+    table = parquet({"photo": ["a.jpg"], "other": other})
+    assert list(list_manifest(io.BytesIO(table), "/x.parquet")) == ["a.jpg"]
 
 
 @pytest.mark.parametrize(

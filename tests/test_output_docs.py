@@ -136,6 +136,22 @@ def test_which_folder_has_drifted(ask: Any) -> None:
     assert drifts == sorted(drifts, reverse=True)
 
 
+def test_hostile_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of two lines has a folder; a share of no trustworthy labels is no number."""
+    output = write_output(tmp_path / "labels-out", Made(images=20))
+    change = {"uri": "/two\nlines/a.jpg", "status": "ok", "label": 1, "confidence": 0.1}
+    rewrite(output, 0, lambda row: row.update(change))
+    answers = []
+    for asked in ("How are the classes", "Which source folder"):
+        (query,) = (text for question, text in QUERIES.items() if asked in question)
+        to = io.StringIO()
+        sql(SqlSettings(output=str(output.path), query=query, format="csv"), to)
+        answers += csv.DictReader(io.StringIO(to.getvalue()))
+    balance, drifted = answers
+    assert (balance["trustworthy"], balance["share"]) == ("0", "")
+    assert drifted["folder"] == "/two\nlines"
+
+
 def test_which_files_are_damaged(ask: Any, rows: list[dict[str, Any]]) -> None:
     answer = ask("damaged, and how")
     assert len(answer) == sum(row["status"] != "ok" for row in rows)

@@ -1,11 +1,14 @@
 """Images in a Parquet file: which column holds them, what they are called, and what each row is."""
 
+import base64
 import io
+import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +57,9 @@ def hugging_face(images: list[bytes | None]) -> pa.Array:
         ({"image": pa.list_(pa.uint8())}, None),
         ({"image": pa.struct([("bytes", pa.string())])}, None),
         ({"path": pa.string()}, None),
+        ({"image": pa.binary(9), "sha1": pa.binary(20)}, "image"),
+        ({"picture": pa.binary(), "sha1": pa.binary(20)}, "picture"),
+        ({"sha1": pa.binary(20)}, None),
         ({}, None),
     ],
 )
@@ -118,6 +124,33 @@ def test_a_struct_that_is_null_holds_no_image() -> None:
     assert reader.read(refs_of(data)[1]) == b"x"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_column_that_is_called_as_the_field_of_a_struct(order: int) -> None:
+    columns = {"image.bytes": ["a", "b", "c"], "image": hugging_face([b"1", b"2", None])}
+    data = written(dict(list(columns.items())[::order]))
+    reader = ParquetReader(io.BytesIO(data))
+    assert [reader.read(ref) for ref in refs_of(data)[:2]] == [b"1", b"2"]
+
+
+def test_images_of_one_size() -> None:
+    data = written({"image": pa.array([b"first", b"other", None], pa.binary(5))})
+    reader = ParquetReader(io.BytesIO(data))
+    assert [reader.read(ref) for ref in refs_of(data)[:2]] == [b"first", b"other"]
+    with pytest.raises(OSError, match="row 2 holds no image"):
+        reader.read(refs_of(data)[2])
+
+
+def test_large_images_are_not_decoded_together() -> None:
+    """Sixteen of 130 MB would be more than pyarrow can give of a struct."""
+    images = [bytes(4 << 20)] * 16
+    data = written({"image": hugging_face(images)}, use_dictionary=False, write_batch_size=1)
+    before = pa.total_allocated_bytes()
+    reader = ParquetReader(io.BytesIO(data))
+    for ref, image in zip(refs_of(data), images, strict=True):
+        assert reader.read(ref) == image
+        assert pa.total_allocated_bytes() - before < 6 * len(image)
+
+
 MANY = [b"%d" % row * (row % 40) or b"0" for row in range(100)]
 MANY_DATA = written({"image": MANY}, row_group_size=37)
 
@@ -177,6 +210,79 @@ def test_damage_costs_the_rows_of_its_row_group() -> None:
             assert reader.read(ref) == images[row]
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_damaged_page_header_costs_rows_and_nothing_else(compression: str) -> None:
+    """It may state fewer images than the footer does, or fewer keys."""
+    names = [f"/{row}.jpg" for row in range(60)]
+    columns = {"path": names, "image": [name.encode() * 9 for name in names]}
+    data = written(columns, compression=compression, use_dictionary=False, write_batch_size=8)
+    group = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0)
+    refs = refs_of(data)
+    messages = set()
+    for column in range(2):
+        for bit in range(8 * 30):
+            broken = bytearray(data)
+            broken[group.column(column).data_page_offset + bit // 8] ^= 1 << bit % 8
+            try:
+                assert len(refs_of(bytes(broken))) == len(refs)
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                messages.add(re.sub(r"\d+", "N", str(error)))
+            reader = ParquetReader(io.BytesIO(broken))
+            for ref in refs:
+                try:
+                    reader.read(ref)
+                except OSError as error:
+                    messages.add(re.sub(r"\d+", "N", str(error)))
+    assert "the column 'path' has N of N rows" in messages
+    assert "row group N is damaged: its images end before row N" in messages
+
+
+def test_a_footer_that_contradicts_itself_is_refused() -> None:
+    """A flipped bit would lose rows, or list them for years."""
+    data = written({"image": [b"1", b"2", b"3"]}, row_group_size=2, store_schema=False)
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    messages = set()
+    for bit in range(8 * footer, 8 * (len(data) - 8)):
+        broken = bytearray(data)
+        broken[bit // 8] ^= 1 << bit % 8
+        try:
+            assert len(refs_of(bytes(broken))) == 3
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            messages.add(re.sub(r"\d+", "N", str(error)))
+    assert "the row groups have N rows, and the file N" in messages
+
+
+class PlainKeys(encryption.KmsClient):
+    def wrap_key(self, key: bytes, master: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, key: bytes, master: str) -> bytes:
+        return base64.b64decode(key)
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_an_encrypted_column_costs_its_rows(column: str) -> None:
+    """pyarrow would end the process where its metadata are looked at."""
+    table = pa.table({"label": [1, 2], "image": [b"1", b"2"]})
+    properties = encryption.CryptoFactory(lambda _: PlainKeys()).file_encryption_properties(
+        encryption.KmsConnectionConfig(),
+        encryption.EncryptionConfiguration(
+            footer_key="f", column_keys={"c": [column]}, plaintext_footer=True
+        ),
+    )
+    file = io.BytesIO()
+    with pq.ParquetWriter(file, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    refs = refs_of(file.getvalue())
+    reader = ParquetReader(io.BytesIO(file.getvalue()))
+    if column == "label":
+        assert [reader.read(ref) for ref in refs] == [b"1", b"2"]
+        return
+    for ref in refs:
+        with pytest.raises(OSError, match="Cannot decrypt"):
+            reader.read(ref)
+
+
 def test_a_file_that_has_changed_is_told() -> None:
     refs = refs_of(MANY_DATA)
     shorter = ParquetReader(io.BytesIO(written({"image": MANY[:50]})))
@@ -186,3 +292,5 @@ def test_a_file_that_has_changed_is_told() -> None:
         ParquetReader(io.BytesIO(written({"path": ["a"]})))
     with pytest.raises(OSError, match="not the Parquet file that was planned"):
         ParquetReader(io.BytesIO(MANY_DATA[:-20]))
+    with pytest.raises(OSError, match="not the Parquet file that was planned: 'utf-8' codec"):
+        ParquetReader(io.BytesIO(MANY_DATA.replace(b"image", b"imag\xe9")))

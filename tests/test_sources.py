@@ -51,7 +51,10 @@ def test_a_key_column_that_is_not_utf8_is_refused_by_the_files_name(tmp_path: Pa
     keys = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a", b"caf\xe9"]).buffers())
     (tmp_path / "x.parquet").write_bytes(parquet(image=[b"1", b"2"], url=keys))
     for location in (tmp_path, tmp_path / "x.parquet"):
-        with pytest.raises(SourceError, match=r"cannot list '.*x\.parquet': 'utf-8' codec can't"):
+        message = (
+            r"cannot list '.*x\.parquet': the column 'url' holds b'caf\\xe9', which is no UTF-8"
+        )
+        with pytest.raises(SourceError, match=message):
             list(list_images(str(location)))
 
 
@@ -205,6 +208,7 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
     (tmp_path / "blank.txt").write_text("\n\n")
     (tmp_path / "remote.txt").write_text("ftp://host/a.jpg\n")
     (tmp_path / "two.parquet").write_bytes(parquet(left=[b"1"], right=[b"2"]))
+    (tmp_path / "locked.parquet").write_bytes(b"PARE" + bytes(99) + b"PARE")
     os.mkfifo(tmp_path / "pipe")
     cases = {
         str(tmp_path / "gone"): "no such file or folder: '/.*gone'",
@@ -217,7 +221,8 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
         str(tmp_path / "x.tar.xz"): r"is packed \(xz\): unpack it first",
         str(tmp_path / "notepad.csv"): "is a text in UTF-16: save it as UTF-8",
         str(tmp_path / "remote.txt"): "'ftp://host/a.jpg': ftp:// is not supported; give a path",
-        str(tmp_path / "two.parquet"): "has no column of paths.*left, right",
+        str(tmp_path / "two.parquet"): "has no column of paths.*left .*, right ",
+        str(tmp_path / "locked.parquet"): "cannot read .*locked.parquet': it is encrypted; give it",
         "ftp://host/a": "ftp:// is not supported; give a path, or one of s3://",
         f"{s3.url}/gone": "no files in",
         f"{s3.url}/gone/*.jpg": "no files in",

@@ -114,23 +114,53 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _column(columns: Sequence[str], all_names: Sequence[str], location: str) -> str:
-    if (name := path_column(columns)) is not None:
-        return name
-    raise SourceError(
-        f"the manifest {location!r} has no column of paths: name one of its string columns 'path'"
-        f" (found {', '.join(all_names) or 'no columns'})"
-    )
+def column_values(parquet: pq.ParquetFile, name: str) -> Iterator[str | None]:
+    """A column of text, row by row.
+
+    Raises OSError when it is no text after all, or rows are missing, as damage may have it.
+    """
+    num_rows = 0
+    for batch in parquet.iter_batches(_BATCH_ROWS, columns=[name]):
+        num_rows += len(batch)
+        try:
+            values = batch.column(0).to_pylist()
+        except UnicodeDecodeError as error:
+            raise OSError(
+                f"the column {name!r} holds {error.object[:80]!r}, which is no UTF-8:"
+                " write it again without that column, or with text in it"
+            ) from error
+        yield from values
+    if num_rows != parquet.metadata.num_rows:
+        raise OSError(f"the column {name!r} has {num_rows} of {parquet.metadata.num_rows} rows")
 
 
 # Parquet
 
 
 def _parquet_entries(manifest: pq.ParquetFile, location: str) -> Iterator[str]:
-    schema = manifest.schema_arrow
-    column = _column(text_columns(schema), schema.names, location)
-    for batch in manifest.iter_batches(_BATCH_ROWS, columns=[column]):
-        yield from (entry or "" for entry in batch.column(0).to_pylist())
+    for entry in column_values(manifest, _parquet_column(manifest.schema_arrow, location)):
+        yield entry or ""
+
+
+def _parquet_column(schema: pa.Schema, location: str) -> str:
+    """A lone column of text beside what may be images is no path, but rather a caption."""
+    name = path_column(text_columns(schema))
+    if name in _PATH_COLUMNS or (name and not any(_holds_bytes(field.type) for field in schema)):
+        return name
+    found = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    raise SourceError(
+        f"the manifest {location!r} has no column of paths: name one of its string columns 'path';"
+        " or, where it holds images, name their column 'image', with one a row, as bytes or as a"
+        f" struct with a field 'bytes' (found {found or 'no columns'})"
+    )
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column may be of images, in whatever form: bytes, lists of them, or deeper."""
+    inner = [kind.field(index).type for index in range(kind.num_fields)]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.types.is_uint8(inner[0]) or _holds_bytes(inner[0])
+    return "binary" in str(kind) or any(map(_holds_bytes, inner))
 
 
 def _parquet_entry(location: str, number: int) -> str:
@@ -152,8 +182,7 @@ def _row_counts(location: str) -> tuple[int, ...]:
 def _row_group(location: str, group: int) -> pa.ChunkedArray:
     with open_input(location) as file:
         manifest = pq.ParquetFile(file)
-        schema = manifest.schema_arrow
-        column = _column(text_columns(schema), schema.names, location)
+        column = _parquet_column(manifest.schema_arrow, location)
         return manifest.read_row_group(group, columns=[column]).column(0)
 
 
@@ -179,7 +208,12 @@ def _layout(file: BinaryIO, location: str) -> _Layout | None:
     delimiter = max("\t,;", key=first_line.count)
     header = next(_records(file, delimiter), [])
     names = [name.strip() for name in header]
-    column = _column(names, names, location)
+    column = path_column(names)
+    if column is None:
+        raise SourceError(
+            f"the manifest {location!r} has no column of paths: name one of its string columns"
+            f" 'path' (found {', '.join(names) or 'no columns'})"
+        )
     if column not in _PATH_COLUMNS and _looks_like_a_path(column, location):
         # Taken for the column's name, the first image would be lost.
         raise SourceError(

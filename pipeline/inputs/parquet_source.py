@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice, repeat
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.inputs.manifests import path_column, text_columns
+from pipeline.inputs.manifests import column_values, path_column, text_columns
 from pipeline.records import Container, ImageRef
 from pipeline.stores.attempts import ReadError
 from pipeline.stores.locations import recorded
@@ -19,8 +19,10 @@ from pipeline.stores.storage import limit_read_ahead
 PARQUET_SUFFIX = ".parquet"
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "content")
 _KEY_COLUMNS = ("uri", "url", "path", "key", "__key__", "file_name", "filename", "image_path", "id")
-_LIST_ROWS = 65_536
-_READ_ROWS = 16
+_READ_ROWS = 16  # decoded together, which costs less
+_READ_BYTES = (
+    1 << 20
+)  # but no more than this on average: pyarrow gives a struct's up to 2 GiB at once
 _STREAM_BYTES = 1 << 20  # a column is decoded as it comes in, however large its row group is
 
 
@@ -31,21 +33,28 @@ def image_column(schema: pa.Schema) -> str | None:
     name will do where nothing else can be meant: no second such column, and no column of paths
     beside plain bytes, which makes the file a manifest.
     """
-    leaves = {field.name: leaf for field in schema if (leaf := _leaf(field)) is not None}
+    field = _image_field(schema)
+    return None if field is None else _leaf(field)
+
+
+def _image_field(schema: pa.Schema) -> pa.Field | None:
+    fields = {field.name: field for field in schema if _leaf(field) is not None}
     for name in _IMAGE_COLUMNS:
-        if name in leaves:
-            return leaves[name]
-    structs = [leaf for name, leaf in leaves.items() if leaf != name]
+        if name in fields:
+            return fields[name]
+    structs = [field for field in fields.values() if pa.types.is_struct(field.type)]
     if len(structs) == 1:
         return structs[0]
-    if len(leaves) == 1 and path_column(text_columns(schema)) is None:
-        return next(iter(leaves.values()))
+    if len(fields) == 1 and path_column(text_columns(schema)) is None:
+        return next(iter(fields.values()))
     return None
 
 
 def _leaf(field: pa.Field) -> str | None:
     if _is_bytes(field.type):
         return str(field.name)
+    if field.name in _IMAGE_COLUMNS and pa.types.is_fixed_size_binary(field.type):
+        return str(field.name)  # by another name it would rather be a digest
     if pa.types.is_struct(field.type):
         index = field.type.get_field_index("bytes")
         if index >= 0 and _is_bytes(field.type.field(index).type):
@@ -66,23 +75,26 @@ def list_parquet(parquet: pq.ParquetFile, uri: str, source: str) -> Iterator[Ima
 
     source: what opens the file again. Raises what pyarrow raises when the file is damaged.
     """
-    row = 0
-    for keys in _keys(parquet):
-        for key in keys:
-            name = recorded(key) if key else f"{uri}#{row}"
-            yield ImageRef(name, source, Container.PARQUET, row)
-            row += 1
+    for row, key in enumerate(_keys(parquet)):
+        name = recorded(key) if key else f"{uri}#{row}"
+        yield ImageRef(name, source, Container.PARQUET, row)
 
 
-def _keys(parquet: pq.ParquetFile) -> Iterator[list[str | None]]:
+def _keys(parquet: pq.ParquetFile) -> Iterator[str | None]:
     columns = text_columns(parquet.schema_arrow)
     column = next((name for name in _KEY_COLUMNS if name in columns), None)
-    if column is not None:
-        for batch in parquet.iter_batches(_LIST_ROWS, columns=[column]):
-            yield batch.column(0).to_pylist()
-        return
-    for group in range(parquet.metadata.num_row_groups):
-        yield [None] * parquet.metadata.row_group(group).num_rows
+    if column is None:
+        return repeat(None, sum(_row_counts(parquet)))
+    return column_values(parquet, column)
+
+
+def _row_counts(parquet: pq.ParquetFile) -> list[int]:
+    """Of each row group. Raises OSError where the footer contradicts itself."""
+    metadata = parquet.metadata
+    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if sum(counts) != metadata.num_rows or min(counts, default=0) < 0:
+        raise OSError(f"the row groups have {sum(counts)} rows, and the file {metadata.num_rows}")
+    return counts
 
 
 class ParquetReader:
@@ -97,15 +109,18 @@ class ParquetReader:
         self._file = file
         try:
             self._parquet = pq.ParquetFile(file, buffer_size=_STREAM_BYTES)
-        except pa.ArrowException as error:
+            field = _image_field(self._parquet.schema_arrow)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise OSError(f"not the Parquet file that was planned: {error}") from error
-        column = image_column(self._parquet.schema_arrow)
-        if column is None:
+        if field is None:
             raise OSError("the file has no column of images any more")
-        self._column = column
-        metadata = self._parquet.metadata
-        counts = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        self._starts = list(accumulate(counts, initial=0))  # of each row group, and the end
+        self._name, self._column = field.name, _leaf(field)
+        schema = self._parquet.schema
+        paths = [schema.column(index).path for index in range(len(schema))]
+        self._column_index = paths.index(self._column)
+        # Of each row group, and the end.
+        self._starts = list(accumulate(_row_counts(self._parquet), initial=0))
+        self._has_read = False
         self._group = -1
         self._rows: Iterator[bytes | None] = iter(())
         self._damage: tuple[int, str] | None = None  # the row group and what is wrong with it
@@ -123,13 +138,14 @@ class ParquetReader:
             self._group, self._rows = group, self._rows_from(row, group)
             self.position = row
         try:
-            *_, data = islice(self._rows, row - self.position + 1)
+            data = next(islice(self._rows, row - self.position, None))
         except ReadError:
             self._group = -1
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, StopIteration) as error:
             # Without this every later row would decode all up to the damage again.
-            self._damage = (group, f"row group {group} is damaged: {error}")
+            reason = str(error) or f"its images end before row {row}"
+            self._damage = (group, f"row group {group} is damaged: {reason}")
             raise OSError(self._damage[1]) from error
         self.position = row + 1
         if data is None:
@@ -138,24 +154,34 @@ class ParquetReader:
 
     def _rows_from(self, row: int, group: int) -> Iterator[bytes | None]:
         """The values of a row group from a row on; those before it are decoded and dropped."""
-        limit_read_ahead(self._file, self._end_of_column(group))
         batch_row = self._starts[group]
         batches = self._parquet.iter_batches(
-            _READ_ROWS, row_groups=[group], columns=[self._column], use_threads=False
+            self._batch_rows(group), row_groups=[group], columns=[self._column], use_threads=False
         )
+        if not self._has_read:
+            # pyarrow raises where it cannot read a column, such as an encrypted one, but ends the
+            # process that then looks at the column's metadata.
+            limit_read_ahead(self._file, 0)  # where the column ends is not known yet
+            batches = chain(list(islice(batches, 1)), batches)
+            self._has_read = True
+        limit_read_ahead(self._file, self._end_of_column(group))
         for batch in batches:
             batch_row += len(batch)
             if batch_row > row:
-                values = batch.column(0)
+                # A column that is called `image.bytes` comes along with the struct's field.
+                values = batch.column(batch.schema.names.index(self._name))
                 if pa.types.is_struct(values.type):
                     (values,) = values.flatten()  # a null struct holds null bytes
                 yield from values[max(0, row - batch_row + len(batch)) :].to_pylist()
 
+    def _batch_rows(self, group: int) -> int:
+        metadata = self._parquet.metadata.row_group(group)
+        fitting = _READ_BYTES * metadata.num_rows // max(1, metadata.total_byte_size)
+        return min(max(1, fitting), _READ_ROWS)
+
     def _end_of_column(self, group: int) -> int:
         """The byte at which the images of a row group end."""
-        metadata = self._parquet.metadata.row_group(group)
-        columns = (metadata.column(index) for index in range(metadata.num_columns))
-        chunk = next(column for column in columns if column.path_in_schema == self._column)
+        chunk = self._parquet.metadata.row_group(group).column(self._column_index)
         first = chunk.data_page_offset
         if chunk.has_dictionary_page:
             first = min(first, chunk.dictionary_page_offset)
