@@ -77,6 +77,7 @@ def test_tables(tmp_path: Path, name: str, content: str, expected: list[str]) ->
         {"path": pa.array(["a.jpg", "b.jpg"], pa.large_string()), "caption": ["x", "y"]},
         {"path": pa.array(["a.jpg", "b.jpg"], pa.string_view()), "label": [1, 2]},
         {"path": [1, 2], "url": ["a.jpg", "b.jpg"]},
+        {"path.x": ["x", "y"], "path": ["a.jpg", "b.jpg"]},  # pyarrow takes it for its field
     ],
     ids=lambda columns: "-".join(columns),
 )

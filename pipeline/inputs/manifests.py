@@ -123,7 +123,7 @@ def column_values(parquet: pq.ParquetFile, name: str) -> Iterator[str | None]:
     for batch in parquet.iter_batches(_BATCH_ROWS, columns=[name]):
         num_rows += len(batch)
         try:
-            values = batch.column(0).to_pylist()
+            values = first_named(batch, name).to_pylist()
         except UnicodeDecodeError as error:
             raise OSError(
                 f"the column {name!r} holds {error.object[:80]!r}, which is no UTF-8:"
@@ -132,6 +132,11 @@ def column_values(parquet: pq.ParquetFile, name: str) -> Iterator[str | None]:
         yield from values
     if num_rows != parquet.metadata.num_rows:
         raise OSError(f"the column {name!r} has {num_rows} of {parquet.metadata.num_rows} rows")
+
+
+def first_named(table: pa.RecordBatch | pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
+    """Of the columns that pyarrow reads by a name: `file.size` comes along with `file`."""
+    return table.column(table.schema.names.index(name))
 
 
 # Parquet
@@ -183,7 +188,7 @@ def _row_group(location: str, group: int) -> pa.ChunkedArray:
     with open_input(location) as file:
         manifest = pq.ParquetFile(file)
         column = _parquet_column(manifest.schema_arrow, location)
-        return manifest.read_row_group(group, columns=[column]).column(0)
+        return first_named(manifest.read_row_group(group, columns=[column]), column)
 
 
 # Text and CSV

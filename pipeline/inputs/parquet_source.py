@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.inputs.manifests import column_values, path_column, text_columns
+from pipeline.inputs.manifests import column_values, first_named, path_column, text_columns
 from pipeline.records import Container, ImageRef
 from pipeline.stores.attempts import ReadError
 from pipeline.stores.locations import recorded
@@ -19,10 +19,8 @@ from pipeline.stores.storage import limit_read_ahead
 PARQUET_SUFFIX = ".parquet"
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "content")
 _KEY_COLUMNS = ("uri", "url", "path", "key", "__key__", "file_name", "filename", "image_path", "id")
-_READ_ROWS = 16  # decoded together, which costs less
-_READ_BYTES = (
-    1 << 20
-)  # but no more than this on average: pyarrow gives a struct's up to 2 GiB at once
+# Decoded together, which costs less; but pyarrow gives at most 2 GiB of a struct's at once.
+_READ_ROWS, _READ_BYTES = 16, 1 << 20
 _STREAM_BYTES = 1 << 20  # a column is decoded as it comes in, however large its row group is
 
 
@@ -168,8 +166,7 @@ class ParquetReader:
         for batch in batches:
             batch_row += len(batch)
             if batch_row > row:
-                # A column that is called `image.bytes` comes along with the struct's field.
-                values = batch.column(batch.schema.names.index(self._name))
+                values = first_named(batch, self._name)
                 if pa.types.is_struct(values.type):
                     (values,) = values.flatten()  # a null struct holds null bytes
                 yield from values[max(0, row - batch_row + len(batch)) :].to_pylist()
