@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from servers import WebServer
 
+from pipeline.reading import read_ahead
 from pipeline.stores import connections
 from pipeline.stores.attempts import ReadError
 from pipeline.stores.connections import (
@@ -45,6 +46,10 @@ def test_a_password_in_a_url() -> None:
     assert basic_authorization("https://h/@a") == {}
     header = {"Authorization": "Basic bWU6cEB3"}  # me:p@w
     assert basic_authorization("https://me:p%40w@h/a") == header
+
+
+def test_idle_connections_leave_room_for_other_files_beside_the_readers_of_two_shards() -> None:
+    assert connections._MOST_IDLE + 2 * read_ahead._REMOTE_READS <= 1024 - 200
 
 
 def test_idle_connections_are_kept_by_host_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from reading import JPEG, archive_of, reading, widths, written
 from servers import Bucket
 
 from pipeline.inputs import image_bytes
-from pipeline.reading import reading_tasks
+from pipeline.reading import read_ahead, reading_tasks
 from pipeline.records import ImageRef, Status
 from pipeline.sources import list_images
 
@@ -48,6 +48,14 @@ def test_reading_runs_ahead_of_the_use_but_not_without_bound(
         assert len(read) > 49
         images.close()  # type: ignore[attr-defined]
     assert threading.current_thread().name not in taken_by_thread
+
+
+def test_members_that_fill_the_memory_are_not_read_sixteen_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(read_ahead, "_MOST_BYTES_PER_TASK", 100)
+    refs = [ImageRef("x", num_bytes=size) for size in (40, 40, 40, 300, 60, 40, 1, *[0] * 30)]
+    assert [len(rows) for rows in read_ahead._runs(refs)] == [2, 1, 1, 2, 16, 15]
 
 
 def test_reading_begins_when_it_is_told_to_or_with_the_first_image(

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,42 @@ def test_what_waits_is_bounded_in_bytes_too(
     images = iter(reading(refs, max_images=1600, num_threads=5))
     next(images)
     images.close()  # type: ignore[attr-defined]  # nobody waits for room for ever
+
+
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> list[ImageRef]:
+    """Which images have been read so far."""
+    read: list[ImageRef] = []
+    original = image_bytes.read_image
+    monkeypatch.setattr(reading_tasks, "read_image", lambda ref: read.append(ref) or original(ref))
+    return read
+
+
+def test_what_waits_is_bounded_where_only_the_disk_knows_the_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = counted_reads(monkeypatch)
+    monkeypatch.setattr(reading_tasks, "_MOST_BYTES_AHEAD", 4 * len(JPEG))
+    with closing(reading(written(tmp_path, 200), max_images=160, num_threads=5)) as ahead:
+        images = iter(ahead)
+        for used in range(1, 60):
+            next(images)
+            time.sleep(0.001)
+            # The rest of its task, the next one, what there is room for, and one of each thread.
+            assert len(read) <= used + 15 + 16 + 4 + 5
+        assert sum(1 for _ in images) == 200 - 59
+
+
+def test_what_is_no_image_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = counted_reads(monkeypatch)
+    monkeypatch.setattr(reading_tasks, "_MOST_BYTES_AHEAD", 1 << 16)
+    (tmp_path / "film.mp4").write_bytes(bytes(1 << 16))
+    with closing(reading([ImageRef(str(tmp_path / "film.mp4"))] * 64, max_images=64)) as films:
+        films.start_early()
+        deadline = time.monotonic() + 5
+        while len(read) < 64 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(read) == 64
+        assert {image.status for image in films} == {Status.REJECTED}
 
 
 @pytest.fixture

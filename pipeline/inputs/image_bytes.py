@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef
 from pipeline.stores.attempts import TemporaryReadError
-from pipeline.stores.locations import SourceError, is_remote, recorded
+from pipeline.stores.locations import SourceError, is_remote, local_path, recorded
 from pipeline.stores.storage import open_input, read, read_range
 
 _READERS_KEPT = 2
@@ -49,6 +50,16 @@ def read_image(ref: ImageRef) -> bytes:
         return stream.read(ref)
     finally:
         stream.close()
+
+
+def bytes_to_expect(ref: ImageRef) -> int:
+    """How many bytes reading it takes, as far as the plan or the disk tells; else 0."""
+    if ref.num_bytes is not None or ref.container is not None or is_elsewhere(ref):
+        return ref.num_bytes or 0
+    try:
+        return os.stat(local_path(ref.uri)).st_size
+    except (OSError, ValueError):  # reading it will say why
+        return 0
 
 
 def is_elsewhere(ref: ImageRef) -> bool:

@@ -12,6 +12,7 @@ from pipeline.records import EncodedImage, ImageRef
 from pipeline.screening.screen import Limits
 
 _IMAGES_PER_TASK = 16  # a task costs the pool some 50 µs, a small image less
+_MOST_BYTES_PER_TASK = 1 << 26  # as far as the plan tells: all of them are in memory at once
 _REMOTE_READS = 256  # under way at once: at 50 ms each 5,000 images/s
 _MOST_LOST_IN_A_ROW = 32
 
@@ -120,12 +121,13 @@ class ReadAhead:
 
 
 def _runs(refs: Sequence[ImageRef]) -> Iterator[range]:
-    """The rows of each task: members of an archive and files on disk by 16, other files alone."""
+    """The rows of each task: members of an archive and files on disk by 16, others alone."""
     start = 0
     while start < len(refs):
-        stop = start + 1
+        stop, num_bytes = start + 1, refs[start].num_bytes or 0
         while (
             stop < min(start + _IMAGES_PER_TASK, len(refs))
+            and (num_bytes := num_bytes + (refs[stop].num_bytes or 0)) <= _MOST_BYTES_PER_TASK
             and not _is_read_alone(refs[start])
             and not _is_read_alone(refs[stop])
         ):

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.error_text import reason_of
-from pipeline.inputs.image_bytes import ArchiveStream, read_image
+from pipeline.inputs.image_bytes import ArchiveStream, bytes_to_expect, read_image
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screening.screen import Limits, screen
 from pipeline.stores.attempts import MissingError, ReadError, TemporaryReadError
@@ -56,8 +56,8 @@ class Reading:
 
     def submit(self, rows: range) -> Future[Loaded]:
         if self._readers is None:
-            return self._pool.submit(lambda: self._screened(self._load(rows)))
-        loaded = self._readers.submit(self._load, rows)
+            return self._pool.submit(self._load, rows, screening=True)
+        loaded = self._readers.submit(self._load, rows, screening=False)
         return self._pool.submit(lambda: self._screened(loaded.result()))
 
     def take(self, loaded: Loaded) -> None:
@@ -79,30 +79,51 @@ class Reading:
     def _read(self, ref: ImageRef) -> bytes:
         return read_image(ref)
 
-    def _load(self, rows: range) -> Loaded:
-        planned = sum(self._refs[row].num_bytes or 0 for row in rows)
+    def _load(self, rows: range, *, screening: bool) -> Loaded:
+        """screening: each image as soon as it is read, so that a film among them takes no room."""
+        loaded = Loaded([], [], 0, 0.0)
+        for row in rows:
+            ref = self._refs[row]
+            expected = bytes_to_expect(ref)
+            self._wait_for_room(expected, rows)
+            began = time.perf_counter()
+            image, lost = _read(row, ref, self._read)
+            loaded.read_s += time.perf_counter() - began
+            if screening:
+                self._screen(image, loaded)
+            num_bytes = len(image.data or b"")
+            with self._room:
+                self._bytes += num_bytes - expected
+                if num_bytes < expected:
+                    self._room.notify_all()
+            loaded.images.append(image)
+            loaded.lost.append(lost)
+            loaded.num_bytes += num_bytes
+        if screening:
+            self._count_ready(loaded)
+        return loaded
+
+    def _wait_for_room(self, num_bytes: int, rows: range) -> None:
         with self._room:  # always for the images that are used next
             self._room.wait_for(
                 lambda: self._bytes <= _MOST_BYTES_AHEAD or rows.start <= self._next_row
             )
-            self._bytes += planned
-        began = time.perf_counter()
-        found = [_read(row, self._refs[row], self._read) for row in rows]
-        read_s = time.perf_counter() - began
-        images = [image for image, _ in found]
-        num_bytes = sum(len(image.data) for image in images if image.data)
-        with self._room:
-            self._bytes += num_bytes - planned
-        return Loaded(images, [lost for _, lost in found], num_bytes, read_s)
+            self._bytes += num_bytes
 
     def _screened(self, loaded: Loaded) -> Loaded:
-        began = time.perf_counter()
         for image in loaded.images:
-            screen(image, self._limits)
-        loaded.screen_s = time.perf_counter() - began
+            self._screen(image, loaded)
+        self._count_ready(loaded)
+        return loaded
+
+    def _screen(self, image: EncodedImage, loaded: Loaded) -> None:
+        began = time.perf_counter()
+        screen(image, self._limits)
+        loaded.screen_s += time.perf_counter() - began
+
+    def _count_ready(self, loaded: Loaded) -> None:
         with self._room:
             self.num_ready += len(loaded.images)
-        return loaded
 
 
 class ReadingArchive(Reading):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-_MOST_IDLE = 512
+_MOST_IDLE = 256  # beside 512 in use: well within the 1,024 files that many a process may open
 _TARGET_SAFE = (
     "%/:?[]@!$&'()*+,;=~"  # a URL is sent as it was given, but for what HTTP cannot carry
 )
