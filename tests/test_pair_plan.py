@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.pairs.pair_plan import DegradationMix, random_window, training_plan
+from pipeline.pairs.pair_plan import DegradationMix, PairPlan, random_window, training_plan
 
 
 def test_the_mix_has_its_shares() -> None:
@@ -35,6 +35,36 @@ def test_the_mix_has_its_shares() -> None:
         assert 0 <= top < bottom <= 300.01
         assert 0 <= left < right <= 400.01
         assert (bottom - top) * (right - left) >= 0.34 * 300 * 400
+
+
+NOTHING_ELSE = {"clean_share": 0.0, "high_quality_share": 0.0, "multiple_share": 0.0}
+
+
+def drawn(**shares: float) -> list[PairPlan]:
+    """Plans of a mix of these shares alone."""
+    rng, mix = np.random.default_rng(0), DegradationMix(**(NOTHING_ELSE | shares))  # type: ignore
+    return [training_plan(rng, (300, 400), mix) for _ in range(3000)]
+
+
+def test_every_quality_of_a_range_is_drawn_and_no_other() -> None:
+    on_full = {"imagenet_c_share": 0.0}
+    high = Counter(p.full_qualities for p in drawn(high_quality_share=1, **on_full))
+    assert set(high) == {(quality,) for quality in range(75, 96)}
+    any_quality = Counter(p.full_qualities for p in drawn(paper_share=0, **on_full))
+    assert set(any_quality) == {(quality,) for quality in range(5, 96)}
+    papers = Counter(p.full_qualities for p in drawn(paper_share=1, **on_full))
+    assert set(papers) == {(7,), (10,), (15,), (18,), (25,)}
+    for counts in (high, papers):
+        assert max(counts.values()) < 1.6 * min(counts.values())  # as often as each other
+
+
+def test_several_compressions_are_two_to_the_most_and_cut_anywhere() -> None:
+    several = drawn(multiple_share=1, max_compressions=4)
+    cuts = Counter((len(p.full_qualities), len(p.crop_qualities)) for p in several)
+    whole = {pair for n in (2, 3, 4) for pair in ((n, 0), (0, n))}
+    assert set(cuts) == whole | {(1, 1), (1, 2), (2, 1), (1, 3), (2, 2), (3, 1)}
+    times = Counter(a + b for a, b in cuts.elements())
+    assert max(times.values()) < 1.2 * min(times.values())
 
 
 def test_other_pictures_are_compressed_as_those_there_are() -> None:
