@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import cache
@@ -267,6 +268,23 @@ def test_a_damaged_state_is_refused_and_nothing_in_it_is_run(
     torch.save({"format": 1, "step": Path("x")}, state)  # a pickle of an unknown class
     with pytest.raises(ValueError, match="cannot be read"):
         trainer.resume()
+
+
+def test_a_state_that_finds_no_room_is_a_disks_error_and_leaves_the_last_one(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    trainer = make_trainer(backbone, tmp_path)
+    trainer.save()
+    before = (tmp_path / "state.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_time_ends_a_run_with_a_usable_checkpoint(backbone: Backbone, tmp_path: Path) -> None:
