@@ -126,13 +126,15 @@ def test_where_compression_costs_nothing_no_share_of_it_is_recovered() -> None:
 def test_accuracy_is_of_the_images_whose_class_is_known() -> None:
     """Which half of them suffices for; and each kind of compression has a table of its own."""
     random = Condition(FULL_IMAGE, times=1)
-    outcomes = {CLEAN: OUTCOMES[CLEAN], LOW: OUTCOMES[LOW], random: OUTCOMES[LOWER]}
+    clean = outcome([1, 2, 3, 4], [1, 2, 3, 0])  # agreement is with the bare backbone's
+    outcomes = {CLEAN: clean, LOW: OUTCOMES[LOW], random: OUTCOMES[LOWER]}
     truth = np.array([1, 99, UNKNOWN, UNKNOWN])  # the second is `direct`'s second guess
     rows = make_tables(outcomes, truth, resamples=5, seed=0)
     found = {(r.metric, r.row): (r.direct.value, r.afd.value, r.images) for r in rows}
     assert found["top1", "QF 25"] == (0.5, 0.5, 2)
     assert found["top5", "QF 25"] == (1.0, 0.5, 2)
     assert found["agreement", "QF 25"] == (0.75, 1.0, 4)
+    assert found["agreement", "clean"] == (1.0, 0.75, 4)
     names = [(r.table, r.row) for r in rows if r.metric == "agreement"]
     quality = [("quality", "QF 25"), ("quality", "mean"), ("quality", "clean")]
     assert names == [*quality, ("times", "1 random"), ("times", "mean"), ("times", "clean")]
@@ -223,7 +225,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("collection")
     for k in range(4):
         (folder / f"{k}.jpg").write_bytes(encode(photo(80, 110, k), quality=95))
-    (folder / "bad.jpg").write_bytes(b"<html>")
+    (folder / "2-bad.jpg").write_bytes(b"<html>")  # among the others: what follows keeps its name
     return folder
 
 

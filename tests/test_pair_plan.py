@@ -88,6 +88,22 @@ def test_other_pictures_are_compressed_as_those_there_are() -> None:
     assert np.all(np.abs(colours - [0, 1, 1, 1]) <= [40, 0.6, 0.3, 0.3])
 
 
+def test_windows_lie_anywhere_in_any_shape_and_half_are_mirrored() -> None:
+    plans = drawn(paper_share=1)
+    assert np.mean([plan.mirrored for plan in plans]) == pytest.approx(0.5, abs=0.03)
+    top, left, bottom, right = np.array([plan.window for plan in plans], np.float64).T
+    height, width = bottom - top, right - left
+    for place, room in ((top, 300 - height), (left, 400 - width)):
+        np.testing.assert_allclose(
+            np.quantile(place / room, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.04
+        )
+    shape = np.log(width / height) / np.log(4 / 3)
+    assert np.abs(shape).max() <= 1 + 1e-5
+    assert np.ptp(shape) > 1.95
+    area = width * height / (300 * 400)
+    assert area.min() < 0.37
+
+
 def test_a_long_picture_gives_its_centre() -> None:
     window = random_window(np.random.default_rng(0), (10, 1000), 0.9)
     np.testing.assert_array_equal(window, [0, 495, 10, 505])
