@@ -352,6 +352,19 @@ def test_a_loss_that_is_no_number_ends_training(backbone: Backbone, tmp_path: Pa
         run(trainer)
 
 
+def test_weights_that_are_no_numbers_are_not_the_best(backbone: Backbone, tmp_path: Path) -> None:
+    """Also where a validation comes before a record of the loss."""
+    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, keep="last", log_every_steps=100))
+    pairs = RandomPairs()
+    trainer.validate(pairs.held_out())
+    best = trainer.best
+    with torch.no_grad():
+        next(trainer.afd.parameters()).fill_(math.inf)
+    with pytest.raises(TrainingError, match="no longer a number by step 4"):
+        run(trainer, pairs)
+    assert trainer.best is best
+
+
 def test_the_average_follows_fast_then_slowly() -> None:
     module = nn.Linear(1, 1)
     nn.init.zeros_(module.weight)
