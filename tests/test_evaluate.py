@@ -225,7 +225,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("collection")
     for k in range(4):
         (folder / f"{k}.jpg").write_bytes(encode(photo(80, 110, k), quality=95))
-    (folder / "2-bad.jpg").write_bytes(b"<html>")  # among the others: what follows keeps its name
+    (folder / "2_bad.jpg").write_bytes(b"<html>")  # among the others: what follows keeps its name
     return folder
 
 
