@@ -377,14 +377,14 @@ def test_a_gradient_is_scaled_down_to_the_greatest_norm(
 
 
 def test_each_step_is_as_large_as_its_learning_rate(backbone: Backbone, tmp_path: Path) -> None:
-    options = replace(OPTIONS, max_steps=3, log_every_steps=1)
+    options = replace(OPTIONS, max_steps=4, log_every_steps=1)
     trainer = make_trainer(backbone, tmp_path, options)
     start = weights(trainer.afd)
     trainer.train_step(next(RandomPairs().training(0)))
     moved = max((v - start[k]).abs().max().item() for k, v in weights(trainer.afd).items())
     assert moved == pytest.approx(learning_rate(0, options), rel=0.01)  # AdamW's first step
     rates = [r["learning_rate"] for r in run(trainer) if r["kind"] == "step"]
-    assert rates == [learning_rate(step, options) for step in (1, 2)]
+    assert rates == [learning_rate(step, options) for step in (1, 2, 3)]
 
 
 def test_weights_that_are_no_numbers_are_not_the_best(backbone: Backbone, tmp_path: Path) -> None:
