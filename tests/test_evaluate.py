@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import unicodedata
 from dataclasses import astuple
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from jpegs import encode, photo
 
 from afd_model.backbones import load_backbone
 from afd_model.evaluation.evaluator import Outcome
-from afd_model.evaluation.statistics import auroc, interval, ranks, resampled_means, spearman
+from afd_model.evaluation.statistics import (
+    auroc,
+    interval,
+    ranks,
+    resampled,
+    resampled_means,
+    spearman,
+)
 from jobs.evaluate import main
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation.tables import make_drift_table, make_tables
@@ -49,6 +57,16 @@ def test_the_bootstrap_has_the_standard_error_and_keeps_pairs_together() -> None
     low, high = interval(samples[:, 0])
     assert low < a.mean() < high
     assert high - low == pytest.approx(4 * a.std() / 20, rel=0.1)
+
+
+def test_a_statistics_bootstrap_draws_every_image_with_replacement() -> None:
+    values = np.random.default_rng(2).normal(size=100)
+    means = resampled(lambda at: values[at].mean(), 100, resamples=2000, seed=0)
+    assert means.std() == pytest.approx(values.std() / 10, rel=0.08)
+    counts = [
+        resampled(lambda at, k=k: (at == k).sum(), 3, resamples=300, seed=0) for k in range(3)
+    ]
+    assert [found.mean() for found in counts] == pytest.approx([1, 1, 1], abs=0.15)
 
 
 def outcome(direct: list[int], afd: list[int], **changes: np.ndarray) -> Outcome:
@@ -90,6 +108,36 @@ def test_tables_by_hand() -> None:
         for share in (row.direct, row.afd, row.gain):
             assert share.low <= share.value <= share.high
     assert rows[0].flat()["direct_low"] == rows[0].direct.low
+
+
+def test_where_compression_costs_nothing_no_share_of_it_is_recovered() -> None:
+    """Nor has that share an interval, though some of the bootstrap's samples have lost labels."""
+    truth = np.array([1, 2, 3, 4])
+    worse_when_clean = {CLEAN: outcome([1, 2, 0, 0], [1, 2, 3, 0])}
+    for direct, gain in (([1, 2, 3, 0], 0.25), ([1, 0, 3, 0], 0.5)):  # helped, and as before
+        outcomes = worse_when_clean | {LOW: outcome(direct, [1, 2, 3, 4])}
+        rows = make_tables(outcomes, truth, resamples=50, seed=0)
+        row = next(r for r in rows if (r.metric, r.row) == ("top1", "QF 25"))
+        assert row.gain.value == gain
+        assert all(math.isnan(x) for x in astuple(row.recovered))
+    assert math.isnan(make_drift_table(OUTCOMES, {LOW: 25, LOWER: 7}, seed=0)[0].flip_gain.low)
+
+
+def test_accuracy_is_of_the_images_whose_class_is_known() -> None:
+    """Which half of them suffices for; and each kind of compression has a table of its own."""
+    random = Condition(FULL_IMAGE, times=1)
+    clean = outcome([1, 2, 3, 4], [1, 2, 3, 0])  # agreement is with the bare backbone's
+    outcomes = {CLEAN: clean, LOW: OUTCOMES[LOW], random: OUTCOMES[LOWER]}
+    truth = np.array([1, 99, UNKNOWN, UNKNOWN])  # the second is `direct`'s second guess
+    rows = make_tables(outcomes, truth, resamples=5, seed=0)
+    found = {(r.metric, r.row): (r.direct.value, r.afd.value, r.images) for r in rows}
+    assert found["top1", "QF 25"] == (0.5, 0.5, 2)
+    assert found["top5", "QF 25"] == (1.0, 0.5, 2)
+    assert found["agreement", "QF 25"] == (0.75, 1.0, 4)
+    assert found["agreement", "clean"] == (1.0, 0.75, 4)
+    names = [(r.table, r.row) for r in rows if r.metric == "agreement"]
+    quality = [("quality", "QF 25"), ("quality", "mean"), ("quality", "clean")]
+    assert names == [*quality, ("times", "1 random"), ("times", "mean"), ("times", "clean")]
 
 
 def test_without_known_classes_there_is_agreement_alone() -> None:
@@ -155,12 +203,29 @@ def test_folders_are_wordnet_ids_or_names() -> None:
     assert FolderClasses(None, None).of("n01/x.jpg") == UNKNOWN
 
 
+def test_folders_are_names_in_any_script() -> None:
+    classes = FolderClasses(None, ["кошка 1", "собака 2", "Crème brûlée, 焦糖布丁"])
+    assert [classes.of(f"{name}/x.jpg") for name in ("КОШКА_1", "собака-2")] == [0, 1]
+    for name in ("creme brulee", "лошадь 1", "丁"):
+        assert classes.of(f"{name}/x.jpg") == UNKNOWN
+    for form in ("NFC", "NFD"):
+        assert classes.of(unicodedata.normalize(form, "crème-brûlée/x.jpg")) == 2
+    assert classes.of("焦糖布丁/x.jpg") == 2
+
+
+def test_an_image_in_no_folder_is_of_no_class() -> None:
+    """However the list of names ends its lines."""
+    classes = FolderClasses(None, ["tench, Tinca tinca,", "crane"])
+    assert [classes.of(name) for name in ("x.jpg", "---/x.jpg")] == [UNKNOWN] * 2
+    assert classes.of("tench/x.jpg") == 0
+
+
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("collection")
     for k in range(4):
         (folder / f"{k}.jpg").write_bytes(encode(photo(80, 110, k), quality=95))
-    (folder / "bad.jpg").write_bytes(b"<html>")
+    (folder / "2_bad.jpg").write_bytes(b"<html>")  # among the others: what follows keeps its name
     return folder
 
 

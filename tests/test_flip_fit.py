@@ -5,9 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from checkpoints import MINIATURE
 
-from afd_model.drift import FLIP_FEATURES, FlipModel, flip_probability
-from afd_model.training.flip_fit import fit_flip_model
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
+from afd_model.backbones import load_backbone
+from afd_model.classifier import AFDClassifier
+from afd_model.drift import FLIP_FEATURES, FlipModel, drift, flip_features, flip_probability
+from afd_model.training.flip_fit import fit_flip_model, flip_samples
+from afd_model.training.pairs import PairBatch
 
 
 def flip_data(count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -18,6 +24,32 @@ def flip_data(count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     logit = 0.5 * (features[:, 0] - 5) - 0.8 * (features[:, 1] - 5) - 1
     probability = 1 / (1 + np.exp(-logit))
     return features, (rng.random(count) < probability).astype(float), probability
+
+
+def test_a_flip_is_the_enhanced_pictures_label_against_the_clean_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(16, 3, 64, 64, generator=generator)
+    degraded = clean + 0.3 * torch.randn(clean.shape, generator=generator)
+    dct = torch.randn(16, 192, 8, 8, generator=generator) * 20
+    quality = torch.linspace(5, 95, 16)
+    torch.manual_seed(0)
+    backbone = load_backbone(MINIATURE, "none")
+    module = AFDModule(config_for(backbone, "light"))
+    torch.nn.init.normal_(module.fe_net.exit.weight, std=0.1)
+    classifier = AFDClassifier(backbone, module).eval()
+    with torch.no_grad():  # untrained, it gives every picture one label
+        bias = backbone.module.get_submodule("fc").bias
+        bias -= classifier.bare(clean).logits.mean(0)
+        labels = [classifier.bare(x).logits.argmax(1) for x in (clean, degraded)]
+        found = classifier.features(degraded, dct)
+    flipped = found.logits.argmax(1) != labels[0]
+    for others in (labels[1] != labels[0], found.logits.argmax(1) != labels[1], ~flipped):
+        assert not torch.equal(flipped, others)  # so that each is told from what is meant
+    angle = drift(found.before, found.after).angle_deg
+    features = flip_features(angle, found.logits.softmax(1), dct, quality)
+    batch = PairBatch(clean, degraded, dct, quality, torch.zeros(16, dtype=torch.int64))
+    samples = flip_samples(classifier, batch)
+    torch.testing.assert_close(samples, torch.cat([features, flipped[:, None].float()], 1))
 
 
 def test_the_flip_fit_recovers_the_model_that_drew_the_data() -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.pairs.pair_plan import DegradationMix, random_window, training_plan
+from pipeline.pairs.pair_plan import DegradationMix, PairPlan, random_window, training_plan
 
 
 def test_the_mix_has_its_shares() -> None:
@@ -37,6 +37,36 @@ def test_the_mix_has_its_shares() -> None:
         assert (bottom - top) * (right - left) >= 0.34 * 300 * 400
 
 
+NOTHING_ELSE = {"clean_share": 0.0, "high_quality_share": 0.0, "multiple_share": 0.0}
+
+
+def drawn(**shares: float) -> list[PairPlan]:
+    """Plans of a mix of these shares alone."""
+    rng, mix = np.random.default_rng(0), DegradationMix(**(NOTHING_ELSE | shares))  # type: ignore
+    return [training_plan(rng, (300, 400), mix) for _ in range(3000)]
+
+
+def test_every_quality_of_a_range_is_drawn_and_no_other() -> None:
+    on_full = {"imagenet_c_share": 0.0}
+    high = Counter(p.full_qualities for p in drawn(high_quality_share=1, **on_full))
+    assert set(high) == {(quality,) for quality in range(75, 96)}
+    any_quality = Counter(p.full_qualities for p in drawn(paper_share=0, **on_full))
+    assert set(any_quality) == {(quality,) for quality in range(5, 96)}
+    papers = Counter(p.full_qualities for p in drawn(paper_share=1, **on_full))
+    assert set(papers) == {(7,), (10,), (15,), (18,), (25,)}
+    for counts in (high, papers):
+        assert max(counts.values()) < 1.6 * min(counts.values())  # as often as each other
+
+
+def test_several_compressions_are_two_to_the_most_and_cut_anywhere() -> None:
+    several = drawn(multiple_share=1, max_compressions=4)
+    cuts = Counter((len(p.full_qualities), len(p.crop_qualities)) for p in several)
+    whole = {pair for n in (2, 3, 4) for pair in ((n, 0), (0, n))}
+    assert set(cuts) == whole | {(1, 1), (1, 2), (2, 1), (1, 3), (2, 2), (3, 1)}
+    times = Counter(a + b for a, b in cuts.elements())
+    assert max(times.values()) < 1.2 * min(times.values())
+
+
 def test_other_pictures_are_compressed_as_those_there_are() -> None:
     plain = DegradationMix()
     varied = DegradationMix(recoloured_share=0.7, upside_down_share=0.3)
@@ -56,6 +86,22 @@ def test_other_pictures_are_compressed_as_those_there_are() -> None:
     assert np.all(np.abs(colours.mean(0) - [0, 1, 1, 1]) <= [3, 0.05, 0.03, 0.03])
     assert np.all(np.ptp(colours, axis=0) >= [75, 1.1, 0.55, 0.55])
     assert np.all(np.abs(colours - [0, 1, 1, 1]) <= [40, 0.6, 0.3, 0.3])
+
+
+def test_windows_lie_anywhere_in_any_shape_and_half_are_mirrored() -> None:
+    plans = drawn(paper_share=1)
+    assert np.mean([plan.mirrored for plan in plans]) == pytest.approx(0.5, abs=0.03)
+    top, left, bottom, right = np.array([plan.window for plan in plans], np.float64).T
+    height, width = bottom - top, right - left
+    for place, room in ((top, 300 - height), (left, 400 - width)):
+        np.testing.assert_allclose(
+            np.quantile(place / room, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.04
+        )
+    shape = np.log(width / height) / np.log(4 / 3)
+    assert np.abs(shape).max() <= 1 + 1e-5
+    assert np.ptp(shape) > 1.95
+    area = width * height / (300 * 400)
+    assert area.min() < 0.37
 
 
 def test_a_long_picture_gives_its_centre() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,11 @@ from afd_model.checkpoint import load_checkpoint
 from jobs.pool import ClusterError
 from jobs.train import main
 from jobs.train_settings import TrainSettings
+from jobs.training import run
 from jobs.training.log import LOG, TrainingLog
 from jobs.training.run import prepare
+from pipeline.pairs.training_data import PairLoader
+from pipeline.records import ImageRef
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,23 @@ def test_a_finished_run_goes_on_for_more_steps(
     assert (card["settings"]["max_steps"], card["earlier_max_steps"]) == (4, [2, 3])
     assert train(photos, output, "--max-steps", "3") == 1
     assert "a run of 4 steps, more than --max-steps 3" in capsys.readouterr().err
+
+
+def test_the_flip_model_sees_training_images_from_all_over(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists: list[list[ImageRef]] = []
+
+    class Noted(PairLoader):
+        def __init__(self, refs: Sequence[ImageRef], *rest: Any, **named: Any) -> None:
+            lists.append(list(refs))
+            super().__init__(refs, *rest, **named)
+
+    monkeypatch.setattr(run, "PairLoader", Noted)
+    assert train(sound, tmp_path, "--max-steps", "1", "--flip-images", "3") == 0
+    training, held_out, fitted_too = lists
+    assert (len(training), len(held_out)) == (11, 5)
+    assert fitted_too == [training[0], training[3], training[7]]
 
 
 def assert_holds(output: Path, start: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import cache
@@ -25,7 +26,7 @@ from afd_model.training.loop import Trainer, TrainingError, train
 from afd_model.training.losses import LossWeights
 from afd_model.training.optimizer import OptimizerKind
 from afd_model.training.pairs import PairBatch
-from afd_model.training.schedule import TrainingOptions
+from afd_model.training.schedule import TrainingOptions, learning_rate
 from afd_model.training.training_state import ExponentialAverage
 
 SIDE, BATCH = 32, 4
@@ -100,8 +101,9 @@ def light(backbone: Backbone) -> AFDConfig:
 
 
 def make_trainer(backbone: Backbone, folder: Path, options: TrainingOptions = OPTIONS) -> Trainer:
+    config = light(backbone)  # to find it draws random numbers, the first time
     torch.manual_seed(0)
-    afd = AFDModule(light(backbone))
+    afd = AFDModule(config)
     return Trainer(backbone, afd, options, device=CPU, folder=folder)
 
 
@@ -200,13 +202,24 @@ def test_an_untrained_module_answers_as_the_backbone(backbone: Backbone, tmp_pat
 
 
 # Killed where the optimizer's sums have to be kept, and where those of the stem's steps end.
-@pytest.mark.parametrize(("stem_steps", "optimizer"), [(0, "muon"), (4, "adamw")])
+@pytest.mark.parametrize(
+    ("stem_steps", "optimizer", "validate_every_steps"), [(0, "muon", 8), (4, "adamw", 4)]
+)
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
-    backbone: Backbone, tmp_path: Path, stem_steps: int, optimizer: OptimizerKind
+    backbone: Backbone,
+    tmp_path: Path,
+    stem_steps: int,
+    optimizer: OptimizerKind,
+    validate_every_steps: int,
 ) -> None:
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-    options = replace(OPTIONS, stem_steps=stem_steps, optimizer=optimizer)
+    options = replace(
+        OPTIONS,
+        stem_steps=stem_steps,
+        optimizer=optimizer,
+        validate_every_steps=validate_every_steps,
+    )
     whole = make_trainer(backbone, tmp_path / "whole", options)
     run(whole)
 
@@ -267,6 +280,23 @@ def test_a_damaged_state_is_refused_and_nothing_in_it_is_run(
     torch.save({"format": 1, "step": Path("x")}, state)  # a pickle of an unknown class
     with pytest.raises(ValueError, match="cannot be read"):
         trainer.resume()
+
+
+def test_a_state_that_finds_no_room_is_a_disks_error_and_leaves_the_last_one(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    trainer = make_trainer(backbone, tmp_path)
+    trainer.save()
+    before = (tmp_path / "state.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_time_ends_a_run_with_a_usable_checkpoint(backbone: Backbone, tmp_path: Path) -> None:
@@ -332,6 +362,51 @@ def test_a_loss_that_is_no_number_ends_training(backbone: Backbone, tmp_path: Pa
         next(trainer.afd.parameters()).fill_(math.inf)
     with pytest.raises(TrainingError, match="no longer a number by step 2"):
         run(trainer)
+
+
+@pytest.mark.parametrize("most", [1e-4, 1e4])
+def test_a_gradient_is_scaled_down_to_the_greatest_norm(
+    backbone: Backbone, tmp_path: Path, most: float
+) -> None:
+    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, clip_norm=most))
+    norm = trainer.train_step(next(RandomPairs().training(0)))["grad_norm"].item()
+    gradients = [p.grad.flatten() for p in trainer.afd.parameters() if p.grad is not None]
+    clipped = torch.linalg.vector_norm(torch.cat(gradients)).item()
+    assert 1e-3 < norm < 1e3
+    assert clipped == pytest.approx(min(norm, most), rel=1e-3)
+
+
+def test_each_step_is_as_large_as_its_learning_rate(backbone: Backbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, max_steps=4, log_every_steps=1)
+    trainer = make_trainer(backbone, tmp_path, options)
+    start = weights(trainer.afd)
+    trainer.train_step(next(RandomPairs().training(0)))
+    moved = max((v - start[k]).abs().max().item() for k, v in weights(trainer.afd).items())
+    assert moved == pytest.approx(learning_rate(0, options), rel=0.01)  # AdamW's first step
+    rates = [r["learning_rate"] for r in run(trainer) if r["kind"] == "step"]
+    assert rates == [learning_rate(step, options) for step in (1, 2, 3)]
+
+
+def test_weights_that_are_no_numbers_are_not_the_best(backbone: Backbone, tmp_path: Path) -> None:
+    """Also where a validation comes before a record of the loss."""
+    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, keep="last", log_every_steps=100))
+    pairs = RandomPairs()
+    trainer.validate(pairs.held_out())
+    best = trainer.best
+    with torch.no_grad():
+        next(trainer.afd.parameters()).fill_(math.inf)
+    with pytest.raises(TrainingError, match="no longer a number by step 4"):
+        run(trainer, pairs)
+    assert trainer.best is best
+
+
+def test_the_average_follows_as_slowly_as_it_is_told(backbone: Backbone, tmp_path: Path) -> None:
+    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, ema_decay=0.08))
+    start = weights(trainer.afd)
+    trainer.train_step(next(RandomPairs().training(0)))
+    average, now = weights(trainer.average.module), weights(trainer.afd)
+    for key, value in average.items():
+        torch.testing.assert_close(value, 0.08 * start[key] + 0.92 * now[key])
 
 
 def test_the_average_follows_fast_then_slowly() -> None:

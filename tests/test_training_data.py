@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jpegs import encode, photo
+from jpegs import encode, photo, refused
 
 from afd_model.dct import block_dct
 from afd_model.training.pairs import PairBatch
@@ -145,6 +145,28 @@ def test_held_out_images_are_whole_windows_under_every_condition(refs: list[Imag
     plan = validation_plan(13, (100, 200), GEOMETRY)
     assert VALIDATION_CONDITIONS[plan.condition] == VALIDATION_CONDITIONS[2]
     np.testing.assert_array_equal(plan.window, crop_window((100, 200), GEOMETRY))
+
+
+def test_what_the_decoder_refuses_does_not_shift_the_others(
+    refs: list[ImageRef], tmp_path: Path
+) -> None:
+    (tmp_path / "1.jpg").write_bytes(refused()[0])
+    (first, _) = loader(refs).held_out()
+    assert first.condition.tolist() == [0, 2, 3]
+    assert first.quality.tolist() == [92, 85, 10]
+
+
+def test_ranks_share_the_held_out_images(refs: list[ImageRef]) -> None:
+    shares = [
+        torch.cat([batch.condition for batch in loader(refs, rank=Rank(k, 2)).held_out()]).tolist()
+        for k in range(2)
+    ]
+    assert shares == [[0, 2, 4], [1, 3, 5]]
+
+
+def test_every_epoch_draws_an_image_anew(refs: list[ImageRef]) -> None:
+    batch = next(iter(loader(refs[:1]).training()))  # of four epochs
+    assert len({picture.numpy().tobytes() for picture in batch.clean}) == 4
 
 
 def test_held_out_images_are_chosen_by_name(tmp_path: Path) -> None:

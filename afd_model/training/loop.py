@@ -139,6 +139,8 @@ class Trainer:
         score = counted.score()
         if not score:
             raise TrainingError("none of the held-out images can be decoded: hold out others")
+        if not math.isfinite(score["kl"]):
+            raise _diverged(self.step)
         last = self.options.keep == "last"
         if self.best is None or last or _is_better(score, self.best.score):
             weights = {k: v.cpu().clone() for k, v in self._candidate.state_dict().items()}
@@ -273,6 +275,12 @@ def train(
     return "out of time" if out_of_time else "all steps"
 
 
+def _diverged(step: int) -> TrainingError:
+    return TrainingError(
+        f"the loss is no longer a number by step {step}: use a smaller learning rate"
+    )
+
+
 class _Meter:
     """Means of the steps' numbers between two log records, over all workers."""
 
@@ -295,9 +303,7 @@ class _Meter:
         count = self._steps * num_workers()
         means = {name: total / count for name, total in zip(self._sums, sums, strict=True)}
         if not math.isfinite(means["loss"]) or not math.isfinite(means["grad_norm"]):
-            raise TrainingError(
-                f"the loss is no longer a number by step {step}: use a smaller learning rate"
-            )
+            raise _diverged(step)
         rate = self._images / max(1e-9, time.monotonic() - self._since)
         self.restart()
         return {

@@ -1,6 +1,7 @@
 """What a training run is between two steps, on disk: written whole, read without executing it."""
 
 import copy
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ class Best:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write the state, whole or not at all; what was there stays until the new one is complete."""
+    # By way of memory: PyTorch's own writer answers a full disk with a RuntimeError.
+    written = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, written)
     with replacing(path) as file:
-        torch.save({"format": FORMAT, **state}, file)
+        file.write_bytes(written.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

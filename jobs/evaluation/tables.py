@@ -24,6 +24,11 @@ class Share:
     low: float
     high: float
 
+    @staticmethod
+    def of(value: float, samples: np.ndarray) -> Share:
+        """With the interval of its bootstrap samples; what is undefined has none either."""
+        return Share(value, *((math.nan, math.nan) if math.isnan(value) else interval(samples)))
+
 
 @dataclass(frozen=True)
 class TableRow:
@@ -136,7 +141,7 @@ def _rows(hits: np.ndarray, *, resamples: int, seed: int) -> list[tuple[Share, .
     found, spread = (_with_mean(x) for x in (means, samples))
     return [
         tuple(
-            Share(float(point[0, k]), *interval(sample[:, k]))
+            Share.of(float(point[0, k]), sample[:, k])
             for point, sample in zip(_columns(found), _columns(spread), strict=True)
         )
         for k in range(conditions + 1)
@@ -238,7 +243,7 @@ def _over_images(
         resamples=_DRIFT_RESAMPLES,
         seed=seed,
     )
-    return Share(statistic(np.arange(count)), *interval(spread))
+    return Share.of(statistic(np.arange(count)), spread)
 
 
 def tables_markdown(rows: Sequence[TableRow]) -> Iterable[str]:

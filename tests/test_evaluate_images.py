@@ -1,0 +1,55 @@
+"""What a model is shown of an image under each condition."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jpegs import encode, photo, save
+
+from pipeline.decode import DecodeOptions
+from pipeline.degrade import FULL_IMAGE, IMAGENET_C
+from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator
+from pipeline.pairs.recompress import drawn_qualities
+from pipeline.pixels.geometry import Geometry
+from pipeline.screening.screen import Limits
+from pipeline.sources import list_images
+
+GEOMETRY = Geometry(72, 64, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Mirror:
+    """A model whose outcome is what it was given."""
+
+    def clean_stem(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+    def measure(
+        self, pixels: torch.Tensor, dct: torch.Tensor, clean_stem: Any, quality: torch.Tensor
+    ) -> dict[str, Any]:
+        return {"pixels": pixels, "clean": clean_stem, "quality": quality.tolist()}
+
+
+def measured(folder: Path, *conditions: Condition) -> dict[Condition, dict[str, Any]]:
+    """Of the images of a folder, in one chunk, all of which can be evaluated."""
+    refs = list(list_images(str(folder)))
+    options = DecodeOptions(batch_size=4, num_threads=1, prefetch_batches=1)
+    images = ImageEvaluator(
+        Mirror(), GEOMETRY, options, conditions=conditions, seed=3, limits=Limits()
+    )
+    (chunk,) = images.measure(refs, [Path(ref.uri).name for ref in refs])
+    assert not chunk.left_out
+    return chunk.outcomes
+
+
+def test_the_flip_model_is_told_what_the_files_header_states(tmp_path: Path) -> None:
+    """Which is the last compression's quality: the protocol's own, where that comes later."""
+    (tmp_path / "a.jpg").write_bytes(encode(photo(80, 110), quality=92))
+    (tmp_path / "b.png").write_bytes(save(photo(90, 70, 1), "PNG"))
+    once = [Condition(protocol, quality=10) for protocol in (FULL_IMAGE, IMAGENET_C)]
+    often = [Condition(protocol, times=3) for protocol in (FULL_IMAGE, IMAGENET_C)]
+    found = {c: outcome["quality"] for c, outcome in measured(tmp_path, *once, *often).items()}
+    assert found[CLEAN][0] == 92
+    assert math.isnan(found[CLEAN][1])
+    last = [float(drawn_qualities(name, 3, 3)[-1]) for name in ("a.jpg", "b.png")]
+    assert [found[c] for c in (*once, *often)] == [[10, 10], [85, 85], last, [85, 85]]
