@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
         return EXIT_USAGE
     interrupt_on_sigterm()
+    _spin_briefly()
     try:
         code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
     except (KeyboardInterrupt, SystemExit) as ended:
@@ -58,6 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"afd {name}: {error}: `afd doctor` says how to install it", file=sys.stderr)
         return EXIT_FAILED
     return code
+
+
+def _spin_briefly() -> None:
+    """Have OpenMP's threads sleep soon when they wait for each other; before PyTorch is imported.
+
+    They spin for tens of milliseconds otherwise, on cores that others want: docs/speed.md.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`afd JOB`: finds the job, or says which one was meant."""
 
+import os
 import sys
 from importlib.metadata import version
 
@@ -51,6 +52,19 @@ def test_an_interrupted_job_ends_with_one_line(
     monkeypatch.setattr("jobs.label.dry_run", interrupted)
     assert main(["label", "photos", "--output", "out", "--dry-run"]) == 1
     assert capsys.readouterr().err == "afd label: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [(None, "", "10000"), ("GOMP_SPINCOUNT", "5", "5"), ("OMP_WAIT_POLICY", "active", None)],
+)
+def test_threads_that_wait_spin_briefly_unless_the_user_says_otherwise(
+    name: str | None, value: str, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", {} if name is None else {name: value})
+    monkeypatch.setattr("jobs.doctor.main", lambda _: 0)
+    assert main(["doctor"]) == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == told
 
 
 def test_a_missing_package_is_told_in_one_line(
