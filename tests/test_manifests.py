@@ -119,7 +119,6 @@ PICTURE = {"bytes": b"1", "path": "1.jpg"}
         {"image": pa.array([[1]], pa.list_(pa.uint8()))},
         {"image": pa.array([b"1"], pa.binary(1)), "other": pa.array([b"1"], pa.binary(1))},
     ],
-    ids=str,
 )
 def test_a_caption_is_no_path(images: dict[str, Any]) -> None:
     """Where the images are not found, each caption would be a row for a file that is missing."""
@@ -130,7 +129,7 @@ def test_a_caption_is_no_path(images: dict[str, Any]) -> None:
     assert list(list_manifest(io.BytesIO(table), "/x.parquet")) == ["a.jpg"]
 
 
-@pytest.mark.parametrize("other", [pa.array([1], pa.uint8()), [[0.5]], [{"width": 1}]], ids=str)
+@pytest.mark.parametrize("other", [pa.array([1], pa.uint8()), [[0.5]], [{"width": 1}]])
 def test_a_lone_column_of_text_has_paths(other: Any) -> None:
     table = parquet({"photo": ["a.jpg"], "other": other})
     assert list(list_manifest(io.BytesIO(table), "/x.parquet")) == ["a.jpg"]
