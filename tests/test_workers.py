@@ -14,7 +14,8 @@ from servers import Bucket
 
 from jobs.label import main
 from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
-from jobs.labelling.workers import _witness
+from jobs.labelling.workers import _unless_all_fail, _witness
+from jobs.pool import ClusterError
 from jobs.settings import LabelSettings
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
@@ -146,3 +147,28 @@ def test_a_worker_is_told_of_a_file_that_the_driver_reads(s3: Bucket, tmp_path: 
         write_plan(OutputFolder(settings.output), map(ImageRef, uris), 9)
         found.append(_witness(settings, 0))
     assert found == [None, str(files[1]), str(files[1])]
+
+
+def test_a_run_ends_where_every_shard_fails(
+    expired: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rather than have each of the shards that are left fail, and say so."""
+    monkeypatch.setattr("jobs.labelling.workers._MOST_FAILED_IN_A_ROW", 2)
+    flags = [*MODEL, "--workers", "0", "--images-per-shard", "1", "--progress", "off"]
+    assert main([expired, "--output", str(tmp_path / "out"), *flags]) == 1
+    *_, last = lines = capsys.readouterr().err.splitlines()
+    assert re.match(r"afd label: 6 shards failed in a row, the last with: .*ExpiredToken", last)
+    assert last.endswith("; the same command continues the run")
+    assert sum("part-" in line for line in lines) == 6
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert len(summary["failed"]) == 16
+
+
+def test_only_failures_in_a_row_count() -> None:
+    commits = [CommitRecord(k, 0.0, error=None if k % 30 == 29 else "no") for k in range(200)]
+    assert list(_unless_all_fail(commits, at_once=1)) == commits
+    with pytest.raises(ClusterError, match=r"^34 shards failed in a row, the last with: no$"):
+        list(_unless_all_fail([CommitRecord(0, 0.0, error="no")] * 40, at_once=1))

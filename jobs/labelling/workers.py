@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -14,6 +14,8 @@ from pipeline.inputs.image_bytes import is_elsewhere
 from pipeline.output import OutputFolder
 from pipeline.shards import Plan
 from pipeline.stores.locations import local_path
+
+_MOST_FAILED_IN_A_ROW = 32  # and two for each that one trouble may strike at the same time
 
 
 def label_shards(
@@ -73,10 +75,9 @@ def _on_ray(
             "num_workers": pool.max_workers,
             "witness": _witness(settings, todo[0]),
         }
-        for record in run_shards(
-            todo, ShardLabeler, arguments, pool, shards_at_once=SHARDS_AT_ONCE
-        ):
-            yield CommitRecord(**record)
+        records = run_shards(todo, ShardLabeler, arguments, pool, shards_at_once=SHARDS_AT_ONCE)
+        commits = (CommitRecord(**record) for record in records)
+        yield from _unless_all_fail(commits, pool.max_workers * SHARDS_AT_ONCE)
 
 
 def _in_this_process(
@@ -85,4 +86,17 @@ def _in_this_process(
     pool = pool_for(settings, [this_machine()], len(todo))
     labeler = ShardLabeler(**arguments, num_threads=pool.num_cpus)
     with closing(labeler.label_each(todo)) as commits:
-        yield from commits
+        yield from _unless_all_fail(commits, SHARDS_AT_ONCE)
+
+
+def _unless_all_fail(commits: Iterable[CommitRecord], at_once: int) -> Iterator[CommitRecord]:
+    """The same; raises ClusterError when so many fail in a row that it cannot be theirs.
+
+    With expired credentials, say, a hundred thousand shards are left, each of which would fail.
+    """
+    in_a_row = 0
+    for commit in commits:
+        yield commit
+        in_a_row = 0 if commit.error is None else in_a_row + 1
+        if in_a_row >= _MOST_FAILED_IN_A_ROW + 2 * at_once:
+            raise ClusterError(f"{in_a_row} shards failed in a row, the last with: {commit.error}")
