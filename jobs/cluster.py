@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -180,7 +180,7 @@ def run_shards(
     pool: Pool,
     *,
     shards_at_once: int,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Hand each shard number to one of the pool's workers; yields their records as they end.
 
     worker: called with {"shard": (1,) array}, returns {"record": [JSON]}; by so many threads as

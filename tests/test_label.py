@@ -26,7 +26,7 @@ import jobs.labelling.workers
 from jobs.demo_corpus import broken_files
 from jobs.label import label, main
 from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
-from jobs.pool import Pool
+from jobs.pool import ClusterError, Pool
 from jobs.settings import LabelSettings
 from pipeline.label_shard import LabelledShard
 from pipeline.reading.read_ahead import ReadAhead
@@ -290,6 +290,47 @@ def test_a_run_that_is_broken_off_leaves_no_thread_that_might_use_ray(address: s
         records.close()
         left = {thread.name for thread in set(threading.enumerate()) - before}
     assert left <= {"data-usage-metrics-poller"}
+
+
+class Failing:
+    """A worker whose shards all fail."""
+
+    def __init__(self, **_: object) -> None: ...
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        record = {"shard": int(batch["shard"][0]), "started_at": 0.0, "error": "no"}
+        return {"record": [json.dumps(record)]}
+
+
+@pytest.mark.parametrize("ending", ["interrupted", "hopeless"])
+def test_a_run_that_is_broken_off_has_left_ray_data_before_ray(
+    corpus: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr("jobs.labelling.workers._MOST_FAILED_IN_A_ROW", 1)
+    monkeypatch.setattr("jobs.labelling.workers.ShardLabeler", Failing)
+    monkeypatch.setattr("jobs.labelling.workers._witness", lambda *_: None)
+    left: list[str] = []
+    shutdown = ray.shutdown
+
+    def noted() -> None:
+        left.extend(thread.name for thread in threading.enumerate())
+        shutdown()
+
+    monkeypatch.setattr(ray, "shutdown", noted)
+    settings = LabelSettings(
+        input=str(corpus), output=str(tmp_path), address=address, workers=1, **MODEL
+    )
+    run = {"run_id": "run", "model": None}
+    commits = jobs.labelling.workers.label_shards(settings, run, range(40), "driver")
+    if ending == "interrupted":
+        assert next(commits).error == "no"
+        commits.close()  # type: ignore[attr-defined]
+    else:
+        with pytest.raises(ClusterError, match="5 shards failed in a row, the last with: no"):
+            list(commits)
+    assert left
+    assert not [name for name in left if name.startswith(("StreamingExecutor", "ray-data"))]
 
 
 def test_a_model_that_cannot_be_built_is_one_line(

@@ -76,8 +76,9 @@ def _on_ray(
             "witness": _witness(settings, todo[0]),
         }
         records = run_shards(todo, ShardLabeler, arguments, pool, shards_at_once=SHARDS_AT_ONCE)
-        commits = (CommitRecord(**record) for record in records)
-        yield from _unless_all_fail(commits, pool.max_workers * SHARDS_AT_ONCE)
+        with closing(records):  # however this ends, before the connection that they come by
+            commits = (CommitRecord(**record) for record in records)
+            yield from _unless_all_fail(commits, pool.max_workers * SHARDS_AT_ONCE)
 
 
 def _in_this_process(
