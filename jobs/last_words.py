@@ -24,6 +24,7 @@ def last_words(text: str) -> Iterator[None]:
     command = [sys.executable, "-m", "jobs.last_words", "json" if is_json() else "text", text]
     with subprocess.Popen(
         command,
+        bufsize=0,  # else what could not be written is tried again when it is closed
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         cwd=_ROOT,
@@ -35,7 +36,6 @@ def last_words(text: str) -> Iterator[None]:
         finally:
             with suppress(BrokenPipeError):  # somebody has ended it
                 witness.stdin.write(b"\n")
-                witness.stdin.flush()
 
 
 def main(log_format: str, text: str) -> None:

@@ -47,5 +47,5 @@ def test_a_process_that_can_speak_is_left_to() -> None:
 
 def test_it_does_without_its_witness() -> None:
     """As when a clean-up of processes has ended it."""
-    kill = "import psutil; psutil.Process().children()[0].kill()"
+    kill = "import psutil; (it,) = psutil.Process().children(); it.kill(); it.wait()"
     assert run(kill).stderr == "ended\n"
