@@ -176,7 +176,7 @@ def _images_in(file: BinaryIO, place: Place) -> Iterator[ImageRef] | None:
     """The images of an archive, or None when the file is none."""
     with refusal(f"read {place.uri!r}"):
         head = _head(file)
-        if head.startswith(_ENCRYPTED_PARQUET):
+        if head.startswith(_ENCRYPTED_PARQUET) and _ends_with(file, _ENCRYPTED_PARQUET):
             raise OSError("it is encrypted; give it as plain Parquet")
         if head.startswith(PARQUET_MAGIC):
             parquet = pq.ParquetFile(file)
@@ -209,3 +209,11 @@ def _head(file: BinaryIO) -> bytes:
     head = file.read(_SNIFF_BYTES)
     file.seek(0)
     return head
+
+
+def _ends_with(file: BinaryIO, mark: bytes) -> bool:
+    """Leaves the file at its start."""
+    file.seek(-len(mark), os.SEEK_END)
+    tail = file.read()
+    file.seek(0)
+    return tail == mark

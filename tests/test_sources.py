@@ -198,6 +198,15 @@ def test_a_damaged_archive_is_refused_and_never_listed_short(tmp_path: Path) -> 
         (tmp_path / "in" / name).unlink()
 
 
+@pytest.mark.parametrize("entry", ["PARENTS/a.jpg", "PARE"])
+def test_a_manifest_may_begin_as_an_encrypted_file_does(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "list.txt").write_text(f"{entry}\nb.jpg\n")
+    assert [ref.uri for ref in list_images(str(tmp_path / "list.txt"))] == [
+        str(tmp_path / entry),
+        str(tmp_path / "b.jpg"),
+    ]
+
+
 def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"text"))
