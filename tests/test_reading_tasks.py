@@ -14,6 +14,7 @@ from pipeline.inputs import image_bytes
 from pipeline.reading import reading_tasks
 from pipeline.reading.reading_tasks import StoreDownError
 from pipeline.records import Container, ImageRef, Status
+from pipeline.screening.screen import Limits
 from pipeline.sources import list_images
 from pipeline.stores.attempts import AccessError
 
@@ -70,6 +71,37 @@ def test_what_waits_is_bounded_in_bytes_too(
     images = iter(reading(refs, max_images=1600, num_threads=5))
     next(images)
     images.close()  # type: ignore[attr-defined]  # nobody waits for room for ever
+
+
+def test_who_waits_for_room_is_sent_home_when_it_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And reads nothing more, even where an image is taken into use meanwhile."""
+    read: list[str] = []
+    waits = threading.Event()
+
+    def first_of_the_third_task_waits(ref: ImageRef) -> bytes:
+        read.append(ref.uri)
+        if ref.uri == "32":
+            waits.wait(10)
+        return JPEG
+
+    monkeypatch.setattr(reading_tasks, "read_image", first_of_the_third_task_waits)
+    tasks = reading_tasks.Reading(
+        [ImageRef(str(row)) for row in range(48)], Limits(10**8), num_threads=2, num_readers=0
+    )
+    first, *_ = [tasks.submit(range(start, start + 16)) for start in (0, 16, 32)]
+    loaded = first.result()
+    while "32" not in read:
+        time.sleep(0.001)
+    monkeypatch.setattr(reading_tasks, "_MOST_BYTES_AHEAD", -1)
+    closing_it = threading.Thread(target=tasks.close, daemon=True)
+    closing_it.start()
+    while not tasks._pool._shutdown:
+        time.sleep(0.001)
+    tasks.take(loaded)
+    waits.set()
+    closing_it.join(5)
+    assert not closing_it.is_alive()
+    assert "33" not in read
 
 
 def counted_reads(monkeypatch: pytest.MonkeyPatch) -> list[ImageRef]:

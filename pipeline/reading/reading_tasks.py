@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.error_text import reason_of
@@ -52,6 +52,7 @@ class Reading:
         self._room = threading.Condition()
         self._bytes = 0  # read, or being read as far as the plan tells, and not yet in use
         self._next_row = 0
+        self._closed = False
         self.num_ready = 0  # images read and screened, and not yet in use
 
     def submit(self, rows: range) -> Future[Loaded]:
@@ -70,7 +71,7 @@ class Reading:
 
     def close(self) -> None:
         with self._room:
-            self._next_row = len(self._refs)  # nobody waits for room any more
+            self._closed = True  # nobody waits for room any more
             self._room.notify_all()
         if self._readers is not None:
             self._readers.shutdown(wait=True, cancel_futures=True)
@@ -106,8 +107,12 @@ class Reading:
     def _wait_for_room(self, num_bytes: int, rows: range) -> None:
         with self._room:  # always for the images that are used next
             self._room.wait_for(
-                lambda: self._bytes <= _MOST_BYTES_AHEAD or rows.start <= self._next_row
+                lambda: (
+                    self._closed or self._bytes <= _MOST_BYTES_AHEAD or rows.start <= self._next_row
+                )
             )
+            if self._closed:
+                raise CancelledError
             self._bytes += num_bytes
 
     def _screened(self, loaded: Loaded) -> Loaded:
