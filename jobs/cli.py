@@ -9,12 +9,14 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from jobs.command_line import (
+from jobs.exits import (
     EXIT_COMPLETE,
     EXIT_FAILED,
     EXIT_USAGE,
+    answer,
+    end_undisturbed,
     interrupt_on_sigterm,
-    nearest,
+    open_closed_streams,
 )
 
 JOBS = {
@@ -32,18 +34,28 @@ JOBS = {
 }
 
 
+def command() -> int:
+    """`afd`, as a process of its own."""
+    open_closed_streams()
+    code = main()
+    end_undisturbed(code)
+    return code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The `afd` command. Returns the job's exit code; 2 for an unknown job."""
+    """A job by its name. Returns the job's exit code; 2 for an unknown job."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: afd JOB [--help] ...\n       afd --version\n")
-        print("\n".join(f"  {name:<12}{text}" for name, text in JOBS.items()))
+        jobs = "\n".join(f"  {name:<12}{text}" for name, text in JOBS.items())
+        answer(f"usage: afd JOB [--help] ...\n       afd --version\n\n{jobs}")
         return EXIT_COMPLETE if arguments else EXIT_USAGE
     name = arguments[0]
     if name == "--version":
-        print(f"afd-label {version('afd-label')}")
+        answer(f"afd-label {version('afd-label')}")
         return EXIT_COMPLETE
     if name not in JOBS:
+        from jobs.command_line import nearest
+
         print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
         return EXIT_USAGE
     interrupt_on_sigterm()
@@ -72,4 +84,4 @@ def _spin_briefly() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

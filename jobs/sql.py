@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
-from jobs.command_line import EXIT_COMPLETE, parse
+from jobs.command_line import parse
+from jobs.exits import EXIT_COMPLETE, reader_may_leave
 from jobs.extras import require
 from jobs.quantities import finite
-from jobs.run_job import reader_may_leave, run_job
+from jobs.run_job import run_job
 from jobs.settings import REQUIRED, require_positive, setting
 from pipeline.output import OutputFolder
 
