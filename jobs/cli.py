@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from jobs.exits import (
     EXIT_USAGE,
     answer,
     end_undisturbed,
+    imported,
     interrupt_on_sigterm,
     open_closed_streams,
 )
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_sigterm()
     _spin_briefly()
     try:
-        code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
+        code: int = imported(f"jobs.{name}").main(arguments[1:])
     except (KeyboardInterrupt, SystemExit) as ended:
         # While Ray starts its own handler answers SIGTERM, by leaving with the signal's number.
         if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -17,6 +20,15 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 def interrupt_on_sigterm() -> None:
     """Make SIGTERM, which schedulers send, end a job as Ctrl-C does: cleanly, and with a word."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def imported(name: str) -> Any:
+    """A module, whole when Ctrl-C is answered: in the midst of PyTorch's that would be `abort`.
+
+    Signals are the main thread's alone, so it is imported in another.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="import") as thread:
+        return thread.submit(importlib.import_module, name).result()
 
 
 def end_undisturbed(code: int) -> None:

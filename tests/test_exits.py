@@ -63,6 +63,25 @@ def test_an_interrupt_while_the_job_is_imported_is_told_in_one_line() -> None:
     assert done.stdout == "False\n"
 
 
+def test_an_interrupt_waits_until_a_module_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import signal, time\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+        "time.sleep(0.2)\n"
+        "print('imported')\n"
+    )
+    program = "from jobs.exits import imported; imported('slow')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "imported\n"
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+
+
 def test_what_is_opened_does_not_become_a_closed_stream() -> None:
     number = "sys.exit(10 + open(__import__('os').devnull).fileno())"
     for closing in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
