@@ -7,15 +7,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from jobs.exits import (
     EXIT_COMPLETE,
     EXIT_FAILED,
     EXIT_USAGE,
     answer,
-    end_undisturbed,
     imported,
     interrupt_on_sigterm,
+    leave,
     open_closed_streams,
 )
 
@@ -34,12 +35,10 @@ JOBS = {
 }
 
 
-def command() -> int:
+def command() -> NoReturn:
     """`afd`, as a process of its own."""
     open_closed_streams()
-    code = main()
-    end_undisturbed(code)
-    return code
+    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
         return EXIT_USAGE
+    if not _is_somewhere():
+        print("afd: the current folder has been removed: cd to another one", file=sys.stderr)
+        return EXIT_FAILED
     interrupt_on_sigterm()
     _spin_briefly()
     try:
@@ -74,6 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _is_somewhere() -> bool:
+    """Libraries end the process where the current folder is gone, some with exit code 2."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _spin_briefly() -> None:
     """Have OpenMP's threads sleep soon when they wait for each other; before PyTorch is imported.
 
@@ -84,4 +95,4 @@ def _spin_briefly() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command())
+    command()

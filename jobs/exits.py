@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 def interrupt_on_sigterm() -> None:
@@ -23,23 +20,24 @@ def interrupt_on_sigterm() -> None:
 
 
 def imported(name: str) -> Any:
-    """A module, whole when Ctrl-C is answered: in the midst of PyTorch's that would be `abort`.
+    """A module. In the midst of PyTorch's Ctrl-C would be `abort`, and in others forgotten.
 
     Signals are the main thread's alone, so it is imported in another.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="import") as thread:
-        return thread.submit(importlib.import_module, name).result()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="import")
+    return thread.submit(importlib.import_module, name).result()
 
 
-def end_undisturbed(code: int) -> None:
-    """When all is said and done: a further Ctrl-C is not to change the exit code.
+def leave(code: int) -> NoReturn:
+    """End the process at once: all is said and written, and no thread has anything to finish.
 
-    While threads are waited for, which may take long, it ends the process at once. What comes then,
-    in Python and in libraries, takes a second, and would answer with tracebacks or `abort`.
+    Python would wait for threads that nobody needs any more, and libraries tidy up for a second or
+    more, in which a further Ctrl-C is a traceback, an `abort`, and another exit code.
     """
-    for number in _INTERRUPTS:
-        signal.signal(number, lambda *_: os._exit(code))
-        atexit.register(signal.signal, number, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def open_closed_streams() -> None:

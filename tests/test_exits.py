@@ -1,10 +1,8 @@
 """How the command ends, as a process: its exit code, and not a word too many."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,37 +21,35 @@ def main(arguments):
 job.main = main
 sys.modules["jobs.doctor"] = job
 sys.argv = ["afd", "doctor"]
-sys.exit(jobs.cli.command())
+jobs.cli.command()
 """
 
 
-def started(ending: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", JOB.format(ending)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+def ended(ending: str, closing: str = "") -> subprocess.CompletedProcess[str]:
+    command = ["sh", "-c", f'"$@" {closing}', "sh", sys.executable, "-c", JOB.format(ending)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+
+def test_nothing_comes_after_the_end_of_a_job() -> None:
+    """Where a further Ctrl-C would have changed the exit code, and libraries have hung."""
+    thread = "threading.Thread(target=time.sleep, args=(60,)).start()"
+    callback = "atexit.register(print, 'after the end')"
+    done = ended(f"{thread}; {callback}; print('an answer'); return 1")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "an answer\n", "")
+
+
+def test_a_folder_that_is_gone_is_told_before_a_library_ends_the_process(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    program = f"import os, sys; os.chdir({str(here)!r}); os.rmdir({str(here)!r})\n{JOB}"
+    done = subprocess.run(
+        [sys.executable, "-c", program.format("pass")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
         text=True,
     )
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(
-    "ending",
-    [
-        # While threads are waited for; then in the callbacks of libraries.
-        "threading.Thread(target=lambda: (print('over', flush=True), time.sleep(60))).start()",
-        "atexit.register(lambda: (print('over', flush=True), time.sleep(0.5)))",
-    ],
-)
-def test_a_signal_after_the_end_does_not_change_it(ending: str, number: signal.Signals) -> None:
-    with started(ending) as job:
-        assert job.stdout is not None
-        assert job.stdout.readline() == "over\n"
-        time.sleep(0.1)  # the callback is called within the first tenth
-        job.send_signal(number)
-        assert job.communicate(timeout=30) == ("", "")
-    assert job.returncode == 0
+    assert done.returncode == 1
+    assert done.stderr == "afd: the current folder has been removed: cd to another one\n"
 
 
 def test_an_interrupt_while_the_job_is_imported_is_told_in_one_line() -> None:
@@ -78,24 +74,18 @@ def test_an_interrupt_waits_until_a_module_is_imported(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.stdout == "imported\n"
+    assert done.stdout == "imported\n"  # in the end
     assert done.stderr.endswith("KeyboardInterrupt\n")
 
 
-def test_what_is_opened_does_not_become_a_closed_stream() -> None:
-    number = "sys.exit(10 + open(__import__('os').devnull).fileno())"
-    for closing in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
-        command = ["sh", "-c", f'"$@" {closing}', "sh", sys.executable, "-c", JOB.format(number)]
-        assert subprocess.run(command, cwd=ROOT).returncode == 10 + 3
-
-
-def test_a_command_without_streams_does_its_work() -> None:
-    working = "print('an answer'); sys.stdout.flush(); print('a line', file=sys.stderr)"
-    for closing in (">&-", "2>&-", "<&- >&- 2>&-"):
-        command = ["sh", "-c", f'"$@" {closing}', "sh", sys.executable, "-c", JOB.format(working)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0
-        assert done.stdout == ("an answer\n" if closing == "2>&-" else "")
+@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nowhere(closing: str) -> None:
+    """What is opened does not become one of them, and what is said does not end the job."""
+    said = "print('an answer'); print('a line', file=sys.stderr)"
+    done = ended(f"{said}; return 10 + open(jobs.cli.os.devnull).fileno()", closing)
+    assert done.returncode == 10 + 3
+    assert done.stdout == ("" if ">&-" in closing.replace("2>&-", "") else "an answer\n")
+    assert done.stderr == ("" if "2>&-" in closing else "a line\n")
 
 
 def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
