@@ -28,7 +28,8 @@ from jobs.benchmarking.machine import corpus_facts, machine_facts, software
 from jobs.benchmarking.report import Round, figures, table
 from jobs.benchmarking.stages import Stages
 from jobs.benchmarking.workers import Workers
-from jobs.command_line import EXIT_COMPLETE, parse
+from jobs.command_line import parse
+from jobs.exits import EXIT_COMPLETE, answer
 from jobs.log import say
 from jobs.machine import num_cores
 from jobs.model import backbone_of
@@ -262,7 +263,7 @@ def _run(settings: BenchmarkSettings) -> int:
     line = json.dumps(result)
     if settings.record != NO_RECORD:
         _append(settings.record, line)
-    print(line)
+    answer(line)
     return EXIT_COMPLETE
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
-from jobs.command_line import (
+from jobs.exits import (
     EXIT_COMPLETE,
     EXIT_FAILED,
     EXIT_USAGE,
+    answer,
+    imported,
     interrupt_on_sigterm,
-    nearest,
+    leave,
+    open_closed_streams,
 )
 
 JOBS = {
@@ -32,24 +35,35 @@ JOBS = {
 }
 
 
+def command() -> NoReturn:
+    """`afd`, as a process of its own."""
+    open_closed_streams()
+    leave(main())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The `afd` command. Returns the job's exit code; 2 for an unknown job."""
+    """A job by its name. Returns the job's exit code; 2 for an unknown job."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: afd JOB [--help] ...\n       afd --version\n")
-        print("\n".join(f"  {name:<12}{text}" for name, text in JOBS.items()))
+        jobs = "\n".join(f"  {name:<12}{text}" for name, text in JOBS.items())
+        answer(f"usage: afd JOB [--help] ...\n       afd --version\n\n{jobs}")
         return EXIT_COMPLETE if arguments else EXIT_USAGE
     name = arguments[0]
     if name == "--version":
-        print(f"afd-label {version('afd-label')}")
+        answer(f"afd-label {version('afd-label')}")
         return EXIT_COMPLETE
     if name not in JOBS:
+        from jobs.command_line import nearest
+
         print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
         return EXIT_USAGE
+    if not _is_somewhere():
+        print("afd: the current folder has been removed: cd to another one", file=sys.stderr)
+        return EXIT_FAILED
     interrupt_on_sigterm()
     _spin_briefly()
     try:
-        code: int = importlib.import_module(f"jobs.{name}").main(arguments[1:])
+        code: int = imported(f"jobs.{name}").main(arguments[1:])
     except (KeyboardInterrupt, SystemExit) as ended:
         # While Ray starts its own handler answers SIGTERM, by leaving with the signal's number.
         if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:
@@ -62,6 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _is_somewhere() -> bool:
+    """Libraries end the process where the current folder is gone, some with exit code 2."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _spin_briefly() -> None:
     """Have OpenMP's threads sleep soon when they wait for each other; before PyTorch is imported.
 
@@ -72,4 +95,4 @@ def _spin_briefly() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -8,7 +8,6 @@ import difflib
 import itertools
 import os
 import re
-import signal
 import sys
 import types
 import typing
@@ -24,10 +23,9 @@ from jsonargparse import (
     set_loader,
 )
 
+from jobs.exits import EXIT_USAGE
 from jobs.settings import flag_of
 from pipeline.error_text import one_line
-
-EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 _Settings = TypeVar("_Settings")
 
@@ -249,8 +247,3 @@ def _placeholder(hint: Any) -> str:
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
     parts = [_METAVARS[kind] for kind in kinds if kind in _METAVARS] + choices_of(hint)
     return "{" + ",".join(parts) + "}" if len(parts) > 1 else parts[0]
-
-
-def interrupt_on_sigterm() -> None:
-    """Make SIGTERM, which schedulers send, end a job as Ctrl-C does: cleanly, and with a word."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import shtab
 
 from jobs.cli import JOBS
-from jobs.command_line import EXIT_COMPLETE, choices_of, parse
-from jobs.run_job import reader_may_leave
+from jobs.command_line import choices_of, parse
+from jobs.exits import EXIT_COMPLETE, answer
 from jobs.settings import REQUIRED, flag_of, setting
 
 # job -> the module and the name of its settings, and those that are given by place.
@@ -98,8 +98,7 @@ def _add(
 def main(arguments: Sequence[str]) -> int:
     """`afd completion`: exit code 0 with the script, 2 for bad usage."""
     settings = parse(CompletionSettings, arguments, prog="afd completion", positional=["shell"])
-    with reader_may_leave():
-        print(script(settings.shell))
+    answer(script(settings.shell))
     return EXIT_COMPLETE
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.command_line import EXIT_COMPLETE, parse
+from jobs.command_line import parse
 from jobs.compress_settings import CompressSettings
+from jobs.exits import EXIT_COMPLETE
 from jobs.log import counted, say
 from jobs.pool import CONTINUES
 from jobs.quantities import size

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
+from jobs.command_line import parse
 from jobs.demo_corpus import build_demo_corpus
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, answer, reader_may_leave
 from jobs.label import label
 from jobs.labels_view import open_labels
 from jobs.run_job import run_job
@@ -58,7 +59,7 @@ def demo(settings: DemoSettings) -> int:
     folder = Path(settings.output)
     _make_anew(folder)
     corpus = build_demo_corpus(folder / "corpus", num_photos=settings.num_photos)
-    print(f"corpus: {corpus.num_photos} photographs and {corpus.num_broken} broken files")
+    answer(f"corpus: {corpus.num_photos} photographs and {corpus.num_broken} broken files")
     summary = label(
         LabelSettings(
             input=str(corpus.folder),
@@ -67,11 +68,11 @@ def demo(settings: DemoSettings) -> int:
         )
     )
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
-    print(f"\n{summary.images} rows: {counts}")
-    print(f"{summary.images_per_s} images/s after {summary.start_up_s:.1f} s of start-up")
+    answer(f"\n{summary.images} rows: {counts}")
+    answer(f"{summary.images_per_s} images/s after {summary.start_up_s:.1f} s of start-up")
     output = OutputFolder(summary.output)
-    print(f"labels: {output.path / LABELS}")
-    with open_labels(output) as connection:
+    answer(f"labels: {output.path / LABELS}")
+    with open_labels(output) as connection, reader_may_leave():
         for title, query in (
             ("The first rows", FIRST_ROWS),
             ("Confidence by JPEG quality", BY_QUALITY),

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
-from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
+from jobs.command_line import parse
 from jobs.diagnosis.check import NAME_WIDTH, Check, line
 from jobs.diagnosis.machine import (
     check_cpu,
@@ -20,6 +20,7 @@ from jobs.diagnosis.machine import (
     check_shared_memory,
 )
 from jobs.diagnosis.packages import PACKAGE, installed_requirements, package_checks
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, answer
 from jobs.settings import setting
 from pipeline.error_text import named
 
@@ -73,23 +74,23 @@ def _trial(name: str, function: str) -> Check:
         return Check(name=name, state="wrong", found=named(error))
 
 
-def _table(checks: Iterator[Check], to: TextIO) -> list[Check]:
+def _table(checks: Iterator[Check]) -> list[Check]:
     """A line each, as soon as it is known: a library that kills the process is the next one."""
     found = []
     for check in checks:
-        print(f"{check.name:<{NAME_WIDTH}}{line(check)}", file=to, flush=True)
+        answer(f"{check.name:<{NAME_WIDTH}}{line(check)}")
         found.append(check)
     stops = [check.name for check in found if check.stops]
     verdict = f"cannot run here: {', '.join(stops)}" if stops else "can run here"
-    print(f"\nlabelling {verdict}", file=to, flush=True)
+    answer(f"\nlabelling {verdict}")
     return found
 
 
-def _json(checks: Iterator[Check], to: TextIO) -> list[Check]:
+def _json(checks: Iterator[Check]) -> list[Check]:
     found = list(checks)
     can_label = not any(check.stops for check in found)
     document = {"can_label": can_label, "checks": [asdict(check) for check in found]}
-    print(json.dumps(document, indent=2), file=to)
+    answer(json.dumps(document, indent=2))
     return found
 
 
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     """`afd doctor`: exit code 0 when labelling can run here, 1 when it cannot, 2 for bad usage."""
     settings = parse(DoctorSettings, arguments, prog="afd doctor")
     write = _json if settings.format == "json" else _table
-    stopped = any(check.stops for check in write(doctor(), sys.stdout))
+    stopped = any(check.stops for check in write(doctor()))
     return EXIT_FAILED if stopped else EXIT_COMPLETE
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.command_line import EXIT_COMPLETE, parse
+from jobs.command_line import parse
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation.angles import (
     AngleStudy,
@@ -31,6 +31,7 @@ from jobs.evaluation.tables import (
     make_tables,
     tables_markdown,
 )
+from jobs.exits import EXIT_COMPLETE, answer
 from jobs.extras import require
 from jobs.quantities import finite
 from jobs.run_job import run_job
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(settings: EvaluateSettings) -> int:
-    print(evaluate(settings))
+    answer(evaluate(settings))
     return EXIT_COMPLETE
 
 

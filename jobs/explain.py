@@ -13,7 +13,8 @@ from afd_model.classifier import AFDClassifier
 from afd_model.evaluation.explainer import explain
 from afd_model.evaluation.feature_maps import picture
 from afd_model.inference.device import resolve_device
-from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
+from jobs.command_line import parse
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, answer
 from jobs.explain_settings import ExplainSettings
 from jobs.extras import require
 from jobs.log import say
@@ -138,7 +139,7 @@ def explain_images(settings: ExplainSettings) -> int:
             failed += 1
             say(f"afd explain: {ref.uri}: {error}")
         else:
-            print(path, flush=True)
+            answer(path)
     return failed
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from afd_model.inference.device import resolve_device
 from jobs.benchmark import run
 from jobs.benchmark_settings import BenchmarkSettings
-from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
+from jobs.command_line import parse
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED
 from jobs.machine import num_cores
 from jobs.run_job import run_job
 

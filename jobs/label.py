@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from jobs.command_line import EXIT_COMPLETE, EXIT_FAILED, parse
+from jobs.command_line import parse
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, answer
 from jobs.labelling.dry_run import dry_run
 from jobs.labelling.progress import Progress
 from jobs.labelling.shard_labeler import CommitRecord
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(settings: LabelSettings) -> int:
     if settings.dry_run:
-        print(dry_run(settings))
+        answer(dry_run(settings))
         return EXIT_COMPLETE
     try:
         summary = label(settings)

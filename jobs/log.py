@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -53,7 +54,10 @@ class _Stderr(logging.Handler):
     """Writes to what `sys.stderr` is when a line is said, not when the handler was made."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except OSError:  # whoever read it is gone, or the log's disk is full: the job goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class _Json(logging.Formatter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.exits import imported
 from jobs.log import say
 from jobs.machine import num_cores
 from jobs.settings import LabelSettings
@@ -38,8 +39,7 @@ class Pool:
 
 def this_machine() -> Node:
     """The cores and GPUs that this process sees."""
-    import torch  # takes longer than all else here
-
+    torch = imported("torch")  # here: it takes longer than all else
     return Node(num_cores(), torch.cuda.device_count())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs.command_line import EXIT_COMPLETE, parse
+from jobs.command_line import parse
+from jobs.exits import EXIT_COMPLETE, answer
 from jobs.extras import require
 from jobs.quantities import count, size
 from jobs.report_settings import Report, ReportSettings
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(settings: ReportSettings) -> int:
     made = report(settings)
-    print(f"{made.path} ({size(made.num_bytes)}, {count(made.images)} images)")
+    answer(f"{made.path} ({size(made.num_bytes)}, {count(made.images)} images)")
     return EXIT_COMPLETE
 
 

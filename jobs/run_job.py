@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from jobs.command_line import EXIT_FAILED
+from jobs.exits import EXIT_FAILED
 from jobs.log import LogFormat, LogLevel, configure, say
 from jobs.pool import ClusterError
 from pipeline.error_text import one_line
@@ -43,13 +40,3 @@ def run_job(
         reason = one_line(error) + continued
     say(f"{prog}: {reason}", level=logging.ERROR)
     return EXIT_FAILED
-
-
-@contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Around what prints an answer: a reader such as head, which has seen enough, is no fault."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # what is still in the buffer goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,13 +9,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
-from jobs.command_line import EXIT_COMPLETE, parse
+from jobs.command_line import parse
+from jobs.exits import EXIT_COMPLETE, reader_may_leave
 from jobs.extras import require
 from jobs.quantities import finite
-from jobs.run_job import reader_may_leave, run_job
+from jobs.run_job import run_job
 from jobs.settings import REQUIRED, require_positive, setting
 from pipeline.output import OutputFolder
 
@@ -93,7 +95,8 @@ class _Asker:
             over = self._thread.submit(int)  # whether `ask` was handed over yet or not
             while not over.done():
                 self.connection.interrupt()  # again: one before the query begins is forgotten
-                wait([over], timeout=_INTERRUPT_EVERY_S)
+                with suppress(KeyboardInterrupt):  # again, while it is being ended
+                    wait([over], timeout=_INTERRUPT_EVERY_S)
             raise
 
     def execute(self, statement: duckdb.Statement) -> duckdb.DuckDBPyConnection:

@@ -12,7 +12,8 @@ from afd_model.inference.device import resolve_device
 from afd_model.training.export import CARD, CHECKPOINT
 from afd_model.training.loop import TrainingError
 from afd_model.training.training_state import STATE
-from jobs.command_line import EXIT_COMPLETE, parse
+from jobs.command_line import parse
+from jobs.exits import EXIT_COMPLETE
 from jobs.log import say
 from jobs.pool import CONTINUES
 from jobs.run_job import run_job

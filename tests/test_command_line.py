@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 import yaml
 
-from jobs.command_line import EXIT_USAGE, parse
+from jobs.command_line import parse
+from jobs.exits import EXIT_USAGE
 from jobs.settings import REQUIRED, LabelSettings, setting
 
 CONF = Path(__file__).parent.parent / "conf"

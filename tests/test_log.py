@@ -1,11 +1,17 @@
 """Lines for people, objects for programs."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from jobs.log import configure, counted, is_json, say
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +61,13 @@ def test_what_takes_long_says_how_far_it_is(
     monkeypatch.setattr("jobs.log._SAY_EVERY_S", 60.0)
     assert list(counted(["ab", "c"], len, 3)) == ["ab", "c"]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_log_that_takes_no_more_is_no_reason_to_stop() -> None:
+    program = "from jobs.log import configure, say; configure(); say('1'); say('2'); print('done')"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=full
+        )
+    assert (done.returncode, done.stdout) == (0, b"done\n")

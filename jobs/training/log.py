@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from afd_model.whole_file import replacing
+from jobs.log import say
 
 LOG = "log.jsonl"
 _POLL_S = 0.5
@@ -62,7 +62,7 @@ def shown_live(folder: Path, max_steps: int) -> Iterator[None]:
             for line in _lines(path):
                 if line not in shown:
                     shown.add(line)
-                    print(_for_people(json.loads(line), max_steps), file=sys.stderr, flush=True)
+                    say(_for_people(json.loads(line), max_steps))
             if last_time:
                 return
 

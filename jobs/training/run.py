@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +155,7 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     if settings.workers == 0:
         note_images(settings, ready)
     counts = f"{len(ready.training)} images to train on, {len(ready.held_out)} held out"
-    print(counts, file=sys.stderr, flush=True)
+    say(counts)
     folder = Path(settings.output)
     trainer = Trainer(ready.backbone, ready.afd, ready.options, device=device, folder=folder)
     trainer.resume()

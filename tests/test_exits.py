@@ -1,0 +1,104 @@
+"""How the command ends, as a process: its exit code, and not a word too many."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.exits import answer
+
+ROOT = Path(__file__).parents[1]
+# Of a job that leaves a thread, and something for the end: libraries do both.
+JOB = """
+import atexit, signal, sys, threading, time, types
+import jobs.cli
+job = types.ModuleType("jobs.doctor")
+def main(arguments):
+    {}
+    return 0
+job.main = main
+sys.modules["jobs.doctor"] = job
+sys.argv = ["afd", "doctor"]
+jobs.cli.command()
+"""
+
+
+def ended(ending: str, closing: str = "") -> subprocess.CompletedProcess[str]:
+    command = ["sh", "-c", f'"$@" {closing}', "sh", sys.executable, "-c", JOB.format(ending)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+
+def test_nothing_comes_after_the_end_of_a_job() -> None:
+    """Where a further Ctrl-C would have changed the exit code, and libraries have hung."""
+    thread = "threading.Thread(target=time.sleep, args=(60,)).start()"
+    callback = "atexit.register(print, 'after the end')"
+    done = ended(f"{thread}; {callback}; print('an answer'); return 1")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "an answer\n", "")
+
+
+def test_a_folder_that_is_gone_is_told_before_a_library_ends_the_process(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    program = f"import os, sys; os.chdir({str(here)!r}); os.rmdir({str(here)!r})\n{JOB}"
+    done = subprocess.run(
+        [sys.executable, "-c", program.format("pass")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "afd: the current folder has been removed: cd to another one\n"
+
+
+def test_an_interrupt_while_the_job_is_imported_is_told_in_one_line() -> None:
+    """The libraries of the command line take half a second: the command does without them."""
+    code = "import sys, jobs.cli; print('jsonargparse' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n"
+
+
+def test_an_interrupt_waits_until_a_module_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import signal, time\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+        "time.sleep(0.2)\n"
+        "print('imported')\n"
+    )
+    program = "from jobs.exits import imported; imported('slow')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "imported\n"  # in the end
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+
+
+@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nowhere(closing: str) -> None:
+    """What is opened does not become one of them, and what is said does not end the job."""
+    said = "print('an answer'); print('a line', file=sys.stderr)"
+    done = ended(f"{said}; return 10 + open(jobs.cli.os.devnull).fileno()", closing)
+    assert done.returncode == 10 + 3
+    assert done.stdout == ("" if ">&-" in closing.replace("2>&-", "") else "an answer\n")
+    assert done.stderr == ("" if "2>&-" in closing else "a line\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+    program = "from jobs.exits import answer\nfor n in range(3): answer(n)\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_answer_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(Path("a"))
+    assert capsys.readouterr() == ("a\n", "")
