@@ -46,7 +46,7 @@ _SWEEP_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is tried in turn."""
+    """One combination of the settings that may be swept."""
 
     workers: int | str
     threads: int | str

@@ -113,7 +113,8 @@ def main(arguments: Sequence[str]) -> int:
     return run_job(
         "afd label",
         lambda: _run(settings),
-        errors=(ClusterError,),  # before the first shard: it says what to do
+        # Raised before anything is labelled: there is no run yet that CONTINUES could speak of.
+        errors=(ClusterError,),
         continued="" if settings.dry_run else CONTINUES,
         log_format=settings.log_format,
         log_level=settings.log_level,

@@ -45,7 +45,7 @@ class Driver:
 class Presence:
     """This process's sign on an output folder. Use as a context manager.
 
-    name: of this driver, unlike every other's.
+    name: this driver's; no other has it.
     """
 
     def __init__(self, output: OutputFolder, *, refresh_s: float = REFRESH_S) -> None:
