@@ -82,20 +82,18 @@ def load_model(
     batch_size = settings.batch_size
     if batch_size == "auto":
         batch_size = _fitting_batch_size(device)
-    predictor, engine = _predictor(
-        partial(
-            Predictor,
-            AFDClassifier(backbone, afd),
-            device=device,
-            precision=precision,
-            top_k=settings.top_k,
-            flip_model=checkpoint.flip_model if checkpoint else None,
-            crop=geometry.crop,
-            num_images=batch_size,
-        ),
-        settings.engine,
-        fitting=_fitting_engine(device, images_to_label),
+    make = partial(
+        Predictor,
+        AFDClassifier(backbone, afd),
+        device=device,
+        precision=precision,
+        top_k=settings.top_k,
+        flip_model=checkpoint.flip_model if checkpoint else None,
+        crop=geometry.crop,
+        num_images=batch_size,
     )
+    fitting = _fitting_engine(device, images_to_label)
+    predictor, engine = _predictor(make, settings.engine, fitting=fitting)
     if precision != torch.float32:
         _check_precision(predictor, backbone.name, geometry.crop)
     options = replace(
@@ -129,7 +127,7 @@ def _decoder(geometry: Geometry, options: DecodeOptions) -> Decoder:
 
 
 def _fitting_batch_size(device: torch.device) -> int:
-    """A power of two that lets four workers share a GPU's memory."""
+    """In images; on CUDA a power of two that lets four workers share a GPU's memory."""
     if device.type == "cpu":
         return _CPU_BATCH_SIZE
     memory = torch.cuda.get_device_properties(device).total_memory

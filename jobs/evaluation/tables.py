@@ -120,16 +120,17 @@ def make_tables(
                     [hits[chosen] for hits in correct(outcomes[c], metric, target)]
                     for c in (*conditions, CLEAN)
                 ]
-                names = [condition_name(c) for c in conditions]
-                numbers = _rows(np.array(pairs, np.float64), resamples=resamples, seed=seed)
+                hits = np.array(pairs, np.float64)
+                names = [*map(condition_name, conditions), "mean", "clean"]
+                shares = _shares(hits, resamples=resamples, seed=seed)
                 rows += [
-                    TableRow(protocol.name, table, metric, name, int(chosen.sum()), *shares)
-                    for name, shares in zip((*names, "mean", "clean"), numbers, strict=True)
+                    TableRow(protocol.name, table, metric, name, int(chosen.sum()), *of_row)
+                    for name, of_row in zip(names, shares, strict=True)
                 ]
     return rows
 
 
-def _rows(hits: np.ndarray, *, resamples: int, seed: int) -> list[tuple[Share, ...]]:
+def _shares(hits: np.ndarray, *, resamples: int, seed: int) -> list[tuple[Share, ...]]:
     """(direct, afd, gain, recovered) of each condition, their mean, and clean.
 
     hits: (conditions + clean, 2, N), 1 where right.

@@ -89,6 +89,25 @@ def write_summary(
 
     records: of this run. began: when its command started, seconds since the epoch.
     """
+    summary = _summarise(output, run_id, records, began=began, exit_reason=exit_reason)
+    try:
+        output.write_json(SUMMARY, asdict(summary))
+    except (OSError, AccessError) as error:  # a full disk may be what ended the run
+        if summary.complete:
+            raise
+        say(f"{SUMMARY} is not written: {reason_of(error)}")
+    return summary
+
+
+def _summarise(
+    output: OutputFolder,
+    run_id: str,
+    records: Sequence[CommitRecord],
+    *,
+    began: float,
+    exit_reason: str,
+) -> Summary:
+    """See `write_summary`."""
     sizes = Plan(output).size.images_per_shard
     counts, failed = _audit(output, sizes, records)
     # What another driver committed first has a record, but no seconds of this run.
@@ -99,7 +118,7 @@ def write_summary(
     seconds: Counter[str] = Counter()
     for record in committed:
         seconds.update(record.seconds)
-    summary = Summary(
+    return Summary(
         run_id=run_id,
         output=output.location,
         exit_reason=FAILED if failed and exit_reason == COMPLETE else exit_reason,
@@ -115,13 +134,6 @@ def write_summary(
         seconds={stage: round(value, 3) for stage, value in sorted(seconds.items())},
         failed=failed,
     )
-    try:
-        output.write_json(SUMMARY, asdict(summary))
-    except (OSError, AccessError) as error:  # a full disk may be what ended the run
-        if summary.complete:
-            raise
-        say(f"{SUMMARY} is not written: {reason_of(error)}")
-    return summary
 
 
 def _audit(
