@@ -9,10 +9,10 @@ from typing import Any
 
 from jobs.quantities import count, decimal, degrees, duration, percent, size
 from jobs.reporting import charts
-from jobs.reporting.drawing import Chart
 from jobs.reporting.queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Findings, Row, Trust
 from jobs.reporting.run import Run, stage_totals
 from jobs.reporting.statistics import median
+from jobs.reporting.vega_lite import Chart
 from pipeline.records import STATUSES
 
 Card = tuple[str, str, str]  # value, name, note
