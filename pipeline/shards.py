@@ -38,7 +38,7 @@ ImagesPerShard = int | Literal["auto"]
 class PlanSize(NamedTuple):
     num_images: int
     num_shards: int
-    images_per_shard: tuple[int, ...]  # of each shard, in order
+    shard_sizes: tuple[int, ...]  # images in each shard, in order
 
 
 def is_part(name: str) -> bool:

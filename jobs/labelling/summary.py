@@ -56,7 +56,7 @@ class Summary:
 
 def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
     """The shards whose part exists. One listing, however many there are."""
-    present = output.changes(LABELS)
+    present = output.changed_at(LABELS)
     return {shard for shard in range(num_shards) if part_name(shard) in present}
 
 
@@ -108,7 +108,7 @@ def _summarise(
     exit_reason: str,
 ) -> Summary:
     """See `write_summary`."""
-    sizes = Plan(output).size.images_per_shard
+    sizes = Plan(output).size.shard_sizes
     counts, failed = _audit(output, sizes, records)
     # What another driver committed first has a record, but no seconds of this run.
     committed = [record for record in records if record.error is None and record.seconds]
