@@ -70,7 +70,7 @@ def finished_summary(output: OutputFolder) -> Summary | None:
 
 
 def _stored(output: OutputFolder) -> Summary | None:
-    """None too for one that is damaged or of another version: it is made anew from the parts."""
+    """None also where it is damaged or of another version: it is then made anew from the parts."""
     try:
         return Summary(**(output.read_json(SUMMARY) or {}))
     except (DamagedError, TypeError):
