@@ -131,7 +131,7 @@ def make_tables(
 
 
 def _shares(hits: np.ndarray, *, resamples: int, seed: int) -> list[tuple[Share, ...]]:
-    """(direct, afd, gain, recovered) of each condition, their mean, and clean.
+    """(direct, afd, gain, recovered) of each condition, of their mean, and of the clean pictures.
 
     hits: (conditions + clean, 2, N), 1 where right.
     """
@@ -156,6 +156,7 @@ def _with_mean(samples: np.ndarray) -> np.ndarray:
 
 
 def _columns(samples: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(S, rows, 2), clean last -> direct, afd, gain and recovered, (S, rows) each."""
     direct, afd = samples[..., 0], samples[..., 1]
     lost = direct[:, -1:] - direct
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -236,7 +237,12 @@ def _drift_row(
 def _over_images(
     statistic: Callable[[np.ndarray], float], count: int, *, num_images: int, seed: int
 ) -> Share:
-    """A statistic of outcomes, by their places; what is drawn is images, with all of theirs."""
+    """A statistic of `count` outcomes with its interval, by a bootstrap over images.
+
+    statistic: given places among the outcomes, which are `num_images` of one quality after the
+    other. An image that is drawn brings its outcomes under every quality, as they are not
+    independent.
+    """
     starts = np.arange(0, count, num_images)[:, None]
     spread = resampled(
         lambda images: statistic((starts + images).ravel()),
