@@ -102,16 +102,7 @@ def load_backbone(
     check_name(name)
     preprocessing = preprocessing_of(name, weights)
     kind = _weights_kind(name, weights)
-    if kind == "none":
-        module, resolved = _random(name), weights
-    elif kind == "file":
-        state = read_weights(weights)
-        with torch.device("meta"):
-            skeleton = _build(name)
-        module, resolved = _build(name, head_classes(state, skeleton)), weights
-        load_state(module, state, name, weights)
-    else:
-        module, resolved = _pretrained(name, weights)
+    module, resolved = _with_weights(name, kind, weights)
     module = module.eval().requires_grad_(requires_grad=False)
     stem = find_stem(module, preprocessing.crop, stem_layer, family=_family(name, module))
     if class_names == "auto":
@@ -224,6 +215,28 @@ def _build(name: str, classes: int = IMAGENET_CLASSES) -> nn.Module:
         # The published weights expect this input transform; off, they mislabel.
         extra = {"transform_input": True, "init_weights": True}
     return get_model_builder(name)(weights=None, num_classes=classes, **extra)
+
+
+def _with_weights(name: str, kind: str, weights: str) -> tuple[nn.Module, str]:
+    """The model with its weights, and what those are: a name, "none", or a file.
+
+    kind: see `_weights_kind`.
+    """
+    if kind == "none":
+        return _random(name), weights
+    if kind == "file":
+        return _from_file(name, weights), weights
+    return _pretrained(name, weights)
+
+
+def _from_file(name: str, path: str) -> nn.Module:
+    """The model with as many classes as the file's weights are for."""
+    state = read_weights(path)
+    with torch.device("meta"):
+        skeleton = _build(name)
+    module = _build(name, head_classes(state, skeleton))
+    load_state(module, state, name, path)
+    return module
 
 
 def _random(name: str) -> nn.Module:

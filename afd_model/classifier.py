@@ -37,6 +37,7 @@ def enhance_then_score(
 def _enhance_for_compiler(
     module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
 ) -> tuple[Tensor, Drift]:
+    """`enhance_then_score` in operators that suit OpenVINO."""
     enhanced, _ = module(features, dct)
     return enhanced, drift_by_convolutions(features, enhanced)
 
@@ -191,7 +192,7 @@ class AFDClassifier(nn.Module):
 class _Exchange:
     """Carries the DCT into the backbone, and the stem's features out of it.
 
-    Without a DCT the AFD-Module is not asked anywhere: that is the bare backbone.
+    Without a DCT no part of the AFD-Module is run: that is the bare backbone.
     """
 
     def __init__(self, afd: AFDModule | None) -> None:

@@ -41,8 +41,8 @@ def drift(features: Tensor, enhanced: Tensor) -> Drift:
 def drift_by_convolutions(features: Tensor, enhanced: Tensor) -> Drift:
     """What `drift` gives, in operators that suit OpenVINO; float32.
 
-    What it computes after the last convolution it computes in float32: by summing over the
-    channels with convolutions only maps of (B, H, W) are.
+    OpenVINO computes whatever follows the last convolution in float32. The sums over the channels
+    are convolutions, so that only maps of (B, H, W) follow, and none of (B, C, H, W).
     """
     ones = features.new_ones(1, features.shape[1], 1, 1)
     difference = enhanced - features

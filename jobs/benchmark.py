@@ -24,8 +24,8 @@ from afd_model.checkpoint import shipped_checkpoint
 from afd_model.inference.device import resolve_device
 from jobs.benchmark_settings import NO_RECORD, OWN, TEMPORARY, BenchmarkSettings
 from jobs.benchmarking.corpus import make_corpus
+from jobs.benchmarking.figures import Round, figures, table
 from jobs.benchmarking.machine import corpus_facts, machine_facts, software
-from jobs.benchmarking.report import Round, figures, table
 from jobs.benchmarking.stages import Stages
 from jobs.benchmarking.workers import Workers
 from jobs.command_line import parse
@@ -47,7 +47,7 @@ _SWEEP_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is tried in turn."""
+    """One combination of the settings that may be swept."""
 
     workers: int | str
     threads: int | str

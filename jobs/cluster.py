@@ -28,8 +28,8 @@ _START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
 _MAX_BLOCKS = 10_000  # Ray Data takes 5 to 10 kB of the driver's memory and 15 ms for each
 
-# The share of the calls its workers can take at once, from which on a pool grows. Ray's own, 1.75,
-# counts calls that wait in a queue, of which there are none here.
+# A pool grows when its workers are given this share of the calls that they can take at once. Ray's
+# default, 1.75, counts on calls that wait in a queue; there is no queue here.
 _FULL_POOL = 0.875
 
 _THREADS_END_S = 5.0
@@ -110,7 +110,7 @@ def _connect(options: dict[str, Any]) -> None:
         except Exception as error:  # Ray raises no type of its own for this
             _kill(set(psutil.Process().children()) - children)
             if address != "local":
-                reason = one_line(error)  # what differs between this Ray and that one has two lines
+                reason = one_line(error)  # where Ray's versions differ it has two lines
                 raise ClusterError(
                     f"cannot join the Ray cluster at {address!r}: {reason}"
                 ) from error
@@ -243,12 +243,12 @@ def _run_here(
             min_size=pool.num_workers,
             max_size=max(pool.num_workers, pool.max_workers),
             max_concurrent_calls_per_actor=shards_at_once,
-            # Ray would queue as many again, which at the end others had nothing to do for.
+            # Ray would queue as many again on each worker, while others stand idle at the end.
             max_tasks_in_flight_per_actor=shards_at_once,
             enable_true_multi_threading=shards_at_once > 1,
         ),
     )
-    # Not `iter_rows`: where it is broken off its threads go on, for nobody knows how long.
+    # Not `iter_rows`: its threads go on after it is abandoned, for an unknown time.
     with _threads_ended():
         for bundle in records.iter_internal_ref_bundles():
             for table in ray.get(list(bundle.block_refs)):

@@ -125,29 +125,37 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
     _respell_print_config(parser)
     hints = typing.get_type_hints(settings_class)
     for field in dataclasses.fields(settings_class):
-        required = field.default is dataclasses.MISSING
-        name = field.name if field.name in positional else flag_of(field.name)
-        extra: dict[str, Any] = {} if required else {"default": field.default}
-        hint = hints[field.name]
-        if typing.get_origin(hint) is tuple:  # Several values: --quality 7 10 15
-            hint = typing.get_args(hint)[0]
-            extra["nargs"] = "+"
-            if not required:
-                extra["default"] = list(extra["default"])
-        if field.name in positional and not required:
-            extra["nargs"] = "?"
-        if hint is bool:  # --figures, --no-figures
-            extra["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
-        else:
-            extra["type"] = hint
-        if field.name in positional:
-            extra["metavar"] = field.name.upper()
-        elif not (hint is bool or _is_choice(hint)):
-            extra["metavar"] = _placeholder(hint)
-        if required and field.name not in positional:
-            extra["required"] = True
-        parser.add_argument(name, help=field.metadata["help"], **extra)
+        by_place = field.name in positional
+        name = field.name if by_place else flag_of(field.name)
+        options = _argument_options(field, hints[field.name], by_place=by_place)
+        parser.add_argument(name, help=field.metadata["help"], **options)
     return parser
+
+
+def _argument_options(
+    field: dataclasses.Field[Any], hint: Any, *, by_place: bool
+) -> dict[str, Any]:
+    """What `add_argument` is told of a setting. by_place: it is given without a flag."""
+    required = field.default is dataclasses.MISSING
+    options: dict[str, Any] = {} if required else {"default": field.default}
+    if typing.get_origin(hint) is tuple:  # Several values: --quality 7 10 15
+        hint = typing.get_args(hint)[0]
+        options["nargs"] = "+"
+        if not required:
+            options["default"] = list(options["default"])
+    if by_place and not required:
+        options["nargs"] = "?"
+    if hint is bool:  # --figures, --no-figures
+        options["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
+    else:
+        options["type"] = hint
+    if by_place:
+        options["metavar"] = field.name.upper()
+    elif not (hint is bool or _is_choice(hint)):
+        options["metavar"] = _placeholder(hint)
+    if required and not by_place:
+        options["required"] = True
+    return options
 
 
 def parse(

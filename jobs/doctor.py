@@ -75,7 +75,10 @@ def _trial(name: str, function: str) -> Check:
 
 
 def _table(checks: Iterator[Check]) -> list[Check]:
-    """A line each, as soon as it is known: a library that kills the process is the next one."""
+    """Print a line for each check as soon as it is known, and the verdict; returns the checks.
+
+    If a library kills the process, it is the one whose line would have come next.
+    """
     found = []
     for check in checks:
         answer(f"{check.name:<{NAME_WIDTH}}{line(check)}")

@@ -21,7 +21,7 @@ from jobs.evaluation.angles import (
     points_table,
     summaries,
 )
-from jobs.evaluation.run import Evaluation, measure
+from jobs.evaluation.measure import Evaluation, measure
 from jobs.evaluation.tables import (
     DriftRow,
     TableRow,

@@ -72,7 +72,7 @@ def _label(
     if not others:
         output.clean()
     record = join_run(output, settings, presence)
-    sizes = Plan(output).size.images_per_shard
+    sizes = Plan(output).size.shard_sizes
     done = committed_shards(output, len(sizes))
     if done:
         say(f"continuing: {len(done)} of {len(sizes)} shards are labelled already")
@@ -114,7 +114,8 @@ def main(arguments: Sequence[str]) -> int:
     return run_job(
         "afd label",
         lambda: _run(settings),
-        errors=(ClusterError,),  # before the first shard: it says what to do
+        # Raised before anything is labelled: there is no run yet that CONTINUES could speak of.
+        errors=(ClusterError,),
         continued="" if settings.dry_run else CONTINUES,
         log_format=settings.log_format,
         log_level=settings.log_level,

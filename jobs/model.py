@@ -23,11 +23,12 @@ from pipeline.error_text import one_line
 from pipeline.pixels.geometry import Geometry
 
 _CPU_BATCH_SIZE = 32
-_MOST_ON_GPU = 256  # more gain nothing
-# What four workers take for each image of a batch, decoded and in ResNet-50, and beside that.
-_GPU_BYTES_PER_IMAGE, _GPU_BYTES_BESIDE = 80 << 20, 4 << 30
-# A device's fastest engine, and from how many images on a worker makes up for what it takes longer
-# to start: Inductor some 15 s, OpenVINO 3.
+_MOST_ON_GPU = 256  # images in a batch; larger batches are no faster
+# GPU memory of four workers together: for each image of one batch, decoded and in ResNet-50, and
+# what does not depend on the batch.
+_GPU_BYTES_PER_IMAGE, _GPU_BYTES_FIXED = 80 << 20, 4 << 30
+# A device's fastest engine, and from how many images per worker on it saves more time than its
+# longer start costs (Inductor some 15 s, OpenVINO 3).
 _FASTEST: dict[str, tuple[Engine, int]] = {
     "cuda": ("inductor", 25_000),
     "cpu": ("openvino", 10_000),
@@ -81,20 +82,18 @@ def load_model(
     batch_size = settings.batch_size
     if batch_size == "auto":
         batch_size = _fitting_batch_size(device)
-    predictor, engine = _predictor(
-        partial(
-            Predictor,
-            AFDClassifier(backbone, afd),
-            device=device,
-            precision=precision,
-            top_k=settings.top_k,
-            flip_model=checkpoint.flip_model if checkpoint else None,
-            crop=geometry.crop,
-            num_images=batch_size,
-        ),
-        settings.engine,
-        fitting=_fitting_engine(device, images_to_label),
+    make = partial(
+        Predictor,
+        AFDClassifier(backbone, afd),
+        device=device,
+        precision=precision,
+        top_k=settings.top_k,
+        flip_model=checkpoint.flip_model if checkpoint else None,
+        crop=geometry.crop,
+        num_images=batch_size,
     )
+    fitting = _fitting_engine(device, images_to_label)
+    predictor, engine = _predictor(make, settings.engine, fitting=fitting)
     if precision != torch.float32:
         _check_precision(predictor, backbone.name, geometry.crop)
     options = replace(
@@ -128,11 +127,11 @@ def _decoder(geometry: Geometry, options: DecodeOptions) -> Decoder:
 
 
 def _fitting_batch_size(device: torch.device) -> int:
-    """A power of two that lets four workers share a GPU's memory."""
+    """In images; on CUDA a power of two that lets four workers share a GPU's memory."""
     if device.type == "cpu":
         return _CPU_BATCH_SIZE
     memory = torch.cuda.get_device_properties(device).total_memory
-    most = max(1, (memory - _GPU_BYTES_BESIDE) // _GPU_BYTES_PER_IMAGE)
+    most = max(1, (memory - _GPU_BYTES_FIXED) // _GPU_BYTES_PER_IMAGE)
     return min(_MOST_ON_GPU, 1 << (most.bit_length() - 1))
 
 
@@ -157,14 +156,14 @@ def _predictor(
         return make(engine=fitting), fitting
     except (ValueError, torch.OutOfMemoryError) as error:
         reason = str(error)
-    # Out here: the error's traceback holds what was already on the device.
+    # Not in the except block: there the traceback keeps the failed predictor's memory alive.
     predictor = make(engine="torch")
     predictor.notice = f"labelling without {_ENGINE_NAMES[fitting]}, more slowly: {reason}"
     return predictor, "torch"
 
 
 def _check_precision(predictor: Predictor, name: str, crop: int) -> None:
-    """Some models mix dtypes: found out here, not by the first shard's failing three times."""
+    """Raise ValueError where the model mixes dtypes, or the first shard would fail three times."""
     blank = torch.zeros(1, 3, crop, crop), torch.zeros(1, DCT_CHANNELS, crop // 8, crop // 8)
     try:
         predictor(*blank)

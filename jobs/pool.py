@@ -10,8 +10,10 @@ from jobs.log import say
 from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 
-# Behind the reason of what ended a run, where it is no mistake in the command.
+# Follows the reason why a run ended, unless that is a mistake in the command.
 CONTINUES = "; the same command continues the run"
+_MOST_PER_GPU = 4  # workers
+_LEAST_CORES = 2  # of a worker that shares a GPU
 
 
 class ClusterError(RuntimeError):
@@ -122,26 +124,25 @@ def make_pool(
     return Pool(count, count, num_cpus, num_gpus)
 
 
-MOST_PER_GPU = 4
-_LEAST_CORES = 2  # of a worker that shares a GPU
-
-
 def workers_on_gpu(num_cpus: int) -> int:
     """How many workers share a GPU that has so many cores to itself."""
-    return max(1, min(MOST_PER_GPU, num_cpus // _LEAST_CORES))
+    return max(1, min(_MOST_PER_GPU, num_cpus // _LEAST_CORES))
 
 
 def _sharing(nodes: Sequence[Node], cpus_per_worker: int | None, workers: int | None) -> int:
-    """Workers a GPU. No more than are asked for: Ray would put them all on the first."""
+    """Workers per GPU: no more than are asked for, or Ray would put them all on the first GPU."""
     gpus = sum(node.gpus for node in nodes)
     cores = _share_of_cores(nodes, 1)
     most = cores // cpus_per_worker if cpus_per_worker else workers_on_gpu(cores)
-    asked = -(-workers // max(1, gpus)) if workers else MOST_PER_GPU
-    return max(1, min(MOST_PER_GPU, most, asked))
+    asked = -(-workers // max(1, gpus)) if workers else _MOST_PER_GPU
+    return max(1, min(_MOST_PER_GPU, most, asked))
 
 
 def _share_of_cores(nodes: Sequence[Node], sharing: int) -> int:
-    """Cores a worker: its share of a GPU's of its own node, where a GPU has least; 1 without."""
+    """Cores per worker: a GPU's share of its node's, divided among its workers; 1 without GPUs.
+
+    Of nodes that differ, the one with the fewest cores per GPU decides.
+    """
     shares = [node.cpus // (node.gpus * sharing) for node in nodes if node.gpus and sharing]
     return max(1, min(shares, default=1))
 

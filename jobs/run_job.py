@@ -23,9 +23,9 @@ def run_job(
 ) -> int:
     """The exit code that `job` returns; `EXIT_FAILED` when it is interrupted or cannot go on.
 
-    errors: its own whose text is all there is to say, as a user's mistake's and a disk's is.
-    continued: `CONTINUES` where the same command goes on after an interrupt, a store that lets
-    nobody in, or a cluster that gave up.
+    errors: further types whose text is the whole message, as it is of ValueError and OSError.
+    continued: `CONTINUES` for a job that the same command continues; it is added to the message
+    after an interrupt, an AccessError or a ClusterError.
     Any other error is a defect, and keeps its traceback.
     """
     configure(log_format, log_level)

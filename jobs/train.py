@@ -20,7 +20,7 @@ from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings, versions
 from jobs.train_settings import TrainSettings
 from jobs.training.log import share, shown_live
-from jobs.training.run import note_images, prepare, run_worker
+from jobs.training.worker import note_images, prepare, run_worker
 from pipeline.output import RUN, OutputError, OutputFolder
 from pipeline.pairs.training_data import Rank
 

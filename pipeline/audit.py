@@ -21,8 +21,8 @@ _THREADS = 4
 def damaged_parts(output: OutputFolder) -> Iterator[tuple[int, str]]:
     """Read every part that exists in full; yields (shard, what is wrong) of the bad ones.
 
-    Pages are held against their checksums, the URIs against the plan's, and the rows' statuses
-    against the counts that were written with them. Raises OutputError when the plan is damaged;
+    Pages are compared with their checksums, the URIs with the plan's, and the rows' statuses with
+    the counts that were written with them. Raises OutputError when the plan is damaged;
     OSError or AccessError when the output cannot be read, which says nothing of its parts.
     """
     plan = Plan(output)

@@ -34,7 +34,7 @@ from pipeline.rescue import (
 )
 from pipeline.stage_clock import StageClock
 
-# In batches that are not in use yet: a CPU's are of whole pictures, three bytes a pixel.
+# In the batches decoded ahead: on a CPU these hold whole pictures, three bytes a pixel.
 _MOST_PIXELS_AHEAD = 128_000_000
 _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
@@ -43,7 +43,7 @@ _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC
 class DecodeOptions:
     """Where and how to decode.
 
-    device: "cpu", or "cuda" for DALI's mixed decoder.
+    device: "cpu", or "cuda" for DALI's mixed decoder; device_id: the CUDA device's number.
     batch_size: images per batch; prefetch_batches: batches decoded ahead of the one in use.
     num_threads: DALI's CPU threads (on CUDA they do the Huffman decoding).
     dtype: of the normalised pixels, any floating one.
@@ -136,7 +136,7 @@ class Decoder:
         self._rgb = torch.empty(count if self._resample else 0, side, side, 3, dtype=torch.uint8)
         self._normalize = Normalize(geometry, options.dtype, device)
         # DALI does not wait for PyTorch's stream before it writes to an output again.
-        self._read = torch.cuda.Event() if cuda else None
+        self._outputs_read = torch.cuda.Event() if cuda else None
         self._pixels = torch.empty(count, side, side, 3, dtype=options.dtype, device=device)
         transform = BlockDctByOneProduct(side, device) if cuda else BlockDct(side)
         self._block_dct = transform if options.dct else None
@@ -146,7 +146,7 @@ class Decoder:
             memory_format=torch.channels_last if cuda else torch.contiguous_format,
         )
         self._in_flight: deque[list[EncodedImage]] = deque()
-        self._sound = [sound_picture()]
+        self._sound_batch = [sound_picture()]
         self._pipeline = _graph(
             geometry,
             options,
@@ -186,11 +186,11 @@ class Decoder:
                     self._blame(batch, error, retries)
                     continue
                 try:
-                    if batch is not self._sound:
+                    if batch is not self._sound_batch:
                         yield self._decoded(batch, outputs, clock)
                 finally:
-                    if self._read is not None:
-                        self._read.synchronize()
+                    if self._outputs_read is not None:
+                        self._outputs_read.synchronize()
                     del outputs
                     self._pipeline.release_outputs()
         finally:
@@ -204,7 +204,7 @@ class Decoder:
         A sound picture that is fed after it tells an image's fault from the machine's.
         """
         message = str(error)
-        if batch is self._sound:
+        if batch is self._sound_batch:
             raise machine_fault(error) from error
         if not is_refusal(message):
             raise error
@@ -212,8 +212,8 @@ class Decoder:
             retries.extend(split_refused(batch, message))
             return
         give_up(batch[0], message)
-        if not any(waiting is self._sound for waiting in retries):
-            retries.append(self._sound)
+        if not any(waiting is self._sound_batch for waiting in retries):
+            retries.append(self._sound_batch)
 
     def _may_feed(self) -> bool:
         if self._resample and sum(map(num_pixels, self._in_flight)) > _MOST_PIXELS_AHEAD:
@@ -238,8 +238,8 @@ class Decoder:
             dct = self._dct[: len(batch)]
             if self._block_dct is not None:
                 self._block_dct(rgb, out=dct)
-        if self._read is not None:
-            self._read.record(torch.cuda.current_stream(rgb.device))
+        if self._outputs_read is not None:
+            self._outputs_read.record(torch.cuda.current_stream(rgb.device))
         return DecodedBatch(batch, pixels, dct)
 
     def _placed(self, pictures: Any, count: int) -> torch.Tensor:

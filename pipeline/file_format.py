@@ -1,4 +1,4 @@
-"""What kind of file some bytes are, by their content: for messages about what is no JPEG."""
+"""What kind of file some bytes are, by the first of them."""
 
 _MAGIC = (
     (b"\xff\xd8", "jpeg"),
@@ -36,7 +36,8 @@ _TEXT_MAGIC = (
 def sniff_format(data: bytes) -> str | None:
     """Name a file's format by its first bytes: "jpeg", "png", "html", …, "empty"; None if unknown.
 
-    Made for messages ("a PNG named .jpg"); it does not prove that the rest of the file is sound.
+    It decides what `screen` passes on to the decoder and what messages call the rest; it does not
+    prove that what follows those bytes is sound.
     """
     if not data:
         return "empty"

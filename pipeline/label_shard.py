@@ -25,11 +25,11 @@ from pipeline.stage_clock import StageClock
 class LabelledShard:
     """table: one row an image, `records.SCHEMA`. counts: rows per status.
 
-    began_at: when the first images were decoded, seconds since the epoch.
+    began_at: when its first images were asked for, seconds since the epoch.
     seconds: where the shard's time went. `read`, `decode` (waiting for either; on a CPU resampling
     too), `dct`, `model` and `rows` add up to the shard's wall time; `read_busy` and `screen_busy`
-    are the reading threads'.
-    mean_ready: images that lay read and screened when the decoder took the next ones.
+    are seconds of the reading threads, which work beside it.
+    mean_ready: mean number of images read and screened, but not yet taken by the decoder.
     """
 
     table: pa.Table

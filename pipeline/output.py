@@ -106,13 +106,13 @@ class OutputFolder:
         """A local file to write to, which becomes the named one when the block succeeds."""
         return self._store.staged(name)
 
-    def show(self, name: str, data: bytes) -> None:
-        """Renew a small file's time of change; write the file where it is missing."""
-        self._store.show(name, data)
+    def touch(self, name: str, data: bytes) -> None:
+        """Set a small file's time of change to now; write the file where it is missing."""
+        self._store.touch(name, data)
 
-    def changes(self, folder: str) -> dict[str, float]:
-        """The files right in a folder, and when each was changed, by the storage's own clock."""
-        return self._store.changes(folder)
+    def changed_at(self, folder: str) -> dict[str, float]:
+        """Name -> when it changed, by the storage's own clock; of the files right in a folder."""
+        return self._store.changed_at(folder)
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError, another OSError, AccessError."""
@@ -171,7 +171,7 @@ class OutputFolder:
         return attempt
 
     def end_attempts(self, name: str) -> None:
-        markers = self.changes(ATTEMPTS)
+        markers = self.changed_at(ATTEMPTS)
         for marker in markers:
             if marker.rpartition(".")[0] == name:
                 self.remove(f"{ATTEMPTS}/{marker}")

@@ -45,7 +45,7 @@ class Driver:
 class Presence:
     """This process's sign on an output folder. Use as a context manager.
 
-    name: of this driver, unlike every other's.
+    name: this driver's; no other has it.
     """
 
     def __init__(self, output: OutputFolder, *, refresh_s: float = REFRESH_S) -> None:
@@ -58,7 +58,7 @@ class Presence:
         self._thread = threading.Thread(target=self._refresh, name="presence", daemon=True)
 
     def __enter__(self) -> Self:
-        self._show()
+        self._renew()
         self._thread.start()
         return self
 
@@ -78,32 +78,32 @@ class Presence:
 
         Ages are differences of the storage's own clock, so hosts' clocks may disagree.
         """
-        self._show()
-        shown_at = self._output.changes(DRIVERS)
-        now = shown_at.pop(self._sign, time.time())
+        self._renew()
+        renewed_at = self._output.changed_at(DRIVERS)
+        now = renewed_at.pop(self._sign, time.time())
         found = []
-        for sign, shown in shown_at.items():
+        for sign, renewed in renewed_at.items():
             try:
                 driver = Driver(**json.loads(self._output.read(f"{DRIVERS}/{sign}")))
             except FileNotFoundError:  # it has just ended
                 continue
             except (ValueError, TypeError):  # it has just begun
                 continue
-            if now - shown > silent_s or _is_gone(driver):
+            if now - renewed > silent_s or _is_gone(driver):
                 self._output.remove(f"{DRIVERS}/{sign}")
             else:
                 found.append(driver)
         return found
 
-    def _show(self) -> None:
+    def _renew(self) -> None:
         """Also for one that was taken for dead by another driver, after a long stop."""
         data = json.dumps(asdict(self._driver)).encode("utf-8")
-        self._output.show(f"{DRIVERS}/{self._sign}", data)
+        self._output.touch(f"{DRIVERS}/{self._sign}", data)
 
     def _refresh(self) -> None:
         while not self._ended.wait(self._refresh_s):
             with suppress(OSError, AccessError):  # the next refresh may get through
-                self._show()
+                self._renew()
 
 
 def _is_gone(driver: Driver) -> bool:

@@ -51,13 +51,13 @@ def is_refusal(message: str) -> bool:
 
 
 def passes_header_check(image: EncodedImage) -> bool:
-    """Whether DALI takes a decodable image's header; where not, the image is given up.
+    """Whether DALI accepts the header of a decodable image; one that it refuses is given up here.
 
-    But for a JPEG with stray bytes between its segments, which is taken without them.
+    A JPEG with stray bytes between its segments loses those bytes, is flagged and accepted.
 
-    DALI 2.4 reads the headers of a batch in several threads. Where the last of their shares holds
-    one that it refuses, it does not wait for the others, which go on with memory that is no longer
-    theirs: the process dies. What it refuses later it refuses in good order.
+    DALI 2.4 reads the headers of a batch in several threads, each a share of them. If it refuses
+    one in the last share, it does not wait for the other threads, which go on with memory that has
+    been freed: the process dies. What it refuses after the headers costs only an exception.
 
     Raises RuntimeError when a sound picture's header is refused too.
     """

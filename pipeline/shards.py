@@ -28,9 +28,9 @@ PLAN_SCHEMA = pa.schema(
     ]
 )
 
-# What "auto" makes of a collection: so many shards, as far as they are neither tiny nor huge.
+# With "auto": this many shards, unless they would be smaller or larger than the sizes below.
 _SHARDS = 64
-_FEWEST, _MOST = 100, 2000  # images in one
+_FEWEST, _MOST = 100, 2000  # images in a shard
 
 ImagesPerShard = int | Literal["auto"]
 
@@ -38,7 +38,7 @@ ImagesPerShard = int | Literal["auto"]
 class PlanSize(NamedTuple):
     num_images: int
     num_shards: int
-    images_per_shard: tuple[int, ...]  # of each shard, in order
+    shard_sizes: tuple[int, ...]  # images in each shard, in order
 
 
 def is_part(name: str) -> bool:
@@ -62,9 +62,12 @@ def part_name(shard: int) -> str:
 def cut(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Iterator[list[ImageRef]]:
     """Runs of at most `images_per_shard` references; an archive never shares a shard.
 
-    images_per_shard: "auto": 100 to 2000, so that a small collection gives many workers something
-        to do; it depends on the collection alone, of which 128,000 references are held at first.
-    Otherwise one run is held at a time. Their concatenation is the input, in its order.
+    The runs one after the other are the input, in its order.
+
+    images_per_shard: a number: one run is held in memory at a time. "auto": 100 to 2000, so that a
+        small collection gives many workers something to do; it depends on the collection alone,
+        of which the first 128,000 references are held.
+    Raises ValueError for a number below 1.
     """
     if isinstance(images_per_shard, int):
         size = images_per_shard

@@ -19,7 +19,7 @@ from pipeline.records import SCHEMA, STATUSES, EncodedImage, Predictions, Shard
 from pipeline.shards import part_file, part_name
 
 FACTS_KEY = b"afd"  # the key of a part's own facts, JSON, in its Parquet metadata
-# Of values that repeat. A dictionary of values that do not costs as much as the values do.
+# The columns whose values repeat; for others a dictionary would cost as much as the values.
 _DICTIONARIES = (
     *("shard", "status", "error", "width", "height"),
     *("jpeg_quality", "jpeg_quality_error", "jpeg_subsampling", "jpeg_components"),
@@ -29,7 +29,7 @@ _DICTIONARIES = (
 PARQUET_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "use_dictionary": list(_DICTIONARIES),
-    "write_page_checksum": True,  # what `pipeline.audit` finds a flipped bit by
+    "write_page_checksum": True,  # by which `pipeline.audit` finds a flipped bit
 }
 # Column -> the attribute of `Predictions` that fills it.
 _PREDICTED = {

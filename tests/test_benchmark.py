@@ -11,7 +11,7 @@ from jpegs import encode, photo
 
 from afd_model.stage_correction import StageCorrection
 from jobs.benchmark import main
-from jobs.benchmarking.report import (
+from jobs.benchmarking.figures import (
     Round,
     cpu_speed_of_light,
     figures,

@@ -65,7 +65,7 @@ import sys
 import torch.distributed as dist
 from jobs.command_line import parse
 from jobs.train_settings import TrainSettings
-from jobs.training.run import run_worker
+from jobs.training.worker import run_worker
 from pipeline.pairs.training_data import Rank
 
 rank = int(sys.argv[1])

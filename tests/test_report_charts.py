@@ -10,9 +10,9 @@ from outputs import Made, rewrite, write_output
 from jobs.labels_view import connect, list_parts
 from jobs.reporting import charts, compare_charts
 from jobs.reporting.compare import BEFORE, Comparison, compare
-from jobs.reporting.drawing import Chart
 from jobs.reporting.queries import NOW, Findings, Trust, find, load
 from jobs.reporting.run import Run, read_run
+from jobs.reporting.vega_lite import Chart
 from pipeline.output import OutputFolder
 
 TRUST = Trust()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobs.reporting.drawing import Chart
 from jobs.reporting.page import _script_text, render
+from jobs.reporting.vega_lite import Chart
 
 HOSTILE = "<img src=x onerror=alert(1)>.jpg"
 SPEC = {"mark": "bar", "data": {"values": [{"name": "</script><script>alert(1)</script>"}]}}

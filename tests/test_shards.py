@@ -90,7 +90,7 @@ def test_the_plan_gives_back_what_was_put_in(
     assert size == plan.size
     assert size.num_images == len(refs)
     assert size.num_shards == len(expected)
-    assert size.images_per_shard == tuple(map(len, expected))
+    assert size.shard_sizes == tuple(map(len, expected))
     for index, run in enumerate(expected):
         shard = plan.shard(index)
         assert (shard.index, list(shard.refs)) == (index, run)

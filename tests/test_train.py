@@ -18,9 +18,9 @@ from afd_model.checkpoint import load_checkpoint
 from jobs.pool import ClusterError
 from jobs.train import main
 from jobs.train_settings import TrainSettings
-from jobs.training import run
+from jobs.training import worker
 from jobs.training.log import LOG, TrainingLog
-from jobs.training.run import prepare
+from jobs.training.worker import prepare
 from pipeline.pairs.training_data import PairLoader
 from pipeline.records import ImageRef
 
@@ -116,7 +116,7 @@ def test_the_flip_model_sees_training_images_from_all_over(
             lists.append(list(refs))
             super().__init__(refs, *rest, **named)
 
-    monkeypatch.setattr(run, "PairLoader", Noted)
+    monkeypatch.setattr(worker, "PairLoader", Noted)
     assert train(sound, tmp_path, "--max-steps", "1", "--flip-images", "3") == 0
     training, held_out, fitted_too = lists
     assert (len(training), len(held_out)) == (11, 5)

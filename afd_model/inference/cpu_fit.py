@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from afd_model.classifier import AFDClassifier
 
 # Measured on two cores with 1 MiB of second-level cache each and 32 MiB shared (docs/speed.md).
-# With fewer images, what PyTorch does once a layer is a larger share; of more the maps do not fit.
+# With fewer images PyTorch's fixed cost per layer weighs more; with more the maps do not fit.
 _MIB = 1 << 20
 _LARGEST_MAPS_BYTES = 16 * _MIB
 _STEM_MAPS_BYTES = 13 * _MIB // 2

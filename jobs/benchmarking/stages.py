@@ -2,7 +2,7 @@
 
 On a CPU each stage has one thread, as in the label job's workers, and its cost is processor time,
 which other work on the machine disturbs little. On CUDA it is the time that passes until the device
-is done, and all workers decode at a time: so they do in the job.
+is done, and all workers decode at the same time, as they do in the job.
 """
 
 from __future__ import annotations

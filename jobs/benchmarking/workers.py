@@ -159,7 +159,7 @@ class _LabelledShare(NamedTuple):
 
 
 def _label(shards: Iterable[int]) -> _LabelledShare:
-    """Waits for the other workers, so that each has a share, and labels as the job does."""
+    """Waits for the other workers, or one could take two shares; then labels as the job does."""
     assert _labeler is not None
     _all_ready.wait(_START_TIMEOUT_S)
     began = time.process_time()

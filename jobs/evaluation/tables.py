@@ -120,17 +120,18 @@ def make_tables(
                     [hits[chosen] for hits in correct(outcomes[c], metric, target)]
                     for c in (*conditions, CLEAN)
                 ]
-                names = [condition_name(c) for c in conditions]
-                numbers = _rows(np.array(pairs, np.float64), resamples=resamples, seed=seed)
+                hits = np.array(pairs, np.float64)
+                names = [*map(condition_name, conditions), "mean", "clean"]
+                shares = _shares(hits, resamples=resamples, seed=seed)
                 rows += [
-                    TableRow(protocol.name, table, metric, name, int(chosen.sum()), *shares)
-                    for name, shares in zip((*names, "mean", "clean"), numbers, strict=True)
+                    TableRow(protocol.name, table, metric, name, int(chosen.sum()), *of_row)
+                    for name, of_row in zip(names, shares, strict=True)
                 ]
     return rows
 
 
-def _rows(hits: np.ndarray, *, resamples: int, seed: int) -> list[tuple[Share, ...]]:
-    """(direct, afd, gain, recovered) of each condition, their mean, and clean.
+def _shares(hits: np.ndarray, *, resamples: int, seed: int) -> list[tuple[Share, ...]]:
+    """(direct, afd, gain, recovered) of each condition, of their mean, and of the clean pictures.
 
     hits: (conditions + clean, 2, N), 1 where right.
     """
@@ -155,6 +156,7 @@ def _with_mean(samples: np.ndarray) -> np.ndarray:
 
 
 def _columns(samples: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(S, rows, 2), clean last -> direct, afd, gain and recovered, (S, rows) each."""
     direct, afd = samples[..., 0], samples[..., 1]
     lost = direct[:, -1:] - direct
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -235,7 +237,12 @@ def _drift_row(
 def _over_images(
     statistic: Callable[[np.ndarray], float], count: int, *, num_images: int, seed: int
 ) -> Share:
-    """A statistic of outcomes, by their places; what is drawn is images, with all of theirs."""
+    """A statistic of `count` outcomes with its interval, by a bootstrap over images.
+
+    statistic: given places among the outcomes, which are `num_images` of one quality after the
+    other. An image that is drawn brings its outcomes under every quality, as they are not
+    independent.
+    """
     starts = np.arange(0, count, num_images)[:, None]
     spread = resampled(
         lambda images: statistic((starts + images).ravel()),

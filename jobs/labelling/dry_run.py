@@ -1,4 +1,4 @@
-"""`afd label --dry-run`: what a run would come to, from the listing and a short probe."""
+"""`afd label --dry-run`: how large a run would be, from the listing and a short probe."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def dry_run(settings: LabelSettings) -> str:
 
 def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listing:
     """Counts a collection in one pass; holds as much of it in memory as `cut` does."""
-    luck, sample = random.Random(0), list[ImageRef]()
+    rng = random.Random(0)
+    sample: list[ImageRef] = []
     num_images = num_shards = num_bytes = 0
     all_known = True
     for shard in cut(refs, images_per_shard):
@@ -69,7 +70,7 @@ def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listin
             # Vitter's algorithm R: every image is in the sample with the same probability.
             if len(sample) < _PROBED_IMAGES:
                 sample.append(ref)
-            elif (place := luck.randrange(num_images)) < _PROBED_IMAGES:
+            elif (place := rng.randrange(num_images)) < _PROBED_IMAGES:
                 sample[place] = ref
     return Listing(num_images, num_shards, num_bytes if all_known else None, tuple(sample))
 

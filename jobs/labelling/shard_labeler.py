@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SHARDS_AT_ONCE = 2
 EXIT_DEVICE_LOST = 70  # EX_SOFTWARE
-_RELEASE_EVERY_S = 30  # of free memory: a thousandth of the time
+_RELEASE_EVERY_S = 30  # to give free memory back takes a thousandth of this
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class ShardLabeler:
         return f"{part_name(shard)}.{self._driver}"
 
     def _labelled(self, shard: int) -> LabelledShard | None:
-        """Read the shard's images ahead until it is its turn; None: no attempt is left."""
+        """Read the shard's images ahead until it is its turn. None: see `_turn`."""
         planned = self.plan.shard(shard)
         with closing(self._reading(planned)) as reading:
             self._in_hand.add(reading)
@@ -226,9 +226,10 @@ class ShardLabeler:
                 self._in_hand.discard(reading)
 
     def _turn(self, shard: Shard, reading: ReadAhead) -> LabelledShard | None:
-        """The attempts are counted on storage: those in which the whole process died count too.
+        """Label a shard whose turn it is; None: no attempt is left, or the worker is stopping.
 
-        But not for a shard that was only waiting for its turn.
+        Attempts are counted on storage, so that one in which the whole process dies counts too. It
+        begins here: a shard that was only waiting for its turn has used none up.
         """
         if self._stopping:
             return None
@@ -256,7 +257,7 @@ class ShardLabeler:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """A full disk would cost every shard that is left its labelling: it ends the run."""
+        """Around a write: a full disk ends the run, or the rest would be labelled in vain."""
         try:
             yield
         except (OSError, AccessError) as error:

@@ -56,7 +56,7 @@ class Summary:
 
 def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
     """The shards whose part exists. One listing, however many there are."""
-    present = output.changes(LABELS)
+    present = output.changed_at(LABELS)
     return {shard for shard in range(num_shards) if part_name(shard) in present}
 
 
@@ -70,7 +70,7 @@ def finished_summary(output: OutputFolder) -> Summary | None:
 
 
 def _stored(output: OutputFolder) -> Summary | None:
-    """None too for one that is damaged or of another version: it is made anew from the parts."""
+    """None also where it is damaged or of another version: it is then made anew from the parts."""
     try:
         return Summary(**(output.read_json(SUMMARY) or {}))
     except (DamagedError, TypeError):
@@ -89,7 +89,26 @@ def write_summary(
 
     records: of this run. began: when its command started, seconds since the epoch.
     """
-    sizes = Plan(output).size.images_per_shard
+    summary = _summarise(output, run_id, records, began=began, exit_reason=exit_reason)
+    try:
+        output.write_json(SUMMARY, asdict(summary))
+    except (OSError, AccessError) as error:  # a full disk may be what ended the run
+        if summary.complete:
+            raise
+        say(f"{SUMMARY} is not written: {reason_of(error)}")
+    return summary
+
+
+def _summarise(
+    output: OutputFolder,
+    run_id: str,
+    records: Sequence[CommitRecord],
+    *,
+    began: float,
+    exit_reason: str,
+) -> Summary:
+    """See `write_summary`."""
+    sizes = Plan(output).size.shard_sizes
     counts, failed = _audit(output, sizes, records)
     # What another driver committed first has a record, but no seconds of this run.
     committed = [record for record in records if record.error is None and record.seconds]
@@ -99,7 +118,7 @@ def write_summary(
     seconds: Counter[str] = Counter()
     for record in committed:
         seconds.update(record.seconds)
-    summary = Summary(
+    return Summary(
         run_id=run_id,
         output=output.location,
         exit_reason=FAILED if failed and exit_reason == COMPLETE else exit_reason,
@@ -115,13 +134,6 @@ def write_summary(
         seconds={stage: round(value, 3) for stage, value in sorted(seconds.items())},
         failed=failed,
     )
-    try:
-        output.write_json(SUMMARY, asdict(summary))
-    except (OSError, AccessError) as error:  # a full disk may be what ended the run
-        if summary.complete:
-            raise
-        say(f"{SUMMARY} is not written: {reason_of(error)}")
-    return summary
 
 
 def _audit(

@@ -15,7 +15,7 @@ from pipeline.output import OutputFolder
 from pipeline.shards import Plan
 from pipeline.stores.locations import local_path
 
-_MOST_FAILED_IN_A_ROW = 32  # and two for each that one trouble may strike at the same time
+_MOST_FAILED_IN_A_ROW = 32  # shards; and two more for each one that is in hand at the same time
 
 
 def label_shards(
@@ -91,7 +91,7 @@ def _in_this_process(
 
 
 def _unless_all_fail(commits: Iterable[CommitRecord], at_once: int) -> Iterator[CommitRecord]:
-    """The same; raises ClusterError when so many fail in a row that it cannot be theirs.
+    """The same records; raises ClusterError when so many fail in a row that they share a cause.
 
     With expired credentials, say, a hundred thousand shards are left, each of which would fail.
     """

@@ -14,8 +14,8 @@ from jobs.labels_view import connect, message_of, require_parts
 from jobs.log import say
 from jobs.report_settings import Report, ReportSettings
 from jobs.reporting import content
-from jobs.reporting.change import change
 from jobs.reporting.compare import BEFORE, Comparison, compare
+from jobs.reporting.compare_content import change
 from jobs.reporting.gallery import Thumbnails
 from jobs.reporting.page import render
 from jobs.reporting.queries import NOW, Findings, Trust, find, load

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jobs.quantities import count, decimal, degrees, duration, percent
-from jobs.reporting import drawing as draw
-from jobs.reporting.drawing import Chart
+from jobs.reporting import vega_lite as draw
 from jobs.reporting.queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Distributions, Row, Trust
 from jobs.reporting.run import STAGES, Run, stage_totals, timeline
 from jobs.reporting.statistics import (
@@ -22,6 +21,7 @@ from jobs.reporting.statistics import (
     nice_factor,
     quantiles,
 )
+from jobs.reporting.vega_lite import Chart
 
 _CONFIDENCE_BINS = 50
 _ANGLE_BINS = 40

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from jobs.quantities import count, degrees, percent
-from jobs.reporting import drawing as draw
+from jobs.reporting import vega_lite as draw
 from jobs.reporting.charts import by_quality, quartiles, share_table, shares, span
 from jobs.reporting.compare import Comparison
-from jobs.reporting.drawing import Chart
 from jobs.reporting.queries import ANGLE_WIDTH, Distributions
 from jobs.reporting.statistics import BANDS, QUALITIES, by_band
+from jobs.reporting.vega_lite import Chart
 
 _NOW, _BEFORE = "now", "before"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from jobs.quantities import count, decimal, degrees, duration, percent, size
 from jobs.reporting import charts
-from jobs.reporting.drawing import Chart
 from jobs.reporting.queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Findings, Row, Trust
 from jobs.reporting.run import Run, stage_totals
 from jobs.reporting.statistics import median
+from jobs.reporting.vega_lite import Chart
 from pipeline.records import STATUSES
 
 Card = tuple[str, str, str]  # value, name, note
@@ -35,22 +35,24 @@ _NO_FLIP = (
 
 def summary(found: Findings, run: Run, trust: Trust) -> dict[str, Any]:
     images, labelled = found.total("images"), found.total("labelled")
+    by_status = found.by("status")
     return {
         "cards": list(_cards(found, trust)),
         "notices": list(_notices(run, images)),
         "statuses": [
             {
                 "status": status,
-                "images": found.by("status")[status],
-                "share": found.by("status")[status] / max(images, 1),
+                "images": by_status[status],
+                "share": by_status[status] / max(images, 1),
                 "meaning": _MEANINGS[status],
             }
             for status in STATUSES
         ],
-        "reasons": [_reason(row) for status in STATUSES for row in found.reasons
-                    if row["status"] == status],
+        "reasons": [
+            _reason(row) for status in STATUSES for row in found.reasons if row["status"] == status
+        ],
         "labelled": labelled,
-    }  # fmt: skip
+    }
 
 
 def _cards(found: Findings, trust: Trust) -> list[Card]:

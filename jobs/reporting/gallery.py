@@ -83,7 +83,7 @@ def thumbnail(data: bytes) -> str | None:
         with _tolerant(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > _MAX_PIXELS:
                 return None
-            image.draft("RGB", (SIDE, SIDE))  # a JPEG is decoded at an eighth at least of its size
+            image.draft("RGB", (SIDE, SIDE))  # decodes a JPEG at down to an eighth of its size
             image.thumbnail((SIDE, SIDE))
             small = io.BytesIO()
             image.convert("RGB").save(small, "JPEG", quality=_JPEG_QUALITY, optimize=True)

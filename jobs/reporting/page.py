@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from jobs import quantities
-from jobs.reporting.drawing import Chart
+from jobs.reporting.vega_lite import Chart
 
 _HERE = Path(__file__).parent
 _TEMPLATE, _STYLE, _SCRIPT = "page.html", "page.css", "page.js"

@@ -66,7 +66,7 @@ def run_on_cluster(settings: TrainSettings) -> None:
 
 def _work(config: dict[str, Any]) -> None:
     # Imported on the worker: the driver does without DALI.
-    from jobs.training.run import run_worker
+    from jobs.training.worker import run_worker
 
     context = ray.train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size())

@@ -76,7 +76,11 @@ def is_streamed(ref: ImageRef) -> bool:
 
 
 def is_read_once(ref: ImageRef) -> bool:
-    """Whether two at a time would both read parts of its archive: those before it, or around it."""
+    """Whether its archive is best read by one thread at a time.
+
+    To read an image of it the bytes before it (gzip) or around it (a row group) are read too: two
+    readers would both read them.
+    """
     return ref.container not in (None, Container.TAR)
 
 

@@ -21,7 +21,10 @@ from pipeline.stage_clock import StageClock
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One row of a table: a protocol at a quality, or with `times` random ones; neither: clean."""
+    """One row of a table: a protocol with one compression at `quality`, or `times` random ones.
+
+    Without either: the clean picture.
+    """
 
     protocol: CompressionProtocol | None = None
     quality: int | None = None

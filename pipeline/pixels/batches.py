@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from pipeline.records import EncodedImage
 
-# Of ImageNet's photographs 2 in 100 have more, and up to sixty times as many: several together take
-# little longer than one of them, and without them an H200 decodes 3.4 times as many images/s.
+# 2 in 100 of ImageNet's photographs have more pixels, up to sixty times as many as the others. A
+# batch of several takes little longer than one; without them an H200 decodes 3.4 times as fast.
 LARGE_PIXELS = 1_000_000
-# Three bytes each when decoded: whatever a collection holds, a batch of it fits.
+# Decoded they take three bytes each: so a batch fits into memory, whatever a collection holds.
 MOST_PIXELS = 256_000_000
 
 

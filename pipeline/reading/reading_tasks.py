@@ -81,7 +81,7 @@ class Reading:
         return read_image(ref)
 
     def _load(self, rows: range, *, screening: bool) -> Loaded:
-        """screening: each image as soon as it is read, so that a film among them takes no room."""
+        """screening: each image as soon as it is read, so that a video frees its bytes at once."""
         loaded = Loaded([], [], 0, 0.0)
         for row in rows:
             ref = self._refs[row]

@@ -27,7 +27,7 @@ from pipeline.stores.attempts import (
 )
 from pipeline.stores.connections import Address, Connections, address_of, connect
 
-MOST_BYTES = 1 << 30  # no image is larger; a film that lies among them must not fill the memory
+MOST_BYTES = 1 << 30  # no image is larger; a video among them must not fill the memory
 _CHUNK_BYTES = 1 << 18
 _MOST_ERROR_BYTES = 1 << 20
 _MOST_REDIRECTS = 5

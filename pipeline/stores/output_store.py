@@ -39,14 +39,14 @@ class OutputStore(Protocol):
     def staged(self, name: str) -> AbstractContextManager[Path]:
         """A local file to write to, which becomes the named one when the block succeeds."""
 
-    def show(self, name: str, data: bytes) -> None:
-        """Renew a small file's time of change; write the file where it is missing."""
+    def touch(self, name: str, data: bytes) -> None:
+        """Set a small file's time of change to now; write the file where it is missing."""
 
     def create(self, name: str) -> bool:
         """An empty file; False where there is one."""
 
-    def changes(self, folder: str) -> dict[str, float]:
-        """The files right in a folder, and when each was changed, by the storage's own clock."""
+    def changed_at(self, folder: str) -> dict[str, float]:
+        """Name -> when it changed, by the storage's own clock; of the files right in a folder."""
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -81,7 +81,7 @@ class LocalFolder:
     def staged(self, name: str) -> AbstractContextManager[Path]:
         return replacing(self._path / name, staging=self._path / STAGING)
 
-    def show(self, name: str, data: bytes) -> None:
+    def touch(self, name: str, data: bytes) -> None:
         path = self._path / name
         try:
             os.utime(path)
@@ -98,7 +98,7 @@ class LocalFolder:
             return False
         return True
 
-    def changes(self, folder: str) -> dict[str, float]:
+    def changed_at(self, folder: str) -> dict[str, float]:
         found = {}
         with suppress(FileNotFoundError), os.scandir(self._path / folder) as entries:
             for entry in entries:
@@ -146,19 +146,19 @@ class BucketFolder:
             yield temporary
             self.write(name, temporary.read_bytes())
 
-    def show(self, name: str, data: bytes) -> None:
+    def touch(self, name: str, data: bytes) -> None:
         self.write(name, data)
 
     def create(self, name: str) -> bool:
         # Two workers that create the same name at once both succeed. Only the attempts of one
         # driver at one shard are made so, and those come one after the other.
         folder, _, leaf = name.rpartition("/")
-        if leaf in self.changes(folder, leaf):
+        if leaf in self.changed_at(folder, leaf):
             return False
         self.write(name, b"")
         return True
 
-    def changes(self, folder: str, prefix: str = "") -> dict[str, float]:
+    def changed_at(self, folder: str, prefix: str = "") -> dict[str, float]:
         """prefix: what the names begin with."""
         below = self.locate(f"{folder}/" if folder else "")
         found = storage.list_changes(below + prefix)
@@ -175,5 +175,5 @@ class BucketFolder:
         """A bucket has no folders."""
 
     def discard(self, folder: str) -> None:
-        for name in self.changes(folder):
+        for name in self.changed_at(folder):
             self.remove(f"{folder}/{name}")

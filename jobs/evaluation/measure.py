@@ -24,7 +24,7 @@ from pipeline.inputs.folder_classes import FolderClasses
 from pipeline.inputs.sampling import evenly
 from pipeline.output import OutputFolder
 from pipeline.own_files import list_apart
-from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator
+from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
 from pipeline.pairs.recompress import collection_root, relative_name
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef
@@ -69,19 +69,7 @@ def measure(settings: EvaluateSettings) -> Evaluation:
             f" {backbone.stem_stride} pixels: leave it out"
         )
     refs, names = _collection(settings)
-    options, limits = _decode_options(settings), Limits(settings.max_pixels)
-    images = ImageEvaluator(
-        model,
-        Geometry.of_preset(backbone.preprocessing, in_blocks=model.has_module),
-        replace(options, dct=model.has_module),
-        conditions=conditions(settings),
-        seed=settings.seed,
-        limits=limits,
-    )
-    measured = counted(
-        images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs)
-    )
-    chunks = list(measured)
+    chunks = _measured(settings, backbone, model, refs, names)
     kept = [index for chunk in chunks for index in chunk.indices]
     left_out = [(refs[index].uri, why) for chunk in chunks for index, why in chunk.left_out]
     if not kept:
@@ -93,9 +81,13 @@ def measure(settings: EvaluateSettings) -> Evaluation:
     angles = None
     if settings.figures:
         say("response angles, for the figure")
-        kept_refs = [refs[index] for index in kept]
         angles = measure_angles(
-            model, backbone, kept_refs, kept_names, options=options, limits=limits
+            model,
+            backbone,
+            [refs[index] for index in kept],
+            kept_names,
+            options=_decode_options(settings),
+            limits=Limits(settings.max_pixels),
         )
     return Evaluation(
         names=kept_names,
@@ -105,6 +97,27 @@ def measure(settings: EvaluateSettings) -> Evaluation:
         model=facts,
         seed=settings.seed,
         angles=angles,
+    )
+
+
+def _measured(
+    settings: EvaluateSettings,
+    backbone: Backbone,
+    model: Evaluator,
+    refs: list[ImageRef],
+    names: list[str],
+) -> list[MeasuredChunk]:
+    """Every image under every condition, a batch of images in each chunk."""
+    images = ImageEvaluator(
+        model,
+        Geometry.of_preset(backbone.preprocessing, in_blocks=model.has_module),
+        replace(_decode_options(settings), dct=model.has_module),
+        conditions=conditions(settings),
+        seed=settings.seed,
+        limits=Limits(settings.max_pixels),
+    )
+    return list(
+        counted(images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs))
     )
 
 

@@ -183,9 +183,9 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
 
 
 def note_images(settings: TrainSettings, ready: Prepared) -> None:
-    """Say so when a run goes on with other images than it had.
+    """Record which images a run has, and say so when it goes on with others than it began with.
 
-    What is held out is drawn from all: then it may be what was trained on.
+    Held-out images are chosen from all of them: chosen anew, some may have been trained on before.
     """
     output = OutputFolder(settings.output)
     record = output.read_json(RUN) or {}
