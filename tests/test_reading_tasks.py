@@ -127,6 +127,19 @@ def test_what_waits_is_bounded_where_only_the_disk_knows_the_sizes(
         assert sum(1 for _ in images) == 200 - 59
 
 
+def test_room_is_taken_before_a_file_is_read_and_given_back_with_its_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs, taken = written(tmp_path, 20), []
+    tasks = reading_tasks.Reading(refs, Limits(10**8), num_threads=1, num_readers=0)
+    monkeypatch.setattr(reading_tasks, "read_image", lambda _: taken.append(tasks._bytes) or JPEG)
+    for rows in (range(16), range(16, 20)):
+        tasks.take(tasks.submit(rows).result())
+        assert tasks._bytes == 0
+    tasks.close()
+    assert taken == [len(JPEG) * count for count in (*range(1, 17), *range(1, 5))]
+
+
 def test_what_is_no_image_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = counted_reads(monkeypatch)
     monkeypatch.setattr(reading_tasks, "_MOST_BYTES_AHEAD", 1 << 16)
