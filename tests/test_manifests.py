@@ -129,7 +129,9 @@ def test_a_caption_is_no_path(images: dict[str, Any]) -> None:
     assert list(list_manifest(io.BytesIO(table), "/x.parquet")) == ["a.jpg"]
 
 
-@pytest.mark.parametrize("other", [pa.array([1], pa.uint8()), [[0.5]], [{"width": 1}]])
+@pytest.mark.parametrize(
+    "other", [pa.array([1], pa.uint8()), [[0.5]], [{"width": 1, "binary_mask": 2}]]
+)
 def test_a_lone_column_of_text_has_paths(other: Any) -> None:
     table = parquet({"photo": ["a.jpg"], "other": other})
     assert list(list_manifest(io.BytesIO(table), "/x.parquet")) == ["a.jpg"]

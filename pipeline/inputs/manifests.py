@@ -163,9 +163,11 @@ def _parquet_column(schema: pa.Schema, location: str) -> str:
 def _holds_bytes(kind: pa.DataType) -> bool:
     """Whether a column may be of images, in whatever form: bytes, lists of them, or deeper."""
     inner = [kind.field(index).type for index in range(kind.num_fields)]
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.types.is_uint8(inner[0]) or _holds_bytes(inner[0])
-    return "binary" in str(kind) or any(map(_holds_bytes, inner))
+    if not inner:
+        return "binary" in str(kind)  # large, fixed-size and view too
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_uint8(inner[0]):
+        return True
+    return any(map(_holds_bytes, inner))
 
 
 def _parquet_entry(location: str, number: int) -> str:
