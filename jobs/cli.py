@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NoReturn
 
 from jobs.exits import (
@@ -50,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_COMPLETE if arguments else EXIT_USAGE
     name = arguments[0]
     if name == "--version":
+        from importlib.metadata import version
+
         answer(f"afd-label {version('afd-label')}")
         return EXIT_COMPLETE
     if name not in JOBS:

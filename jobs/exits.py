@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
@@ -24,6 +23,8 @@ def imported(name: str) -> Any:
 
     Signals are the main thread's alone, so it is imported in another.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     thread = ThreadPoolExecutor(1, thread_name_prefix="import")
     return thread.submit(importlib.import_module, name).result()
 

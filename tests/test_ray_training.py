@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def started(collection: Path, output: Path, *flags: str) -> Iterator["subprocess
         process.wait()
 
 
-def wait_for_step(output: Path, step: int, process: "subprocess.Popen[bytes]") -> None:
+def wait_for_step(output: Path, step: int, process: "subprocess.Popen[Any]") -> None:
     until = time.monotonic() + 400  # Ray starts a dozen processes first
     while time.monotonic() < until:
         if any(r["step"] >= step for r in records(output, "step")):
@@ -131,3 +132,19 @@ def test_a_killed_ray_worker_is_replaced_and_nothing_is_lost(
         assert process.wait(timeout=400) == 0
     assert_same_end(output, unkilled_pair)
     assert [r["step"] for r in records(output, "step")] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_answered_with_one_line_and_the_way_out(sound: Path, tmp_path: Path) -> None:
+    """Ray Train has a handler of its own, which leaves without a word."""
+    pytest.importorskip("ray.train")
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "jobs.cli", "train", str(sound), "--output", str(output)]
+    with subprocess.Popen(
+        [*command, *FLAGS, "--workers", "2"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for_step(output, 1, process)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert said.endswith("afd train: interrupted; the same command continues the run\n")

@@ -190,20 +190,22 @@ def test_ctrl_c_ends_a_long_query_with_one_line(
 ) -> None:
     # As in a terminal, also where the tests run in the background, without SIGINT.
     program = """if True:
-        import signal, sys, jobs.sql
+        import signal, sys, jobs.exits, jobs.sql
         signal.signal(signal.SIGINT, signal.default_int_handler)
         execute = jobs.sql._answer
         def told(*arguments):
             print("asked", flush=True)
             execute(*arguments)
         jobs.sql._answer = told
-        sys.exit(jobs.sql.main(sys.argv[1:]))"""
+        jobs.exits.leave(jobs.sql.main(sys.argv[1:]))"""
     command = [sys.executable, "-c", program, str(output.path), query, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
         assert job.stdout is not None
         assert job.stdout.readline() == b"asked\n"
         time.sleep(0.5)
-        job.send_signal(signal.SIGINT)
+        for _ in range(2):  # impatiently
+            job.send_signal(signal.SIGINT)
+            time.sleep(0.01)
         try:
             said = job.communicate(timeout=30)
         finally:

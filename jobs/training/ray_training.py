@@ -62,6 +62,8 @@ def run_on_cluster(settings: TrainSettings) -> None:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise ClusterError(_last_line(error)) from error
+        except SystemExit as ended:  # by which Ray Train answers Ctrl-C
+            raise KeyboardInterrupt from ended
 
 
 def _work(config: dict[str, Any]) -> None:
