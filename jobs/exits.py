@@ -19,14 +19,14 @@ def interrupt_on_sigterm() -> None:
 
 
 def imported(name: str) -> Any:
-    """A module. In the midst of PyTorch's Ctrl-C would be `abort`, and in others forgotten.
+    """A module by its name. Ctrl-C while PyTorch is imported would be `abort`, or be forgotten.
 
     Signals are the main thread's alone, so it is imported in another.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    thread = ThreadPoolExecutor(1, thread_name_prefix="import")
-    return thread.submit(importlib.import_module, name).result()
+    importer = ThreadPoolExecutor(1, thread_name_prefix="import")
+    return importer.submit(importlib.import_module, name).result()
 
 
 def leave(code: int) -> NoReturn:

@@ -22,6 +22,7 @@ from jobs.labelling.summary import (
     Summary,
     committed_shards,
     finished_summary,
+    summarise,
     write_summary,
 )
 from jobs.labelling.workers import check_address, label_shards
@@ -94,7 +95,9 @@ def _label(
         if not records:  # nothing is labelled: the run did not start
             raise
         exit_reason = str(error).removesuffix(CONTINUES)  # `_tell` says so of every reason
-    return write_summary(output, record["run_id"], records, began=began, exit_reason=exit_reason)
+    summary = summarise(output, record["run_id"], records, began=began, exit_reason=exit_reason)
+    write_summary(output, summary)
+    return summary
 
 
 def _warn_of_untrained(settings: LabelSettings, model: dict[str, Any]) -> None:

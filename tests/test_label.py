@@ -3,9 +3,7 @@
 import json
 import os
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,15 +16,13 @@ import pyarrow.dataset
 import pytest
 import ray
 from jpegs import encode, photo
-from ray.cluster_utils import Cluster
-from servers import Bucket, Proxy, use_s3
+from servers import Bucket, Proxy
 
 import jobs.cluster
 import jobs.labelling.workers
 from jobs.demo_corpus import broken_files
 from jobs.label import label, main
 from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
-from jobs.pool import ClusterError, Pool
 from jobs.settings import LabelSettings
 from pipeline.label_shard import LabelledShard
 from pipeline.reading.read_ahead import ReadAhead
@@ -75,21 +71,6 @@ def planned(corpus: Path) -> list[str]:
 def rows_of(output: Path) -> pl.DataFrame:
     """The data set as Polars reads it."""
     return pl.read_parquet(output / "labels" / "*.parquet").sort("uri")
-
-
-@pytest.fixture(scope="module")
-def address(s3_url: str) -> Iterator[str]:
-    """A Ray cluster that is there already: joining one takes less than starting one.
-
-    Its workers reach S3 by the environment that it was started in.
-    """
-    with pytest.MonkeyPatch.context() as environment:
-        use_s3(s3_url, environment)
-        head = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
-        )
-    yield head.address
-    head.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -272,67 +253,6 @@ def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
     assert list(summary["failed"]) == ["part-00001.parquet"]
 
 
-class Echo:
-    """A worker that has nothing to do."""
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        return {"record": [json.dumps({"shard": int(batch["shard"][0])})]}
-
-
-def test_a_run_that_is_broken_off_leaves_no_thread_that_might_use_ray(address: str) -> None:
-    """Ray ends the process of one that does so after `ray.shutdown`."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    pool = Pool(num_workers=1, max_workers=1, num_cpus=1, num_gpus=0)
-    with jobs.cluster.cluster(address):
-        before = set(threading.enumerate())
-        records = jobs.cluster.run_shards(range(9), Echo, {}, pool, shards_at_once=2)
-        assert next(iter(records))["shard"] in range(9)
-        records.close()
-        left = {thread.name for thread in set(threading.enumerate()) - before}
-    assert left <= {"data-usage-metrics-poller"}
-
-
-class Failing:
-    """A worker whose shards all fail."""
-
-    def __init__(self, **_: object) -> None: ...
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        record = {"shard": int(batch["shard"][0]), "started_at": 0.0, "error": "no"}
-        return {"record": [json.dumps(record)]}
-
-
-@pytest.mark.parametrize("ending", ["interrupted", "hopeless"])
-def test_a_run_that_is_broken_off_has_left_ray_data_before_ray(
-    corpus: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
-) -> None:
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr("jobs.labelling.workers._MOST_FAILED_IN_A_ROW", 1)
-    monkeypatch.setattr("jobs.labelling.workers.ShardLabeler", Failing)
-    monkeypatch.setattr("jobs.labelling.workers._witness", lambda *_: None)
-    left: list[str] = []
-    shutdown = ray.shutdown
-
-    def noted() -> None:
-        left.extend(thread.name for thread in threading.enumerate())
-        shutdown()
-
-    monkeypatch.setattr(ray, "shutdown", noted)
-    settings = LabelSettings(
-        input=str(corpus), output=str(tmp_path), address=address, workers=1, **MODEL
-    )
-    run = {"run_id": "run", "model": None}
-    commits = jobs.labelling.workers.label_shards(settings, run, range(40), "driver")
-    if ending == "interrupted":
-        assert next(commits).error == "no"
-        commits.close()  # type: ignore[attr-defined]
-    else:
-        with pytest.raises(ClusterError, match="5 shards failed in a row, the last with: no"):
-            list(commits)
-    assert left
-    assert not [name for name in left if name.startswith(("StreamingExecutor", "ray-data"))]
-
-
 def test_a_model_that_cannot_be_built_is_one_line(
     corpus: Path, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,16 +262,6 @@ def test_a_model_that_cannot_be_built_is_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?" in line
     assert not list(output.glob("labels/*"))
-
-
-def test_only_who_did_not_choose_the_module_is_told_that_none_ships(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for afd, told in (("default", True), ("untrained", False)):
-        image, output = str(files_of(corpus)[0]), str(tmp_path / afd)
-        arguments = [image, "--output", output, "--workers", "0", "--progress", "off"]
-        assert main([*arguments, "--afd", afd, *MODEL_FLAGS]) == 0
-        assert ("no trained AFD-Module ships" in capsys.readouterr().err) == told
 
 
 def test_a_node_without_the_input_ends_the_run(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.labelling.shard_labeler import CommitRecord
-from jobs.labelling.summary import committed_shards, finished_summary, write_summary
+from jobs.labelling.summary import committed_shards, finished_summary, summarise, write_summary
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
 from pipeline.shards import part_path, write_plan
@@ -34,13 +34,16 @@ def commit(output: OutputFolder, shard: int, *, num_rows: int = 3) -> CommitReco
     return CommitRecord(shard, time.time(), counts, {"model": 1.5})
 
 
-def summarise(output: OutputFolder, *records: CommitRecord, exit_reason: str = "complete") -> Any:
-    return write_summary(output, "run", records, began=time.time() - 10, exit_reason=exit_reason)
+def summed_up(output: OutputFolder, *records: CommitRecord, exit_reason: str = "complete") -> Any:
+    began = time.time() - 10
+    summary = summarise(output, "run", records, began=began, exit_reason=exit_reason)
+    write_summary(output, summary)
+    return summary
 
 
 def test_a_whole_run_is_complete(output: OutputFolder) -> None:
     records = [commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1)]
-    summary = summarise(output, *records)
+    summary = summed_up(output, *records)
     assert summary.complete
     assert summary.counts == {"ok": 5, "damaged": 0, "rejected": 2, "unreadable": 0}
     assert (summary.images, summary.planned_images, summary.shards) == (7, 7, 3)
@@ -54,7 +57,7 @@ def test_shards_of_an_earlier_run_count_in_the_rows_but_not_in_the_speed(
 ) -> None:
     commit(output, 0)
     records = [commit(output, 1), commit(output, 2, num_rows=1)]
-    summary = summarise(output, *records)
+    summary = summed_up(output, *records)
     assert summary.complete
     assert (summary.images, summary.images_this_run) == (7, 4)
 
@@ -64,13 +67,13 @@ def test_shards_that_another_driver_committed_first_are_not_in_the_speed(
 ) -> None:
     records = [commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1)]
     records[1] = CommitRecord(1, time.time(), COUNTS)
-    summary = summarise(output, *records)
+    summary = summed_up(output, *records)
     assert (summary.images, summary.images_this_run) == (7, 4)
 
 
 def test_a_part_that_was_reported_but_is_not_there_fails_the_run(output: OutputFolder) -> None:
     records = [commit(output, 0), commit(output, 1), CommitRecord(2, time.time(), COUNTS)]
-    summary = summarise(output, *records)
+    summary = summed_up(output, *records)
     assert not summary.complete
     assert summary.failed == {"part-00002.parquet": "not labelled yet"}
 
@@ -79,31 +82,31 @@ def test_a_truncated_part_fails_the_run(output: OutputFolder) -> None:
     records = [commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1)]
     path = part_path(output, 1)
     path.write_bytes(path.read_bytes()[:-20])
-    summary = summarise(output, *records)
+    summary = summed_up(output, *records)
     assert summary.exit_reason == "failed shards"
     assert "damaged" in summary.failed["part-00001.parquet"]
 
 
 def test_a_part_with_too_few_rows_fails_the_run(output: OutputFolder) -> None:
     records = [commit(output, 0), commit(output, 1, num_rows=2), commit(output, 2, num_rows=1)]
-    failed = summarise(output, *records).failed
+    failed = summed_up(output, *records).failed
     assert failed == {"part-00001.parquet": "damaged: 2 rows for 3 planned images"}
 
 
 def test_a_failed_shard_keeps_its_reason(output: OutputFolder) -> None:
     records = [commit(output, 0), commit(output, 1), CommitRecord(2, 0.0, error="OSError: full")]
-    assert summarise(output, *records).failed == {"part-00002.parquet": "OSError: full"}
+    assert summed_up(output, *records).failed == {"part-00002.parquet": "OSError: full"}
 
 
 def test_an_interrupted_run_is_not_finished(output: OutputFolder) -> None:
-    summary = summarise(output, commit(output, 0), exit_reason="interrupted")
+    summary = summed_up(output, commit(output, 0), exit_reason="interrupted")
     assert not summary.complete
     assert json.loads((output.path / "summary.json").read_text())["exit_reason"] == "interrupted"
     assert finished_summary(output) is None
 
 
 def test_a_run_that_lost_a_part_is_not_finished(output: OutputFolder) -> None:
-    summarise(output, commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1))
+    summed_up(output, commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1))
     assert finished_summary(output) is not None
     part_path(output, 1).unlink()
     assert committed_shards(output, 3) == {0, 2}
@@ -113,7 +116,7 @@ def test_a_run_that_lost_a_part_is_not_finished(output: OutputFolder) -> None:
 @pytest.mark.parametrize("change", ["cut", "[]", {"unit": "images"}, {"counts": None}])
 def test_a_summary_that_cannot_be_used_is_none(output: OutputFolder, change: Any) -> None:
     """It is made of the parts: of another version or damaged, it is no reason to refuse the run."""
-    summarise(output, commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1))
+    summed_up(output, commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1))
     path = output.path / "summary.json"
     stored = json.loads(path.read_text())
     if isinstance(change, dict):
@@ -122,6 +125,6 @@ def test_a_summary_that_cannot_be_used_is_none(output: OutputFolder, change: Any
     else:
         path.write_text(path.read_text()[:40] if change == "cut" else change)
     assert finished_summary(output) is None
-    summary = summarise(output)
+    summary = summed_up(output)
     assert summary.complete
     assert finished_summary(output) == summary

@@ -65,6 +65,15 @@ def test_labels_are_called_what_the_user_calls_them(folder: Path, tmp_path: Path
     assert all(name == f"kind {label}" for label, name in rows)
 
 
+def test_only_who_did_not_choose_the_module_is_told_that_none_ships(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for afd, told in (("default", True), ("untrained", False)):
+        image, output = str(folder / "0.jpg"), str(tmp_path / afd)
+        assert main([image, "--output", output, *FLAGS, "--afd", afd]) == 0
+        assert ("no trained AFD-Module ships" in capsys.readouterr().err) == told
+
+
 def test_what_was_interrupted_is_continued(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -77,7 +77,7 @@ def _stored(output: OutputFolder) -> Summary | None:
         return None
 
 
-def write_summary(
+def summarise(
     output: OutputFolder,
     run_id: str,
     records: Sequence[CommitRecord],
@@ -85,29 +85,10 @@ def write_summary(
     began: float,
     exit_reason: str,
 ) -> Summary:
-    """Audit the parts against the plan and write down what the run came to.
+    """Audit the parts against the plan: what the run came to.
 
     records: of this run. began: when its command started, seconds since the epoch.
     """
-    summary = _summarise(output, run_id, records, began=began, exit_reason=exit_reason)
-    try:
-        output.write_json(SUMMARY, asdict(summary))
-    except (OSError, AccessError) as error:  # a full disk may be what ended the run
-        if summary.complete:
-            raise
-        say(f"{SUMMARY} is not written: {reason_of(error)}")
-    return summary
-
-
-def _summarise(
-    output: OutputFolder,
-    run_id: str,
-    records: Sequence[CommitRecord],
-    *,
-    began: float,
-    exit_reason: str,
-) -> Summary:
-    """See `write_summary`."""
     sizes = Plan(output).size.shard_sizes
     counts, failed = _audit(output, sizes, records)
     # What another driver committed first has a record, but no seconds of this run.
@@ -134,6 +115,16 @@ def _summarise(
         seconds={stage: round(value, 3) for stage, value in sorted(seconds.items())},
         failed=failed,
     )
+
+
+def write_summary(output: OutputFolder, summary: Summary) -> None:
+    """Write it down. Raises OSError or AccessError when that of a complete run cannot be."""
+    try:
+        output.write_json(SUMMARY, asdict(summary))
+    except (OSError, AccessError) as error:  # a full disk may be what ended the run
+        if summary.complete:
+            raise
+        say(f"{SUMMARY} is not written: {reason_of(error)}")
 
 
 def _audit(

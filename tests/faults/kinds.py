@@ -10,15 +10,14 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from ray.cluster_utils import Cluster
 
 from faults.label_job import Ended, LabelJob, command_of, run
+from faults.surroundings import ray_cluster, small_disk
 
 STOP_S = 10.0  # in which a run that is told to stop has to have stopped
 _IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "1"}  # a minute, if Ray may choose
@@ -145,10 +144,7 @@ def _stopped(scene: Scene, number: signal.Signals) -> Happened:
 
 def kill_node(scene: Scene) -> Happened:
     """A whole node of a two-node cluster is lost; the run goes on by itself."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    try:
+    with ray_cluster() as cluster:
         second = cluster.add_node(num_cpus=1)
         job = LabelJob(scene.corpus, scene.output, "--address", cluster.address)
         struck = job.wait_for_parts(scene.moment())
@@ -158,17 +154,12 @@ def kill_node(scene: Scene) -> Happened:
         ended = job.end()
         _expect(ended.code == 0, ended, "it did not survive the loss of a node")
         return Happened(struck, time.monotonic() - since)
-    finally:
-        cluster.shutdown()
 
 
 def lose_head(scene: Scene) -> Happened:
     """Kill -9 of the head node's GCS: Ray ends the driver, in whose place something is said."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    address = cluster.address
-    try:
+    with ray_cluster() as cluster:
+        address = cluster.address
         job = LabelJob(scene.corpus, scene.output, "--address", address, **_IMPATIENT)
         struck = job.wait_for_parts(scene.shards // 4)
         for process in psutil.Process().children():
@@ -176,12 +167,10 @@ def lose_head(scene: Scene) -> Happened:
                 _kill(process)
         since = time.monotonic()
         ended = job.end()
-    finally:
-        cluster.shutdown()
     _expect(ended.code in (0, 1), ended, "not an exit code of its own")
     if ended.code:
         _expect("the same command continues the run" in ended.said, ended, "no way out")
-        _expect(str(address) in ended.said, ended, "it does not say which cluster")
+        _expect(address in ended.said, ended, "it does not say which cluster")
         _completed(scene)
     return Happened(struck, time.monotonic() - since, f"exit code {ended.code}")
 
@@ -243,7 +232,7 @@ def damaged_part(scene: Scene) -> Happened:
 def disk_full(scene: Scene) -> Happened:
     """The output's disk is full for a while: exit code 1 and the reason; later it continues."""
     since = time.monotonic()
-    with _small_disk(scene.output, kib=scene.luck.randrange(120, 500)) as enlarge:
+    with small_disk(scene.output, kib=scene.luck.randrange(120, 500)) as enlarge:
         ended = run(scene.corpus, scene.output)
         struck = ended.code != 0
         if struck:
@@ -299,21 +288,6 @@ KINDS: dict[str, Callable[[Scene], Happened]] = {
     )
 }
 NEEDS_ROOT = frozenset({"disk_full"})  # to mount a disk of its own
-
-
-@contextmanager
-def _small_disk(folder: Path, *, kib: int) -> Iterator[Callable[[], None]]:
-    folder.mkdir(parents=True)
-    options = f"size={kib}k"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
-
-    def enlarge() -> None:
-        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
-
-    try:
-        yield enlarge
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def _kill(process: psutil.Process) -> None:
