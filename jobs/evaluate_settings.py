@@ -1,4 +1,4 @@
-"""What `afd evaluate` can be told."""
+"""The settings of `afd evaluate`."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
     resamples: int = setting(2000, "bootstrap samples for the 95 % intervals")
     figures: bool = setting(
         False,
-        "also draw the paper's Fig. 4 (how far features turn as the DCT turns) from at most 200 of"
-        " the images; needs the figures extra",
+        "also draw the paper's Fig. 4 (angle between features against angle between DCT"
+        " coefficients) from at most 200 of the images; needs the figures extra",
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(

@@ -1,4 +1,4 @@
-"""What `afd explain` can be told."""
+"""The settings of `afd explain`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ExplainSettings(ClassNamesSettings, BackboneSettings):
     clean: str = setting(
         "none",
         "the images' clean originals: a folder that holds them under the same names, or one file"
-        " for one image; none: unknown",
+        " for one image; none: not known",
     )
     quality: int | Literal["none"] = setting(
         "none", "treat the images as clean originals, and first compress each at this IJG quality"

@@ -1,4 +1,4 @@
-"""What `afd report` can be told."""
+"""The settings of `afd report`."""
 
 from __future__ import annotations
 
