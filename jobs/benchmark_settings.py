@@ -36,7 +36,7 @@ class BenchmarkSettings(BackboneSettings):
         " none, or a checkpoint file",
     )
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
         "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"

@@ -30,7 +30,7 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or the identity where none ships), none, or"
+        "AFD-Module: default (the shipped checkpoint if there is one, else the identity), none, or"
         " a checkpoint file",
     )
 
@@ -53,7 +53,7 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
         "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"

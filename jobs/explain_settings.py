@@ -26,7 +26,7 @@ class ExplainSettings(ClassNamesSettings, BackboneSettings):
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or the identity where none ships), none, or"
+        "AFD-Module: default (the shipped checkpoint if there is one, else the identity), none, or"
         " a checkpoint file",
     )
 
@@ -40,7 +40,7 @@ class ExplainSettings(ClassNamesSettings, BackboneSettings):
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     dpi: int = setting(150, "dots per inch of the pictures, which are up to 14 inches wide")
     max_pixels: int = setting(

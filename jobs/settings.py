@@ -76,7 +76,7 @@ class CollectionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSettings:
-    """Which classifier, and where the AFD-Module sits in it."""
+    """The classifier, and the layer that the AFD-Module enhances."""
 
     backbone: str = setting(
         "resnet50",
@@ -171,7 +171,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
         "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"

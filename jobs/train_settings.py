@@ -179,7 +179,7 @@ class TrainSettings(ClassifierSettings):
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     precision: Literal["auto", "bf16", "fp32"] = setting(
         "auto",

@@ -44,7 +44,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class PicturePanel(Panel):
-    """rgb: (H, W, 3), uint8, or floating in 0..1."""
+    """rgb: (H, W, 3) uint8, or float from 0 to 1."""
 
     rgb: np.ndarray = field(kw_only=True)
 

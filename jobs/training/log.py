@@ -36,7 +36,7 @@ class TrainingLog:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """A record: {"kind": ..., "step": ..., numbers}."""
+        """Append a record: {"kind": ..., "step": ..., further numbers}."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._board is not None:
