@@ -13,7 +13,7 @@ import ray
 from servers import WebServer
 
 import jobs.cluster
-from jobs.cluster import _connect, _threads_ended, cluster, run_shards
+from jobs.cluster import _connect, _new_threads_joined, cluster, run_shards
 from jobs.labelling.workers import label_shards
 from jobs.pool import ClusterError, Pool
 from jobs.settings import LabelSettings
@@ -120,7 +120,7 @@ def test_slow_threads_are_waited_for_but_not_endless_ones() -> None:
     ended = threading.Event()
     slow = threading.Thread(target=time.sleep, args=(0.2,))
     endless = threading.Thread(target=ended.wait, name="data-usage-metrics-poller")
-    with _threads_ended():
+    with _new_threads_joined():
         slow.start()
         endless.start()
     assert not slow.is_alive()
@@ -143,9 +143,9 @@ def test_a_run_that_is_broken_off_has_left_ray_data_before_ray(
     address: str, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr("jobs.labelling.workers._MOST_FAILED_IN_A_ROW", 1)
+    monkeypatch.setattr("jobs.labelling.workers._MAX_FAILURES_IN_A_ROW", 1)
     monkeypatch.setattr("jobs.labelling.workers.ShardLabeler", Failing)
-    monkeypatch.setattr("jobs.labelling.workers._witness", lambda *_: None)
+    monkeypatch.setattr("jobs.labelling.workers._local_input_file", lambda *_: None)
     left: list[str] = []
     shutdown = ray.shutdown
 

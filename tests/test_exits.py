@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.exits import answer
+from jobs.exits import print_answer
 
 ROOT = Path(__file__).parents[1]
 # Of a job that leaves a thread, and something for the end: libraries do both.
@@ -67,7 +67,7 @@ def test_an_interrupt_waits_until_a_module_is_imported(tmp_path: Path) -> None:
         "time.sleep(0.2)\n"
         "print('imported')\n"
     )
-    program = "from jobs.exits import imported; imported('slow')"
+    program = "from jobs.exits import import_in_thread; import_in_thread('slow')"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -90,7 +90,7 @@ def test_closed_streams_are_nowhere(closing: str) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
-    program = "from jobs.exits import answer\nfor n in range(3): answer(n)\n"
+    program = "from jobs.exits import print_answer\nfor n in range(3): print_answer(n)\n"
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -101,5 +101,5 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
 
 
 def test_an_answer_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    answer(Path("a"))
+    print_answer(Path("a"))
     assert capsys.readouterr() == ("a\n", "")

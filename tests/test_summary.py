@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.labelling.shard_labeler import CommitRecord
+from jobs.labelling.messages import CommitRecord
 from jobs.labelling.summary import committed_shards, finished_summary, summarise, write_summary
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
