@@ -63,18 +63,23 @@ def resume(folder: Path, images: int, shards: int) -> None:
 
 
 class _Worker:
-    def __call__(self, batch: dict[str, object]) -> dict[str, object]:
-        return {"record": ["{}"]}
+    def ready(self) -> None: ...
+
+    def label_or_exit(self, shard: int) -> int:
+        return shard
 
 
 def schedule(folder: Path, images: int, shards: int) -> None:
-    from jobs.cluster import cluster, run_shards
+    from jobs.cluster import cluster
+    from jobs.labelling.actors import run_shards
     from jobs.pool import Pool
 
     with cluster("local", num_cpus=2):
         pool = Pool(2, 2, num_cpus=1, num_gpus=0)
-        records = run_shards(range(shards), _Worker, {}, pool, shards_at_once=1)
-        assert sum(1 for _ in records) == shards
+        ended = run_shards(
+            range(shards), _Worker, {}, pool, shards_at_once=2, set_aside=lambda shard, _: shard
+        )
+        assert sum(1 for _ in ended) == shards
 
 
 PARTS: dict[str, Callable[[Path, int, int], None]] = {

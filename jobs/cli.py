@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     interrupt_on_sigterm()
     _spin_briefly()
+    _silence_ray()
     try:
         code: int = imported(f"jobs.{name}").main(arguments[1:])
     except (KeyboardInterrupt, SystemExit) as ended:
@@ -84,6 +85,14 @@ def _is_somewhere() -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _silence_ray() -> None:
+    """Drop what Ray prints to standard output of its processes; before it is imported.
+
+    A worker that dies costs the user a line of the job's own, not a paragraph of Ray's.
+    """
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 
 def _spin_briefly() -> None:

@@ -1,40 +1,26 @@
-"""Ray, and nothing but Ray: started, silenced and given shards here and nowhere else."""
+"""Ray, and nothing but Ray: started and silenced here and nowhere else."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import signal
 import socket
 import threading
-import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
 import ray
-import ray.data
-import ray.exceptions
-import ray.util.client
 
 from jobs.last_words import last_words
-from jobs.pool import CONTINUES, ClusterError, Node, Pool
+from jobs.pool import CONTINUES, ClusterError, Node
 from pipeline.error_text import one_line, reason_of
 
 _START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
-_MAX_BLOCKS = 10_000  # Ray Data takes 5 to 10 kB of the driver's memory and 15 ms for each
-
-# A pool grows when its workers are given this share of the calls that they can take at once. Ray's
-# default, 1.75, counts on calls that wait in a queue; there is no queue here.
-_FULL_POOL = 0.875
-
-_THREADS_END_S = 5.0
-_ENDLESS_THREADS = ("data-usage-metrics-poller",)  # which only asks Prometheus
-
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
 _ANSWER_S = 10.0
 # Of gRPC, which Ray speaks; a web server does not, and answers in HTTP/1 or with a page.
@@ -115,7 +101,7 @@ def _connect(options: dict[str, Any]) -> None:
                     f"cannot join the Ray cluster at {address!r}: {reason}"
                 ) from error
             if attempt + 1 == _START_ATTEMPTS:
-                raise ClusterError(f"Ray did not start: {_root_cause(error)}; try again") from error
+                raise ClusterError(f"Ray did not start: {root_cause(error)}; try again") from error
         else:
             return
 
@@ -173,105 +159,7 @@ def free() -> tuple[float, float]:
     return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
 
 
-def run_shards(
-    shards: Sequence[int],
-    worker: type,
-    arguments: dict[str, Any],
-    pool: Pool,
-    *,
-    shards_at_once: int,
-) -> Generator[dict[str, Any], None, None]:
-    """Hand each shard number to one of the pool's workers; yields their records as they end.
-
-    worker: called with {"shard": (1,) array}, returns {"record": [JSON]}; by so many threads as
-    `shards_at_once`.
-    One shard is one block, so that a retry costs one shard: Ray runs it again on another worker
-    when a process or a node dies. Beyond `_MAX_BLOCKS` shards a block holds several, and a worker
-    is to pass over those that are done. Raises ClusterError when the job cannot go on.
-    """
-    try:
-        if ray.util.client.ray.is_connected():
-            yield from _run_remotely(shards, worker, arguments, pool, shards_at_once)
-        else:
-            yield from _run_here(shards, worker, arguments, pool, shards_at_once)
-    except (ray.exceptions.RayError, RuntimeError) as error:
-        reason = _root_cause(error)
-        died = isinstance(error, ray.exceptions.ActorDiedError)
-        if died and "creation task" in str(error):  # `worker` itself raises nothing when it is made
-            reason += ": every node needs this package, in the same version as the driver's"
-        raise ClusterError(reason) from error
-
-
-def _run_remotely(*run: Any) -> Iterator[dict[str, Any]]:
-    """Ray Data runs in processes of the cluster only, which a Ray Client's is not."""
-    runner: Any = ray.remote(num_cpus=0)(_Runner).remote(*run)
-    while (record := ray.get(runner.next_record.remote())) is not None:
-        yield record
-
-
-class _Runner:
-    """An actor: `_run_here`, a record at a time."""
-
-    def __init__(self, *run: Any) -> None:
-        self._records = _run_here(*run)
-
-    def next_record(self) -> dict[str, Any] | None:
-        return next(self._records, None)
-
-
-def _run_here(
-    shards: Sequence[int],
-    worker: type,
-    arguments: dict[str, Any],
-    pool: Pool,
-    shards_at_once: int,
-) -> Iterator[dict[str, Any]]:
-    context = ray.data.DataContext.get_current()
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = _FULL_POOL
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    records = ray.data.from_items(
-        [{"shard": shard} for shard in shards], override_num_blocks=min(len(shards), _MAX_BLOCKS)
-    ).map_batches(
-        worker,
-        fn_constructor_kwargs=arguments,
-        batch_size=1,
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=pool.num_workers,
-            max_size=max(pool.num_workers, pool.max_workers),
-            max_concurrent_calls_per_actor=shards_at_once,
-            # Ray would queue as many again on each worker, while others stand idle at the end.
-            max_tasks_in_flight_per_actor=shards_at_once,
-            enable_true_multi_threading=shards_at_once > 1,
-        ),
-    )
-    # Not `iter_rows`: its threads go on after it is abandoned, for an unknown time.
-    with _threads_ended():
-        for bundle in records.iter_internal_ref_bundles():
-            for table in ray.get(list(bundle.block_refs)):
-                yield from map(json.loads, table["record"].to_pylist())
-
-
-@contextmanager
-def _threads_ended() -> Iterator[None]:
-    """Leave the block when the threads are gone that Ray Data has begun within it.
-
-    One that asks Ray for something after `ray.shutdown` ends the whole process, in silence.
-    """
-    before = set(threading.enumerate())
-    try:
-        yield
-    finally:
-        deadline = time.monotonic() + _THREADS_END_S
-        for thread in set(threading.enumerate()) - before:
-            if thread.name not in _ENDLESS_THREADS:
-                thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _root_cause(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The line of a remote traceback that names the error, without Ray's path to it or advice."""
     while error.__cause__ is not None and str(error.__cause__):
         error = error.__cause__

@@ -1,6 +1,5 @@
 """The worker on its own, without Ray: one record for every shard, whatever happens."""
 
-import json
 import os
 import socket
 import threading
@@ -9,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from jpegs import encode, photo
@@ -64,8 +62,7 @@ def output(settings: LabelSettings) -> OutputFolder:
 
 
 def call(labeler: ShardLabeler, shard: int) -> CommitRecord:
-    [record] = labeler({"shard": np.array([shard])})["record"]
-    return CommitRecord(**json.loads(record))
+    return labeler.label_or_exit(shard)
 
 
 @pytest.mark.parametrize("missing", ["input", "output"])

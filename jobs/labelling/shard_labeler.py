@@ -6,7 +6,6 @@ is written, which with a store at a distance takes as long as labelling some tho
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -18,7 +17,6 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow.compute as pc
 
 from jobs.labelling.metrics import ShardMetrics
@@ -136,14 +134,19 @@ class ShardLabeler:
             "versions": versions(),
         }
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """{"shard": (1,)} -> {"record": [JSON of a `CommitRecord`]}. Never raises for a shard."""
-        record = self.label(int(batch["shard"][0]))
+    def ready(self) -> None:
+        """Return when the worker can label."""
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        """As `label`; ends the process when it has lost its device.
+
+        Else a worker whose every shard fails at once would be handed all that are left.
+        """
+        record = self.label(shard)
         if self._device_fault is not None:
-            # Else a worker whose every shard fails at once would be handed all that are left.
             print(self._device_fault, file=sys.stderr, flush=True)
             os._exit(EXIT_DEVICE_LOST)
-        return {"record": [json.dumps(asdict(record))]}
+        return record
 
     def label_each(self, shards: Iterable[int]) -> Generator[CommitRecord, None, None]:
         """Label the shards as a worker of Ray's does; records in the order of the shards.

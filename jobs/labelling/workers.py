@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -64,7 +65,8 @@ def _on_ray(
     settings: LabelSettings, arguments: dict[str, Any], todo: Sequence[int]
 ) -> Generator[CommitRecord, None, None]:
     # Imported here: a second that --workers 0 does without, and without Ray.
-    from jobs.cluster import cluster, free, nodes, run_shards
+    from jobs.cluster import cluster, free, nodes
+    from jobs.labelling.actors import run_shards
 
     with cluster(settings.address):
         pool = pool_for(settings, nodes(), len(todo))
@@ -75,9 +77,15 @@ def _on_ray(
             "num_workers": pool.max_workers,
             "witness": _witness(settings, todo[0]),
         }
-        records = run_shards(todo, ShardLabeler, arguments, pool, shards_at_once=SHARDS_AT_ONCE)
-        with closing(records):  # however this ends, before the connection that they come by
-            commits = (CommitRecord(**record) for record in records)
+        commits = run_shards(
+            todo,
+            ShardLabeler,
+            arguments,
+            pool,
+            shards_at_once=SHARDS_AT_ONCE,
+            set_aside=lambda shard, why: CommitRecord(shard, time.time(), error=why),
+        )
+        with closing(commits):
             yield from _unless_all_fail(commits, pool.max_workers * SHARDS_AT_ONCE)
 
 
