@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     interrupt_on_sigterm()
     _shorten_openmp_spinning()
+    _silence_ray()
     try:
         code: int = import_in_thread(f"jobs.{name}").main(arguments[1:])
     except (KeyboardInterrupt, SystemExit) as ended:
@@ -84,6 +85,14 @@ def _current_folder_exists() -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _silence_ray() -> None:
+    """Discard what Ray prints about its processes on standard output; before Ray is imported.
+
+    When a worker dies, the job says so in one line. Ray would add a paragraph.
+    """
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 
 def _shorten_openmp_spinning() -> None:

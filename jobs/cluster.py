@@ -1,39 +1,26 @@
-"""Starts or joins Ray and runs shards on it. No other module starts Ray."""
+"""Starts or joins Ray. No other module starts it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import signal
 import socket
 import threading
-import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
 import ray
-import ray.data
-import ray.exceptions
-import ray.util.client
 
-from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError, Node, Pool
+from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError, Node
 from jobs.watchdog import reported_if_killed
 from pipeline.error_text import one_line, reason_of
 
 _START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # enough: only shard numbers and counts go through it
-_MAX_BLOCKS = 10_000  # each costs Ray Data 5 to 10 kB of the driver's memory, and 15 ms
-
-# The pool grows when the running calls reach this share of what its workers can run at once. Ray's
-# default, 1.75, would never be reached: it includes calls that wait in a queue, and here none do.
-_UPSCALING_THRESHOLD = 0.875
-
-_THREADS_TIMEOUT_S = 5.0
-_ENDLESS_THREADS = ("data-usage-metrics-poller",)  # harmless: it only queries Prometheus
 
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
 _PROBE_TIMEOUT_S = 10.0
@@ -118,7 +105,7 @@ def _connect(options: dict[str, Any]) -> None:
                     f"cannot join the Ray cluster at {address!r}: {reason}"
                 ) from error
             if attempt + 1 == _START_ATTEMPTS:
-                raise ClusterError(f"Ray did not start: {_root_cause(error)}; try again") from error
+                raise ClusterError(f"Ray did not start: {root_cause(error)}; try again") from error
         else:
             return
 
@@ -179,106 +166,7 @@ def free() -> tuple[float, float]:
     return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
 
 
-def run_shards(
-    shards: Sequence[int],
-    worker: type,
-    arguments: dict[str, Any],
-    pool: Pool,
-    *,
-    shards_at_once: int,
-) -> Generator[dict[str, Any], None, None]:
-    """Give each shard number to one of the pool's workers; yields their records as they end.
-
-    worker: a class; Ray calls its instances with {"shard": (1,) array}, from `shards_at_once`
-        threads, and expects {"record": [JSON]}. arguments: of its constructor.
-    Ray Data's unit of retry is the block: when a process or node dies, another worker runs the
-    block again. A block is one shard. Beyond `_MAX_BLOCKS` shards it is several, and the worker
-    has to skip those that are already done.
-    Raises ClusterError when the job cannot go on.
-    """
-    try:
-        if ray.util.client.ray.is_connected():
-            yield from _run_remotely(shards, worker, arguments, pool, shards_at_once)
-        else:
-            yield from _run_here(shards, worker, arguments, pool, shards_at_once)
-    except (ray.exceptions.RayError, RuntimeError) as error:
-        reason = _root_cause(error)
-        died = isinstance(error, ray.exceptions.ActorDiedError)
-        if died and "creation task" in str(error):  # the workers' own constructors never raise
-            reason += ": every node needs this package, in the same version as the driver's"
-        raise ClusterError(reason) from error
-
-
-def _run_remotely(*run: Any) -> Iterator[dict[str, Any]]:
-    """`_run_here` in an actor: Ray Data cannot run in a Ray Client's process (ray:// addresses)."""
-    runner: Any = ray.remote(num_cpus=0)(_Runner).remote(*run)
-    while (record := ray.get(runner.next_record.remote())) is not None:
-        yield record
-
-
-class _Runner:
-    """The actor: runs `_run_here` and gives out one record per call."""
-
-    def __init__(self, *run: Any) -> None:
-        self._records = _run_here(*run)
-
-    def next_record(self) -> dict[str, Any] | None:
-        return next(self._records, None)
-
-
-def _run_here(
-    shards: Sequence[int],
-    worker: type,
-    arguments: dict[str, Any],
-    pool: Pool,
-    shards_at_once: int,
-) -> Iterator[dict[str, Any]]:
-    context = ray.data.DataContext.get_current()
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = _UPSCALING_THRESHOLD
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    records = ray.data.from_items(
-        [{"shard": shard} for shard in shards], override_num_blocks=min(len(shards), _MAX_BLOCKS)
-    ).map_batches(
-        worker,
-        fn_constructor_kwargs=arguments,
-        batch_size=1,
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=pool.num_workers,
-            max_size=max(pool.num_workers, pool.max_workers),
-            max_concurrent_calls_per_actor=shards_at_once,
-            # By default Ray queues as many again per worker; at the end others would be idle.
-            max_tasks_in_flight_per_actor=shards_at_once,
-            enable_true_multi_threading=shards_at_once > 1,
-        ),
-    )
-    # Not `iter_rows`: when it is abandoned, its threads run on for an unknown time.
-    with _new_threads_joined():
-        for bundle in records.iter_internal_ref_bundles():
-            for table in ray.get(list(bundle.block_refs)):
-                yield from map(json.loads, table["record"].to_pylist())
-
-
-@contextmanager
-def _new_threads_joined() -> Iterator[None]:
-    """On leaving the block, wait for the threads that Ray Data started in it.
-
-    A thread that still calls Ray after `ray.shutdown` ends the whole process without a message.
-    """
-    before = set(threading.enumerate())
-    try:
-        yield
-    finally:
-        deadline = time.monotonic() + _THREADS_TIMEOUT_S
-        for thread in set(threading.enumerate()) - before:
-            if thread.name not in _ENDLESS_THREADS:
-                thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _root_cause(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The line of a remote traceback that names the error, without Ray's own frames and advice."""
     while error.__cause__ is not None and str(error.__cause__):
         error = error.__cause__

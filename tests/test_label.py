@@ -240,7 +240,6 @@ def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
 ) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(jobs.labelling.workers, "ShardLabeler", PoisonedLabeler)
-    monkeypatch.setattr(jobs.cluster, "_MAX_BLOCKS", 2)  # a sound shard shares the poisoned one's
     output = tmp_path / "out"
     arguments = [str(corpus), "--output", str(output), "--address", address, *MODEL_FLAGS]
     assert main([*arguments, "--images-per-shard", "20", "--attempts-per-shard", "2"]) == 1

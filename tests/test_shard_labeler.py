@@ -1,6 +1,5 @@
 """The worker on its own, without Ray: one record for every shard, whatever happens."""
 
-import json
 import os
 import signal
 import socket
@@ -10,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from jpegs import encode, photo
@@ -71,8 +69,7 @@ def output(settings: LabelSettings) -> OutputFolder:
 
 
 def call(labeler: ShardLabeler, shard: int) -> CommitRecord:
-    [record] = labeler({"shard": np.array([shard])})["record"]
-    return CommitRecord(**json.loads(record))
+    return labeler.label_or_exit(shard)
 
 
 @pytest.mark.parametrize("missing", ["input", "output"])

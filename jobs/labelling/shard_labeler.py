@@ -7,7 +7,6 @@ thousand images or so.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -16,10 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.metrics import ShardMetrics
@@ -77,14 +73,19 @@ class ShardLabeler:
 
         return ShardPipeline(config, self.plan.size.num_images)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """For Ray Data: {"shard": (1,)} -> {"record": [JSON of a `CommitRecord`]}."""
-        record = self.label(int(batch["shard"][0]))
+    def ready(self) -> None:
+        """Return when the worker can label."""
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        """Label one shard on Ray; exit when the process has lost its device.
+
+        Every shard would fail here, and fast, so that this worker would be given all the others.
+        """
+        record = self.label(shard)
         if self._device_fault is not None:
-            # Every shard would fail here, and fast, so Ray would give this worker all the others.
             print(self._device_fault, file=sys.stderr, flush=True)
             os._exit(EXIT_DEVICE_LOST)
-        return {"record": [json.dumps(asdict(record))]}
+        return record
 
     def label_each(self, shards: Iterable[int]) -> Generator[CommitRecord, None, None]:
         """Label shards in this process; yields their records in the order of `shards`.

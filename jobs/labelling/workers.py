@@ -52,7 +52,8 @@ def check_address(settings: LabelSettings) -> None:
 
 def _label_on_ray(config: WorkerConfig, todo: Sequence[int]) -> Generator[CommitRecord, None, None]:
     # Imported here: it takes a second, and --workers 0 works without Ray.
-    from jobs.cluster import cluster, free, nodes, run_shards
+    from jobs.cluster import cluster, free, nodes
+    from jobs.labelling.actors import run_shards
 
     settings = config.settings
     with cluster(settings.address):
@@ -65,11 +66,8 @@ def _label_on_ray(config: WorkerConfig, todo: Sequence[int]) -> Generator[Commit
             num_workers=pool.max_workers,
             input_file=_local_input_file(settings, todo[0]),
         )
-        records = run_shards(
-            todo, ShardLabeler, {"config": config}, pool, shards_at_once=SHARDS_AT_ONCE
-        )
-        with closing(records):  # before the connection closes, however this ends
-            commits = (CommitRecord(**record) for record in records)
+        commits = run_shards(todo, ShardLabeler, config, pool, shards_at_once=SHARDS_AT_ONCE)
+        with closing(commits):  # before the connection closes, however this ends
             yield from _unless_all_fail(commits, pool.max_workers * SHARDS_AT_ONCE)
 
 
