@@ -24,7 +24,7 @@ from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings
 from pipeline.inputs.local_files import absolute_pattern
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
-from pipeline.own_files import list_apart
+from pipeline.own_files import list_images_outside
 from pipeline.pairs.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
 from pipeline.pairs.recompress import collection_root
 from pipeline.records import ImageRef
@@ -43,7 +43,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     """
     began = time.time()
     output = OutputFolder(settings.output)
-    refs = list_apart(settings.input, output)
+    refs = list_images_outside(settings.input, output)
     _open(output, settings)
     rows = [*_earlier_rows(output, settings), *_rows(refs, output, settings)]
     with output.staged(MANIFEST) as temporary:

@@ -13,7 +13,7 @@ from pipeline.output import OutputFolder
 from pipeline.records import Shard
 from pipeline.shards import Plan, part_file, part_name
 from pipeline.sink import read_facts
-from pipeline.stores.attempts import blames_content
+from pipeline.stores.errors import is_content_error
 
 _THREADS = 4
 
@@ -34,7 +34,7 @@ def damaged_parts(output: OutputFolder) -> Iterator[tuple[int, str]]:
         except FileNotFoundError:  # not labelled yet
             return None
         except (pa.ArrowException, OSError, ValueError) as error:
-            if not blames_content(error):
+            if not is_content_error(error):
                 raise
             return one_line(error)
 

@@ -35,7 +35,7 @@ from pipeline.rescue import (
 from pipeline.stage_clock import StageClock
 
 # In the batches decoded ahead: on a CPU these hold whole pictures, three bytes a pixel.
-_MOST_PIXELS_AHEAD = 128_000_000
+_MAX_PIXELS_AHEAD = 128_000_000
 _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
 
@@ -216,7 +216,7 @@ class Decoder:
             retries.append(self._sound_batch)
 
     def _may_feed(self) -> bool:
-        if self._resample and sum(map(num_pixels, self._in_flight)) > _MOST_PIXELS_AHEAD:
+        if self._resample and sum(map(num_pixels, self._in_flight)) > _MAX_PIXELS_AHEAD:
             return False
         return len(self._in_flight) <= self._prefetch_batches
 

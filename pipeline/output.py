@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from pipeline.error_text import one_line, reason_of
 from pipeline.stores import storage
-from pipeline.stores.attempts import AccessError
-from pipeline.stores.locations import SourceError, recorded, scheme_of
+from pipeline.stores.errors import AccessError
+from pipeline.stores.locations import SourceError, scheme_of, without_credentials
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 LABELS = "labels"
@@ -49,8 +49,8 @@ class OutputFolder:
             self._store = BucketFolder(location)
         else:
             raise OutputError(
-                f"cannot write to {recorded(location)!r}: give a path, or s3:// or gs:// with a"
-                " bucket and a key"
+                f"cannot write to {without_credentials(location)!r}: give a path, or s3:// or"
+                " gs:// with a bucket and a key"
             )
         self.location = self._store.location
 

@@ -42,7 +42,7 @@ def own_files(location: str, output: OutputFolder) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def list_apart(location: str, output: OutputFolder) -> list[ImageRef]:
+def list_images_outside(location: str, output: OutputFolder) -> list[ImageRef]:
     """`list_images` for a job whose files cannot all be told from a collection's by their names.
 
     Raises OutputError if the output's folder is the collection's own; SourceError as it does.

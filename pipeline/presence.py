@@ -20,7 +20,7 @@ from typing import Self
 import psutil
 
 from pipeline.output import OutputFolder
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 DRIVERS = ".drivers"
 REFRESH_S = 5.0

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.output import LABELS, PLAN, OutputError, OutputFolder
 from pipeline.records import Container, ImageRef, Shard
-from pipeline.stores.attempts import blames_content
+from pipeline.stores.errors import is_content_error
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -134,7 +134,7 @@ class Plan:
     def _explained(self, error: Exception) -> Exception:
         """The error itself where it is the storage's: nobody should remove an output for that."""
         missing = isinstance(error, FileNotFoundError)
-        return self._damaged(str(error)) if missing or blames_content(error) else error
+        return self._damaged(str(error)) if missing or is_content_error(error) else error
 
     def _damaged(self, reason: str) -> OutputError:
         return OutputError(

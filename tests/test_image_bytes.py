@@ -17,7 +17,7 @@ from pipeline.inputs.manifests import entry_location
 from pipeline.records import Container, ImageRef
 from pipeline.sources import list_images
 from pipeline.stores import storage
-from pipeline.stores.attempts import MissingError, TemporaryReadError
+from pipeline.stores.errors import MissingError, TransientStoreError
 from pipeline.stores.locations import SourceError
 
 NAMES = [f"{number}.jpg" for number in range(40)]
@@ -26,7 +26,7 @@ CONTENT = [name.encode() * 3 for name in NAMES]
 
 @pytest.fixture(autouse=True)
 def no_open_archives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())
+    monkeypatch.setattr(image_bytes, "_CACHE", image_bytes._ReaderCache())
 
 
 @pytest.fixture
@@ -106,10 +106,10 @@ def test_no_more_than_two_archives_stay_open(tmp_path: Path) -> None:
         def close(self) -> None:
             closed.append(self.name)
 
-    readers = image_bytes._Readers()
+    readers = image_bytes._ReaderCache()
     a, b, c = (ImageRef(name, name, Container.TAR_GZ, 0) for name in "abc")
     for ref in (a, b, a, c):
-        readers.give(ref, Archive(ref.uri))  # type: ignore[arg-type]
+        readers.put(ref, Archive(ref.uri))  # type: ignore[arg-type]
     assert closed == ["a", "b"]  # a was replaced, b was used longest ago
     assert readers.take(b) is None
     assert readers.take(a) is not None
@@ -136,7 +136,7 @@ def test_a_stream_goes_on_after_what_passes(
         assert [stream.read(ref) for ref in refs] == CONTENT
         proxy.faults[name] = ["503:SlowDown"] * 3
         failing = ArchiveStream(refs)
-        with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
+        with pytest.raises(TransientStoreError, match="HTTP 503 SlowDown; tried 3 times"):
             failing.read(refs[0])
         assert failing.read(refs[0]) == CONTENT[0]
 

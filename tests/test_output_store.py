@@ -9,7 +9,7 @@ import pytest
 from servers import Bucket, Proxy
 
 from pipeline.output import OutputError, OutputFolder
-from pipeline.stores.attempts import AccessError, TemporaryReadError
+from pipeline.stores.errors import AccessError, TransientStoreError
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 
@@ -114,7 +114,7 @@ def test_a_write_that_fails_now_and_then_succeeds(s3: Bucket, proxy: Proxy, faul
 def test_a_write_that_never_succeeds_says_so_and_leaves_nothing(s3: Bucket, proxy: Proxy) -> None:
     store = BucketFolder(f"{s3.url}/run")
     proxy.faults[r"^PUT "] = ["503:SlowDown"] * 9
-    with pytest.raises(TemporaryReadError, match=r"HTTP 503 SlowDown; tried 3 times"):
+    with pytest.raises(TransientStoreError, match=r"HTTP 503 SlowDown; tried 3 times"):
         store.write("part", b"x")
     proxy.faults.clear()
     assert store.changed_at("") == {}

@@ -31,7 +31,7 @@ from pipeline.output import OutputFolder
 from pipeline.records import Shard
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts, write_part
-from pipeline.stores.attempts import AccessError, refuses_all_writing
+from pipeline.stores.errors import AccessError, refuses_all_writing
 
 if TYPE_CHECKING:
     from pipeline.label_shard import LabelledShard

@@ -16,7 +16,7 @@ from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
 from pipeline.records import STATUSES
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 COMPLETE = "complete"
 FAILED = "failed shards"

@@ -10,7 +10,7 @@ from typing import Any
 from jobs.labelling.shard_labeler import SHARDS_AT_ONCE, CommitRecord, ShardLabeler
 from jobs.pool import ClusterError, pool_for, this_machine, warn_of_waiting
 from jobs.settings import LabelSettings
-from pipeline.inputs.image_bytes import is_elsewhere
+from pipeline.inputs.image_bytes import is_remote_image
 from pipeline.output import OutputFolder
 from pipeline.shards import Plan
 from pipeline.stores.locations import local_path
@@ -55,7 +55,7 @@ def _witness(settings: LabelSettings, shard: int) -> str | None:
     """A file of a shard's that is on a disk here, and has to be on a worker's."""
     for ref in Plan(OutputFolder(settings.output)).shard(shard).refs:
         path = local_path(ref.source or ref.uri)
-        if not is_elsewhere(ref) and os.path.exists(path):
+        if not is_remote_image(ref) and os.path.exists(path):
             return path
     return None
 

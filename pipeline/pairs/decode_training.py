@@ -88,7 +88,7 @@ class PairDecoder:
     """A running DALI pipeline. Not thread-safe.
 
     geometry: crop and interpolation are used; `PairPlan.window` says which window.
-    most_compressions: of the whole picture, and of the window, that a plan may ask for. varied:
+    max_compressions: of the whole picture, and of the window, that a plan may ask for. varied:
         whether one may ask for other colours, or upside down.
     """
 
@@ -97,18 +97,18 @@ class PairDecoder:
         geometry: Geometry,
         options: DecodeOptions,
         *,
-        most_compressions: int,
+        max_compressions: int,
         varied: bool = False,
     ) -> None:
         self.batch_size = options.batch_size
-        self._most = most_compressions
+        self._most = max_compressions
         self._varied = varied
         self._side = geometry.crop
         cuda = options.device == "cuda"
         self._pipeline = _graph(
             geometry,
             options,
-            most_compressions,
+            max_compressions,
             varied=varied,
             batch_size=options.batch_size,
             num_threads=options.num_threads,

@@ -34,8 +34,8 @@ class Colours(NamedTuple):
     contrast: float = 1.0
 
 
-_MOST_HUE_DEG = 40.0
-_LEAST_SATURATION, _MOST_SATURATION = 0.4, 1.6
+_MAX_HUE_DEG = 40.0
+_MIN_SATURATION, _MAX_SATURATION = 0.4, 1.6
 _DARKEST, _BRIGHTEST = 0.7, 1.3  # of contrast too
 
 
@@ -119,8 +119,8 @@ def training_plan(rng: np.random.Generator, size: tuple[int, int], mix: Degradat
 
 def _random_colours(rng: np.random.Generator) -> Colours:
     return Colours(
-        rng.uniform(-_MOST_HUE_DEG, _MOST_HUE_DEG),
-        rng.uniform(_LEAST_SATURATION, _MOST_SATURATION),
+        rng.uniform(-_MAX_HUE_DEG, _MAX_HUE_DEG),
+        rng.uniform(_MIN_SATURATION, _MAX_SATURATION),
         rng.uniform(_DARKEST, _BRIGHTEST),
         rng.uniform(_DARKEST, _BRIGHTEST),
     )

@@ -34,7 +34,7 @@ from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.run_ahead import run_ahead
 from pipeline.screening.screen import Limits
 
-_MOST_BAD_IN_A_ROW = 100
+_MAX_BAD_IN_A_ROW = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class PairLoader:
         self._decoder = PairDecoder(
             geometry,
             options,
-            most_compressions=mix.max_compressions,
+            max_compressions=mix.max_compressions,
             varied=mix.recoloured_share > 0 or mix.upside_down_share > 0,
         )
         self._block_dct = BlockDct(geometry.crop)
@@ -156,7 +156,7 @@ class PairLoader:
 
     def _batch_of(self, step: int) -> PairBatch:
         tried: list[int] = []
-        while len(tried) < _MOST_BAD_IN_A_ROW:
+        while len(tried) < _MAX_BAD_IN_A_ROW:
             chosen = images_of_step(
                 step + len(tried) // self.batch_size,
                 num_images=len(self._refs),

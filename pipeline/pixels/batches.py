@@ -11,7 +11,7 @@ from pipeline.records import EncodedImage
 # batch of several takes little longer than one; without them an H200 decodes 3.4 times as fast.
 LARGE_PIXELS = 1_000_000
 # Decoded they take three bytes each: so a batch fits into memory, whatever a collection holds.
-MOST_PIXELS = 256_000_000
+MAX_BATCH_PIXELS = 256_000_000
 
 
 @dataclass(slots=True)
@@ -25,11 +25,11 @@ class _Gathered:
 
 
 def batches(
-    images: Iterable[EncodedImage], most_images: int, *, large_apart: bool
+    images: Iterable[EncodedImage], max_images: int, *, large_apart: bool
 ) -> Iterator[list[EncodedImage]]:
     """Every decodable image in exactly one batch, none of which is empty.
 
-    A batch has up to `most_images`, and up to `MOST_PIXELS` unless it is one image of more.
+    A batch has up to `max_images`, and up to `MAX_BATCH_PIXELS` unless it is one image of more.
 
     Args:
         large_apart: images of more than `LARGE_PIXELS` are batches of their own, which come once
@@ -42,11 +42,11 @@ def batches(
             continue
         pixels = _pixels_of(image)
         gathered = large if large_apart and pixels > LARGE_PIXELS else small
-        if gathered.images and gathered.pixels + pixels > MOST_PIXELS:
+        if gathered.images and gathered.pixels + pixels > MAX_BATCH_PIXELS:
             yield gathered.taken()
         gathered.images.append(image)
         gathered.pixels += pixels
-        if len(gathered.images) == most_images:
+        if len(gathered.images) == max_images:
             yield gathered.taken()
     for gathered in (small, large):
         if gathered.images:

@@ -18,7 +18,7 @@ MAX_PIXELS_FOR_STRICT_DECODE = 100_000_000
 ZERO_HOLE_BYTES = 48
 # libjpeg visits every block once a scan, so scans cost time that the file's size does not show.
 # Encoders write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
-_MOST_SCANS = 500
+_MAX_SCANS = 500
 
 _EOI, _SOS = 0xD9, 0xDA
 # DHT, DAC, SOS, DQT, DNL, DRI, COM and APPn may stand between two scans (B.2.1, B.2.5).
@@ -119,8 +119,8 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
             return f"segment 0xFF{code:02X} at byte {at} has an impossible length of {length}"
         if code == _SOS:
             scan_start, scans = pos, scans + 1
-            if scans > _MOST_SCANS:
-                return f"more than {_MOST_SCANS} scans"
+            if scans > _MAX_SCANS:
+                return f"more than {_MAX_SCANS} scans"
         elif data[pos : pos + 1] not in (b"\xff", b""):
             return f"no marker follows the segment 0xFF{code:02X} at byte {at}"
     return f"more than {MAX_SEGMENTS} segments after the first scan"
