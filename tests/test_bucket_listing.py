@@ -75,7 +75,7 @@ def test_whoever_stops_listing_leaves_no_thread() -> None:
     listing = list_bucket(Keys({f"{n % 3}/{n}" for n in range(3000)}), "")
     assert next(listing).key == "0/0"
     listing.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name == "run-ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def test_thousands_of_objects_of_a_server_come_page_by_page(
@@ -102,4 +102,4 @@ def test_a_folder_that_cannot_be_listed_is_never_left_out() -> None:
     listing = list_bucket(store, "")
     with pytest.raises(TransientStoreError, match="busy"):
         list(listing)
-    assert not [thread for thread in threading.enumerate() if thread.name == "run-ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]

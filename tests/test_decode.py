@@ -330,7 +330,7 @@ def test_a_decoder_that_refuses_everything_is_not_the_images_fault(
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "share_outputs", failing)
-        with pytest.raises(RuntimeError, match="refuses sound pictures too"):
+        with pytest.raises(RuntimeError, match="refuses a known-good image too"):
             decode_all(small_decoder, screened(GOOD))
     assert len(decode_all(small_decoder, screened(GOOD))) == len(GOOD)
 

@@ -134,7 +134,7 @@ def test_a_picture_that_no_jpeg_can_hold_costs_its_own_place_alone() -> None:
 
 
 def test_dali_never_sees_a_header_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may kill the process, see `passes_header_check`."""
+    """It may kill the process, see `admit`."""
     jpeg, png = encode(photo(64, 64)), save(photo(64, 64), "PNG")
     images = [encoded(data, (64, 64)) for data in (jpeg, png[: len(png) // 2], jpeg)]
     decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=2)
@@ -161,7 +161,7 @@ def test_a_decoder_that_refuses_everything_is_not_the_images_fault(
 
     with monkeypatch.context() as patch:
         patch.setattr(decoder._pipeline, "share_outputs", failing)
-        with pytest.raises(RuntimeError, match="refuses sound pictures too"):
+        with pytest.raises(RuntimeError, match="refuses a known-good image too"):
             decoder.decode(images, [PairPlan(FULL_SIZE)] * 2)
     assert all(image.status is Status.OK for image in images)
     assert decoder.decode(images, [PairPlan(FULL_SIZE)] * 2)[2] == [0, 1]

@@ -21,11 +21,11 @@ from pipeline.pairs.pair_plan import Colours, PairPlan
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import EncodedImage, Status
 from pipeline.rescue import (
-    give_up,
+    admit,
+    decoder_fault,
     is_refusal,
-    machine_fault,
-    passes_header_check,
-    sound_picture,
+    known_good_image,
+    reject,
     split_refused,
 )
 
@@ -128,9 +128,7 @@ class PairDecoder:
         """
         clean, degraded, kept = [], [], []
         checked = [
-            k
-            for k, image in enumerate(images)
-            if passes_header_check(image) and _can_be_compressed(image)
+            k for k, image in enumerate(images) if admit(image) and _can_be_compressed(image)
         ]
         groups = [checked] if checked else []
         while groups:
@@ -142,8 +140,8 @@ class PairDecoder:
                 if not is_refusal(message):
                     raise
                 if len(group) == 1:
-                    self._expect_sound()
-                    give_up(images[group[0]], message)
+                    self._check_decoder()
+                    reject(images[group[0]], message)
                 else:
                     groups = split_refused(group, message) + groups
                 continue
@@ -155,13 +153,13 @@ class PairDecoder:
             return nothing, nothing, kept
         return torch.cat(clean), torch.cat(degraded), kept
 
-    def _expect_sound(self) -> None:
-        sound = sound_picture()
+    def _check_decoder(self) -> None:
+        sound = known_good_image()
         whole = np.array([0, 0, *(sound.size or ())], np.float32)
         try:
             self._run([sound], [PairPlan(whole)])
         except RuntimeError as error:
-            raise machine_fault(error) from error
+            raise decoder_fault(error) from error
 
     def _run(
         self, images: list[EncodedImage], plans: list[PairPlan]

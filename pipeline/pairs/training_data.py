@@ -29,9 +29,9 @@ from pipeline.pairs.pair_plan import (
 from pipeline.pairs.recompress import common_root, relative_name
 from pipeline.pixels.block_dct import BlockDct
 from pipeline.pixels.geometry import Geometry
+from pipeline.prefetch import prefetch
 from pipeline.reading.reading_tasks import read_and_screen
 from pipeline.records import EncodedImage, ImageRef, Status
-from pipeline.run_ahead import run_ahead
 from pipeline.screening.screen import Limits
 
 _MAX_BAD_IN_A_ROW = 100
@@ -126,7 +126,7 @@ class PairLoader:
         A bad image's place is taken by another of its batch, so that every batch is full; a batch
         without a good image is one of a later step. Raises ValueError when they have none either.
         """
-        return run_ahead(self._training(first_step), self._options.prefetch_batches)
+        return prefetch(self._training(first_step), self._options.prefetch_batches)
 
     def held_out(self) -> Iterator[PairBatch]:
         """This rank's share of the images, once, in order, as `validation_plan` has them."""

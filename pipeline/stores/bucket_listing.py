@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pipeline.run_ahead import run_ahead
+from pipeline.prefetch import prefetch
 from pipeline.stores.bucket_store import BucketStore, StoredObject
 
 _FOLDERS_AHEAD = 16
@@ -65,7 +65,7 @@ def _in_parallel(store: BucketStore, top: _Page, depth: int) -> _Pages:
         try:
             while waiting or started:
                 while waiting and len(started) < _FOLDERS_AHEAD:
-                    pages = run_ahead(_pages_of(store, waiting.popleft(), depth), _PAGES_AHEAD)
+                    pages = prefetch(_pages_of(store, waiting.popleft(), depth), _PAGES_AHEAD)
                     started.append((pool.submit(next, pages, None), pages))
                 first, pages = started.popleft()
                 yield first.result() or []
