@@ -1,4 +1,4 @@
-"""Images -> what a model says about them clean and under each condition of the paper's tables."""
+"""Images -> a model's results for them, clean and under each condition of the paper's tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.stage_clock import StageClock
 class Condition:
     """One row of a table: a protocol with one compression at `quality`, or `times` random ones.
 
-    Without either: the clean picture.
+    Without either: the clean image.
     """
 
     protocol: CompressionProtocol | None = None
@@ -31,7 +31,7 @@ class Condition:
     times: int | None = None
 
     def qualities(self, name: str, seed: int) -> tuple[int, ...]:
-        """The compressions asked for of the image called `name`."""
+        """The qualities of the compressions of the image called `name`."""
         if self.times is not None:
             return drawn_qualities(name, seed, self.times)
         return () if self.quality is None else (self.quality,)
@@ -41,7 +41,7 @@ CLEAN = Condition()
 
 
 class Model(Protocol):
-    """As `afd_model.evaluation.evaluator.Evaluator`; what `clean_stem` gives goes back to it."""
+    """See `afd_model.evaluation.evaluator.Evaluator`. `measure` takes a result of `clean_stem`."""
 
     def clean_stem(self, pixels: torch.Tensor) -> Any: ...
     def measure(
@@ -55,9 +55,10 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredChunk:
-    """indices: of the images, into the list given. outcomes: per condition, of those images.
+    """The results of one batch.
 
-    left_out: (index, why) of the images that cannot be evaluated.
+    indices: of its images, in the evaluated list. outcomes: the images' results per condition.
+    left_out: (index, reason) of the images that cannot be evaluated.
     """
 
     indices: list[int]
@@ -66,7 +67,7 @@ class MeasuredChunk:
 
 
 class ImageEvaluator:
-    """Measures images under every condition. Holds two decoders and a pool of threads."""
+    """Evaluates images under every condition. Owns two decoders and a thread pool."""
 
     def __init__(
         self,
@@ -83,14 +84,14 @@ class ImageEvaluator:
         self._seed = seed
         self._batch_size = options.batch_size
         self._decoder = Decoder(geometry, options)
-        # What was compressed as the model's window is decoded as it is.
+        # For images that were compressed as the model's window: no resize.
         self._window_decoder = Decoder(replace(geometry, resize=None), options)
         self._pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="compress")
 
     def measure(self, refs: Sequence[ImageRef], names: Sequence[str]) -> Iterator[MeasuredChunk]:
-        """Every image under every condition, a batch of images at a time.
+        """Every image under every condition, in batches.
 
-        names: one for each reference; the random qualities are drawn by it.
+        names: one per reference; it determines the random qualities.
         """
         for start in range(0, len(refs), self._batch_size):
             stop = min(start + self._batch_size, len(refs))

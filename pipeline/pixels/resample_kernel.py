@@ -1,6 +1,6 @@
-"""A window of a picture -> its size at the model's input, in the Python that Numba compiles.
+"""The Numba kernel that resamples a window of an image to the size of the model's input.
 
-Without annotations, which it does not read.
+It has no type annotations, because Numba ignores them.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -10,7 +10,7 @@ import numpy as np
 from afd_model.inference.numba_kernels import kernel, part_of_kernel
 
 _WHITE = np.float32(255)
-_HALF = np.float32(0.5)  # what is cut off after it is rounded
+_HALF = np.float32(0.5)  # added before truncation, to round
 
 
 @part_of_kernel
@@ -20,7 +20,7 @@ def _triangle(x):
 
 @part_of_kernel
 def _cubic(x):
-    """Keys' with a = -1/2, as Pillow has it."""
+    """Keys' cubic kernel with a = -1/2, as in Pillow."""
     if x < 1.0:
         return (1.5 * x - 2.5) * x * x + 1.0
     if x < 2.0:
@@ -30,14 +30,15 @@ def _cubic(x):
 
 @part_of_kernel
 def _taps(start, end, samples, places, cubic):
-    """Which samples make up each of so many places from `start` to `end`, and by what weights.
+    """The source samples and weights of each output pixel along one axis.
 
-    Where places are wider than samples the filter is widened with them; what would lie outside the
-    picture is left out. Both are Pillow's rules.
+    start, end: the window, in source samples. samples: number of source samples. places: number of
+    output pixels. When the image gets smaller, the filter is widened by the scale; samples outside
+    the image are left out. Both are Pillow's rules.
 
     Returns:
-        the first sample of each place, (places,) int64; how many, (places,) int64; their weights,
-        (places, an even number) float32, which add up to 1 and are followed by zeros.
+        first sample of each output pixel, (places,) int64; number of samples, (places,) int64;
+        weights, (places, an even number) float32, which add up to 1 and are padded with zeros.
     """
     scale = (end - start) / places
     widened = max(scale, 1.0)
@@ -68,12 +69,13 @@ def _grey_level(x):
 
 @kernel
 def resample(picture, window, cubic, out) -> None:
-    """See `pipeline.pixels.resample.Resample`; one picture.
+    """Resample a window of one image.
 
     picture: (H, W, 3) uint8, contiguous. window: (top, left, bottom, right), float64 (4,), of
-    positive size, inside the picture. cubic: bool. out: (h, w, 3) uint8, to be overwritten.
+    positive size, inside the image. cubic: bicubic rather than bilinear. out: (h, w, 3) uint8,
+    written to.
 
-    Rows first: a row of the picture is one vector, whatever its columns become.
+    The vertical pass comes first, because it works on whole rows, which are contiguous.
     """
     height, width, _ = picture.shape
     rows, columns, _ = out.shape
@@ -91,7 +93,7 @@ def resample(picture, window, cubic, out) -> None:
             for i in range(line.size):
                 line[i] += of_upper * np.float32(upper[i]) + of_lower * np.float32(lower[i])
         for x in range(columns):
-            # Unsigned, or Numba would look whether each is to be counted from the end.
+            # Unsigned, or Numba would check for negative indices, which count from the end.
             at = np.uint64(3 * lefts[x] - begin)
             red, green, blue = np.float32(0), np.float32(0), np.float32(0)
             for k in range(breadths[x]):
