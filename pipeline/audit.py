@@ -61,5 +61,5 @@ def _what_is_wrong(output: OutputFolder, shard: Shard) -> str | None:
     statuses = table.column("status").to_pylist()
     stated = {status: count for status, count in facts["counts"].items() if count}
     if stated != {status: statuses.count(status) for status in dict.fromkeys(statuses)}:
-        return f"its rows are not the {stated} that it states"
+        return f"its rows do not match its stated counts {stated}"
     return None

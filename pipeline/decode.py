@@ -60,6 +60,12 @@ class DecodeOptions:
     hw_decoder_load: float = 0.65
     dct: bool = True
 
+    @property
+    def torch_device(self) -> torch.device:
+        return (
+            torch.device("cuda", self.device_id) if self.device == "cuda" else torch.device("cpu")
+        )
+
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_threads", "prefetch_batches"):
             if getattr(self, name) < 1:
@@ -130,7 +136,7 @@ class Decoder:
         self._geometry = geometry
         self._prefetch_batches = options.prefetch_batches
         cuda = self._large_apart = options.device == "cuda"
-        device = torch.device("cuda", options.device_id) if cuda else torch.device("cpu")
+        device = options.torch_device
         count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
         self._resample = None if cuda else cpu_resample(geometry)
         self._rgb = torch.empty(count if self._resample else 0, side, side, 3, dtype=torch.uint8)

@@ -97,7 +97,9 @@ def scan_jpeg(data: bytes) -> JpegHeader:
             code = data[pos + 1]
         kind = _KINDS[code]
         if kind >= _STANDALONE:
-            pos = _after_standalone(code, pos)
+            if kind == _REFUSED:
+                raise JpegFormatError(_refused_message(code, pos))
+            pos += 2
             continue
         end = pos + 2 + (data[pos + 2] << 8 | data[pos + 3])
         if end < pos + 4 or end > last + 4:
@@ -244,13 +246,6 @@ def _next_marker(data: bytes, pos: int, *, in_frame: bool) -> int:
         missing = "scan (SOS)" if in_frame else "frame (SOF)"
         raise JpegFormatError(f"JPEG header ends before the {missing} marker")
     return match.start()
-
-
-def _after_standalone(code: int, pos: int) -> int:
-    """Offset after a marker without a segment. Raises JpegFormatError for one that is refused."""
-    if _KINDS[code] == _STANDALONE:
-        return pos + 2
-    raise JpegFormatError(_refused_message(code, pos))
 
 
 def _bad_length_message(data: bytes, pos: int) -> str:

@@ -59,7 +59,7 @@ class OutputFolder:
         """The folder's path. Raises OutputError for an output in a bucket."""
         if isinstance(self._store, BucketFolder):
             raise OutputError(
-                f"{self.location!r} is in a bucket, and this job works on a disk: give a folder,"
+                f"{self.location!r} is in a bucket, and this job needs a local folder: give one,"
                 " and copy an output there first"
             )
         return Path(self.location)

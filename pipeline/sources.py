@@ -185,7 +185,7 @@ def _images_in(file: BinaryIO, place: Place) -> Iterator[ImageRef] | None:
     with listing_errors(f"read {place.uri!r}"):
         head = _head(file)
         if head.startswith(_ENCRYPTED_PARQUET) and _ends_with(file, _ENCRYPTED_PARQUET):
-            raise OSError("it is encrypted; give it as plain Parquet")
+            raise OSError("it is encrypted: give it as unencrypted Parquet")
         if head.startswith(PARQUET_MAGIC):
             parquet = pq.ParquetFile(file)
             if image_column(parquet.schema_arrow) is None:

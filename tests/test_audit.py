@@ -81,7 +81,7 @@ def test_rows_that_contradict_their_counts_are_found(output: OutputFolder) -> No
     pq.write_table(changed, path)
     [(index, reason)] = list(damaged_parts(output))
     assert index == 0
-    assert "its rows are not the {'rejected': 333, 'unreadable': 167}" in reason
+    assert "its rows do not match its stated counts {'rejected': 333, 'unreadable': 167}" in reason
 
 
 def test_the_plan_is_read_by_one_thread_at_a_time(

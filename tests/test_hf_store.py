@@ -100,5 +100,5 @@ def test_what_is_not_there(hub: Hub) -> None:
     with pytest.raises(MissingError, match="HTTP 404"):
         list(list_objects("hf://datasets/o/n@v2/"))
     hub.files["/api/datasets/o/n/tree/main/"] = b'{"error": "busy"}'
-    with pytest.raises(StoreError, match="the Hub's listing cannot be understood"):
+    with pytest.raises(StoreError, match="the Hub's listing has an unknown form"):
         list(list_objects("hf://datasets/o/n/"))

@@ -45,7 +45,7 @@ def test_what_cannot_be_read_says_why_and_costs_no_other(tmp_path: Path) -> None
         3: "No such file or directory",
         20: "Is a directory",
         21: "Too many levels of symbolic links",
-        22: "not a file's path: embedded null byte",
+        22: "not a valid path: embedded null byte",
         23: "File name too long",
         24: "Not a directory",
     }

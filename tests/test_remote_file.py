@@ -133,7 +133,9 @@ def test_a_file_that_has_become_shorter_is_told(server: WebServer) -> None:
     file.seek(3 * BLOCK + 1)
     assert file.readinto(bytearray(10)) == 4
     for _ in range(2):
-        with pytest.raises(StoreError, match="ends before byte 3005: it has changed meanwhile"):
+        with pytest.raises(
+            StoreError, match="ends before byte 3005: it has changed since it was opened"
+        ):
             file.read(10)
 
 

@@ -231,7 +231,7 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
         str(tmp_path / "notepad.csv"): "is text in UTF-16: save it as UTF-8",
         str(tmp_path / "remote.txt"): "'ftp://host/a.jpg': ftp:// is not supported; give a path",
         str(tmp_path / "two.parquet"): "has no column of paths.*left .*, right ",
-        str(tmp_path / "locked.parquet"): "cannot read .*locked.parquet': it is encrypted; give it",
+        str(tmp_path / "locked.parquet"): "cannot read .*locked.parquet': it is encrypted: give it",
         "ftp://host/a": "ftp:// is not supported; give a path, or one of s3://",
         f"{s3.url}/gone": "no files in",
         f"{s3.url}/gone/*.jpg": "no files in",
@@ -239,7 +239,7 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
         "s3://": "names no bucket",
         "hf://datasets/x": "names no repository",
         "https://me:hunter2@h/a.tar": "with credentials, .*write the whole URI into a text file",
-        "s3://key:hunter2@bucket/a": "with credentials, .*set them in the environment",
+        "s3://key:hunter2@bucket/a": "with credentials, .*set the credentials in the environment",
     }
     for location, message in cases.items():
         with pytest.raises(SourceError, match=message) as caught:

@@ -43,7 +43,7 @@ def read_image(ref: ImageRef) -> bytes:
     except SourceError:
         raise
     except ValueError as error:  # a null byte in a manifest's path
-        raise OSError(f"not a file's path: {error}") from error
+        raise OSError(f"not a valid path: {error}") from error
     stream = ArchiveStream([ref])
     try:
         return stream.read(ref)

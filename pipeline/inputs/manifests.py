@@ -161,7 +161,7 @@ def _parquet_column(schema: pa.Schema, location: str) -> str:
     found = ", ".join(f"{field.name} ({field.type})" for field in schema)
     raise SourceError(
         f"the manifest {location!r} has no column of paths: name one of its string columns 'path';"
-        " or, where it holds images, name their column 'image', with one a row, as bytes or as a"
+        " or, where it holds images, name their column 'image', with one per row, as bytes or as a"
         f" struct with a field 'bytes' (found {found or 'no columns'})"
     )
 

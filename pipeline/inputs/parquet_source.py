@@ -111,7 +111,7 @@ class ParquetReader:
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise OSError(f"not the Parquet file that was planned: {error}") from error
         if field is None:
-            raise OSError("the file has no column of images any more")
+            raise OSError("the file no longer has a column of images")
         self._name, self._column = field.name, _leaf_path(field)
         schema = self._parquet.schema
         paths = [schema.column(index).path for index in range(len(schema))]

@@ -71,7 +71,7 @@ def range_of_member(ref: ImageRef) -> tuple[int, int]:
     Raises OSError when the member is not one contiguous byte range.
     """
     if ref.offset is None:
-        raise OSError("the tar holds it as a sparse file, or as a link to no file before it")
+        raise OSError("it is a sparse file, or a link without a target before it")
     return ref.offset - tarfile.BLOCKSIZE, (ref.num_bytes or 0) + tarfile.BLOCKSIZE
 
 

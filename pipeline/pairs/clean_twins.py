@@ -42,7 +42,7 @@ class CleanTwins:
                 raise ValueError(f"several clean twins in {str(place.parent)!r}: {names}")
             if found:
                 return ImageRef(uri=str(found[0]))
-        raise ValueError(f"no clean twin in {str(self._location)!r}: no file of its name")
+        raise ValueError(f"no clean twin in {str(self._location)!r}: no file with its name")
 
 
 def _candidates(place: Path) -> Iterator[Path]:

@@ -29,6 +29,7 @@ from pipeline.pairs.pair_plan import (
 from pipeline.pairs.recompress import common_root, relative_name
 from pipeline.pixels.block_dct import BlockDct
 from pipeline.pixels.geometry import Geometry
+from pipeline.pixels.normalize import Normalize
 from pipeline.prefetch import prefetch
 from pipeline.reading.reading_tasks import read_and_screen
 from pipeline.records import EncodedImage, ImageRef, Status
@@ -118,6 +119,7 @@ class PairLoader:
             max_compressions=mix.max_compressions,
             varied=mix.recoloured_share > 0 or mix.upside_down_share > 0,
         )
+        self._normalize = Normalize(geometry, torch.float32, options.torch_device)
         self._block_dct = BlockDct(geometry.crop)
         self._pool = ThreadPoolExecutor(read_threads, thread_name_prefix="read")
 
@@ -197,18 +199,12 @@ class PairLoader:
             return None
         quality = [_stated_quality(images[k], plans[k]) for k in kept]
         return PairBatch(
-            clean=self._normalised(clean),
-            degraded=self._normalised(degraded),
+            clean=self._normalize(clean),
+            degraded=self._normalize(degraded),
             dct=self._dct(degraded),
             quality=torch.tensor(quality, device=clean.device),
             condition=torch.tensor([plans[k].condition for k in kept], device=clean.device),
         )
-
-    def _normalised(self, rgb: torch.Tensor) -> torch.Tensor:
-        """(B, crop, crop, 3) uint8 -> (B, 3, crop, crop) float32, channels_last."""
-        scale = rgb.new_tensor(self._geometry.std, dtype=torch.float32) * 255
-        mean = rgb.new_tensor(self._geometry.mean, dtype=torch.float32) * 255
-        return ((rgb - mean) / scale).permute(0, 3, 1, 2)
 
     def _dct(self, rgb: torch.Tensor) -> torch.Tensor:
         if rgb.is_cuda:

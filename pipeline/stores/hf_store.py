@@ -81,7 +81,7 @@ def _files_of(data: bytes) -> list[tuple[str, int]]:
             (item["path"], int(item["size"])) for item in json.loads(data) if item["type"] == "file"
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"the Hub's listing cannot be understood: {error!r}") from None
+        raise StoreError(f"the Hub's listing has an unknown form: {error!r}") from None
 
 
 def _endpoint() -> str:

@@ -208,7 +208,9 @@ def _answer(
         _raise_for_status(response, resource)
     is_whole_file = response.status == 200
     if is_whole_file and start:
-        raise StoreError("the server knows no byte ranges: download the file and give its path")
+        raise StoreError(
+            "the server does not support byte ranges: download the file and give its path"
+        )
     if response.length is not None and response.length > max_bytes:
         raise StoreError(f"{response.length} bytes: at most {max_bytes} are read at once")
     data = _read_body(response, max_bytes, resource.policy)
@@ -230,7 +232,7 @@ def _read_body(response: http.client.HTTPResponse, max_bytes: int, policy: Retry
         chunks.append(chunk)
         size += len(chunk)
         if size > max_bytes:
-            raise StoreError(f"more than {max_bytes} bytes, which is all that is read at once")
+            raise StoreError(f"more than {max_bytes} bytes, the limit of one read")
         # Where the length is unknown, the bytes so far must have come fast enough.
         allowed_s = policy.read_timeout_s + (expected or size) / policy.min_bytes_per_s
         if time.monotonic() - began > allowed_s:

@@ -170,7 +170,7 @@ def refuse_credentials(location: str) -> None:
     if is_web(location):
         way_out = "write the whole URI into a text file and give that file instead"
     else:
-        way_out = "leave out what stands before the @ and set them in the environment"
+        way_out = "remove the part before the @ and set the credentials in the environment"
     raise SourceError(
         f"{without_credentials(location)!r} was given with credentials, which would be recorded:"
         f" {way_out}"

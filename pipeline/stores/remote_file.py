@@ -60,7 +60,9 @@ class RemoteFile(io.RawIOBase):
             data, within = self._block(start // BLOCK_BYTES), start % BLOCK_BYTES
         count = min(len(buffer), len(data) - within)
         if count <= 0:
-            raise StoreError(f"the file ends before byte {start}: it has changed meanwhile")
+            raise StoreError(
+                f"the file ends before byte {start}: it has changed since it was opened"
+            )
         buffer[:count] = memoryview(data)[within : within + count]
         self._position += count
         return count
