@@ -69,7 +69,7 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
         check_job(output, record, "subsampling")
         # An output that is older than --shift-grid does not mention it.
         refuse_other_settings(output, {"shift_grid": False, **record["settings"]}, now)
-    with output.first_written():
+    with output.first_write():
         output.path.mkdir(parents=True, exist_ok=True)  # it refuses a bucket
         output.clean()
         output.write_json(RUN, {"settings": now})

@@ -74,13 +74,13 @@ class OutputFolder:
 
     def create(self) -> None:
         """Create the folder and check that it is writable. Raises OutputError."""
-        with self.first_written():
+        with self.first_write():
             self._store.prepare(LABELS)
             self._store.write(".writable", b"")
             self._store.remove(".writable")
 
     @contextmanager
-    def first_written(self) -> Iterator[None]:
+    def first_write(self) -> Iterator[None]:
         """Wrap a job's first write: raises OutputError if the folder is not writable."""
         try:
             yield
@@ -110,9 +110,9 @@ class OutputFolder:
         """Set a small file's modification time to now; write the file if it is missing."""
         self._store.touch(name, data)
 
-    def changed_at(self, folder: str) -> dict[str, float]:
+    def modification_times(self, folder: str) -> dict[str, float]:
         """Name -> modification time of the files in a folder, by the storage's own clock."""
-        return self._store.changed_at(folder)
+        return self._store.modification_times(folder)
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError, another OSError, AccessError."""
@@ -172,7 +172,7 @@ class OutputFolder:
 
     def end_attempts(self, name: str) -> None:
         """Remove the markers of a unit of work that is done."""
-        markers = self.changed_at(ATTEMPTS)
+        markers = self.modification_times(ATTEMPTS)
         for marker in markers:
             if marker.rpartition(".")[0] == name:
                 self.remove(f"{ATTEMPTS}/{marker}")

@@ -79,10 +79,10 @@ class Presence:
         Ages are measured with the storage's clock alone, so the hosts' clocks may differ.
         """
         self._beat()
-        renewed_at = self._output.changed_at(DRIVERS)
-        now = renewed_at.pop(self._heartbeat, time.time())
+        modified_at = self._output.modification_times(DRIVERS)
+        now = modified_at.pop(self._heartbeat, time.time())
         found = []
-        for heartbeat, renewed in renewed_at.items():
+        for heartbeat, renewed in modified_at.items():
             try:
                 driver = Driver(**json.loads(self._output.read(f"{DRIVERS}/{heartbeat}")))
             except (FileNotFoundError, ValueError, TypeError):  # just ended, or just starting

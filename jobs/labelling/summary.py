@@ -56,7 +56,7 @@ class Summary:
 
 def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
     """The shards whose part exists. One listing, however many there are."""
-    present = output.changed_at(LABELS)
+    present = output.modification_times(LABELS)
     return {shard for shard in range(num_shards) if part_name(shard) in present}
 
 

@@ -45,7 +45,7 @@ class OutputStore(Protocol):
     def create(self, name: str) -> bool:
         """Create an empty file; False if the file exists."""
 
-    def changed_at(self, folder: str) -> dict[str, float]:
+    def modification_times(self, folder: str) -> dict[str, float]:
         """Name -> modification time of the files in a folder, by the storage's own clock."""
 
     def remove(self, name: str) -> None:
@@ -98,7 +98,7 @@ class LocalFolder:
             return False
         return True
 
-    def changed_at(self, folder: str) -> dict[str, float]:
+    def modification_times(self, folder: str) -> dict[str, float]:
         found = {}
         with suppress(FileNotFoundError), os.scandir(self._path / folder) as entries:
             for entry in entries:
@@ -153,12 +153,12 @@ class BucketFolder:
         # Not atomic: two callers at the same time may both succeed. It is used only for the
         # attempts of one driver at one shard, which come one after the other.
         folder, _, leaf = name.rpartition("/")
-        if leaf in self.changed_at(folder, leaf):
+        if leaf in self.modification_times(folder, leaf):
             return False
         self.write(name, b"")
         return True
 
-    def changed_at(self, folder: str, prefix: str = "") -> dict[str, float]:
+    def modification_times(self, folder: str, prefix: str = "") -> dict[str, float]:
         """prefix: only names that start with it."""
         below = self.locate(f"{folder}/" if folder else "")
         found = storage.list_changes(below + prefix)
@@ -175,5 +175,5 @@ class BucketFolder:
         """A bucket has no folders."""
 
     def discard(self, folder: str) -> None:
-        for name in self.changed_at(folder):
+        for name in self.modification_times(folder):
             self.remove(f"{folder}/{name}")
