@@ -97,9 +97,9 @@ class ImageEvaluator:
             stop = min(start + self._batch_size, len(refs))
             rows = range(start, stop)
             images = list(self._pool.map(lambda k: read_and_screen(k, refs[k], self._limits), rows))
-            yield self._chunk(images, names)
+            yield self._measure_batch(images, names)
 
-    def _chunk(self, images: list[EncodedImage], names: Sequence[str]) -> MeasuredChunk:
+    def _measure_batch(self, images: list[EncodedImage], names: Sequence[str]) -> MeasuredChunk:
         originals: dict[int, RgbImage] = {}
         left_out = []
         for image in images:
@@ -109,10 +109,10 @@ class ImageEvaluator:
                 originals[image.row] = open_rgb(image.data or b"")
             except ValueError as error:
                 left_out.append((image.row, str(error)))
-        sound = [image for image in images if image.row in originals]
-        stated = {image.row: image.stated_quality for image in sound}
-        rows, pixels, dct = _decoded(self._decoder, sound)
-        refused = [i for i in sound if i.row not in rows]
+        usable = [image for image in images if image.row in originals]
+        stated = {image.row: image.stated_quality for image in usable}
+        rows, pixels, dct = _decoded(self._decoder, usable)
+        refused = [i for i in usable if i.row not in rows]
         left_out += [(i.row, i.error or "cannot be decoded") for i in refused]
         if not rows:
             return MeasuredChunk([], {}, sorted(left_out))
@@ -120,10 +120,10 @@ class ImageEvaluator:
         quality = torch.tensor([stated[row] for row in rows])
         outcomes = {CLEAN: self._model.measure(pixels, dct, stem, quality)}
         for condition in self._conditions:
-            outcomes[condition] = self._under(condition, rows, originals, names, stem)
+            outcomes[condition] = self._measure_under(condition, rows, originals, names, stem)
         return MeasuredChunk(rows, outcomes, sorted(left_out))
 
-    def _under(
+    def _measure_under(
         self,
         condition: Condition,
         rows: list[int],
@@ -133,12 +133,12 @@ class ImageEvaluator:
     ) -> Any:
         protocol = condition.protocol
         assert protocol is not None
-        asked = {row: condition.qualities(names[row], self._seed) for row in rows}
+        qualities = {row: condition.qualities(names[row], self._seed) for row in rows}
         on_window = protocol.applies_to == "model_input"
 
         def compressed(row: int) -> EncodedImage:
             data = compressed_file(
-                originals[row], asked[row], protocol=protocol, geometry=self._geometry
+                originals[row], qualities[row], protocol=protocol, geometry=self._geometry
             )
             side = self._geometry.crop
             size = (side, side) if on_window else originals[row].shape[:2]
@@ -148,7 +148,7 @@ class ImageEvaluator:
         found, pixels, dct = _decoded(self._window_decoder if on_window else self._decoder, images)
         if found != rows:
             raise RuntimeError(f"the decoder refused JPEGs made here: {set(rows) - set(found)}")
-        last = [float((*asked[row], *protocol.later_qualities)[-1]) for row in rows]
+        last = [float((*qualities[row], *protocol.later_qualities)[-1]) for row in rows]
         return self._model.measure(pixels, dct, stem, torch.tensor(last))
 
 

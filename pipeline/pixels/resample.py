@@ -30,15 +30,15 @@ def cpu_resample(geometry: Geometry) -> Resample | None:
 
     cubic = geometry.interpolation == "bicubic"
 
-    def of_all(pictures: Sequence[np.ndarray], out: Tensor) -> None:
+    def resample_all(pictures: Sequence[np.ndarray], out: Tensor) -> None:
         windows = out.numpy()
 
-        def of_some(part: slice) -> None:
+        def resample_some(part: slice) -> None:
             for picture, window in zip(pictures[part], windows[part], strict=True):
                 height, width, _ = picture.shape
-                place = crop_window((height, width), geometry).astype(np.float64)
-                resample(picture, place, cubic, window)
+                box = crop_window((height, width), geometry).astype(np.float64)
+                resample(picture, box, cubic, window)
 
-        kernels.in_threads(of_some, len(pictures))
+        kernels.in_threads(resample_some, len(pictures))
 
-    return of_all
+    return resample_all
