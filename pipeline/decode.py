@@ -60,16 +60,16 @@ class DecodeOptions:
     hw_decoder_load: float = 0.65
     dct: bool = True
 
-    @property
-    def torch_device(self) -> torch.device:
-        return (
-            torch.device("cuda", self.device_id) if self.device == "cuda" else torch.device("cpu")
-        )
-
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_threads", "prefetch_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is not positive: use at least 1")
+
+    @property
+    def torch_device(self) -> torch.device:
+        if self.device == "cuda":
+            return torch.device("cuda", self.device_id)
+        return torch.device("cpu")
 
 
 def decode_rgb(encoded: Any, options: DecodeOptions) -> Any:
