@@ -24,7 +24,7 @@ from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings
 from pipeline.inputs.local_files import absolute_pattern
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
-from pipeline.own_files import list_apart
+from pipeline.own_files import list_images_outside
 from pipeline.pairs.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
 from pipeline.pairs.recompress import collection_root
 from pipeline.records import ImageRef
@@ -44,7 +44,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     """
     began = time.time()
     output = OutputFolder(settings.output)
-    refs = list_apart(settings.input, output)
+    refs = list_images_outside(settings.input, output)
     _open(output, settings)
     rows = [*_earlier_rows(output, settings), *_rows(refs, output, settings)]
     with output.staged(MANIFEST) as temporary:
@@ -70,7 +70,7 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
         check_job(output, record, "subsampling")
         # Outputs from before --shift-grid existed do not record it.
         refuse_other_settings(output, {"shift_grid": False, **record["settings"]}, now)
-    with output.first_written():
+    with output.first_write():
         output.path.mkdir(parents=True, exist_ok=True)  # `path` raises for a bucket
         output.clean()
         output.write_json(RUN, {"settings": now})

@@ -55,7 +55,7 @@ def evaluate(settings: EvaluateSettings) -> str:
     if settings.figures:
         require("figures", "matplotlib")
     output = OutputFolder(settings.output)
-    with output.first_written():
+    with output.first_write():
         output.path.mkdir(parents=True, exist_ok=True)
     found = measure(settings)
     tables = make_tables(

@@ -35,7 +35,7 @@ from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
 from pipeline.presence import Presence
 from pipeline.shards import Plan
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 
 def label(settings: LabelSettings) -> Summary:

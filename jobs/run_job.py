@@ -9,7 +9,7 @@ from jobs.exits import EXIT_FAILED
 from jobs.log import LogFormat, LogLevel, configure, say
 from jobs.pool import ClusterError
 from pipeline.error_text import one_line
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 
 def run_job(

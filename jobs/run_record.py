@@ -33,7 +33,7 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
     record = output.read_json(RUN)
     if record is not None:
         check_job(output, record, "run_id")
-    if not any(is_part(name) for name in output.changed_at(LABELS)):
+    if not any(is_part(name) for name in output.modification_times(LABELS)):
         return record if record and record.get("settings") == settings.row_settings else None
     if record is None:
         raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")

@@ -84,7 +84,7 @@ def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -
 
 
 def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
-    with output.first_written():
+    with output.first_write():
         output.write_json(RUN, record)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from servers import Answer, Request, WebServer
 
 from pipeline.stores import remote_file
-from pipeline.stores.attempts import ReadError, TemporaryReadError
+from pipeline.stores.errors import StoreError, TransientStoreError
 from pipeline.stores.http_transfer import Resource
 from pipeline.stores.remote_file import RemoteFile
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("impatient", "small_blocks")
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_file, "BLOCK_BYTES", BLOCK)
     monkeypatch.setattr(remote_file, "_HEAD_BYTES", 100)
-    monkeypatch.setattr(remote_file, "_MOST_UNRANGED_BYTES", 10 * BLOCK)
+    monkeypatch.setattr(remote_file, "_MAX_UNRANGED_BYTES", 10 * BLOCK)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_block_that_fails_can_be_asked_for_again(server: WebServer) -> None:
     file = opened(server)
     server.faults["a"] = ["503:SlowDown"] * 3
     file.seek(5 * BLOCK)
-    with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
+    with pytest.raises(TransientStoreError, match="HTTP 503 SlowDown; tried 3 times"):
         file.read(10)
     assert file.read(10) == DATA[5 * BLOCK :][:10]
 
@@ -133,7 +133,9 @@ def test_a_file_that_has_become_shorter_is_told(server: WebServer) -> None:
     file.seek(3 * BLOCK + 1)
     assert file.readinto(bytearray(10)) == 4
     for _ in range(2):
-        with pytest.raises(ReadError, match="ends before byte 3005: it has changed meanwhile"):
+        with pytest.raises(
+            StoreError, match="ends before byte 3005: it has changed since it was opened"
+        ):
             file.read(10)
 
 
@@ -144,5 +146,5 @@ def test_a_server_without_ranges_gives_small_files_whole() -> None:
         file.seek(5 * BLOCK)
         assert file.read() == DATA[5 * BLOCK : 9 * BLOCK]
         assert len(web.requests) == 1
-        with pytest.raises(ReadError, match=f"at most {10 * BLOCK} are read at once"):
+        with pytest.raises(StoreError, match=f"at most {10 * BLOCK} are read at once"):
             opened(web, "/large")

@@ -23,7 +23,7 @@ from pipeline.records import ImageRef, Shard
 from pipeline.shards import part_name, part_path, write_plan
 from pipeline.sink import read_facts, write_part
 from pipeline.sources import list_images
-from pipeline.stores.attempts import AccessError, ReadError, TemporaryReadError
+from pipeline.stores.errors import AccessError, StoreError, TransientStoreError
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +263,7 @@ def test_a_failure_is_tried_again_and_then_reported(
 
 
 FULL = [OSError(number, os.strerror(number)) for number in (28, 30, 122)]
-REFUSED = [AccessError("HTTP 403 ExpiredToken"), ReadError("HTTP 403 AccessDenied")]
+REFUSED = [AccessError("HTTP 403 ExpiredToken"), StoreError("HTTP 403 AccessDenied")]
 
 
 @pytest.mark.parametrize("failure", [*FULL, *REFUSED], ids=str)
@@ -295,7 +295,7 @@ def test_an_output_that_takes_no_more_files_is_fatal_at_once(
 def test_a_store_that_answers_too_late_may_take_the_part_the_next_time(
     labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failures = [TemporaryReadError("HTTP 503 SlowDown; tried 8 times in 21.4 s")]
+    failures = [TransientStoreError("HTTP 503 SlowDown; tried 8 times in 21.4 s")]
 
     def fail_once(*part: Any) -> None:
         if failures:

@@ -23,7 +23,7 @@ from pipeline.degrade import PROTOCOLS
 from pipeline.inputs.folder_classes import FolderClasses
 from pipeline.inputs.sampling import evenly
 from pipeline.output import OutputFolder
-from pipeline.own_files import list_apart
+from pipeline.own_files import list_images_outside
 from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
 from pipeline.pairs.recompress import collection_root, relative_name
 from pipeline.pixels.geometry import Geometry
@@ -153,7 +153,7 @@ def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
 
 
 def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
-    refs = list_apart(settings.input, OutputFolder(settings.output))
+    refs = list_images_outside(settings.input, OutputFolder(settings.output))
     root = collection_root(settings.input, refs)
     if isinstance(settings.num_images, int):
         refs = evenly(refs, settings.num_images)

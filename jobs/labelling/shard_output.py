@@ -12,7 +12,7 @@ from pipeline.error_text import reason_of
 from pipeline.output import OutputFolder
 from pipeline.shards import part_name
 from pipeline.sink import read_facts, write_part
-from pipeline.stores.attempts import AccessError, refuses_all_writing
+from pipeline.stores.errors import AccessError, refuses_all_writing
 
 if TYPE_CHECKING:
     from pipeline.label_shard import LabelledShard

@@ -16,7 +16,7 @@ from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
 from pipeline.records import STATUSES
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 COMPLETE = "complete"
 FAILED = "failed shards"
@@ -56,7 +56,7 @@ class Summary:
 
 def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
     """The shards whose part exists, found with one listing of the folder."""
-    present = output.changed_at(LABELS)
+    present = output.modification_times(LABELS)
     return {shard for shard in range(num_shards) if part_name(shard) in present}
 
 

@@ -12,7 +12,7 @@ from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.shard_labeler import SHARDS_AT_ONCE, ShardLabeler
 from jobs.pool import ClusterError, pool_for, this_machine, warn_if_full
 from jobs.settings import LabelSettings
-from pipeline.inputs.image_bytes import is_elsewhere
+from pipeline.inputs.image_bytes import is_remote_image
 from pipeline.output import OutputFolder
 from pipeline.shards import Plan
 from pipeline.stores.locations import local_path
@@ -84,7 +84,7 @@ def _local_input_file(settings: LabelSettings, shard: int) -> str | None:
     """A file of the shard that this node has on a disk; None when there is none."""
     for ref in Plan(OutputFolder(settings.output)).shard(shard).refs:
         path = local_path(ref.source or ref.uri)
-        if not is_elsewhere(ref) and os.path.exists(path):
+        if not is_remote_image(ref) and os.path.exists(path):
             return path
     return None
 

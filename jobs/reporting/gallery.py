@@ -21,7 +21,7 @@ from pipeline.output import OutputFolder
 from pipeline.records import Container, ImageRef
 from pipeline.screening.pillow_warnings import silenced
 from pipeline.shards import Plan
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 SIDE = 176  # pixels, of the longer side
 _JPEG_QUALITY = 72

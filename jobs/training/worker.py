@@ -30,7 +30,7 @@ from jobs.train_settings import TrainSettings
 from jobs.training.log import TrainingLog
 from pipeline.inputs.sampling import evenly
 from pipeline.output import RUN, OutputFolder
-from pipeline.own_files import list_apart
+from pipeline.own_files import list_images_outside
 from pipeline.pairs.training_data import PairLoader, Rank, split_held_out
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef
@@ -74,7 +74,7 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     torch.manual_seed(settings.seed)
     afd, start = _initial_module(settings, backbone)
     # Without the run's own files: a resumed run would find them, and draw other pairs.
-    refs = list_apart(settings.input, OutputFolder(settings.output))
+    refs = list_images_outside(settings.input, OutputFolder(settings.output))
     training, held_out = split_held_out(refs, settings.held_out_images)
     options = _options(settings, device)
     return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)
