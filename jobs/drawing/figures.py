@@ -19,7 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 
 # Okabe and Ito's colours, which people who confuse red and green can tell apart.
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#007A5E", "#555555"
@@ -94,7 +94,7 @@ class CloudPanel(Panel):
 
 def write_png(figure: Figure, path: Path, dpi: int) -> None:
     """Write the file whole or not at all. Raises OSError."""
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with atomic_write(path) as temporary, warnings.catch_warnings():
         # A file's name may have letters that the font lacks: they are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary, format="png", dpi=dpi)
