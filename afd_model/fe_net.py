@@ -81,10 +81,10 @@ class FENet(nn.Module):
     ) -> None:
         super().__init__()
         self.reduction = reduction
-        self.entry: nn.Module
-        if reduction == 1:
-            self.entry = RepBlock(channels, width)
-        else:
+        # Created for any reduction, so that a seed gives the weights it gave when the experiments
+        # of docs/experiments.md were run; likewise `exit`.
+        self.entry: nn.Module = RepBlock(channels, width)
+        if reduction > 1:
             strided = nn.Conv2d(channels, width, reduction, stride=reduction)
             self.entry = nn.Sequential(strided, PReLU(width))
         self.body = nn.ModuleList(RepBlock(width, width) for _ in range(depth))
@@ -96,10 +96,8 @@ class FENet(nn.Module):
         self.refine_down = nn.ModuleList(map(ResidualBlocks, widths[1:], down_blocks))
         self.refine_up = nn.ModuleList(map(ResidualBlocks, reversed(widths[:-1]), up_blocks))
         # Zero weights make an untrained module the identity.
-        self.exit: nn.Module
-        if reduction == 1:
-            self.exit = RepConv(width, channels, zero_init=True)
-        else:
+        self.exit: nn.Module = RepConv(width, channels, zero_init=True)
+        if reduction > 1:
             # The FDM may gate the input of this layer; a bias would escape it.
             self.exit = nn.ConvTranspose2d(width, channels, reduction, stride=reduction, bias=False)
             nn.init.zeros_(self.exit.weight)
