@@ -11,7 +11,7 @@ from pathlib import Path
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
 from afd_model.evaluation.explainer import explain
-from afd_model.evaluation.feature_maps import picture
+from afd_model.evaluation.feature_maps import denormalized
 from afd_model.inference.device import resolve_device
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, print_answer
@@ -75,8 +75,8 @@ class Explainer:
             name=name,
             facts=self._facts(pair),
             model=self._model,
-            degraded=picture(pixels[0].cpu(), preset.mean, preset.std),
-            clean=None if clean is None else picture(clean[0].cpu(), preset.mean, preset.std),
+            degraded=denormalized(pixels[0].cpu(), preset.mean, preset.std),
+            clean=None if clean is None else denormalized(clean[0].cpu(), preset.mean, preset.std),
             class_names=self._backbone.class_names,
             fdm_layer=self._fdm_layer(),
             trained=self._trained,

@@ -19,7 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#007A5E", "#555555"
@@ -95,7 +95,7 @@ class CloudPanel(Panel):
 
 def write_png(figure: Figure, path: Path, dpi: int) -> None:
     """Write the file completely or not at all. Raises OSError."""
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with atomic_write(path) as temporary, warnings.catch_warnings():
         # Characters of a file's name that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary, format="png", dpi=dpi)

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from afd_model.backbones import Backbone
-from afd_model.dct import BlockDCT
 from afd_model.evaluation.evaluator import Evaluator
 from afd_model.evaluation.response_angles import (
     AngleMeter,
@@ -70,7 +69,7 @@ def measure_angles(
     """The block angles of at most `MAX_IMAGES` images, evenly spaced over all of them."""
     refs, names = evenly(refs, MAX_IMAGES), evenly(names, MAX_IMAGES)
     preset = backbone.preprocessing
-    meter = AngleMeter(evaluator, BlockDCT(preset.mean, preset.std), backbone.stem_stride)
+    meter = AngleMeter(evaluator, backbone)
     images = ImageEvaluator(
         meter,
         Geometry.of_preset(preset, in_blocks=True),

@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 from jobs.labels_view import connect, message_of, require_parts
 from jobs.log import say
 from jobs.report_settings import Report, ReportSettings
@@ -108,7 +108,7 @@ def _page_path(output: OutputFolder, settings: ReportSettings) -> Path:
 
 def _write(page: Path, text: str) -> None:
     try:
-        with replacing(page) as temporary:
+        with atomic_write(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 from jobs.log import say
 
 LOG = "log.jsonl"
@@ -27,7 +27,7 @@ class TrainingLog:
     def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / LOG
         kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= first_step]
-        with replacing(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._board: Any = None
         if find_spec("tensorboard") is not None:

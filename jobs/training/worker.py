@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from afd_model.afd_module import AFDModule, with_parts_of
+from afd_model.afd_module import AFDModule, reconfigured
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
+from afd_model.feature_taps import head_path
 from afd_model.inference.device import device_name, dtype_name, resolve_device, resolve_precision
-from afd_model.stages import head_path
 from afd_model.training.distributed import is_first
 from afd_model.training.export import export, fit_flips
 from afd_model.training.loop import Trainer, train
@@ -108,7 +108,7 @@ def _initial_module(
     else:
         config = config_for(backbone, settings.afd_size, **changes)
     try:
-        return with_parts_of(afd, config), start
+        return reconfigured(afd, config), start
     except ValueError:
         raise ValueError(
             f"--afd {settings.afd} has another architecture than these settings: use --afd-size"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 from pipeline.degrade import CompressionProtocol
 from pipeline.pairs.recompress import (
     compressed_file,
@@ -145,6 +145,6 @@ def _write_missing(
             subsampling=recipe.subsampling,
             grid_shift=grid_shift,
         )
-        with replacing(folder / path, staging=folder / STAGING) as temporary:
+        with atomic_write(folder / path, staging=folder / STAGING) as temporary:
             temporary.write_bytes(data)
     return None

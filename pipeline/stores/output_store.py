@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 from pipeline.stores import storage
 
 STAGING = ".staging"  # readers of the data set skip names with a leading dot
@@ -79,7 +79,7 @@ class LocalFolder:
             temporary.write_bytes(data)
 
     def staged(self, name: str) -> AbstractContextManager[Path]:
-        return replacing(self._path / name, staging=self._path / STAGING)
+        return atomic_write(self._path / name, staging=self._path / STAGING)
 
     def touch(self, name: str, data: bytes) -> None:
         path = self._path / name
