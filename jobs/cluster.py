@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import grpc
 import psutil
 import ray
 import ray.data
@@ -37,6 +38,7 @@ _ENDLESS_THREADS = ("data-usage-metrics-poller",)  # which only asks Prometheus
 
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
 _ANSWER_S = 10.0
+_CLIENT, _CLIENT_METHOD = "ray://", "/ray.rpc.RayletDriver/ClusterInfo"
 # Of gRPC, which Ray speaks; a web server does not, and answers in HTTP/1 or with a page.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -122,9 +124,10 @@ def _connect(options: dict[str, Any]) -> None:
 
 def check_address(address: str) -> None:
     """Raise ClusterError where no cluster can be: Ray would try for ten minutes, without a word."""
-    if address in ("local", "auto") or address.startswith("ray://"):
+    if address in ("local", "auto"):
         return
-    found = _HOST_AND_PORT.fullmatch(address)
+    place = address.removeprefix(_CLIENT)
+    found = _HOST_AND_PORT.fullmatch(place)
     if found is None:
         raise ClusterError(
             f"--address {address!r} is not the address of a Ray cluster: use local, auto,"
@@ -142,6 +145,22 @@ def check_address(address: str) -> None:
             f"a web server answers at {address!r}, perhaps Ray's dashboard, and no cluster: use its"
             " HOST:6379 or ray://HOST:10001"
         )
+    if address.startswith(_CLIENT) and not _is_client_server(place):
+        raise ClusterError(
+            f"no Ray Client at {address!r}, but perhaps a cluster: use its port 10001"
+            f" (--ray-client-server-port), or --address {place}"
+        )
+
+
+def _is_client_server(host_and_port: str) -> bool:
+    """False where another of Ray's servers says that it does not know what Ray Client asks."""
+    with grpc.insecure_channel(host_and_port) as channel:
+        try:
+            channel.unary_unary(_CLIENT_METHOD)(b"", timeout=_ANSWER_S)
+        except grpc.RpcError as error:
+            known: bool = error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            return known
+    return True
 
 
 def _answer(host_and_port: tuple[str, int]) -> bytes:
