@@ -14,7 +14,7 @@ from jobs.exits import (
     EXIT_USAGE,
     answer,
     imported,
-    interrupt_on_sigterm,
+    interrupt_on_signals,
     leave,
     open_closed_streams,
 )
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not _is_somewhere():
         print("afd: the current folder has been removed: cd to another one", file=sys.stderr)
         return EXIT_FAILED
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     _spin_briefly()
     try:
         code: int = imported(f"jobs.{name}").main(arguments[1:])

@@ -13,9 +13,14 @@ from typing import Any, NoReturn
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
-def interrupt_on_sigterm() -> None:
-    """Make SIGTERM, which schedulers send, end a job as Ctrl-C does: cleanly, and with a word."""
+def interrupt_on_signals() -> None:
+    """Make SIGTERM (of schedulers) and SIGHUP (of a closed terminal) end a job as Ctrl-C does.
+
+    That is cleanly, and with a word. Under nohup, a closed terminal still ends nothing.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def imported(name: str) -> Any:
