@@ -32,6 +32,8 @@ JOBS = {
     "demo": "label a small corpus of real photographs and show what was found",
     "completion": "print a shell completion script",
 }
+# Those that import PyTorch, which takes seconds.
+SLOW_TO_IMPORT = ("train", "evaluate", "explain", "benchmark")
 
 
 def command() -> NoReturn:
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_signals()
     _spin_briefly()
     try:
+        _check_usage(name, arguments[1:])
         code: int = imported(f"jobs.{name}").main(arguments[1:])
     except (KeyboardInterrupt, SystemExit) as ended:
         # While Ray starts its own handler answers SIGTERM, by leaving with the signal's number.
@@ -75,6 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"afd {name}: {error}: `afd doctor` says how to install it", file=sys.stderr)
         return EXIT_FAILED
     return code
+
+
+def _check_usage(name: str, arguments: Sequence[str]) -> None:
+    """Answer --help and bad usage, by SystemExit, before the job itself takes long to import."""
+    # The job will parse again, and a --config that is a pipe can be read once.
+    if name in SLOW_TO_IMPORT and not any(word.startswith("--config") for word in arguments):
+        module, settings_class, positional = imported("jobs.completion").SETTINGS[name]
+        parse = imported("jobs.command_line").parse
+        settings = getattr(imported(module), settings_class)
+        parse(settings, arguments, prog=f"afd {name}", positional=positional)
 
 
 def _is_somewhere() -> bool:
