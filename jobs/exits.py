@@ -13,9 +13,14 @@ from typing import Any, NoReturn
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
-def interrupt_on_sigterm() -> None:
-    """Make SIGTERM, which schedulers send, end a job as Ctrl-C does: cleanly, with a message."""
+def interrupt_on_signals() -> None:
+    """Make SIGTERM (sent by schedulers) and SIGHUP (a closed terminal) end a job as Ctrl-C does.
+
+    That is cleanly and with a message. Under nohup, SIGHUP stays ignored.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def import_in_thread(name: str) -> Any:
