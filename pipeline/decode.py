@@ -34,8 +34,10 @@ from pipeline.rescue import (
 )
 from pipeline.stage_clock import StageClock
 
-# In the batches decoded ahead: on a CPU these hold whole pictures, three bytes a pixel.
-_MOST_PIXELS_AHEAD = 128_000_000
+# A batch decoded takes three bytes a pixel. On a CPU, where whole pictures wait beside the one in
+# use, a batch may hold so many pixels for each thread of the decoder, and twice as many wait.
+_PIXELS_PER_THREAD = 64_000_000
+_MOST_PIXELS = 256_000_000
 _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
 
@@ -133,6 +135,11 @@ class Decoder:
         device = torch.device("cuda", options.device_id) if cuda else torch.device("cpu")
         count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
         self._resample = None if cuda else cpu_resample(geometry)
+        self._most_pixels = (
+            min(_MOST_PIXELS, _PIXELS_PER_THREAD * options.num_threads)
+            if self._resample
+            else _MOST_PIXELS
+        )
         self._rgb = torch.empty(count if self._resample else 0, side, side, 3, dtype=torch.uint8)
         self._normalize = Normalize(geometry, options.dtype, device)
         # DALI does not wait for PyTorch's stream before it writes to an output again.
@@ -169,12 +176,15 @@ class Decoder:
         A batch's tensors are valid until the next one is asked for; encoded bytes are freed.
         """
         checked = filter(passes_header_check, images)
-        queue = batches(checked, self.batch_size, large_apart=self._large_apart)
-        retries: deque[list[EncodedImage]] = deque()
+        queue = batches(checked, self.batch_size, self._most_pixels, large_apart=self._large_apart)
+        retries: deque[list[EncodedImage]] = deque()  # and a batch for which there is no room yet
         try:
             while True:
-                while self._may_feed():
+                while len(self._in_flight) <= self._prefetch_batches:
                     if (batch := retries.popleft() if retries else next(queue, None)) is None:
+                        break
+                    if not self._has_room_for(batch):
+                        retries.appendleft(batch)
                         break
                     self._feed(batch)
                 if not self._in_flight:
@@ -215,10 +225,11 @@ class Decoder:
         if not any(waiting is self._sound_batch for waiting in retries):
             retries.append(self._sound_batch)
 
-    def _may_feed(self) -> bool:
-        if self._resample and sum(map(num_pixels, self._in_flight)) > _MOST_PIXELS_AHEAD:
-            return False
-        return len(self._in_flight) <= self._prefetch_batches
+    def _has_room_for(self, batch: list[EncodedImage]) -> bool:
+        if self._resample is None or not self._in_flight:
+            return True
+        pixels = sum(map(num_pixels, self._in_flight)) + num_pixels(batch)
+        return pixels <= 2 * self._most_pixels
 
     def _feed(self, batch: list[EncodedImage]) -> None:
         encoded = [np.frombuffer(image.data or b"", np.uint8) for image in batch]

@@ -10,8 +10,6 @@ from pipeline.records import EncodedImage
 # 2 in 100 of ImageNet's photographs have more pixels, up to sixty times as many as the others. A
 # batch of several takes little longer than one; without them an H200 decodes 3.4 times as fast.
 LARGE_PIXELS = 1_000_000
-# Decoded they take three bytes each: so a batch fits into memory, whatever a collection holds.
-MOST_PIXELS = 256_000_000
 
 
 @dataclass(slots=True)
@@ -25,11 +23,12 @@ class _Gathered:
 
 
 def batches(
-    images: Iterable[EncodedImage], most_images: int, *, large_apart: bool
+    images: Iterable[EncodedImage], most_images: int, most_pixels: int, *, large_apart: bool
 ) -> Iterator[list[EncodedImage]]:
     """Every decodable image in exactly one batch, none of which is empty.
 
-    A batch has up to `most_images`, and up to `MOST_PIXELS` unless it is one image of more.
+    A batch has up to `most_images`, and up to `most_pixels` unless it is one image of more: so it
+    fits into memory, whatever a collection holds.
 
     Args:
         large_apart: images of more than `LARGE_PIXELS` are batches of their own, which come once
@@ -42,7 +41,7 @@ def batches(
             continue
         pixels = _pixels_of(image)
         gathered = large if large_apart and pixels > LARGE_PIXELS else small
-        if gathered.images and gathered.pixels + pixels > MOST_PIXELS:
+        if gathered.images and gathered.pixels + pixels > most_pixels:
             yield gathered.taken()
         gathered.images.append(image)
         gathered.pixels += pixels

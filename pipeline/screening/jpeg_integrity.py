@@ -20,7 +20,9 @@ ZERO_HOLE_BYTES = 48
 # Encoders write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
 _MOST_SCANS = 500
 
-_EOI, _SOS = 0xD9, 0xDA
+_EOI, _SOS, _TEM = 0xD9, 0xDA, 0x01
+_EOI_BYTES = b"\xff\xd9"
+_TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))  # DHT, DAC, DQT, DNL, DRI
 # DHT, DAC, SOS, DQT, DNL, DRI, COM and APPn may stand between two scans (B.2.1, B.2.5).
 _BETWEEN_SCANS = frozenset((0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)))
 # Any marker but the restart markers, which belong inside the scan data (B.1.1.3).
@@ -95,6 +97,42 @@ def check_integrity(
     return error if hole is None else f"zero-filled hole at byte {hole}: {error}"
 
 
+def readable_part(data: bytes, header: JpegHeader) -> bytes:
+    """The file with an end; without what stands behind a marker that libjpeg cannot get past.
+
+    There libjpeg gives up a picture that it has begun, and DALI 2.4 never frees it.
+    """
+    pos = header.scan_offset
+    for _ in range(MAX_SEGMENTS):
+        match = _SCAN_ENDER.search(data, pos)
+        if match is None:
+            return data + _EOI_BYTES
+        at, code = match.start(), data[match.start() + 1]
+        if code == _EOI or header.sof_marker & 7 > 3:
+            return data
+        if code == _TEM:
+            pos = at + 2
+            continue
+        end = _segment_end(data, at)
+        if end is None or code not in _BETWEEN_SCANS:
+            return data[:at] + _EOI_BYTES
+        if code in _TABLES and data[end : end + 1] != b"\xff":
+            return data[:at] + _EOI_BYTES
+        pos = end
+    return data[:pos] + _EOI_BYTES
+
+
+def _segment_end(data: bytes, at: int) -> int | None:
+    """Where the segment ends whose marker stands at `at`; None when that is impossible."""
+    length = int.from_bytes(data[at + 2 : at + 4], "big")
+    end = at + 2 + length
+    if length < 2 or end > len(data):
+        return None
+    if data[at + 1] == _SOS and (length < 6 or length != 6 + 2 * data[at + 4]):
+        return None
+    return end
+
+
 def _structure_error(data: bytes, header: JpegHeader) -> str | None:
     """Why the markers after the first SOS cannot belong to one sound image, or None (B.1.1.4)."""
     if header.sof_marker & 7 > 3:
@@ -113,10 +151,11 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
             return None
         if code not in _BETWEEN_SCANS:
             return f"marker 0xFF{code:02X} inside the scan data at byte {at}"
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        pos = at + 2 + length
-        if length < 2 or pos > len(data):
+        end = _segment_end(data, at)
+        if end is None:
+            length = int.from_bytes(data[at + 2 : at + 4], "big")
             return f"segment 0xFF{code:02X} at byte {at} has an impossible length of {length}"
+        pos = end
         if code == _SOS:
             scan_start, scans = pos, scans + 1
             if scans > _MOST_SCANS:

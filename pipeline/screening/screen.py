@@ -11,7 +11,7 @@ from pipeline.error_text import one_line
 from pipeline.file_format import sniff_format
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.records import EncodedImage, Status
-from pipeline.screening.jpeg_integrity import IntegrityLevel, check_integrity
+from pipeline.screening.jpeg_integrity import IntegrityLevel, check_integrity, readable_part
 from pipeline.screening.pillow_warnings import silenced
 from pipeline.screening.png_chunks import picture_chunks
 
@@ -40,8 +40,8 @@ class Limits:
 def screen(image: EncodedImage, limits: Limits) -> None:
     """Read the header of `image.data`; set size, header, status and error in place.
 
-    A truncated JPEG gets the end marker that it lacks: the decoder then gives what there is. A PNG
-    loses what says nothing about its picture, see `picture_chunks`.
+    A damaged JPEG keeps what libjpeg can read, see `readable_part`: the decoder then gives what
+    there is. A PNG loses what says nothing about its picture, see `picture_chunks`.
     """
     data = image.data
     if data is None:
@@ -75,8 +75,8 @@ def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
     elif _within(image, limits):
         if reason := check_integrity(data, header, limits.integrity, max_pixels=limits.max_pixels):
             image.flag(reason)
-        if not header.complete:
-            image.data = data + _JPEG_END
+        if reason or limits.integrity == "off":
+            image.data = readable_part(data, header)
 
 
 def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
