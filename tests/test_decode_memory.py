@@ -1,4 +1,4 @@
-"""What decoding holds in memory: few large pictures at once, and none that is done with."""
+"""What decoding holds: few large pictures at once, and none that is done with."""
 
 import ctypes
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from pipeline.decode import DecodeOptions, Decoder
 from pipeline.records import EncodedImage, Status
 from pipeline.screening.jpeg_integrity import IntegrityLevel
 from pipeline.screening.screen import Limits, screen
+from pipeline.screening.strict_decode import strict_decode_error
 from pipeline.stage_clock import StageClock
 
 HEIGHT, WIDTH = 300, 400
@@ -67,6 +68,21 @@ def test_more_threads_may_have_larger_batches() -> None:
         Decoder(geometry, DecodeOptions(num_threads=n))._most_pixels for n in (1, 2, 16)
     )
     assert (two, many) == (2 * one, 4 * one)
+
+
+def test_a_strict_decode_keeps_nothing_whatever_it_finds() -> None:
+    sound = encode(photo(HEIGHT, WIDTH))
+    tables = sound.index(b"\xff\xc4") + 5  # how many codes there are of each length
+    files = [sound, sound[:-400] + b"\xff\xd9", sound[:-2], sound[:700]]
+    files += [sound[:tables] + bytes([255]) * 16 + sound[tables + 16 :], sound[:20], b""]
+
+    def decode(times: int) -> int:
+        found = [strict_decode_error(data) for data in files * times]
+        assert [error is None for error in found] == [True, *[False] * 6] * times
+        return bytes_in_use()
+
+    before = decode(2)
+    assert decode(10) - before < 5 * HEIGHT * WIDTH * 3  # of 70 pictures
 
 
 @pytest.mark.parametrize("progressive", [False, True])
