@@ -59,7 +59,9 @@ def watch(driver: psutil.Popen) -> tuple[list[History], History]:
         at_s = time.monotonic() - began
         for process in (driver, *driver.children(recursive=True)):
             try:
-                found.setdefault(process.pid, History(_name(process))).sample(process, at_s)
+                history = found.setdefault(process.pid, History(""))
+                history.name = _name(process)  # Ray's workers change it
+                history.sample(process, at_s)
             except psutil.Error:
                 continue
         shared.at_s.append(at_s)
