@@ -55,17 +55,17 @@ def test_of_large_pictures_few_are_in_memory_at_once(
 ) -> None:
     files = [encode(photo(HEIGHT, WIDTH))] * 9
     assert list(decoded(decoder, screened(files))) == [(8, 1), (1, 0)]
-    monkeypatch.setattr(decoder, "_most_pixels", 2 * HEIGHT * WIDTH)
+    monkeypatch.setattr(decoder, "_max_pixels", 2 * HEIGHT * WIDTH)
     expected = [(2, 2), (2, 2), (2, 2), (2, 1), (1, 0)]
     assert list(decoded(decoder, screened(files))) == expected
-    monkeypatch.setattr(decoder, "_most_pixels", HEIGHT * WIDTH // 3)  # each is larger
+    monkeypatch.setattr(decoder, "_max_pixels", HEIGHT * WIDTH // 3)  # each is larger
     assert list(decoded(decoder, screened(files))) == [(1, 0)] * 9
 
 
 def test_more_threads_may_have_larger_batches() -> None:
     geometry = plain(64, 64)
     one, two, many = (
-        Decoder(geometry, DecodeOptions(num_threads=n))._most_pixels for n in (1, 2, 16)
+        Decoder(geometry, DecodeOptions(num_threads=n))._max_pixels for n in (1, 2, 16)
     )
     assert (two, many) == (2 * one, 4 * one)
 
