@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import logging
 import random
 import ssl
 import time
@@ -13,8 +14,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.error_text import reason_of
+from pipeline.stores.haste import HASTE
 
 _Result = TypeVar("_Result")
+_LOGGER = logging.getLogger("afd")  # what a job is heard by
+_TELL_AFTER_S = 5.0
+_TELL_EVERY_S = 30.0
+_told_at = -_TELL_EVERY_S
 
 
 class ReadError(OSError):
@@ -25,8 +31,16 @@ class MissingError(ReadError, FileNotFoundError):
     """There is nothing at the location."""
 
 
+class ArchivedError(ReadError):
+    """The store has the object, but not at hand; no fault of the store, which gives the others."""
+
+
 class TemporaryReadError(ReadError):
     """The bytes could not be had in all the attempts; later they may."""
+
+
+class GivenUpError(TemporaryReadError):
+    """The run is to end, and the store keeps it waiting: nothing is said of the file."""
 
 
 class AccessError(RuntimeError):
@@ -84,27 +98,45 @@ class AttemptFailedError(Exception):
         self.after_s = after_s
 
 
-def patiently(patience: Patience, attempt_once: Callable[[Patience], _Result]) -> _Result:
+def patiently(
+    patience: Patience, host: str, attempt_once: Callable[[Patience], _Result]
+) -> _Result:
     """The result of the first attempt that succeeds.
 
-    Raises TemporaryReadError when none has; another ReadError or an AccessError at once.
+    host: whom it asks. Raises TemporaryReadError when no attempt has succeeded, GivenUpError when
+    the process is to end meanwhile; another ReadError or an AccessError at once.
     """
     began = time.monotonic()
     for attempt in range(1, patience.attempts + 1):
+        if HASTE.has_given_up(host):
+            raise GivenUpError(f"{host} keeps a run waiting that is to end")
         try:
-            with _faults_named():
+            with _faults_named(host):
                 return attempt_once(patience)
         except AttemptFailedError as failure:
             reason = str(failure)
             after_s = min(failure.after_s, patience.longest_pause_s)
-        if attempt < patience.attempts:
-            time.sleep(max(after_s, patience.pause_s(attempt)))
+        pause_s = max(after_s, patience.pause_s(attempt)) if attempt < patience.attempts else 0.0
+        if pause_s and not HASTE.pause(0) and time.monotonic() - began > _TELL_AFTER_S:
+            who = "" if reason.startswith(host) else f"{host}: "
+            _tell(f"{who}{reason}; attempt {attempt + 1} of {patience.attempts} follows")
+        if HASTE.pause(pause_s):
+            HASTE.give_up(host)
+            raise GivenUpError(f"{reason}; the run is to end")
     spent_s = time.monotonic() - began
     raise TemporaryReadError(f"{reason}; tried {patience.attempts} times in {spent_s:.1f} s")
 
 
+def _tell(line: str) -> None:
+    """What a job seems to hang at; of hundreds that wait for one store, one says so."""
+    global _told_at
+    if time.monotonic() - _told_at > _TELL_EVERY_S:
+        _told_at = time.monotonic()
+        _LOGGER.info(line)
+
+
 @contextmanager
-def _faults_named() -> Iterator[None]:
+def _faults_named(host: str) -> Iterator[None]:
     """What goes wrong on the way, in words: an attempt that failed, or an error for good."""
     try:
         yield
@@ -112,17 +144,20 @@ def _faults_named() -> Iterator[None]:
         raise
     except ssl.SSLCertVerificationError as error:
         raise ReadError(
-            f"the server's certificate is not trusted: {error.verify_message}"
+            f"the certificate of {host} is not trusted ({error.verify_message}): name the file of"
+            " its authority's certificate in SSL_CERT_FILE"
         ) from None
     except TimeoutError:
         raise AttemptFailedError("no answer in time") from None
     except (OSError, http.client.HTTPException) as error:
-        raise AttemptFailedError(_words_of(error)) from None
+        raise AttemptFailedError(f"{host}: {_words_of(error)}") from None
     except ValueError:  # its text may hold part of the URL
         raise ReadError("not a URL that can be asked for") from None
 
 
 def _words_of(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS ({error.reason})"
     if isinstance(error, http.client.IncompleteRead):
         return "the connection ended early"
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):

@@ -12,6 +12,9 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from pipeline.error_text import reason_of
+from pipeline.stores.attempts import ReadError
+
 _MOST_IDLE = 256  # beside 512 in use: well within the 1,024 files that many a process may open
 _TARGET_SAFE = (
     "%/:?[]@!$&'()*+,;=~"  # a URL is sent as it was given, but for what HTTP cannot carry
@@ -30,7 +33,7 @@ class Address(NamedTuple):
 def address_of(url: str) -> Address:
     """Raises ValueError for what is no URL."""
     parts = urlsplit(url)
-    if not parts.hostname:
+    if not parts.hostname or parts.scheme not in ("http", "https"):
         raise ValueError("it names no host")
     target = quote(parts.path or "/", safe=_TARGET_SAFE)
     if parts.query:
@@ -118,4 +121,11 @@ def _https(address: Address, connect_s: float) -> HTTPSConnection:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
+    """Python's, with SSL_CERT_FILE, and what AWS's programs trust besides."""
+    context = ssl.create_default_context()
+    if bundle := os.environ.get("AWS_CA_BUNDLE"):
+        try:
+            context.load_verify_locations(bundle)
+        except OSError as error:
+            raise ReadError(f"AWS_CA_BUNDLE is {bundle!r}: {reason_of(error)}") from None
+    return context

@@ -13,12 +13,12 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 from urllib.parse import urljoin
 
 from pipeline.stores.attempts import (
     PATIENCE,
-    AccessError,
     AttemptFailedError,
     MissingError,
     Patience,
@@ -26,28 +26,17 @@ from pipeline.stores.attempts import (
     patiently,
 )
 from pipeline.stores.connections import Address, Connections, address_of, connect
+from pipeline.stores.haste import HASTE
+from pipeline.stores.refusals import refusal_of
 
 MOST_BYTES = 1 << 30  # no image is larger; a video among them must not fill the memory
 _CHUNK_BYTES = 1 << 18
 _MOST_ERROR_BYTES = 1 << 20
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_RETRIED = (408, 425, 429, 500, 502, 503, 504)
-_CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
+_HOST = re.compile(r"\w*://(?:[^/?#]*@)?([^/?#]*).*", re.DOTALL)
+_FIRST_BYTE = re.compile(r"bytes (\d+)-")
 _PUT_BLOCK_BYTES = 1 << 16
-# S3's names for what passes, whatever the status that comes with it.
-_RETRIED_CODES = ("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable")
-# ... and for what is wrong with the credentials: every read would fail alike.
-_ACCESS_CODES = (
-    "AuthorizationHeaderMalformed",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-)
-
 
 # (method, url) -> headers
 Sign = Callable[[str, str], dict[str, str]]
@@ -64,14 +53,23 @@ class Resource:
     sign: Sign
     kind: str
 
+    @property
+    def host(self) -> str:
+        """For messages: without user, password and all that follows."""
+        return _HOST.sub(r"\1", self.url)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """data: the bytes asked for, fewer at the end of the file. total_bytes: of the whole file."""
+    """data: the bytes asked for, fewer at the end of the file. total_bytes: of the whole file.
+
+    version: what a store calls this content; "" where nothing is known of it.
+    """
 
     data: bytes
     total_bytes: int
     headers: http.client.HTTPMessage
+    version: str = ""
 
 
 def get(
@@ -84,6 +82,7 @@ def get(
     """
     return patiently(
         PATIENCE[resource.kind],
+        resource.host,
         lambda patience: _attempt(resource, start, stop, most_bytes, patience),
     )
 
@@ -97,7 +96,9 @@ def put(resource: Resource, data: bytes) -> None:
     digest = b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")
     headers = {"Content-MD5": digest, "Content-Length": str(len(data))}
     patiently(
-        PATIENCE[resource.kind], lambda patience: _send(resource, "PUT", headers, data, patience)
+        PATIENCE[resource.kind],
+        resource.host,
+        lambda patience: _send(resource, "PUT", headers, data, patience),
     )
 
 
@@ -105,7 +106,9 @@ def delete(resource: Resource) -> None:
     """Remove an object, if it is there. Raises as `put`."""
     with suppress(MissingError):
         patiently(
-            PATIENCE[resource.kind], lambda patience: _send(resource, "DELETE", {}, None, patience)
+            PATIENCE[resource.kind],
+            resource.host,
+            lambda patience: _send(resource, "DELETE", {}, None, patience),
         )
 
 
@@ -114,7 +117,10 @@ def _attempt(
 ) -> Answer:
     address, connection, response = _follow(resource, start, stop, patience)
     try:
-        return _answer(response, resource, start, stop, most_bytes, patience)
+        answer = _answer(response, resource, start, stop, most_bytes, patience)
+        if resource.kind == "store" and address == address_of(resource.url):
+            return replace(answer, version=response.getheader("ETag") or "")
+        return answer  # servers of one file on the web may disagree about its ETag
     finally:
         _give_back(address, connection, response)
 
@@ -211,6 +217,7 @@ def _exchange(
     method: str,
     data: bytes | None,
 ) -> http.client.HTTPResponse:
+    HASTE.asked(connection)
     connection.blocksize = _PUT_BLOCK_BYTES
     # As a file, for each block has the time-out that bytes would have for all of them.
     body = None if data is None else io.BytesIO(data)
@@ -238,12 +245,23 @@ def _answer(
     data = _read(response, most_bytes, patience)
     if whole:
         return Answer(data, len(data), response.headers)
-    return Answer(data, _total_bytes(response, start + len(data)), response.headers)
+    total = _total_bytes(response, start + len(data))
+    _check_range(response, start, min(stop or total, total), len(data))
+    return Answer(data, total, response.headers)
 
 
 def _total_bytes(response: http.client.HTTPResponse, unless_said: int) -> int:
     total = (response.getheader("Content-Range") or "").rpartition("/")[2]
     return int(total) if total.isdigit() else unless_said
+
+
+def _check_range(response: http.client.HTTPResponse, start: int, stop: int, num_bytes: int) -> None:
+    """Broken caches and proxies send other bytes than were asked for."""
+    found = _FIRST_BYTE.match(response.getheader("Content-Range") or "")
+    if found and int(found[1]) != start:
+        raise AttemptFailedError(f"the server sent the bytes from {found[1]} on, not from {start}")
+    if num_bytes != stop - start:
+        raise AttemptFailedError(f"the server sent {num_bytes} of {stop - start} bytes")
 
 
 def _read(response: http.client.HTTPResponse, most_bytes: int, patience: Patience) -> bytes:
@@ -265,19 +283,16 @@ def _read(response: http.client.HTTPResponse, most_bytes: int, patience: Patienc
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _fail(response: http.client.HTTPResponse, resource: Resource, patience: Patience) -> None:
+def _fail(response: http.client.HTTPResponse, resource: Resource, patience: Patience) -> NoReturn:
     """Raise what a status stands for."""
     body = b""
     with suppress(ReadError):  # a longer page: the status says enough
         body = _read(response, _MOST_ERROR_BYTES, patience)
-    found = _CODE.search(body)
-    code = found[1].decode("ascii") if found else response.reason
-    reason = f"HTTP {response.status} {code}".rstrip()
-    if response.status in _RETRIED or code in _RETRIED_CODES:
-        after = response.getheader("Retry-After") or ""
-        raise AttemptFailedError(reason, float(after) if after.isdigit() else 0.0)
-    if code == "NoSuchBucket":
-        raise AccessError(f"{reason}: there is no such bucket")
-    if code in _ACCESS_CODES or (response.status == 401 and resource.kind == "store"):
-        raise AccessError(f"{reason}: the credentials in the environment are not accepted")
-    raise MissingError(reason) if response.status in (404, 410) else ReadError(reason)
+    raise refusal_of(
+        response.status,
+        response.reason,
+        response.headers,
+        body,
+        of_store=resource.kind == "store",
+        signed=bool(resource.sign("GET", resource.url)),
+    )

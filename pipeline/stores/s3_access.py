@@ -22,7 +22,7 @@ import pyarrow.fs
 from pipeline.error_text import one_line
 from pipeline.stores.attempts import AccessError, TemporaryReadError
 from pipeline.stores.http_transfer import Sign
-from pipeline.stores.locations import SourceError
+from pipeline.stores.locations import SourceError, is_web
 
 _DEFAULT_REGION = "us-east-1"
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -38,7 +38,8 @@ class Credentials(NamedTuple):
 def s3_bucket(bucket: str) -> tuple[str, Sign]:
     """(the URL that the bucket's keys stand below, what gives the headers that sign a URL).
 
-    Raises SourceError where the package that finds credentials is missing.
+    Raises SourceError where the package that finds credentials is missing, or the endpoint is no
+    URL; TemporaryReadError where the bucket's region cannot be found out.
     """
     if find_spec("botocore") is None:
         raise SourceError(
@@ -46,6 +47,10 @@ def s3_bucket(bucket: str) -> tuple[str, Sign]:
         )
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
+        if not is_web(endpoint):
+            raise SourceError(
+                f"AWS_ENDPOINT_URL is {endpoint!r}: write http:// or https:// before the host"
+            )
         base = f"{endpoint.rstrip('/')}/{bucket}"
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         region = region or _DEFAULT_REGION
@@ -69,7 +74,8 @@ def _region_of(bucket: str) -> str:
         return pyarrow.fs.resolve_s3_region(bucket)
     except OSError as error:
         raise TemporaryReadError(
-            f"where the bucket {bucket!r} is cannot be told: {one_line(error)}"
+            f"the region of the bucket {bucket!r} cannot be found out ({one_line(error)}): set"
+            " AWS_ENDPOINT_URL=https://s3.REGION.amazonaws.com, and AWS_REGION"
         ) from None
 
 
