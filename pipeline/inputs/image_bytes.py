@@ -12,7 +12,7 @@ from pipeline.inputs.manifests import forget_places, is_entry, read_entry_at
 from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef
-from pipeline.stores.attempts import TemporaryReadError
+from pipeline.stores.attempts import ReadError
 from pipeline.stores.locations import SourceError, is_remote, local_path, recorded
 from pipeline.stores.storage import open_input, read, read_range
 
@@ -103,7 +103,7 @@ class ArchiveStream:
             self._reader.expect(self._last)
         try:
             return self._reader.read(ref)
-        except TemporaryReadError:
+        except ReadError:  # where a stream was then, nobody knows
             self._reader.close()
             self._reader = None
             raise

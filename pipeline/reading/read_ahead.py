@@ -10,11 +10,13 @@ from pipeline.inputs.image_bytes import is_elsewhere, is_read_once, is_streamed
 from pipeline.reading.reading_tasks import Loaded, Reading, ReadingArchive, StoreDownError
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screening.screen import Limits
+from pipeline.stores.attempts import TemporaryReadError
 
 _IMAGES_PER_TASK = 16  # a task costs the pool some 50 µs, a small image less
 _MOST_BYTES_PER_TASK = 1 << 26  # as far as the plan tells: all of them are in memory at once
 _REMOTE_READS = 256  # under way at once: at 50 ms each 5,000 images/s
 _MOST_LOST_IN_A_ROW = 32
+_FEW_LOST = 8  # of a store that fails, rather than refuses; or all that a shard has
 
 
 class ReadAhead:
@@ -99,7 +101,8 @@ class ReadAhead:
 
     def _in_order(self) -> Iterator[EncodedImage]:
         reading = self._start()
-        lost_in_a_row = 0
+        most_lost = min(_MOST_LOST_IN_A_ROW, max(len(self._refs), _FEW_LOST))
+        lost_in_a_row = failed_in_a_row = 0
         while self._tasks:
             if self._closed:
                 raise CancelledError
@@ -113,7 +116,9 @@ class ReadAhead:
             self.screen_s += loaded.screen_s
             for image, lost in zip(loaded.images, loaded.lost, strict=True):
                 lost_in_a_row = lost_in_a_row + 1 if lost else 0
-                if lost_in_a_row == _MOST_LOST_IN_A_ROW:
+                failed = isinstance(lost, TemporaryReadError)
+                failed_in_a_row = failed_in_a_row + 1 if failed else 0
+                if lost_in_a_row == most_lost or failed_in_a_row == _FEW_LOST:
                     raise StoreDownError(
                         f"{lost_in_a_row} images in a row, the last: {image.error}"
                     )

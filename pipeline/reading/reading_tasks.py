@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from pipeline.error_text import reason_of
 from pipeline.inputs.image_bytes import ArchiveStream, bytes_to_expect, read_image
+from pipeline.inputs.manifests import is_entry
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screening.screen import Limits, screen
-from pipeline.stores.attempts import MissingError, ReadError, TemporaryReadError
+from pipeline.stores.attempts import ArchivedError, GivenUpError, MissingError, ReadError
 from pipeline.stores.locations import is_web
 
 _MOST_BYTES_AHEAD = 1 << 29
@@ -26,11 +27,11 @@ class StoreDownError(RuntimeError):
 class Loaded:
     """What a task has read, num_bytes in all, and how long that and screening it took.
 
-    lost: per image, whether a store that should have it did not give it.
+    lost: per image, why a store that should have it did not give it; None where that is not so.
     """
 
     images: list[EncodedImage]
-    lost: list[bool]
+    lost: list[ReadError | None]
     num_bytes: int
     read_s: float
     screen_s: float = 0.0
@@ -141,8 +142,10 @@ class ReadingArchive(Reading):
     def _read(self, ref: ImageRef) -> bytes:
         try:
             return self._stream.read(ref)
-        except TemporaryReadError as error:
-            # The images behind this one would wait as long, each for itself.
+        except MissingError:
+            raise
+        except ReadError as error:
+            # It is the archive that the store does not give, and so no image that is behind this.
             raise StoreDownError(f"{ref.uri} cannot be read: {error}") from error
 
     def close(self) -> None:
@@ -157,13 +160,19 @@ def read_and_screen(row: int, ref: ImageRef, limits: Limits) -> EncodedImage:
     return image
 
 
-def _read(row: int, ref: ImageRef, read: Callable[[ImageRef], bytes]) -> tuple[EncodedImage, bool]:
-    """(the image, whether a store that should have it did not give it)."""
+def _read(
+    row: int, ref: ImageRef, read: Callable[[ImageRef], bytes]
+) -> tuple[EncodedImage, ReadError | None]:
+    """(the image, why a store that should have it did not give it: see `Loaded`)."""
     image = EncodedImage(row, num_bytes=ref.num_bytes)
     try:
         image.data = read(ref)
+    except GivenUpError:  # its row would be final
+        raise
     except OSError as error:
         image.fail(Status.UNREADABLE, reason_of(error))
-        lost = isinstance(error, ReadError) and not isinstance(error, MissingError)
-        return image, lost and not is_web(ref.uri)
-    return image, False
+        if not isinstance(error, ReadError) or isinstance(error, (ArchivedError, MissingError)):
+            return image, None
+        # Strangers on the web fail each for itself, but signatures expire together.
+        return image, None if is_web(ref.uri) and not is_entry(ref.source or "") else error
+    return image, None
