@@ -13,8 +13,8 @@ from jobs.exits import (
     EXIT_FAILED,
     EXIT_USAGE,
     answer,
+    answer_signals,
     imported,
-    interrupt_on_sigterm,
     leave,
     open_closed_streams,
 )
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not _is_somewhere():
         print("afd: the current folder has been removed: cd to another one", file=sys.stderr)
         return EXIT_FAILED
-    interrupt_on_sigterm()
+    answer_signals()
     _spin_briefly()
     try:
         code: int = imported(f"jobs.{name}").main(arguments[1:])

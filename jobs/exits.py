@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
-def interrupt_on_sigterm() -> None:
+def answer_signals() -> None:
     """Make SIGTERM, which schedulers send, end a job as Ctrl-C does: cleanly, and with a word."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """As Python does; and what a store keeps waiting does not wait much longer."""
+    if haste := sys.modules.get("pipeline.stores.haste"):
+        # In a thread: what this one was doing may hold the locks that it takes.
+        _thread.start_new_thread(haste.HASTE.begin, ())
+    signal.default_int_handler(number, frame)
 
 
 def imported(name: str) -> Any:

@@ -35,7 +35,7 @@ from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
 from pipeline.presence import Presence
 from pipeline.shards import Plan
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.attempts import AccessError, GivenUpError
 
 
 def label(settings: LabelSettings) -> Summary:
@@ -131,6 +131,8 @@ def _run(settings: LabelSettings) -> int:
         return EXIT_COMPLETE
     try:
         summary = label(settings)
+    except GivenUpError as error:
+        raise KeyboardInterrupt from error  # which it was given up for
     except (OSError, AccessError) as error:
         raise OSError(
             f"cannot go on with the output {settings.output}: {error}{CONTINUES}"

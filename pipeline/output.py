@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from pipeline.error_text import one_line, reason_of
 from pipeline.stores import storage
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.attempts import AccessError, ReadError
 from pipeline.stores.locations import SourceError, recorded, scheme_of
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
@@ -77,16 +77,17 @@ class OutputFolder:
         with self.first_written():
             self._store.prepare(LABELS)
             self._store.write(".writable", b"")
+        with self.first_written("delete from"):
             self._store.remove(".writable")
 
     @contextmanager
-    def first_written(self) -> Iterator[None]:
+    def first_written(self, what: str = "write to") -> Iterator[None]:
         """Around what a job writes first: raises OutputError where the folder takes no files."""
         try:
             yield
         except (OSError, AccessError, SourceError) as error:
             raise OutputError(
-                f"cannot write to the output folder {self.location!r}: {reason_of(error)}"
+                f"cannot {what} the output folder {self.location!r}: {reason_of(error)}"
             ) from error
 
     def clean(self) -> None:
@@ -112,7 +113,10 @@ class OutputFolder:
 
     def changed_at(self, folder: str) -> dict[str, float]:
         """Name -> when it changed, by the storage's own clock; of the files right in a folder."""
-        return self._store.changed_at(folder)
+        try:
+            return self._store.changed_at(folder)
+        except (ReadError, AccessError) as error:  # a right of its own, which may be missing
+            raise type(error)(f"{folder}/ cannot be listed: {error}") from None
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError, another OSError, AccessError."""
