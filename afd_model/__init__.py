@@ -1,4 +1,4 @@
-"""The AFD-Module and the classifiers it is attached to, in plain PyTorch."""
+"""The AFD-Module and the classifiers that it plugs into, in plain PyTorch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["ImageClassifier", "load_classifier"]
 
 
 def __getattr__(name: str) -> Any:
-    """The names above, when they are asked for: torchvision and timm take seconds to import."""
+    """Imports the public names on first use: torchvision and timm take seconds to import."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from afd_model import image_classifier

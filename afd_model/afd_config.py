@@ -1,4 +1,4 @@
-"""What shapes an AFD-Module, as it stands in its checkpoint."""
+"""The hyperparameters of an AFD-Module's architecture, as its checkpoint stores them."""
 
 import math
 from dataclasses import dataclass
@@ -13,25 +13,21 @@ AFD_SIZES: tuple[str, ...] = get_args(AFDSize)
 
 @dataclass(frozen=True)
 class AFDConfig:
-    """Everything that shapes an AFD-Module; stored in its checkpoint.
+    """The architecture of an AFD-Module; the defaults are the paper's.
 
     Attributes:
-        stem_channels, stem_stride: the features it enhances, (B, stem_channels, H/stride, ...).
-        size: the family it was made from, for messages and file names.
-        width: FE-Net's first width.
-        reduction: FE-Net's grid over the stem's (1: the stem's own resolution).
-        depth: residual RepConv blocks before the U-Net.
-        levels: the U-Net's halvings.
-        down_blocks, up_blocks: residual blocks on its way down and up, see `FENet`; (): none.
-        fde_hidden: FDE-Net's inner width.
-        fdm: "channel" | "spatial" | "both" | "full" | "full+channel", see `FDENet`.
-        dct_input: "linear" | "log", see `FDENet`.
-        fdm_on: "output": the FDM gates the correction (the paper); "bottleneck": it gates the
-            last narrow features, which the bias-free exit maps to the correction. The latter
-            never makes a map of the stem's full size.
-        output_min, output_max: the range of the stem's activation; None: unbounded.
-        stages: where it corrects behind the stem, see `StageCorrection`; (): nowhere (the paper).
-        stage_width: the narrow channels of those corrections.
+        stem_channels, stem_stride: of the features that it enhances.
+        size: the preset that it was made from, for messages and file names.
+        width, reduction, depth, levels, down_blocks, up_blocks: see `FENet`.
+        fde_hidden: `hidden` of `FDENet`.
+        fdm: `kind` of `FDENet`.
+        dct_input: see `FDENet`.
+        fdm_on: "output": the FDM gates FE-Net's output (the paper). "bottleneck": it gates the
+            input of FE-Net's last layer, `width` channels at the reduced resolution; that layer
+            has no bias, so FDM = 0 still means no correction. No FDM of the stem's size is needed.
+        output_min, output_max: range of the stem's activation; None: unbounded.
+        stages: where a `StageCorrection` is added behind the stem; (): nowhere (the paper).
+        stage_width: `width` of each `StageCorrection`.
     """
 
     stem_channels: int
@@ -72,7 +68,7 @@ class AFDConfig:
             blocks = getattr(self, name)
             if not isinstance(blocks, tuple) or len(blocks) not in (0, self.levels):
                 raise ValueError(
-                    f"AFD config: {name} says how many for each of {self.levels} levels,"
+                    f"AFD config: {name} is one number for each of the {self.levels} levels,"
                     f" not {blocks}"
                 )
             for count in blocks:
@@ -92,11 +88,11 @@ class AFDConfig:
 
 def _check_whole(name: str, value: object, *, least: int) -> None:
     if type(value) is not int or value < least:
-        raise ValueError(f"AFD config: {name} is at least {least}, a whole number, not {value!r}")
+        raise ValueError(f"AFD config: {name} is a whole number >= {least}, not {value!r}")
 
 
 def config_from_dict(fields: dict[str, Any]) -> AFDConfig:
-    """The inverse of `dataclasses.asdict`, refusing what it does not know.
+    """The inverse of `dataclasses.asdict`.
 
     Raises:
         ValueError: a missing or an unknown field.

@@ -1,4 +1,4 @@
-"""The AFD-Module's sizes: which configuration a backbone gets, and what it costs."""
+"""The AFD-Module's sizes, "paper", "light" and "deep": configuration for a backbone, and cost."""
 
 import copy
 import math
@@ -13,25 +13,25 @@ from afd_model.afd_config import AFDConfig, AFDSize
 from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
 from afd_model.dct import DCT_CHANNELS
-from afd_model.stage_correction import late_stages
+from afd_model.stage_correction import last_stages
 from afd_model.stem import STRIDES
 
-# The light size's share of the backbone's multiply-adds, and the widths it chooses from. The cap
-# is where the prototype's accuracy stopped paying for the time; below 8 the GEMMs are all overhead.
+# "light": maximum share of the backbone's multiply-adds, and the candidates for FE-Net's width.
+# More than this share gained no accuracy worth its time; below 8 channels, overhead dominates.
 LIGHT_SHARE = 0.10
 LIGHT_WIDTHS = (32, 24, 16, 12, 8, 4)
 
-# The deep size's residual blocks, down and up the paper's U-Net. A block costs as many
-# multiply-adds on each of its grids, and four times the parameters on the next coarser one. More
-# would fit the budget on ResNet-50, but a light backbone's time is spent already.
+# "deep": `down_blocks` and `up_blocks`. On every grid a block costs the same multiply-adds, and on
+# the next coarser one four times the parameters. More blocks would fit the budget on ResNet-50, but
+# cost a light backbone too much time.
 DEEP_BLOCKS = ((1, 1), (1, 0))
 
-# Stage corrections cost next to nothing and bring as much as the rest (docs/experiments.md); the
-# paper has none.
+# Stage corrections cost little and gain as much as the rest (docs/experiments.md). The paper has
+# none.
 CORRECTED_STAGES: dict[AFDSize, int] = {"paper": 0, "light": 3, "deep": 3}
 
-# What a fused module may hold, and the widths of the stage corrections that it is kept by.
-MOST_PARAMETERS = 200_000
+# Maximum parameters of a fused module, and the candidates for `stage_width` that keep within it.
+MAX_PARAMETERS = 200_000
 STAGE_WIDTHS = (64, 32, 16, 8, 4)
 
 
@@ -42,32 +42,32 @@ def config_for(
     corrected_stages: int | None = None,
     **changes: Any,
 ) -> AFDConfig:
-    """The module's configuration for a backbone.
+    """The configuration of a size for a backbone.
 
-    "paper" is Peng et al.'s: width 16, at the stem's resolution, FDM on the output. "deep" is that
-    with `DEEP_BLOCKS`, this project's gate and the DCT's logarithm. "light" works on half the
-    stem's grid and takes the widest FE-Net of `LIGHT_WIDTHS` that costs at most `LIGHT_SHARE` of
-    the backbone's multiply-adds at its preset's crop.
+    "paper" is Peng et al.'s: width 16 at the stem's resolution, the FDM on the output. "deep" adds
+    `DEEP_BLOCKS`, the FDM "full+channel" and the logarithm of the DCT. "light" works at half the
+    stem's resolution, with the widest of `LIGHT_WIDTHS` that costs at most `LIGHT_SHARE` of the
+    backbone's multiply-adds at the crop of its preset.
 
     Args:
-        corrected_stages: how many of the last stages are corrected too, at most; None: the size's
-            own. Their corrections are the widest of `STAGE_WIDTHS` that keep the module within
-            `MOST_PARAMETERS`, and the light one within its share.
-        changes: fields of `AFDConfig` to set otherwise (an ablation).
+        corrected_stages: at most how many of the last stages are corrected; None: the size's
+            default. `stage_width` is the widest of `STAGE_WIDTHS` that keeps the module within
+            `MAX_PARAMETERS`, and "light" within its share.
+        changes: fields of `AFDConfig` to override, for ablations.
 
     Raises:
-        ValueError: an unknown size, or a field's value; stages to correct where none is found.
+        ValueError: an unknown size; an invalid field; stages to correct, but the backbone has none.
     """
     if backbone.stem_stride not in STRIDES:
         raise ValueError(
             f"{backbone.name} begins with patches of {backbone.stem_stride} pixels, where no"
             " AFD-Module can work: use --afd none, or a backbone that begins with convolutions"
         )
-    most_macs = _light_macs(backbone) if size == "light" else math.inf
-    config = _sized(backbone, size, most_macs, changes)
+    max_macs = _light_macs(backbone) if size == "light" else math.inf
+    config = _sized(backbone, size, max_macs, changes)
     count = CORRECTED_STAGES[size] if corrected_stages is None else corrected_stages
     crop = backbone.preprocessing.crop
-    stages = tuple(late_stages(backbone.module, crop, count)) if count else ()
+    stages = tuple(last_stages(backbone.module, crop, count)) if count else ()
     if corrected_stages and not stages:
         raise ValueError(
             f"{backbone.name} has no stage to correct behind its stem: use --corrected-stages 0"
@@ -77,15 +77,15 @@ def config_for(
     for width in STAGE_WIDTHS:
         config = replace(config, stages=stages, stage_width=width)
         parameters = count_parameters(AFDModule(config).fuse())
-        if parameters <= MOST_PARAMETERS and module_macs(config, crop) <= most_macs:
+        if parameters <= MAX_PARAMETERS and module_macs(config, crop) <= max_macs:
             break
     return config
 
 
 def _sized(
-    backbone: Backbone, size: AFDSize, most_macs: float, changes: dict[str, Any]
+    backbone: Backbone, size: AFDSize, max_macs: float, changes: dict[str, Any]
 ) -> AFDConfig:
-    """The part at the stem."""
+    """The configuration without stage corrections."""
     low, high = backbone.stem_range
     paper = AFDConfig(backbone.stem_channels, backbone.stem_stride, output_min=low, output_max=high)
     if size == "deep":
@@ -93,8 +93,8 @@ def _sized(
         deep: dict[str, Any] = {"down_blocks": down, "up_blocks": up}
         gate: dict[str, Any] = {"fdm": "full+channel", "dct_input": "log"}
         return replace(paper, size=size, **(deep | gate | changes))
-    # On an eighth of the picture's grid, the DCT's own, the same multiply-adds hold a third of the
-    # stem's detail: docs/experiments.md.
+    # Behind a stem of stride 8, half the resolution would lose too much detail
+    # (docs/experiments.md, "Size and grid").
     if size == "paper" or backbone.stem_stride >= 8:
         return replace(paper, size=size, **changes)
     config = paper
@@ -102,7 +102,7 @@ def _sized(
         light: dict[str, Any] = {"width": width, "reduction": 2, "depth": 3, "levels": 0}
         gate = {"fdm": "full+channel", "dct_input": "log", "fdm_on": "bottleneck"}
         config = replace(paper, size=size, fde_hidden=width, **(light | gate | changes))
-        if module_macs(config, backbone.preprocessing.crop) <= most_macs:
+        if module_macs(config, backbone.preprocessing.crop) <= max_macs:
             break
     return config
 
@@ -113,14 +113,14 @@ def _light_macs(backbone: Backbone) -> float:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """The number of parameters (fuse first to count what is deployed)."""
+    """The number of parameters; fuse the module first to count those of deployment."""
     return sum(p.numel() for p in module.parameters())
 
 
 def count_macs(module: nn.Module, *inputs: Tensor) -> int:
     """Multiply-adds of the convolutions and matrix products in one forward pass.
 
-    Runs on a copy without storage, so it costs no arithmetic; `inputs` give the shapes only.
+    Runs on the meta device: only the shapes of `inputs` matter.
     """
     stand_in = copy.deepcopy(module).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -26,18 +26,18 @@ from afd_model.weight_files import (
 
 TIMM_PREFIX = "timm:"
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".tar")
-# timm's name for the model whose ImageNet weights a package on the index carries.
+# The model whose ImageNet weights come as a Python package: it needs no download.
 PACKAGED = "timm:tf_efficientnet_lite0"
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The input a backbone was evaluated with.
+    """Resize, centre crop and normalisation that a backbone expects.
 
     Attributes:
-        resize: pixels of the shorter side after resizing; None: no resizing.
-        crop: pixels of the square centre crop.
-        interpolation: antialiased.
+        resize: the shorter side after resizing, pixels; None: no resizing.
+        crop: side of the square centre crop, pixels.
+        interpolation: of the resizing, with antialiasing.
         mean, std: R, G, B on the 0..1 scale.
     """
 
@@ -50,19 +50,18 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A classifier in eval mode, frozen, with what is needed to feed and to enhance it.
+    """A frozen classifier in eval mode, its stem, its preprocessing and its classes.
 
     Attributes:
         name: as `load_backbone` takes it.
-        module: pixels (B, 3, crop, crop) normalised -> logits (B, K).
-        stem_layer: dotted path of the module whose output is enhanced.
-        stem_channels, stem_stride: that output's channels, and input pixels per position.
-        stem_range: the least and greatest value of the activation that the stem ends in.
-        class_names: one per class, or None where they are not known.
-        class_ids: WordNet ids, or None unless the classes are ImageNet-1k's.
-        weights: what was asked for, resolved: a weights name, "none", or a file.
-        weights_sha256: digest of the weights' tensors (not of the file around them); None for
-            random weights.
+        module: normalised pixels (B, 3, crop, crop) -> logits (B, K).
+        stem_layer: dotted path of the layer whose output the AFD-Module enhances.
+        stem_channels, stem_stride: of that output; the stride in input pixels.
+        stem_range: minimum and maximum of the stem's activation; None: unbounded.
+        class_names: one per class; None if they are not known.
+        class_ids: WordNet ids; None unless the classes are ImageNet-1k's.
+        weights: where the weights are from: a weights name, a file, or "none" (random).
+        weights_sha256: digest of the weights' tensors (not of the file); None for random weights.
     """
 
     name: str
@@ -90,14 +89,14 @@ def load_backbone(
         name: a torchvision classification model ("resnet50"), or "timm:" and a timm model.
         weights: "default"; a torchvision weights name ("IMAGENET1K_V1"); a local .pth, .pt or
             .safetensors file; or "none": random, the same in every process.
-        stem_layer: dotted path of the module to enhance; None: known by family, see
+        stem_layer: dotted path of the layer to enhance; None: the one of the model's family, see
             `afd_model.stem`.
-        class_names: a text file with one name per class; "auto": ImageNet-1k's where the
-            classifier has 1000 classes and the weights are not random; "none".
+        class_names: a text file with one name per class; "auto": ImageNet-1k's if the classifier
+            has 1000 classes and its weights are not random; "none".
 
     Raises:
-        ValueError: an unknown name, weights or layer; a file that is missing, damaged or another
-            model's; a download that failed. One line, with the way out.
+        ValueError: an unknown name, weights or layer; a file that is missing, damaged or of
+            another model; a failed download. One line that says what to do.
     """
     check_name(name)
     preprocessing = preprocessing_of(name, weights)
@@ -127,10 +126,10 @@ def load_backbone(
 
 
 def check_name(name: str) -> None:
-    """Refuses a backbone that does not exist, without building it.
+    """Checks that a backbone exists, without building it.
 
     Raises:
-        ValueError: names the nearest one that does.
+        ValueError: it does not; suggests the most similar name.
     """
     if name.startswith(TIMM_PREFIX):
         plain = name.removeprefix(TIMM_PREFIX)
@@ -148,10 +147,10 @@ def check_name(name: str) -> None:
 
 
 def preprocessing_of(name: str, weights: str = "default") -> Preprocessing:
-    """The preset that the weights were evaluated with, without building the model.
+    """The preprocessing of the weights, without building the model.
 
-    Random weights and local files take the default weights' preset; a local file that bears the
-    name torchvision publishes it under takes its own.
+    Random weights and local files use that of the default weights, except a local file that has the
+    file name of weights that torchvision publishes: it uses theirs.
 
     Raises:
         ValueError: an unknown backbone or weights name.
@@ -185,7 +184,7 @@ def _timm_preprocessing(name: str) -> Preprocessing:
     return Preprocessing(
         resize=math.floor(crop / config["crop_pct"]),
         crop=crop,
-        # The resizing filters on offer are these two; a preset of Lanczos is nearer to bicubic.
+        # Only these two filters are implemented; "lanczos" is closer to bicubic.
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -212,16 +211,13 @@ def _build(name: str, classes: int = IMAGENET_CLASSES) -> nn.Module:
         return timm.create_model(name.removeprefix(TIMM_PREFIX), num_classes=classes)
     extra: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        # The published weights expect this input transform; off, they mislabel.
+        # torchvision sets this when it loads the published weights, which need it.
         extra = {"transform_input": True, "init_weights": True}
     return get_model_builder(name)(weights=None, num_classes=classes, **extra)
 
 
 def _with_weights(name: str, kind: str, weights: str) -> tuple[nn.Module, str]:
-    """The model with its weights, and what those are: a name, "none", or a file.
-
-    kind: see `_weights_kind`.
-    """
+    """The model with its weights, and `Backbone.weights`; kind: from `_weights_kind`."""
     if kind == "none":
         return _random(name), weights
     if kind == "file":
@@ -230,7 +226,7 @@ def _with_weights(name: str, kind: str, weights: str) -> tuple[nn.Module, str]:
 
 
 def _from_file(name: str, path: str) -> nn.Module:
-    """The model with as many classes as the file's weights are for."""
+    """The model with the weights of a file, and as many classes as these have."""
     state = read_weights(path)
     with torch.device("meta"):
         skeleton = _build(name)
@@ -240,14 +236,14 @@ def _from_file(name: str, path: str) -> nn.Module:
 
 
 def _random(name: str) -> nn.Module:
-    """Every worker of a job must hold the same model, whatever it drew before."""
+    """The model with random weights, the same in every process: the workers of a job must agree."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return _build(name)
 
 
 def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
-    """The model with published weights, and the name of those."""
+    """The model with published weights, and their name."""
     if name == PACKAGED and has_packaged_lite0():
         module = _build(name)
         return module, load_packaged_lite0(module)
@@ -258,7 +254,7 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
         chosen = choices.DEFAULT if weights == "default" else choices[weights]
         return get_model_builder(name)(weights=chosen), chosen.name
     except (OSError, RuntimeError) as error:
-        # Both hubs wrap a dead network in many types; all of them are one of these two.
+        # The hubs raise many types for a failed download; all derive from these two.
         root: BaseException = error
         while (cause := root.__cause__ or root.__context__) is not None:
             root = cause
@@ -277,7 +273,7 @@ def _family(name: str, module: nn.Module) -> tuple[str, str]:
 def _classes(
     name: str, kind: str, weights: str, module: nn.Module
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """Class names and WordNet ids; None where the weights do not say what the classes are."""
+    """Class names and WordNet ids of ImageNet-1k; None if the classes are not known to be its."""
     if kind == "none" or class_count(module) != IMAGENET_CLASSES:
         return None, None
     info = ImageNetInfo()
@@ -288,10 +284,10 @@ def _classes(
 
 
 def read_class_names(path: str, count: int) -> tuple[str, ...]:
-    """The lines of a text file, in UTF-8, each the name of the class of its number.
+    """Class names from a UTF-8 text file with one name per line, in the order of the classes.
 
     Raises:
-        ValueError: no such file, no text, or not `count` lines.
+        ValueError: no such file, not UTF-8, or not `count` lines.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -305,5 +301,5 @@ def read_class_names(path: str, count: int) -> tuple[str, ...]:
 
 
 def class_count(module: nn.Module) -> int:
-    """The classes of a classifier: the rows of its last weight matrix."""
+    """The number of classes: the rows of the classifier's last weight matrix."""
     return [p.shape[0] for p in module.parameters() if p.ndim >= 2][-1]

@@ -1,7 +1,6 @@
-"""AFD checkpoints: one safetensors file that holds the weights and the facts they belong to.
+"""AFD checkpoints: one safetensors file with the weights and, as JSON metadata, facts about them.
 
-The facts are JSON in the file's metadata, so weights and facts cannot be parted. Nothing in the
-file is executed.
+Loading executes nothing in the file.
 """
 
 import hashlib
@@ -18,9 +17,9 @@ from torch import Tensor
 from afd_model.afd_config import AFDConfig, config_from_dict
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
+from afd_model.atomic_file import atomic_write
 from afd_model.backbones import Backbone
 from afd_model.drift import FLIP_FEATURES, FlipModel
-from afd_model.whole_file import replacing
 
 FORMAT = 1
 METADATA_KEY = "afd_checkpoint"
@@ -29,17 +28,16 @@ SHIPPED = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What the weights belong to and where they come from.
+    """What a checkpoint says about its weights.
 
     Attributes:
-        config: of the AFD-Module.
-        backbone: the name `load_backbone` was given.
-        backbone_sha256: `Backbone.weights_sha256`.
-        stem_layer: where it was attached in training.
-        training: what the training job wants kept: command, data, settings, scores. JSON types.
-        flip_model: None where none was fitted, or one of other features than this version's.
-        path: the file it was read from; None before it is saved.
-        sha256: that file's digest.
+        config: the AFD-Module's architecture.
+        backbone, backbone_sha256, stem_layer: of the `Backbone` it was trained on; the digest is
+            `Backbone.weights_sha256`.
+        training: command, data, settings and scores of the training job; JSON types.
+        flip_model: None if none was fitted, or if it was fitted on features that this version does
+            not compute.
+        path, sha256: of the file; None before it is saved.
     """
 
     config: AFDConfig
@@ -60,12 +58,12 @@ def save_checkpoint(
     training: dict[str, Any] | None = None,
     flip_model: FlipModel | None = None,
 ) -> CheckpointFacts:
-    """Writes a checkpoint, whole or not at all.
+    """Writes a checkpoint atomically; an existing file is replaced.
 
     Args:
-        path: the file; it is replaced.
-        module: not fused: a fused module has lost its branches and cannot be trained on.
-        backbone: the one it was trained on.
+        path: the file.
+        module: not fused, since a fused module has lost its branches and cannot be trained further.
+        backbone: that it was trained on.
         training, flip_model: see `CheckpointFacts`.
 
     Raises:
@@ -82,21 +80,21 @@ def save_checkpoint(
         flip_model=flip_model,
     )
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    with replacing(path) as file:
-        # Not save_file, which lets nobody but the owner read the file.
+    with atomic_write(path) as file:
+        # Not save_file, which makes the file readable by its owner only.
         file.write_bytes(safetensors.torch.save(tensors, {METADATA_KEY: _to_json(facts)}))
     return replace(facts, path=str(path), sha256=_file_sha256(path))
 
 
 def load_checkpoint(path: str | Path, backbone: Backbone) -> tuple[AFDModule, CheckpointFacts]:
-    """Reads a checkpoint for a backbone, strictly.
+    """Reads a checkpoint, and checks that it was trained for this backbone.
 
     Returns:
-        The module in eval mode, not fused, and its facts.
+        The module, in eval mode and not fused, and its facts.
 
     Raises:
-        ValueError: no such file; truncated, or not an AFD checkpoint; made for another backbone,
-            other weights or another stem layer; tensors that are not the configuration's. One line.
+        ValueError: no such file; damaged, or not an AFD checkpoint; trained for another backbone,
+            other weights or another stem layer; tensors that do not match its configuration.
     """
     facts, tensors = _read(path)
     _check_backbone(facts, backbone)
@@ -104,20 +102,20 @@ def load_checkpoint(path: str | Path, backbone: Backbone) -> tuple[AFDModule, Ch
 
 
 def load_module(path: str | Path) -> tuple[AFDModule, CheckpointFacts]:
-    """As `load_checkpoint`, whatever backbone it was made for."""
+    """As `load_checkpoint`, without checking the backbone."""
     facts, tensors = _read(path)
     return _built(facts, tensors), facts
 
 
 def resolve_afd(spec: str, backbone: Backbone) -> tuple[AFDModule | None, CheckpointFacts | None]:
-    """The AFD-Module that a user asked for.
+    """The AFD-Module that the setting `--afd` names.
 
     Args:
-        spec: "none"; "default": the checkpoint shipped for this backbone and these weights, or an
-            untrained module (the identity) where none ships; "untrained"; or a checkpoint file.
+        spec: "none"; "default": the checkpoint that ships for this backbone and these weights, or
+            an untrained module (the identity) if none does; "untrained"; or a checkpoint file.
 
     Returns:
-        The module, or None for "none"; its facts, or None where it is untrained.
+        The module, or None for "none"; its facts, or None if it is untrained.
 
     Raises:
         ValueError: see `load_checkpoint`.
@@ -133,7 +131,7 @@ def resolve_afd(spec: str, backbone: Backbone) -> tuple[AFDModule | None, Checkp
 
 
 def shipped_checkpoint(backbone: Backbone) -> Path | None:
-    """The checkpoint in this package for the backbone, its weights and its stem; None: none is."""
+    """The checkpoint that ships for this backbone, weights and stem layer; None if none does."""
     path = SHIPPED / f"{backbone.name.replace(':', '-')}.safetensors"
     if not path.is_file():
         return None
@@ -160,21 +158,19 @@ def _read(path: str | Path) -> tuple[CheckpointFacts, dict[str, Tensor]]:
     try:
         facts = _from_json(metadata[METADATA_KEY])
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"AFD checkpoint {path}: its facts do not read ({error})") from error
+        raise ValueError(f"AFD checkpoint {path}: invalid metadata ({error})") from error
     return replace(facts, path=str(path), sha256=_file_sha256(path)), tensors
 
 
 def _built(facts: CheckpointFacts, tensors: dict[str, Tensor]) -> AFDModule:
-    """The module of a file that was read, in eval mode; strict."""
+    """The module with the tensors of the file, in eval mode."""
     path = facts.path
     try:
-        with torch.device("meta"):  # what the configuration says may not fit into memory
+        with torch.device("meta"):  # a damaged configuration may not fit in memory
             expected = {k: tuple(v.shape) for k, v in AFDModule(facts.config).state_dict().items()}
     except (RuntimeError, TypeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"AFD checkpoint {path}: no module is of its configuration ({reason})"
-        ) from error
+        raise ValueError(f"AFD checkpoint {path}: invalid configuration ({reason})") from error
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
@@ -229,7 +225,7 @@ def _flip_to_dict(model: FlipModel | None) -> dict[str, Any] | None:
 
 
 def _flip_from_dict(fields: dict[str, Any] | None) -> FlipModel | None:
-    """None too for a model of other features, which this version does not compute."""
+    """None also if the model needs features that this version does not compute."""
     if fields is None or tuple(fields.get("features", ())) != FLIP_FEATURES:
         return None
     lists = {key: tuple(fields[key]) for key in ("coefficients", "means", "scales")}

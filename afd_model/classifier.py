@@ -1,4 +1,4 @@
-"""A frozen classifier with the AFD-Module plugged in: pixels and DCT -> logits and drift."""
+"""A frozen classifier with an AFD-Module plugged in: pixels and DCT -> logits and drift scores."""
 
 import copy
 from contextlib import suppress
@@ -10,40 +10,32 @@ from torch import Tensor, nn
 
 from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
-from afd_model.drift import Drift, drift, drift_by_convolutions
+from afd_model.drift import Drift, drift
 
 
 class Enhance(Protocol):
-    """How a module is applied to the stem's features and the drift scored."""
+    """Applies an AFD-Module to the stem's features and scores the drift."""
 
     def __call__(
         self, module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
     ) -> tuple[Tensor, Drift]:
-        """The enhanced features, (B, C, H, W) as `features`, and their drift.
+        """Returns the enhanced features, shaped as `features` (B, C, H, W), and their drift.
 
-        out: where the enhanced features may be written, and then are what is returned.
+        An implementation may write the enhanced features to `out` and return it, or ignore `out`.
         """
         ...
 
 
-def enhance_then_score(
+def enhance_and_score(
     module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
 ) -> tuple[Tensor, Drift]:
-    """Step by step, on any device; see `AFDModule.forward` and `drift`."""
+    """The reference `Enhance`, on any device: `AFDModule.forward`, then `drift`."""
     enhanced, _ = module(features, dct)
     return enhanced, drift(features, enhanced)
 
 
-def _enhance_for_compiler(
-    module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
-) -> tuple[Tensor, Drift]:
-    """`enhance_then_score` in operators that suit OpenVINO."""
-    enhanced, _ = module(features, dct)
-    return enhanced, drift_by_convolutions(features, enhanced)
-
-
 class ClassifierOutput(NamedTuple):
-    """One batch's result.
+    """The result for one batch.
 
     Attributes:
         logits: (B, K) in the model's dtype.
@@ -56,43 +48,45 @@ class ClassifierOutput(NamedTuple):
 
 
 class ClassifierFeatures(NamedTuple):
-    """What training and the figures look at.
+    """The logits and what leads to them, for training and figures.
 
     Attributes:
         logits: (B, K).
-        before, after: (B, C, H, W), the stem's features as they are and enhanced.
+        stem_features: (B, C, H, W), the stem's output.
+        enhanced_features: (B, C, H, W), the AFD-Module's; `stem_features` itself without one.
         fdm: see `AFDModule.forward`; None without an AFD-Module.
     """
 
     logits: Tensor
-    before: Tensor
-    after: Tensor
+    stem_features: Tensor
+    enhanced_features: Tensor
     fdm: Tensor | None
 
 
 class AFDClassifier(nn.Module):
-    """Backbone + AFD-Module.
+    """A backbone with an AFD-Module at its stem.
 
-    The backbone stays frozen and in eval mode whatever `train` is told; its parameters are shared
-    with `backbone.module`, which itself is left as it was. One instance serves one thread at a
-    time: the stem's features pass from inside the backbone through the instance.
+    The backbone is frozen and stays in eval mode, also after `train()`. Its parameters are shared
+    with `backbone.module`, which is not modified. Not thread-safe: the DCT coefficients reach the
+    stem inside the backbone through an attribute of this instance, so each thread needs a copy
+    (`copy.deepcopy`).
 
     Args:
         backbone: from `load_backbone`.
-        afd: made for that backbone's stem; None: the bare backbone.
+        afd: made for that backbone's stem; None: the backbone alone.
 
     Attributes:
-        images_per_part: how many images at a time `forward` enhances and scores; None: all. On a
-            CPU the module's maps, the largest there are, then stay in the cache while the
-            backbone takes a batch whose size suits it.
-        enhance: how `forward` applies the module and scores the drift.
+        afd_micro_batch: how many images `forward` enhances and scores at a time; None: all. On a
+            CPU, the module's feature maps, the largest of all, then fit the cache, while the
+            backbone takes as many images as suit it.
+        enhance: the implementation that `forward` uses; see `Enhance`.
 
     Raises:
         ValueError: the module was made for another number of channels.
     """
 
-    images_per_part: int | None = None
-    enhance: Enhance = staticmethod(enhance_then_score)
+    afd_micro_batch: int | None = None
+    enhance: Enhance = staticmethod(enhance_and_score)
 
     def __init__(self, backbone: Backbone, afd: AFDModule | None) -> None:
         super().__init__()
@@ -104,95 +98,87 @@ class AFDClassifier(nn.Module):
         self.afd = afd
         self.stem_layer = backbone.stem_layer
         self.crop = backbone.preprocessing.crop
-        self._exchange = exchange = _Exchange(afd)
-        self.backbone = _sharing_copy(backbone.module)
+        self._context = context = _ForwardContext(afd)
+        self.backbone = _copy_sharing_tensors(backbone.module)
         stem = self.backbone.get_submodule(backbone.stem_layer)
-        self.backbone.set_submodule(backbone.stem_layer, _EnhancedStem(stem, exchange))
-        for number, place in enumerate(afd.config.stages if afd else ()):
+        self.backbone.set_submodule(backbone.stem_layer, _EnhancedStem(stem, context))
+        for index, place in enumerate(afd.config.stages if afd else ()):
             layer = self.backbone.get_submodule(place.layer)
-            self.backbone.set_submodule(place.layer, _CorrectedStage(layer, exchange, number))
+            self.backbone.set_submodule(place.layer, _CorrectedStage(layer, context, index))
         self.backbone.eval().requires_grad_(requires_grad=False)
 
-    def forward(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
-        """Labels a batch.
+    def forward(self, pixels: Tensor, dct: Tensor | None) -> ClassifierOutput:
+        """Classifies a batch and scores its drift.
 
         Args:
             pixels: (B, 3, H, W) normalised, in the model's dtype.
-            dct: (B, 192, H/8, W/8) as `block_dct` gives it, in the model's dtype.
+            dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype; ignored without
+                an AFD-Module.
         """
         if self.afd is None:
             logits = self.bare(pixels).logits
             zero = torch.zeros(logits.shape[0], dtype=torch.float32, device=logits.device)
             return ClassifierOutput(logits, zero, zero)
-        return self._scored(pixels, dct, self.enhance)
-
-    def forward_for_compiler(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
-        """As `forward`, in operators that suit OpenVINO; needs an AFD-Module."""
-        return self._scored(pixels, dct, _enhance_for_compiler)
-
-    def _scored(self, pixels: Tensor, dct: Tensor, enhance: Enhance) -> ClassifierOutput:
-        exchange = self._exchange
-        exchange.dct, exchange.enhance, exchange.drifts = dct, enhance, []
-        exchange.images_per_part = self.images_per_part or pixels.shape[0]
+        context = self._context
+        context.begin(dct)
+        context.enhance = self.enhance
+        context.afd_micro_batch = self.afd_micro_batch or pixels.shape[0]
         try:
             logits = self.backbone(pixels)
-            angles, energies = zip(*exchange.drifts, strict=True)
+            angles, energies = zip(*context.drifts, strict=True)
         finally:
-            exchange.clear()
+            context.clear()
         return ClassifierOutput(logits, torch.cat(angles), torch.cat(energies))
 
     def features(self, pixels: Tensor, dct: Tensor) -> ClassifierFeatures:
-        """As `forward`, with the stem's features and without the drift; differentiable."""
-        exchange = self._exchange
-        exchange.dct = dct
-        try:
-            logits = self.backbone(pixels)
-            before, after, fdm = exchange.before, exchange.after, exchange.fdm
-        finally:
-            exchange.clear()
-        assert before is not None
-        assert after is not None
-        return ClassifierFeatures(logits, before, after, fdm)
+        """As `forward`, with the features in place of the drift scores; differentiable."""
+        return self._watched(pixels, dct)
 
     def bare(self, pixels: Tensor) -> ClassifierFeatures:
-        """The backbone alone: `after` is `before`, and there is no FDM."""
-        exchange = self._exchange
+        """The backbone alone, without the AFD-Module; differentiable."""
+        return self._watched(pixels, None)
+
+    def _watched(self, pixels: Tensor, dct: Tensor | None) -> ClassifierFeatures:
+        context = self._context
+        context.begin(dct)
         try:
             logits = self.backbone(pixels)
-            before = exchange.before
+            stem, enhanced, fdm = context.stem_features, context.enhanced_features, context.fdm
         finally:
-            exchange.clear()
-        assert before is not None
-        return ClassifierFeatures(logits, before, before, None)
+            context.clear()
+        assert stem is not None
+        assert enhanced is not None
+        return ClassifierFeatures(logits, stem, enhanced, fdm)
 
     def stem(self, pixels: Tensor, dct: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The stem's features, (B, C, H, W) each, as they are and enhanced; differentiable.
+        """The stem's features and the enhanced ones, (B, C, H, W) each; differentiable.
 
-        Stops there: nothing behind the stem is computed. Without `dct` both are the same.
+        Computes nothing behind the stem. Without `dct` the two are the same tensor.
         """
-        exchange = self._exchange
-        exchange.dct, exchange.stem_only = dct, True
+        context = self._context
+        context.begin(dct)
+        context.stem_only = True
         try:
             with suppress(_StemReached):
                 self.backbone(pixels)
-            before, after = exchange.before, exchange.after
+            stem, enhanced = context.stem_features, context.enhanced_features
         finally:
-            exchange.clear()
-        assert before is not None
-        assert after is not None
-        return before, after
+            context.clear()
+        assert stem is not None
+        assert enhanced is not None
+        return stem, enhanced
 
     def train(self, mode: bool = True) -> "AFDClassifier":
-        """Sets the AFD-Module's mode; the backbone's statistics are never updated."""
+        """Sets the AFD-Module's mode; the backbone stays in eval mode."""
         super().train(mode)
         self.backbone.eval()
         return self
 
 
-class _Exchange:
-    """Carries the DCT into the backbone, and the stem's features out of it.
+class _ForwardContext:
+    """Carries the DCT into the backbone during one forward pass, and features and drift out of it.
 
-    Without a DCT no part of the AFD-Module is run: that is the bare backbone.
+    While `dct` is None no part of the AFD-Module runs: that is the backbone alone.
     """
 
     def __init__(self, afd: AFDModule | None) -> None:
@@ -200,81 +186,99 @@ class _Exchange:
         self.clear()
 
     def clear(self) -> None:
+        self.in_use = False
         self.dct: Tensor | None = None
-        self.before: Tensor | None = None
-        self.after: Tensor | None = None
-        self.fdm: Tensor | None = None
         self.stem_only = False
-        self.enhance: Enhance | None = None  # None: the drift is not asked for
+        self.enhance: Enhance | None = None  # None: no drift scores, but the features are kept
+        self.afd_micro_batch = 1
         self.drifts: list[Drift] = []
-        self.images_per_part = 1
+        self.stem_features: Tensor | None = None
+        self.enhanced_features: Tensor | None = None
+        self.fdm: Tensor | None = None
+
+    def begin(self, dct: Tensor | None) -> None:
+        """To be followed by `clear`, whatever happens.
+
+        Raises:
+            RuntimeError: another forward pass is under way. Its results would mix with this one's.
+        """
+        if self.in_use:
+            raise RuntimeError(
+                "this classifier is at work in another thread: give each thread a copy,"
+                " copy.deepcopy(classifier)"
+            )
+        self.in_use = True
+        self.dct = dct
 
 
 class _StemReached(Exception):  # noqa: N818
-    """Leaves the backbone's forward pass behind its stem; never seen outside."""
+    """Ends the backbone's forward pass after its stem; caught in `AFDClassifier.stem`."""
 
 
 class _EnhancedStem(nn.Module):
     """The backbone's stem layer followed by the AFD-Module.
 
-    The AFD-Module is not registered here: it is the classifier's, and would be saved twice.
+    The AFD-Module is not registered here: as a submodule of the backbone too, its weights would
+    stand twice in the state dict.
     """
 
-    def __init__(self, stem: nn.Module, exchange: _Exchange) -> None:
+    def __init__(self, stem: nn.Module, context: _ForwardContext) -> None:
         super().__init__()
         self.stem = stem
-        self._exchange = exchange
+        self._context = context
 
     def forward(self, x: Tensor) -> Tensor:
-        exchange = self._exchange
-        before = self.stem(x)
-        if exchange.enhance is not None:
-            return self._scored(before, exchange.enhance)
-        after = before
-        if exchange.afd is not None and exchange.dct is not None:
-            after, exchange.fdm = exchange.afd(before, exchange.dct)
-        exchange.before, exchange.after = before, after
-        if exchange.stem_only:
+        context = self._context
+        features = self.stem(x)
+        if context.enhance is not None:
+            return self._scored(features, context.enhance)
+        enhanced = features
+        if context.afd is not None and context.dct is not None:
+            enhanced, context.fdm = context.afd(features, context.dct)
+        context.stem_features, context.enhanced_features = features, enhanced
+        if context.stem_only:
             raise _StemReached
-        return after
+        return enhanced
 
-    def _scored(self, before: Tensor, enhance: Enhance) -> Tensor:
-        """The enhanced features, whose drift the exchange is given."""
-        afd, dct, step = self._exchange.afd, self._exchange.dct, self._exchange.images_per_part
+    def _scored(self, features: Tensor, enhance: Enhance) -> Tensor:
+        """Enhances in micro-batches, and leaves the drift scores in the context."""
+        context = self._context
+        afd, dct, size = context.afd, context.dct, context.afd_micro_batch
         assert afd is not None
         assert dct is not None
-        if before.shape[0] <= step:
-            enhanced, drifts = enhance(afd, before, dct)
-            self._exchange.drifts.append(drifts)
+        if features.shape[0] <= size:
+            enhanced, scores = enhance(afd, features, dct)
+            context.drifts.append(scores)
             return enhanced
-        after = torch.empty_like(before)
-        for part in zip(before.split(step), dct.split(step), after.split(step), strict=True):
-            enhanced, drifts = enhance(afd, *part)
-            self._exchange.drifts.append(drifts)
-            if enhanced is not part[2]:
-                part[2].copy_(enhanced)
-        return after
+        result = torch.empty_like(features)
+        parts = zip(features.split(size), dct.split(size), result.split(size), strict=True)
+        for features_part, dct_part, out in parts:
+            enhanced, scores = enhance(afd, features_part, dct_part, out)
+            context.drifts.append(scores)
+            if enhanced is not out:
+                out.copy_(enhanced)
+        return result
 
 
 class _CorrectedStage(nn.Module):
-    """The last layer of a later stage followed by the AFD-Module's correction of it."""
+    """The last layer of a later stage followed by the AFD-Module's correction."""
 
-    def __init__(self, layer: nn.Module, exchange: _Exchange, number: int) -> None:
+    def __init__(self, layer: nn.Module, context: _ForwardContext, index: int) -> None:
         super().__init__()
         self.layer = layer
-        self._exchange = exchange
-        self._number = number
+        self._context = context
+        self._index = index
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.layer(x)
-        exchange = self._exchange
-        if exchange.afd is None or exchange.dct is None:
+        context = self._context
+        if context.afd is None or context.dct is None:
             return features
-        corrected: Tensor = exchange.afd.stage_corrections[self._number](features)
+        corrected: Tensor = context.afd.stage_corrections[self._index](features)
         return corrected
 
 
-def _sharing_copy(module: nn.Module) -> nn.Module:
-    """A copy of the module tree whose parameters and buffers are the original's."""
+def _copy_sharing_tensors(module: nn.Module) -> nn.Module:
+    """A copy of the module tree that shares the original's parameters and buffers."""
     tensors = chain(module.parameters(), module.buffers())
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

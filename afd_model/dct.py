@@ -1,4 +1,4 @@
-"""The 8x8 block DCT of JPEG in plain PyTorch: the reference every other implementation is held to.
+"""The 8x8 block DCT of JPEG in plain PyTorch: the reference that faster ones are tested against.
 
 Colour is ITU-T T.871 (JFIF): full-range YCbCr, without rounding. Luma is level-shifted by -128
 (ITU-T T.81, A.3.1); chroma is taken around zero, which is the same shift. The transform is the
@@ -9,10 +9,9 @@ JPEG's quantization tables, DC in [-1024, 1016].
 import math
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-DCT_CHANNELS = 192
+DCT_CHANNELS = 192  # 3 components of 64 coefficients
 
 # T.871 clause 7: Y = 0.299 R + 0.587 G + 0.114 B, Cb = (B - Y) / 1.772, Cr = (R - Y) / 1.402.
 JFIF_RGB_TO_YCBCR: tuple[tuple[float, float, float], ...] = (
@@ -21,7 +20,7 @@ JFIF_RGB_TO_YCBCR: tuple[tuple[float, float, float], ...] = (
     (0.701 / 1.402, -0.587 / 1.402, -0.114 / 1.402),
 )
 
-# T.81 Figure A.6: the row-major index (8 * vertical + horizontal frequency) of each zigzag place.
+# T.81 Figure A.6: zigzag index -> row-major index, 8 * vertical + horizontal frequency.
 ZIGZAG: tuple[int, ...] = (
     *(0, 1, 8, 16, 9, 2, 3, 10),
     *(17, 24, 32, 25, 18, 11, 4, 5),
@@ -38,8 +37,8 @@ def dct_basis() -> Tensor:
     """The orthonormal 8-point DCT-II matrix.
 
     Returns:
-        (8, 8) float64; row u holds the samples of frequency u, so ``basis @ basis.T`` is the
-        identity and ``basis @ block @ basis.T`` is the block's DCT.
+        (8, 8) float64; row u samples the cosine of frequency u. ``basis @ basis.T`` is the identity
+        and ``basis @ block @ basis.T`` is the block's DCT.
     """
     frequency = torch.arange(8, dtype=torch.float64)[:, None]
     sample = torch.arange(8, dtype=torch.float64)[None, :]
@@ -52,8 +51,8 @@ def block_dct(rgb: Tensor) -> Tensor:
     """The 8x8 block DCT of an image's YCbCr.
 
     Args:
-        rgb: (B, 3, H, W) floating point, R'G'B' on 0..255. Rows and columns beyond the last whole
-            block are left out.
+        rgb: (B, 3, H, W) floating point, gamma-encoded RGB on 0..255. Rows and columns beyond the
+            last whole block are ignored.
 
     Returns:
         (B, 192, H // 8, W // 8), float64 for float64 input and float32 otherwise;
@@ -76,33 +75,17 @@ def block_dct(rgb: Tensor) -> Tensor:
     return spectrum.flatten(2, 3)[:, :, list(ZIGZAG)].flatten(1, 2)  # (B, 192, H // 8, W // 8)
 
 
-class BlockDCT(nn.Module):
-    """`block_dct` of normalised pixels as one stride-8 convolution.
-
-    The normalisation's inverse, the colour matrix, the level shift and the DCT are all affine, so
-    they fold into a single 3 -> 192 convolution; use it where only the model's pixels are at hand.
+def block_dct_of_normalized(
+    pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Tensor:
+    """`block_dct` of normalised pixels: the normalisation is undone in float32.
 
     Args:
-        mean, std: the pixels' normalisation on the 0..1 scale, R, G, B.
+        pixels: (B, 3, H, W), any floating dtype.
+        mean, std: their normalisation, R, G, B on the 0..1 scale.
+
+    Returns:
+        (B, 192, H // 8, W // 8) float32.
     """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        colour = torch.tensor(JFIF_RGB_TO_YCBCR, dtype=torch.float64)
-        basis = dct_basis()
-        atoms = torch.einsum("vy,ux->vuyx", basis, basis).flatten(0, 1)[list(ZIGZAG)]
-        scale = 255 * torch.tensor(std, dtype=torch.float64)
-        weight = torch.einsum("kc,zyx->kzcyx", colour * scale, atoms).reshape(192, 3, 8, 8)
-        # An AC atom sums to zero, so constants reach the DC term alone; its atom sums to 8.
-        offset = 8 * 255 * colour @ torch.tensor(mean, dtype=torch.float64)
-        bias = torch.zeros(3, 64, dtype=torch.float64)
-        bias[:, 0] = offset - torch.tensor([8 * 128.0, 0.0, 0.0], dtype=torch.float64)
-        self.register_buffer("weight", weight.float(), persistent=False)
-        self.register_buffer("bias", bias.flatten().float(), persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised -> (B, 192, H // 8, W // 8), in the module's dtype."""
-        return F.conv2d(pixels.to(self.weight.dtype), self.weight, self.bias, stride=8)
+    shift, scale = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (mean, std))
+    return block_dct(255 * (pixels.float() * scale + shift))

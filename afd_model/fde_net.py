@@ -1,7 +1,7 @@
 """FDE-Net: DCT coefficients -> Feature Drifting Map (FDM), in (0, 1).
 
-Peng et al. 2024, section III-B: quantization acts on DCT coefficients, so they say where and in
-which channels the features drift.
+Peng et al. 2024, section III-B: JPEG quantizes DCT coefficients, so the coefficients tell where and
+in which channels the features drift.
 """
 
 from collections.abc import Callable
@@ -18,56 +18,57 @@ FDM_KINDS: tuple[str, ...] = get_args(FDMKind)
 DCTInput = Literal["linear", "log"]
 DCT_INPUTS: tuple[str, ...] = get_args(DCTInput)
 
-# About the mean of log(1 + |coefficient|) over the 192 channels of photographs.
+# Mean of log(1 + |coefficient|) over the 192 channels of photographs, approximately.
 _MEAN_LOG = 1.5
 
 
 def log_magnitude(dct: Tensor, dtype: torch.dtype) -> Tensor:
-    """log(1 + |x|), computed in the input's dtype, as `dtype`."""
+    """log(1 + |x|), computed in the input's dtype and returned as `dtype`."""
     return dct.abs().log1p_().to(dtype)
 
 
 def dct_scale() -> Tensor:
-    """About the size of the larger DCT coefficients of photographs at a classifier's input size.
+    """The typical magnitude of each DCT coefficient in photographs at a classifier's input size.
 
-    A power law in the spatial frequency, which is how photographs fall off; the DC terms'
-    spread is set apart. It only conditions the first layer's input, which is otherwise spread
-    over three decades: the coefficients' mean sizes are 0.1 to 1.1 of it.
+    Like the spectrum of photographs, a power law in the spatial frequency, with separate values for
+    DC. It only standardises FDE-Net's input, whose channels otherwise span three decades; mean
+    magnitudes are 0.1 to 1.1 of it.
 
     Returns:
         (192,) float32, on the scale of JPEG's quantization tables.
     """
-    place = torch.tensor(ZIGZAG)
-    radius = torch.hypot((place // 8).float(), (place % 8).float())
-    luma = torch.where(radius == 0, 490.0, 95.0 / radius.clamp(min=1) ** 1.2)
-    chroma = torch.where(radius == 0, 130.0, 22.0 / radius.clamp(min=1) ** 1.2)
+    index = torch.tensor(ZIGZAG)
+    frequency = torch.hypot((index // 8).float(), (index % 8).float())
+    luma = torch.where(frequency == 0, 490.0, 95.0 / frequency.clamp(min=1) ** 1.2)
+    chroma = torch.where(frequency == 0, 130.0, 22.0 / frequency.clamp(min=1) ** 1.2)
     return torch.cat([luma, chroma, chroma])
 
 
 class FDENet(nn.Module):
-    """Two 1x1 convolutions on the standardised DCT, then the map.
+    """Two 1x1 convolutions with a ReLU between them on the standardised DCT, then a sigmoid.
 
     Args:
-        channels: how many channels the map gates.
-        hidden: the width between the two convolutions (the paper: 128).
-        kind: "channel": one gate a channel, averaged over the image (the authors' released code);
-            "spatial": one gate a position (the paper's text); "both": the sigmoid of their sum;
-            "full": its own gate for every channel and position; "full+channel": the sigmoid of
-            that and the image's gate summed, since how strongly a picture was compressed shows
-            in no block alone.
-        dct_input: "linear": the coefficients over their typical size (the paper's); "log":
-            log(1 + |coefficient|), since a coarsely quantized block shows in which coefficients
-            are nearly 0, a matter of ratios.
+        channels: of the features that the FDM gates.
+        hidden: output channels of the first convolution (the paper: 128).
+        kind: shape of the FDM before the sigmoid. "channel": one value per channel, from the mean
+            over the image (the authors' released code); "spatial": one per position (the paper's
+            text); "both": the sum of these two; "full": one per channel and position;
+            "full+channel": the sum of "full" and "channel", since no block alone shows how
+            strongly the image was compressed.
+        dct_input: "linear": coefficients divided by their typical magnitude (the paper); "log":
+            log(1 + |coefficient|), on which the zeros that coarse quantization leaves stand out.
 
     Attributes:
-        log_magnitude: how the logarithms are taken; see the function of that name.
-        hidden_of_logs: the logarithms, the first convolution and its ReLU in one pass, given the
-            coefficients and its weight and bias; None: in steps.
+        log_magnitude: implementation of the logarithm; `cpu_kernels` has a faster one.
+        fused_log_hidden: (dct, weight, bias) -> (B, hidden, h, w): logarithm, first convolution and
+            ReLU in one pass; None: in separate steps.
+        preprocesses: whether `forward` takes DCT coefficients; if False, it takes the result of
+            `preprocess`, for compiled models whose own logarithm is slow.
     """
 
     inverse_scale: Tensor
     log_magnitude: Callable[[Tensor, torch.dtype], Tensor] = staticmethod(log_magnitude)
-    hidden_of_logs: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    fused_log_hidden: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -85,27 +86,23 @@ class FDENet(nn.Module):
         self.local = nn.Conv2d(hidden, local, 1) if local else None
         self.register_buffer("inverse_scale", 1 / dct_scale(), persistent=False)
         self.fused = False
-        self.prepares = True
+        self.preprocesses = True
 
-    def prepared(self, dct: Tensor) -> Tensor:
-        """What is taken of the coefficients before any weight: their logarithms, or themselves.
-
-        With `prepares` off, `forward` is given this instead: a compiled model, whose own logarithm
-        may be a slow one.
-        """
+    def preprocess(self, dct: Tensor) -> Tensor:
+        """The input of the first convolution, in its dtype: coefficients, or their logarithms."""
         dtype = self.hidden.weight.dtype
         return self.log_magnitude(dct, dtype) if self.dct_input == "log" else dct.to(dtype)
 
     def forward(self, dct: Tensor, like: Tensor) -> Tensor:
-        """The map for the features that it gates.
+        """The FDM at the resolution of the features.
 
         Args:
             dct: as for `gate`.
-            like: (B, channels, h, w), those features, or others of their grid, dtype and layout.
+            like: (B, C, H, W): gives the FDM's height, width, dtype and memory format.
 
         Returns:
-            In (0, 1), in `like`'s dtype, broadcastable against it: (B, channels, 1, 1) for
-            "channel", (B, 1, h, w) for "spatial", the full shape otherwise.
+            In (0, 1): (B, channels, 1, 1) for "channel", (B, 1, H, W) for "spatial",
+            (B, channels, H, W) otherwise.
         """
         gate = self.gate(dct).to(dtype=like.dtype)
         if self.local is None:
@@ -115,18 +112,18 @@ class FDENet(nn.Module):
         return _resized(gate, (like.shape[2], like.shape[3]))
 
     def gate(self, dct: Tensor) -> Tensor:
-        """The map on the DCT's grid, which is a sixteenth of the features'.
+        """The FDM at the resolution of the DCT: at stride 2, a sixteenth of the stem's positions.
 
         Args:
-            dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype; what is computed
-                before the first convolution is computed in it.
+            dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype; the logarithm is
+                computed in that dtype.
 
         Returns:
             In (0, 1): (B, channels, 1, 1) for "channel", (B, 1, H/8, W/8) for "spatial",
             (B, channels, H/8, W/8) otherwise.
         """
         hidden = self._hidden(dct)
-        # The mean of a linear map is the map of the mean: pool first, it is 784 times less.
+        # Pooling and a 1x1 convolution commute. Pooling first leaves one position of 28 x 28.
         gate = self.pooled(hidden.mean((2, 3), keepdim=True)) if self.pooled else None
         if self.local is not None:
             local = _pointwise(hidden, self.local.weight, self.local.bias)
@@ -137,16 +134,16 @@ class FDENet(nn.Module):
     def _hidden(self, dct: Tensor) -> Tensor:
         """(B, 192, h, w) -> (B, hidden, h, w)."""
         weight, bias = self._standardised()
-        if self.prepares:
-            if self.dct_input == "log" and self.hidden_of_logs is not None:
-                return self.hidden_of_logs(dct, weight, bias)
-            dct = self.prepared(dct)
+        if self.preprocesses:
+            if self.dct_input == "log" and self.fused_log_hidden is not None:
+                return self.fused_log_hidden(dct, weight, bias)
+            dct = self.preprocess(dct)
         return F.relu(_pointwise(dct, weight, bias))
 
     def _standardised(self) -> tuple[Tensor, Tensor]:
-        """The first convolution's weight and bias with its input's standardisation in them.
+        """The first convolution's weight and bias, with the standardisation of its input folded in.
 
-        It saves a pass over the coefficients.
+        This saves a pass over the coefficients.
         """
         weight, bias = self.hidden.weight, self.hidden.bias
         assert bias is not None
@@ -171,8 +168,7 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     assert bias is not None
     if x.is_cuda or not x.is_contiguous():
         return F.conv2d(x, weight, bias)
-    # As a product of matrices it takes a quarter of the time that a CPU's convolution to a few
-    # channels does.
+    # On a CPU, with few output channels, a matrix product takes a quarter of a convolution's time.
     kernel = weight.flatten(1).expand(x.shape[0], -1, -1)
     return torch.baddbmm(bias[:, None], kernel, x.flatten(2)).unflatten(2, x.shape[2:])
 

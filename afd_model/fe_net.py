@@ -1,9 +1,8 @@
-"""FE-Net: stem features -> the correction that the FDM gates.
+"""FE-Net: stem features -> the correction that is added to them, gated by the FDM.
 
-Peng et al. 2024, section III-C: a U-Net of RepConv blocks. Two ends of one design are built here:
-at the stem's own resolution (the paper's), and at a coarser grid reached by one strided
-convolution and left by one transposed convolution, which costs a tenth and keeps every phase of
-the 8x8 block apart.
+Peng et al. 2024, section III-C: a U-Net of RepConv blocks at the stem's resolution. Not in the
+paper: with `reduction` > 1 the network works at a lower resolution, between a strided and a
+transposed convolution, for a tenth of the cost.
 """
 
 from collections.abc import Sequence
@@ -16,21 +15,22 @@ from afd_model.rep_conv import RepConv
 
 
 class PReLU(nn.PReLU):
-    """`torch.nn.PReLU` for (B, C, H, W), ten times as fast on a CPU in channels_last."""
+    """`torch.nn.PReLU` for (B, C, H, W); on a CPU in channels_last, ten times as fast."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         rows = x.permute(0, 2, 3, 1)
         if x.is_cuda or x.is_contiguous() or not rows.is_contiguous():
             return super().forward(x)
-        # PyTorch takes the C slopes one by one there. As one long row of slopes they are a vector.
+        # PyTorch's kernel is not vectorised over so few channels. One row of the image, with the
+        # slopes repeated W times, is long enough.
         b, h, w, c = rows.shape
         slopes = self.weight.expand(c).repeat(w)
         return F.prelu(rows.reshape(b * h, w * c), slopes).view(rows.shape).permute(0, 3, 1, 2)
 
 
 class RepBlock(nn.Module):
-    """A RepConv and a PReLU: (B, in, H, W) -> (B, out, H, W)."""
+    """RepConv and PReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, *, zero_init: bool = False) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class RepBlock(nn.Module):
         return self.act(self.conv(x))
 
 
-class Refinement(nn.Sequential):
-    """Residual RepBlocks, each starting as the identity: (B, C, H, W) -> (B, C, H, W)."""
+class ResidualBlocks(nn.Sequential):
+    """`count` residual RepBlocks, each of which starts as the identity."""
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__(*(RepBlock(channels, channels, zero_init=True) for _ in range(count)))
@@ -60,13 +60,13 @@ class FENet(nn.Module):
 
     Args:
         channels: C, the stem's channels.
-        width: channels of the first level.
-        reduction: 1: RepConv blocks at the stem's resolution. r > 1: the grid is r times coarser,
-            entered by an r x r convolution of stride r.
-        depth: residual RepConv blocks at the first level, before the U-Net.
-        levels: how often the U-Net halves the grid (2: the paper's; 0: no U-Net).
-        down_blocks: residual blocks after each halving, first halving first; (): none.
-        up_blocks: after each upsampling, first upsampling first, so on ever finer grids.
+        width: channels of the U-Net's first level.
+        reduction: 1: works at the stem's resolution, H x W. r > 1: at H/r x W/r; the first layer
+            is an r x r convolution of stride r, the last one its transpose.
+        depth: residual RepBlocks at the first level, before the U-Net.
+        levels: downsampling steps of the U-Net (the paper: 2; 0: no U-Net).
+        down_blocks: number of residual RepBlocks after each downsampling, in order; (): none.
+        up_blocks: the same after each upsampling, in order (coarse to fine).
     """
 
     def __init__(
@@ -81,23 +81,24 @@ class FENet(nn.Module):
     ) -> None:
         super().__init__()
         self.reduction = reduction
+        # Created for any reduction, so that a seed gives the weights it gave when the experiments
+        # of docs/experiments.md were run; likewise `exit`.
         self.entry: nn.Module = RepBlock(channels, width)
         if reduction > 1:
-            self.entry = nn.Sequential(
-                nn.Conv2d(channels, width, reduction, stride=reduction), PReLU(width)
-            )
+            strided = nn.Conv2d(channels, width, reduction, stride=reduction)
+            self.entry = nn.Sequential(strided, PReLU(width))
         self.body = nn.ModuleList(RepBlock(width, width) for _ in range(depth))
         widths = [width << level for level in range(levels + 1)]
         pairs = list(pairwise(widths))
         self.down = nn.ModuleList(RepBlock(narrow, wide) for narrow, wide in pairs)
         self.up = nn.ModuleList(RepBlock(wide, narrow) for narrow, wide in reversed(pairs))
         down_blocks, up_blocks = (tuple(n) or (0,) * levels for n in (down_blocks, up_blocks))
-        self.refine_down = nn.ModuleList(map(Refinement, widths[1:], down_blocks))
-        self.refine_up = nn.ModuleList(map(Refinement, reversed(widths[:-1]), up_blocks))
-        # Zero weights make an untrained module the identity. No bias where the FDM gates the
-        # input: a bias would be a correction that no FDM can switch off.
+        self.refine_down = nn.ModuleList(map(ResidualBlocks, widths[1:], down_blocks))
+        self.refine_up = nn.ModuleList(map(ResidualBlocks, reversed(widths[:-1]), up_blocks))
+        # Zero weights make an untrained module the identity.
         self.exit: nn.Module = RepConv(width, channels, zero_init=True)
         if reduction > 1:
+            # The FDM may gate the input of this layer; a bias would escape it.
             self.exit = nn.ConvTranspose2d(width, channels, reduction, stride=reduction, bias=False)
             nn.init.zeros_(self.exit.weight)
 
@@ -129,7 +130,7 @@ class FENet(nn.Module):
         for block, refine in zip(self.down, self.refine_down, strict=True):
             skips.append(x)
             x = refine(block(F.avg_pool2d(x, 2, ceil_mode=True)))
-        # Convolving before the upsampling gives the same reach for a quarter of the work.
+        # Convolving before upsampling costs a quarter, with the same receptive field.
         for block, refine in zip(self.up, self.refine_up, strict=True):
             skip = skips.pop()
             x = F.interpolate(block(x), size=skip.shape[2:], mode="bilinear", align_corners=False)

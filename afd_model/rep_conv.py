@@ -1,8 +1,10 @@
 """RepConv: three linear branches in training, one 3x3 convolution in use.
 
-Peng et al. 2024, section III-C (after RepVGG, arXiv 2101.03697): the sum of 1x1 -> 3x3,
-3x3 -> 1x1 and 1x1. All three are linear, so their sum is one 3x3 convolution.
+Peng et al. 2024, section III-C, after RepVGG (arXiv 2101.03697): the sum of 1x1 -> 3x3, 3x3 -> 1x1
+and 1x1. All three are linear, so their sum is one 3x3 convolution.
 """
+
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +14,16 @@ from torch import Tensor, nn
 class RepConv(nn.Module):
     """A 3x3 convolution (stride 1, zero padding 1) over-parameterised by three branches.
 
-    The forward pass composes the branches' kernels and convolves once, so training costs one
-    convolution as well; `branches` is the definition it is tested against. The leading 1x1 of the
-    first branch has no bias: the 3x3's zero padding would hide it on the border, where the fused
-    kernel could not follow, and the 3x3's own bias can express it everywhere else.
+    `forward` composes the branches' kernels and convolves once, so training costs one convolution
+    too; `branches` is the definition that it is tested against. The leading 1x1 of the first branch
+    has no bias: zero padding comes after it, so that its bias would be missing in the padding, and
+    no single 3x3 convolution could reproduce that at the border. Elsewhere the bias of the 3x3
+    expresses the same.
 
     Args:
         in_channels, out_channels: as in `torch.nn.Conv2d`.
-        zero_init: start as the zero map, with gradients that do not vanish.
+        zero_init: start as the zero map. The layers before the last ones are not zero, so that
+            gradients reach the weights.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, zero_init: bool = False) -> None:
@@ -36,15 +40,21 @@ class RepConv(nn.Module):
                 nn.init.zeros_(_bias(biased))
 
     def branches(self, x: Tensor) -> Tensor:
-        """The three branches one by one: (B, in, H, W) -> (B, out, H, W)."""
+        """The sum of the three branches, one by one: (B, in, H, W) -> (B, out, H, W)."""
         first = self.expand_3x3(self.expand(x))
         second = self.squeeze(self.squeeze_3x3(x))
         return first + second + self.point(x)
 
     def kernel(self) -> tuple[Tensor, Tensor]:
-        """The equal 3x3 kernel (out, in, 3, 3) and bias (out,), differentiable, at full dtype."""
-        # Autocast would compose the kernel in half precision and lose what fusion promises.
-        with torch.autocast(self.point.weight.device.type, enabled=False):
+        """The equivalent 3x3 kernel (out, in, 3, 3) and bias (out,), in the weights' dtype.
+
+        Differentiable.
+        """
+        # Autocast would compose the kernel in half precision, and fusing would not be exact. It
+        # does not know every device: not "meta", where a forward pass gives shapes.
+        device = self.point.weight.device.type
+        known = torch.amp.is_autocast_available(device)
+        with torch.autocast(device, enabled=False) if known else nullcontext():
             first = torch.einsum(
                 "omyx,mi->oiyx", self.expand_3x3.weight, self.expand.weight[:, :, 0, 0]
             )
@@ -63,7 +73,7 @@ class RepConv(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """The one convolution that equals this module, for use without training."""
+        """The equivalent `nn.Conv2d`, for inference."""
         weight, bias = self.kernel()
         out_channels, in_channels = weight.shape[:2]
         fused = nn.Conv2d(in_channels, out_channels, 3, padding=1)

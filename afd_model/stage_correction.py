@@ -1,7 +1,7 @@
-"""What the AFD-Module corrects behind the stem: a narrow residual at the end of a later stage.
+"""Corrections behind the stem: a bottleneck residual at the end of each of the last stages.
 
-Not in Peng et al. 2024. What the stem's correction leaves of the drift shows in the later stages as
-features that are there or not, and on their small grids it is cheap to take back.
+Not in Peng et al. 2024. The drift that remains after the stem's correction appears in later stages
+as features that are detected or missed; on their small grids a correction is cheap.
 """
 
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from afd_model.fe_net import PReLU
-from afd_model.stage_layers import layer_maps
+from afd_model.layer_shapes import layer_output_shapes
 
 
 class StagePlace(NamedTuple):
-    """A layer of the backbone, its output's channels, and input pixels per position."""
+    """Dotted path of a layer of the backbone, and its output's channels and stride in pixels."""
 
     layer: str
     channels: int
@@ -21,11 +21,11 @@ class StagePlace(NamedTuple):
 
 
 class StageCorrection(nn.Module):
-    """features + up(PReLU(down(features))), which starts as the identity.
+    """features + up(PReLU(down(features))); starts as the identity.
 
     Args:
         channels: of the features.
-        width: of the narrow ones between.
+        width: channels of the bottleneck.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -42,20 +42,20 @@ class StageCorrection(nn.Module):
         return features + self.up(self.act(self.down(features)))
 
 
-def late_stages(module: nn.Module, crop: int, count: int) -> list[StagePlace]:
-    """The ends of a classifier's last stages, in order.
+def last_stages(module: nn.Module, crop: int, count: int) -> list[StagePlace]:
+    """The last layers of a classifier's last stages, in order of execution.
 
-    A stage ends with the last layer of its resolution that holds two convolutions or more: what
-    follows it (a widening before the pooling, a way to the next stage) has many channels and no
-    depth to correct.
+    A stage ends at the last layer of its resolution with at least two convolutions. Layers with one
+    (the head's 1x1 convolution before the pooling, a transition to the next stage) have many
+    channels, which would make a correction expensive, and no depth.
 
     Args:
-        module: in eval mode; run once on an empty picture.
-        crop: side of that picture, pixels.
+        module: in eval mode; run once.
+        crop: side of the input, pixels.
         count: how many stages at most.
     """
     places: dict[int, StagePlace] = {}
-    for path, shape in layer_maps(module, crop).items():
+    for path, shape in layer_output_shapes(module, crop).items():
         layer = module.get_submodule(path)
         convolutions = sum(isinstance(m, nn.Conv2d) for m in layer.modules())
         if convolutions >= 2 and shape[2] == shape[3]:

@@ -1,4 +1,4 @@
-"""The layer whose output the AFD-Module enhances, by family, and what a dry run says of it.
+"""Finds a classifier's stem: the layer whose output the AFD-Module enhances.
 
 The rule (Peng et al. 2024, Fig. 2: "shallow features"): the output of the first convolution that
 lowers the resolution, after its normalisation and activation, before any pooling.
@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from afd_model.stage_layers import blank_run
+from afd_model.layer_shapes import run_on_zeros
 
-# (library, class) -> dotted path. A path, and not a module, so that it is stated and can be kept
-# with a checkpoint.
+# (library, class) -> dotted path, which is also stored in checkpoints.
 STEM_LAYERS: dict[tuple[str, str], str] = {
     ("torchvision", "ResNet"): "relu",  # after conv1 + bn1, before maxpool; ResNeXt, Wide ResNet
     ("torchvision", "MobileNetV2"): "features.0",  # conv + bn + relu6
@@ -37,8 +36,8 @@ STEM_LAYERS: dict[tuple[str, str], str] = {
     ("timm", "DenseNet"): "features.norm0",  # timm's norm0 holds the activation
 }
 
-# Least and greatest value of an activation. Written a little below the true minimum where that
-# is no round number, so that half precision never clips a value the activation can give.
+# Minimum and maximum of an activation. Where the minimum is no round number, a slightly lower one,
+# so that no value is clipped that the activation can give in half precision.
 VALUE_RANGES: dict[str, tuple[float | None, float | None]] = {
     "ReLU": (0.0, None),
     "ReLU6": (0.0, 6.0),
@@ -50,13 +49,13 @@ VALUE_RANGES: dict[str, tuple[float | None, float | None]] = {
     "BasicConv2d": (0.0, None),  # GoogLeNet's and Inception's: the ReLU is a function
 }
 NO_RANGE: tuple[None, None] = (None, None)
-STRIDES = (1, 2, 4, 8)  # at which an AFD-Module can work
-COARSER = (2, 4)
-PATCHES = tuple(range(5, 65))  # sides of a vision transformer's patches, pixels
+STRIDES = (1, 2, 4, 8)  # that an AFD-Module supports
+USUAL_STRIDES = (2, 4)  # of a stem
+PATCH_SIZES = tuple(range(5, 65))  # of vision transformers, pixels
 
 
 class Stem(NamedTuple):
-    """A module's place, and its output's channels, stride and range."""
+    """Dotted path of the stem, and its output's channels, stride and value range."""
 
     layer: str
     channels: int
@@ -71,20 +70,20 @@ class _StopForward(Exception):  # noqa: N818 - control flow, not an error
 def find_stem(
     module: nn.Module, crop: int, layer: str | None = None, family: tuple[str, str] = ("", "")
 ) -> Stem:
-    """Finds the layer to enhance and measures it on one blank image.
+    """Finds the stem, and its output's shape by running the classifier up to there.
 
     Args:
         module: the classifier, in eval mode.
-        crop: pixels of its square input.
-        layer: dotted path to use; None: `STEM_LAYERS` for the family, else a child named "stem"
-            at stride 2 or 4, else the first layer at such a stride in order of execution, with
-            the norm and activation that follow it, else (a vision transformer) the first layer at
-            a coarser one, where no AFD-Module can work.
+        crop: side of its input, pixels.
+        layer: dotted path to use. None: the first that exists of: `STEM_LAYERS` for the family; a
+            child named "stem" of stride 2 or 4; the first layer of such a stride in order of
+            execution, up to the norm and activation that follow it; the first layer of a larger
+            stride (a vision transformer's patches, where no AFD-Module can work).
         family: (library, class name).
 
     Raises:
-        ValueError: no such layer; none could be found; or the given one's output is not
-            (B, C, H, W) on a grid of 1/1 to 1/8.
+        ValueError: no such layer; no stem was found; or the given layer's output is not
+            (B, C, H, W) with a stride of 1, 2, 4 or 8.
     """
     given = layer
     layer = layer or STEM_LAYERS.get(family)
@@ -94,7 +93,7 @@ def find_stem(
         layer = _fallback(module, crop)
     shape = output_shape(module, layer, crop)
     stride = round(crop / shape[2]) if len(shape) == 4 and shape[2] else 0
-    known = STRIDES if given else (*STRIDES, *PATCHES)
+    known = STRIDES if given else (*STRIDES, *PATCH_SIZES)
     if len(shape) != 4 or shape[2] != shape[3] or stride not in known:
         raise ValueError(
             f"stem_layer {layer!r} gives {tuple(shape)} for {crop}x{crop} pixels, not (B, C, H, W) "
@@ -123,10 +122,10 @@ def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
 
 
 def output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
-    """Of the layer at a dotted path, for one picture; nothing behind it is run.
+    """The output shape of a layer for one image of crop x crop pixels; stops the run there.
 
     Raises:
-        ValueError: the layer is not run at all.
+        ValueError: the forward pass does not use the layer.
     """
     shapes: list[torch.Size] = []
 
@@ -136,19 +135,19 @@ def output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
 
     with _hooked(module.get_submodule(layer), stop):
         try:
-            blank_run(module, crop)
+            run_on_zeros(module, crop)
         except _StopForward:
             return shapes[0]
     raise ValueError(f"stem_layer {layer!r} is not used in the model's forward pass")
 
 
 def _fallback(module: nn.Module, crop: int) -> str:
-    """The layer of a family that is not in the table."""
+    """The stem of a family that is not in `STEM_LAYERS`."""
     if isinstance(getattr(module, "stem", None), nn.Module):
         shape = output_shape(module, "stem", crop)
-        if len(shape) == 4 and shape[2] == shape[3] and round(crop / shape[2]) in COARSER:
+        if len(shape) == 4 and shape[2] == shape[3] and round(crop / shape[2]) in USUAL_STRIDES:
             return "stem"
-    for strides in (COARSER, PATCHES):
+    for strides in (USUAL_STRIDES, PATCH_SIZES):
         if found := _first_strided(module, crop, strides):
             return found
     raise ValueError(
@@ -157,10 +156,11 @@ def _fallback(module: nn.Module, crop: int) -> str:
 
 
 def _first_strided(module: nn.Module, crop: int, allowed: tuple[int, ...]) -> str | None:
-    """The path of the last unit in the first chain of units at one of the strides.
+    """The path of the last unit of the first chain whose output has one of the strides.
 
-    A unit is a convolution, or the largest module that holds none (timm's norms hold their
-    activation). A chain is units that each take the very tensor that the one before gave.
+    A unit is a convolution, or the outermost module without one (timm's norms contain their
+    activation). In a chain, each unit's input is the output tensor of the unit before, as in
+    convolution, norm, activation.
     """
     chain: list[str] = []
     tail: list[Tensor] = []
@@ -183,7 +183,7 @@ def _first_strided(module: nn.Module, crop: int, allowed: tuple[int, ...]) -> st
         for name, unit in _units(module):
             stack.enter_context(_hooked(unit, follow(name)))
         with suppress(_StopForward):
-            blank_run(module, crop)
+            run_on_zeros(module, crop)
     return chain[-1] if chain else None
 
 

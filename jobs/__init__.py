@@ -1,1 +1,1 @@
-"""The commands: one file a job, each parses, builds and calls."""
+"""The commands, one file per job."""

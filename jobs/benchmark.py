@@ -1,7 +1,7 @@
-"""The benchmark: each stage alone, the whole job, and the speed of light of this machine.
+"""`afd benchmark`: measures each stage alone, the whole job, and this machine's limit.
 
-It needs no Ray and no network but for a backbone's weights. Nothing else should run meanwhile: the
-load of the machine at the start is in the document.
+It does not use Ray, and needs a network only to download a backbone's weights. Nothing else should
+run on the machine; its load average at the start is in the result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jobs.benchmarking.machine import corpus_facts, machine_facts, software
 from jobs.benchmarking.stages import Stages
 from jobs.benchmarking.workers import Workers
 from jobs.command_line import parse
-from jobs.exits import EXIT_COMPLETE, answer
+from jobs.exits import EXIT_COMPLETE, print_answer
 from jobs.log import say
 from jobs.machine import num_cores
 from jobs.model import backbone_of
@@ -47,7 +47,7 @@ _SWEEP_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One combination of the settings that may be swept."""
+    """One value of each setting that can be swept."""
 
     workers: int | str
     threads: int | str
@@ -56,9 +56,10 @@ class Choice:
 
 
 def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
-    """Measure; returns the JSON document. Raises ValueError, worded for the user, when it cannot.
+    """Measure; returns the JSON document.
 
-    Raises RuntimeError when an image was lost on the way: such a run measures nothing.
+    Raises ValueError, worded for the user, when it cannot start; RuntimeError when an image was
+    lost, because then the figures mean nothing.
     """
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     device = resolve_device(settings.device)
@@ -99,7 +100,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
 
 
 class _Bench:
-    """What all measurements of one benchmark share."""
+    """Runs the measurements of one benchmark."""
 
     def __init__(
         self,
@@ -127,7 +128,7 @@ class _Bench:
         return max(1, num_cores() // self.num_workers(choice)) if self._cuda else 1
 
     def images_per_shard(self, choice: Choice) -> int:
-        """As many shards for each worker, of at most so many images."""
+        """So that every worker gets the same number of shards of at most 2000 images."""
         if self._settings.images_per_shard != "auto":
             return self._settings.images_per_shard
         images, workers = len(self._refs), self.num_workers(choice)
@@ -135,7 +136,7 @@ class _Bench:
         return -(-images // (workers * shards_per_worker))
 
     def measure(self, choice: Choice) -> tuple[list[Round], dict[str, Any]]:
-        """The rounds, each stage alone and then the whole job, and what the model is."""
+        """(rounds of each stage alone and then the whole job, facts about the model)."""
         settings = self._label_settings(choice)
         stages = Stages(
             settings,
@@ -192,13 +193,13 @@ class _Bench:
 
 
 def _measured_afd(settings: BenchmarkSettings) -> str:
-    """The module that is in the path: an untrained one costs what a trained one does."""
+    """--afd, with an untrained module, which costs as much, when none ships for the backbone."""
     ships = settings.afd != "default" or shipped_checkpoint(backbone_of(settings)) is not None
     return settings.afd if ships else "untrained"
 
 
 def _sweep(settings: BenchmarkSettings, bench: _Bench) -> tuple[Choice, list[dict[str, Any]]]:
-    """The fastest of what is to be tried, one setting after the other, and everything tried."""
+    """(the fastest choice, the speed of every choice). One setting is varied after the other."""
     best = Choice(*(getattr(settings, field.name)[0] for field in fields(Choice)))
     speeds: dict[Choice, float] = {}
     for name in (field.name for field in fields(Choice)):
@@ -227,14 +228,14 @@ def _images(settings: BenchmarkSettings, device: torch.device, folder: Path) -> 
 
 
 def _check_own(settings: BenchmarkSettings, measured: dict[str, Any]) -> None:
-    """The benchmark's own images are all sound, so every one of them must be labelled."""
+    """Raise RuntimeError when one of the benchmark's own, intact images was not labelled as ok."""
     job = measured["whole_job"]
     if settings.input == OWN and job["counts"] != {"ok": job["images"]}:
-        raise RuntimeError(f"of {job['images']} sound images there came {job['counts']}")
+        raise RuntimeError(f"{job['images']} intact images gave {job['counts']}")
 
 
 def _without_folders(facts: dict[str, str | None]) -> dict[str, str | None]:
-    """A file's name says enough; where it lies is nobody's business."""
+    """Files by name only: the document must not show the machine's folders."""
     return {
         name: os.path.basename(value) if value and name in ("weights", "afd") else value
         for name, value in facts.items()
@@ -247,13 +248,13 @@ def _append(record: str, line: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`afd benchmark`: exit code 0 with a document, 1 when nothing was measured, 2: bad usage."""
+    """`afd benchmark`: exit code 0 with a document, 1 if nothing was measured, 2 for bad usage."""
     settings = parse(BenchmarkSettings, arguments, prog="afd benchmark", positional=["input"])
     return run(settings, prog="afd benchmark")
 
 
 def run(settings: BenchmarkSettings, *, prog: str) -> int:
-    """Measure, tell, record. Returns an exit code."""
+    """Measure, print and record. Returns an exit code. prog: the command's name, for messages."""
     return run_job(prog, lambda: _run(settings), errors=(RuntimeError,))
 
 
@@ -263,7 +264,7 @@ def _run(settings: BenchmarkSettings) -> int:
     line = json.dumps(result)
     if settings.record != NO_RECORD:
         _append(settings.record, line)
-    answer(line)
+    print_answer(line)
     return EXIT_COMPLETE
 
 

@@ -1,4 +1,4 @@
-"""What `afd benchmark` can be told."""
+"""The settings of `afd benchmark`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BenchmarkSettings(BackboneSettings):
         " none, or a checkpoint file",
     )
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
         "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
@@ -47,8 +47,9 @@ class BenchmarkSettings(BackboneSettings):
 
     workers: tuple[int | Literal["auto"], ...] = setting(
         ("auto",),
-        "worker processes; auto: as many as share a GPU in the label job, else as many as the CPU"
-        " cores allow; several values are tried in turn, and the fastest is kept",
+        "worker processes; auto: on CUDA as many as share a GPU in the label job, else the number"
+        " of CPU cores divided by --threads; several values are tried in turn, and the fastest is"
+        " kept",
     )
     threads: tuple[int | Literal["auto"], ...] = setting(
         ("auto",),
@@ -74,7 +75,7 @@ class BenchmarkSettings(BackboneSettings):
         "auto", "images per shard; auto: one shard per worker, or several of at most 2000 images"
     )
 
-    rounds: int = setting(5, "times everything is measured, after one warm-up round")
+    rounds: int = setting(5, "number of measurements of everything, after one warm-up round")
     record: str = setting(NO_RECORD, "file to append the JSON line to, or none")
 
     def __post_init__(self) -> None:
@@ -83,5 +84,6 @@ class BenchmarkSettings(BackboneSettings):
         require_between(self, 0, 1, "hw_decoder_load")
         if self.input != OWN and self.corpus != TEMPORARY:
             raise ValueError(
-                f"--corpus {self.corpus} is for the benchmark's own images: leave it out, or INPUT"
+                f"--corpus {self.corpus} is for the benchmark's own images: leave out --corpus or"
+                " INPUT"
             )

@@ -1,4 +1,4 @@
-"""`afd JOB ...`: hands the rest of the command line to the job."""
+"""The `afd` command: runs the job that its first argument names."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jobs.exits import (
     EXIT_COMPLETE,
     EXIT_FAILED,
     EXIT_USAGE,
-    answer,
-    answer_signals,
-    imported,
-    leave,
+    exit_now,
+    import_in_thread,
+    install_signal_handlers,
     open_closed_streams,
+    print_answer,
 )
 
 JOBS = {
@@ -35,38 +35,39 @@ JOBS = {
 
 
 def command() -> NoReturn:
-    """`afd`, as a process of its own."""
+    """The entry point of the `afd` executable."""
     open_closed_streams()
-    leave(main())
+    exit_now(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """A job by its name. Returns the job's exit code; 2 for an unknown job."""
+    """Run a job by its name. Returns the job's exit code; 2 for an unknown job."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         jobs = "\n".join(f"  {name:<12}{text}" for name, text in JOBS.items())
-        answer(f"usage: afd JOB [--help] ...\n       afd --version\n\n{jobs}")
+        print_answer(f"usage: afd JOB [--help] ...\n       afd --version\n\n{jobs}")
         return EXIT_COMPLETE if arguments else EXIT_USAGE
     name = arguments[0]
     if name == "--version":
         from importlib.metadata import version
 
-        answer(f"afd-label {version('afd-label')}")
+        print_answer(f"afd-label {version('afd-label')}")
         return EXIT_COMPLETE
     if name not in JOBS:
         from jobs.command_line import nearest
 
         print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
         return EXIT_USAGE
-    if not _is_somewhere():
+    if not _current_folder_exists():
         print("afd: the current folder has been removed: cd to another one", file=sys.stderr)
         return EXIT_FAILED
-    answer_signals()
-    _spin_briefly()
+    install_signal_handlers()
+    _shorten_openmp_spinning()
+    _silence_ray()
     try:
-        code: int = imported(f"jobs.{name}").main(arguments[1:])
+        code: int = import_in_thread(f"jobs.{name}").main(arguments[1:])
     except (KeyboardInterrupt, SystemExit) as ended:
-        # While Ray starts its own handler answers SIGTERM, by leaving with the signal's number.
+        # While Ray starts, its own SIGTERM handler is active: it exits with the signal's number.
         if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:
             raise
         print(f"afd {name}: interrupted", file=sys.stderr)
@@ -77,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _is_somewhere() -> bool:
-    """Libraries end the process where the current folder is gone, some with exit code 2."""
+def _current_folder_exists() -> bool:
+    """Checked first because libraries end the process without one, some with exit code 2."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -86,10 +87,18 @@ def _is_somewhere() -> bool:
     return True
 
 
-def _spin_briefly() -> None:
-    """Have OpenMP's threads sleep soon when they wait for each other; before PyTorch is imported.
+def _silence_ray() -> None:
+    """Discard what Ray prints about its processes on standard output; before Ray is imported.
 
-    They spin for tens of milliseconds otherwise, on cores that others want: docs/speed.md.
+    When a worker dies, the job says so in one line. Ray would add a paragraph.
+    """
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+
+
+def _shorten_openmp_spinning() -> None:
+    """Make OpenMP's waiting threads sleep sooner. Has an effect only before PyTorch is imported.
+
+    By default they spin for tens of milliseconds, on cores that other work needs: docs/speed.md.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")

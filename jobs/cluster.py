@@ -1,49 +1,36 @@
-"""Ray, and nothing but Ray: started, silenced and given shards here and nowhere else."""
+"""Starts or joins Ray. No other module starts it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import signal
 import socket
 import threading
-import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
 import ray
-import ray.data
-import ray.exceptions
-import ray.util.client
 
-from jobs.last_words import last_words
-from jobs.pool import CONTINUES, ClusterError, Node, Pool
+from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError, Node
+from jobs.watchdog import reported_if_killed
 from pipeline.error_text import one_line, reason_of
 
 _START_ATTEMPTS = 3
-_LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # only shard numbers and counts cross it
-_MAX_BLOCKS = 10_000  # Ray Data takes 5 to 10 kB of the driver's memory and 15 ms for each
-
-# A pool grows when its workers are given this share of the calls that they can take at once. Ray's
-# default, 1.75, counts on calls that wait in a queue; there is no queue here.
-_FULL_POOL = 0.875
-
-_THREADS_END_S = 5.0
-_ENDLESS_THREADS = ("data-usage-metrics-poller",)  # which only asks Prometheus
+_LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # enough: only shard numbers and counts go through it
 
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
-_ANSWER_S = 10.0
-# Of gRPC, which Ray speaks; a web server does not, and answers in HTTP/1 or with a page.
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_PROBE_TIMEOUT_S = 10.0
+# The start of a gRPC connection, which Ray accepts. A web server answers in HTTP/1, or with a page.
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-# Ray's native code ends a driver in silence, with exit code 1.
-_ENDED = (
-    "afd: ended while it worked with Ray (--address {address}): by Ray, as when its cluster's head"
-    " node is lost, or by a kill, as for want of memory" + CONTINUES
+_KILLED = (
+    "afd: the process was ended while it used Ray (--address {address}): by Ray, for example"
+    " because the cluster's head node was lost, or by the system, for example because memory ran"
+    " out" + SAME_COMMAND_CONTINUES
 )
 
 # "ValueError: ...", as the last line of a Python traceback.
@@ -52,7 +39,7 @@ _ERROR_LINE = re.compile(r"(?!ray\.)(\w+\.)*\w*(Error|Exception)(: .*)?$")
 
 @contextmanager
 def _silenced_stderr() -> Iterator[None]:
-    """Drop what native code prints to standard error; exceptions still say what is wrong."""
+    """Discard what native code prints to standard error; errors are still raised."""
     saved = os.dup(2)
     with open(os.devnull, "wb") as null:
         os.dup2(null.fileno(), 2)
@@ -65,14 +52,14 @@ def _silenced_stderr() -> Iterator[None]:
 
 @contextmanager
 def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
-    """A connection to Ray for the length of the block.
+    """A connection to Ray that lasts for the block.
 
     address: "local" starts a private cluster that ends with the block; anything else joins one.
-    num_cpus: for "local", the CPUs to offer; None: all of the machine's.
+    num_cpus: CPUs of a private cluster; None: all of the machine's.
     Raises ClusterError when there is no cluster at the address.
     """
-    # Notices of Ray's own affairs (a coming change to CUDA_VISIBLE_DEVICES, where it keeps an
-    # actor's arguments) would break up the progress line.
+    # Ray's notices (about coming changes to CUDA_VISIBLE_DEVICES, about where it stores an actor's
+    # arguments) would break up the progress line.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"address": address}
@@ -83,10 +70,10 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    with last_words(_ENDED.format(address=address)):
+    with reported_if_killed(_KILLED.format(address=address)):
         _connect(options)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # which Ray has taken for itself
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init installs its own handler
         try:
             yield
         finally:
@@ -94,34 +81,40 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
 
 
 def _connect(options: dict[str, Any]) -> None:
-    """`ray.init`, in silence. A local start has time-outs that a busy machine misses: try again."""
+    """`ray.init` without its output. A local start is retried: a busy machine misses its time-outs.
+
+    Raises ClusterError when it fails.
+    """
     address = options["address"]
     check_address(address)
     for attempt in range(_START_ATTEMPTS):
         children = set(psutil.Process().children())
         try:
-            with _silenced_stderr():  # the log level's own notice
+            with _silenced_stderr():  # Ray prints a notice about the log level
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except ConnectionError as error:
             raise ClusterError(
                 f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"
                 " --address local"
             ) from error
-        except Exception as error:  # Ray raises no type of its own for this
+        except Exception as error:  # Ray raises plain Exception and RuntimeError here
             _kill(set(psutil.Process().children()) - children)
             if address != "local":
-                reason = one_line(error)  # where Ray's versions differ it has two lines
+                reason = one_line(error)  # two lines when Ray's versions differ
                 raise ClusterError(
                     f"cannot join the Ray cluster at {address!r}: {reason}"
                 ) from error
             if attempt + 1 == _START_ATTEMPTS:
-                raise ClusterError(f"Ray did not start: {_root_cause(error)}; try again") from error
+                raise ClusterError(f"Ray did not start: {root_cause(error)}; try again") from error
         else:
             return
 
 
 def check_address(address: str) -> None:
-    """Raise ClusterError where no cluster can be: Ray would try for ten minutes, without a word."""
+    """Raise ClusterError when no cluster is at the address: Ray would try silently for ten minutes.
+
+    No error for "local", "auto" and ray:// addresses, which Ray checks quickly itself.
+    """
     if address in ("local", "auto") or address.startswith("ray://"):
         return
     found = _HOST_AND_PORT.fullmatch(address)
@@ -131,29 +124,29 @@ def check_address(address: str) -> None:
             " HOST:6379 or ray://HOST:10001"
         )
     try:
-        answer = _answer((found[1].strip("[]"), int(found[2])))
-    except (OSError, OverflowError) as error:  # the latter for a port beyond 65535
+        answer = _first_bytes((found[1].strip("[]"), int(found[2])))
+    except (OSError, OverflowError) as error:  # OverflowError: a port above 65535
         raise ClusterError(
             f"no Ray cluster at {address!r} ({reason_of(error)}): start one with"
             " `ray start --head`, or use --address local"
         ) from error
     if answer.startswith((b"HTTP/1", b"<")):
         raise ClusterError(
-            f"a web server answers at {address!r}, perhaps Ray's dashboard, and no cluster: use its"
-            " HOST:6379 or ray://HOST:10001"
+            f"a web server answers at {address!r}, perhaps Ray's dashboard, not a Ray cluster: use"
+            " the cluster's HOST:6379 or ray://HOST:10001"
         )
 
 
-def _answer(host_and_port: tuple[str, int]) -> bytes:
-    """The first bytes; none where nothing is said. Raises OSError where nobody listens."""
-    with socket.create_connection(host_and_port, _ANSWER_S) as connection, suppress(OSError):
-        connection.sendall(_GREETING)
+def _first_bytes(host_and_port: tuple[str, int]) -> bytes:
+    """What a server answers to a gRPC client; b"" for none. Raises OSError when none listens."""
+    with socket.create_connection(host_and_port, _PROBE_TIMEOUT_S) as connection, suppress(OSError):
+        connection.sendall(_HTTP2_PREFACE)
         return connection.recv(16)
     return b""
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:
-    """End what a start that failed has left: Ray would leave it until this process ends."""
+    """Kill what a failed start has left behind; Ray would leave it until this process ends."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             for descendant in (*process.children(recursive=True), process):
@@ -161,118 +154,20 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def nodes() -> list[Node]:
-    """The living nodes of the connected cluster that can work."""
+    """The live nodes of the connected cluster that have CPUs or GPUs."""
     resources = (node["Resources"] for node in ray.nodes() if node["Alive"])
     found = (Node(int(r.get("CPU", 0)), int(r.get("GPU", 0))) for r in resources)
     return [node for node in found if node.cpus or node.gpus]
 
 
 def free() -> tuple[float, float]:
-    """The CPUs and GPUs of the connected cluster that no work has taken."""
+    """The unused CPUs and GPUs of the connected cluster."""
     resources = ray.available_resources()
     return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
 
 
-def run_shards(
-    shards: Sequence[int],
-    worker: type,
-    arguments: dict[str, Any],
-    pool: Pool,
-    *,
-    shards_at_once: int,
-) -> Generator[dict[str, Any], None, None]:
-    """Hand each shard number to one of the pool's workers; yields their records as they end.
-
-    worker: called with {"shard": (1,) array}, returns {"record": [JSON]}; by so many threads as
-    `shards_at_once`.
-    One shard is one block, so that a retry costs one shard: Ray runs it again on another worker
-    when a process or a node dies. Beyond `_MAX_BLOCKS` shards a block holds several, and a worker
-    is to pass over those that are done. Raises ClusterError when the job cannot go on.
-    """
-    try:
-        if ray.util.client.ray.is_connected():
-            yield from _run_remotely(shards, worker, arguments, pool, shards_at_once)
-        else:
-            yield from _run_here(shards, worker, arguments, pool, shards_at_once)
-    except (ray.exceptions.RayError, RuntimeError) as error:
-        reason = _root_cause(error)
-        died = isinstance(error, ray.exceptions.ActorDiedError)
-        if died and "creation task" in str(error):  # `worker` itself raises nothing when it is made
-            reason += ": every node needs this package, in the same version as the driver's"
-        raise ClusterError(reason) from error
-
-
-def _run_remotely(*run: Any) -> Iterator[dict[str, Any]]:
-    """Ray Data runs in processes of the cluster only, which a Ray Client's is not."""
-    runner: Any = ray.remote(num_cpus=0)(_Runner).remote(*run)
-    while (record := ray.get(runner.next_record.remote())) is not None:
-        yield record
-
-
-class _Runner:
-    """An actor: `_run_here`, a record at a time."""
-
-    def __init__(self, *run: Any) -> None:
-        self._records = _run_here(*run)
-
-    def next_record(self) -> dict[str, Any] | None:
-        return next(self._records, None)
-
-
-def _run_here(
-    shards: Sequence[int],
-    worker: type,
-    arguments: dict[str, Any],
-    pool: Pool,
-    shards_at_once: int,
-) -> Iterator[dict[str, Any]]:
-    context = ray.data.DataContext.get_current()
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = _FULL_POOL
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    records = ray.data.from_items(
-        [{"shard": shard} for shard in shards], override_num_blocks=min(len(shards), _MAX_BLOCKS)
-    ).map_batches(
-        worker,
-        fn_constructor_kwargs=arguments,
-        batch_size=1,
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=pool.num_workers,
-            max_size=max(pool.num_workers, pool.max_workers),
-            max_concurrent_calls_per_actor=shards_at_once,
-            # Ray would queue as many again on each worker, while others stand idle at the end.
-            max_tasks_in_flight_per_actor=shards_at_once,
-            enable_true_multi_threading=shards_at_once > 1,
-        ),
-    )
-    # Not `iter_rows`: its threads go on after it is abandoned, for an unknown time.
-    with _threads_ended():
-        for bundle in records.iter_internal_ref_bundles():
-            for table in ray.get(list(bundle.block_refs)):
-                yield from map(json.loads, table["record"].to_pylist())
-
-
-@contextmanager
-def _threads_ended() -> Iterator[None]:
-    """Leave the block when the threads are gone that Ray Data has begun within it.
-
-    One that asks Ray for something after `ray.shutdown` ends the whole process, in silence.
-    """
-    before = set(threading.enumerate())
-    try:
-        yield
-    finally:
-        deadline = time.monotonic() + _THREADS_END_S
-        for thread in set(threading.enumerate()) - before:
-            if thread.name not in _ENDLESS_THREADS:
-                thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _root_cause(error: BaseException) -> str:
-    """The line of a remote traceback that names the error, without Ray's path to it or advice."""
+def root_cause(error: BaseException) -> str:
+    """The line of a remote traceback that names the error, without Ray's own frames and advice."""
     while error.__cause__ is not None and str(error.__cause__):
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

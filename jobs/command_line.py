@@ -1,4 +1,4 @@
-"""A settings class -> its command line: flags, a YAML file under them, and errors of one line."""
+"""Makes a command line from a settings class: flags, a YAML file, and one-line errors."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _BAD_VALUE = re.compile(
 _MISSING = re.compile(r"arguments are required: (.*)", re.IGNORECASE)
 
 
-class _Words(yaml.SafeLoader):
-    """YAML as its version 1.2 reads it: `off` is a word, as `fast` is, and 1e-3 is a number."""
+class _Yaml12Loader(yaml.SafeLoader):
+    """Reads booleans and numbers as YAML 1.2 does: `off` is a string and 1e-3 is a number."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
         letter: [(tag, word) for tag, word in known if not tag.endswith((":bool", ":float"))]
@@ -47,17 +47,19 @@ class _Words(yaml.SafeLoader):
     }
 
 
-_Words.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf"))
-_Words.add_implicit_resolver(
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf")
+)
+_Yaml12Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"([-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.inf|\.nan)$"),
     list("-+.0123456789"),
 )
-set_loader("yaml", lambda text: yaml.load(text, Loader=_Words), (yaml.YAMLError,))
+set_loader("yaml", lambda text: yaml.load(text, Loader=_Yaml12Loader), (yaml.YAMLError,))
 
 
 class _HelpFormatter(DefaultHelpFormatter):
-    """Shows no Python types: a setting's placeholder says what its value is."""
+    """Leaves out Python types: the placeholders already say what a value looks like."""
 
     def _get_type_str(self, action: argparse.Action) -> None:
         return None
@@ -74,7 +76,7 @@ class _Parser(ArgumentParser):
         raise SystemExit(EXIT_USAGE)
 
     def given(self, name: str) -> str:
-        """A setting as it is written on the command line."""
+        """A setting as the user writes it: INPUT or --output."""
         return name.upper() if name in self.positional else flag_of(name)
 
     def _worded(self, message: str) -> str:
@@ -96,23 +98,23 @@ class _Parser(ArgumentParser):
             return f"{self.given(match[1])} {given!r} is not {_described(hint)}{near}"
         if match := _MISSING.search(message):
             names = [name.lstrip("-") for name in match[1].split(", ")]
-            return f"missing {' and '.join(map(self.given, names))}; --help says more"
+            return f"missing {' and '.join(map(self.given, names))}; see --help"
         if "Unexpected config" in message:
             return "--config: the file holds no settings"
         return one_line(message)
 
     def _one_too_many(self, argument: str) -> str:
         last = self.positional[-1]
-        told = f"unexpected argument {argument}: {last.upper()}"
+        head = f"unexpected argument {argument}: {last.upper()}"
         if typing.get_origin(typing.get_type_hints(self.settings_class)[last]) is tuple:
-            return f"{told} stand together"
-        return f"{told} is one value; put quotes around a pattern, and around a text with spaces"
+            return f"{head} must be given together, without flags between them"
+        return f"{head} is one value; put quotes around a pattern, and around a text with spaces"
 
 
 def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> _Parser:
-    """A parser for a dataclass: `positional` fields by place, the others as --flags.
+    """A parser for a dataclass of settings; the keys of the YAML file are the field names.
 
-    The keys of the YAML file are the field names.
+    positional: fields that are given by position; all others are --flags.
     """
     parser = _Parser(prog=prog, description=settings_class.__doc__, formatter_class=_HelpFormatter)
     parser.settings_class, parser.positional = settings_class, positional
@@ -125,17 +127,17 @@ def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ())
     _respell_print_config(parser)
     hints = typing.get_type_hints(settings_class)
     for field in dataclasses.fields(settings_class):
-        by_place = field.name in positional
-        name = field.name if by_place else flag_of(field.name)
-        options = _argument_options(field, hints[field.name], by_place=by_place)
+        is_positional = field.name in positional
+        name = field.name if is_positional else flag_of(field.name)
+        options = _argument_options(field, hints[field.name], is_positional=is_positional)
         parser.add_argument(name, help=field.metadata["help"], **options)
     return parser
 
 
 def _argument_options(
-    field: dataclasses.Field[Any], hint: Any, *, by_place: bool
+    field: dataclasses.Field[Any], hint: Any, *, is_positional: bool
 ) -> dict[str, Any]:
-    """What `add_argument` is told of a setting. by_place: it is given without a flag."""
+    """The arguments of `add_argument` for a setting."""
     required = field.default is dataclasses.MISSING
     options: dict[str, Any] = {} if required else {"default": field.default}
     if typing.get_origin(hint) is tuple:  # Several values: --quality 7 10 15
@@ -143,17 +145,17 @@ def _argument_options(
         options["nargs"] = "+"
         if not required:
             options["default"] = list(options["default"])
-    if by_place and not required:
+    if is_positional and not required:
         options["nargs"] = "?"
     if hint is bool:  # --figures, --no-figures
         options["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
     else:
         options["type"] = hint
-    if by_place:
+    if is_positional:
         options["metavar"] = field.name.upper()
     elif not (hint is bool or _is_choice(hint)):
         options["metavar"] = _placeholder(hint)
-    if required and not by_place:
+    if required and not is_positional:
         options["required"] = True
     return options
 
@@ -167,7 +169,7 @@ def parse(
 ) -> _Settings:
     """The settings from a command line. A mistake ends the process: one line, exit code 2."""
     parser = make_parser(settings_class, prog, positional)
-    files, others = _files_apart(arguments)
+    files, others = _split_config_files(arguments)
     for file in files:
         if not os.path.exists(file) or os.path.isdir(file):
             parser.error(f"--config {file!r}: no such file")
@@ -183,35 +185,36 @@ def parse(
         if value is None or value == "" or (isinstance(value, list) and "" in value):
             way_out = "" if field.default is dataclasses.MISSING else ", or leave it out"
             parser.error(f"{parser.given(name)} is empty: give it a value{way_out}")
-        found[name] = tuple(map(_home, value)) if isinstance(value, list) else _home(value)
+        is_list = isinstance(value, list)
+        found[name] = tuple(map(_expand_home, value)) if is_list else _expand_home(value)
     try:
         return settings_class(**found)
     except ValueError as error:
         parser.error(str(error))
 
 
-def _home(value: Any) -> Any:
-    """A shell leaves ~ alone in --output=~/labels; nobody wants a folder of that name."""
+def _expand_home(value: Any) -> Any:
+    """Expand a leading ~, which a shell does not do in --output=~/labels."""
     return os.path.expanduser(value) if str(value).startswith("~/") else value
 
 
-def _files_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files of settings, and the rest, which overrides them wherever it stands."""
+def _split_config_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(--config files, all other arguments). The others override the files in any order."""
     files: list[str] = []
     others: list[str] = []
     left = iter(arguments)
     for argument in left:
         if argument == "--config":
-            files += map(_home, [*itertools.islice(left, 1)] or [""])
+            files += map(_expand_home, [*itertools.islice(left, 1)] or [""])
         elif argument.startswith("--config="):
-            files.append(_home(argument.partition("=")[2]))
+            files.append(_expand_home(argument.partition("=")[2]))
         else:
             others.append(argument)
     return files, others
 
 
 def _respell_print_config(parser: ArgumentParser) -> None:
-    """Show the library's own flag as this command line spells flags; `parse` respells it back."""
+    """Show jsonargparse's --print_config with a hyphen; `parse` changes it back."""
     action = parser._option_string_actions["--print_config"]
     action.option_strings = ["--print-config"]
     action.help = "Print the settings that would be used, as YAML, and exit."
@@ -219,7 +222,7 @@ def _respell_print_config(parser: ArgumentParser) -> None:
 
 
 def nearest(value: str, known: Sequence[str]) -> str:
-    """ " (did you mean X?)", or nothing when no known word is near."""
+    """ " (did you mean X?)", or nothing when no known word is similar."""
     near = difflib.get_close_matches(value, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
@@ -251,7 +254,7 @@ def _described(hint: Any) -> str:
 
 
 def _placeholder(hint: Any) -> str:
-    """What stands for a value in the help: {N,auto} for a number or the word auto."""
+    """The placeholder of a value in the help: {N,auto} for a number or the word auto."""
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
     parts = [_METAVARS[kind] for kind in kinds if kind in _METAVARS] + choices_of(hint)
     return "{" + ",".join(parts) + "}" if len(parts) > 1 else parts[0]

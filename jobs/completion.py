@@ -1,4 +1,4 @@
-"""The completion job: the script by which bash or zsh completes `afd`'s jobs, flags and values."""
+"""`afd completion`: a script with which bash or zsh completes jobs, flags and values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import shtab
 
 from jobs.cli import JOBS
 from jobs.command_line import choices_of, parse
-from jobs.exits import EXIT_COMPLETE, answer
+from jobs.exits import EXIT_COMPLETE, print_answer
 from jobs.settings import REQUIRED, flag_of, setting
 
-# job -> the module and the name of its settings, and those that are given by place.
+# job -> the module and name of its settings class, and the settings given by position.
 SETTINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "label": ("jobs.settings", "LabelSettings", ("input",)),
     "train": ("jobs.train_settings", "TrainSettings", ("input",)),
@@ -49,13 +49,13 @@ class CompletionSettings:
 
 
 def script(shell: str) -> str:
-    """The script; no Python runs when it completes."""
+    """The script. It contains all words, so completing does not run Python."""
     text: str = shtab.complete(_all_jobs(), shell=shell)
     return text
 
 
 def _all_jobs() -> argparse.ArgumentParser:
-    """A parser for completing alone: it knows every word, and checks nothing."""
+    """A parser for completion only: it knows every word and checks no values."""
     parser = argparse.ArgumentParser(prog="afd")
     jobs = parser.add_subparsers(dest="job")
     for name, text in JOBS.items():
@@ -89,7 +89,7 @@ def _add_settings(
 def _add(
     job: argparse.ArgumentParser, name: str, description: str, *, files: bool, **extra: Any
 ) -> None:
-    # argparse takes a % for its own.
+    # argparse would take a % as a format specifier.
     action = job.add_argument(name, help=description.replace("%", "%%"), **extra)
     if files:
         action.complete = shtab.FILE  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ def _add(
 def main(arguments: Sequence[str]) -> int:
     """`afd completion`: exit code 0 with the script, 2 for bad usage."""
     settings = parse(CompletionSettings, arguments, prog="afd completion", positional=["shell"])
-    answer(script(settings.shell))
+    print_answer(script(settings.shell))
     return EXIT_COMPLETE
 
 

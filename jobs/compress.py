@@ -1,4 +1,4 @@
-"""The compress job: a collection -> the paper's test sets as JPEG files, with a manifest."""
+"""`afd compress`: a collection -> the paper's test sets as JPEG files, with a manifest."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ import pyarrow.parquet as pq
 from jobs.command_line import parse
 from jobs.compress_settings import CompressSettings
 from jobs.exits import EXIT_COMPLETE
-from jobs.log import counted, say
-from jobs.pool import CONTINUES
+from jobs.log import say, with_progress
+from jobs.pool import SAME_COMMAND_CONTINUES
 from jobs.quantities import size
 from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings
 from pipeline.inputs.local_files import absolute_pattern
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
-from pipeline.own_files import list_apart
+from pipeline.own_files import list_images_outside
 from pipeline.pairs.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
 from pipeline.pairs.recompress import collection_root
 from pipeline.records import ImageRef
 
 MANIFEST = "manifest.parquet"
-_CHUNK_IMAGES = 256  # an interrupt waits for no more than these
+_CHUNK_IMAGES = 256  # an interrupt waits for one chunk at most
 
 
 def compress_collection(settings: CompressSettings) -> dict[str, Any]:
-    """Write what is missing of the sets; returns the summary, which also stands in the output.
+    """Write the missing files of the sets; returns the content of the output's summary.json.
 
-    The manifest and the summary are of all sets in the output, those of earlier runs included.
+    The manifest and the summary describe all sets in the output, also those of earlier runs. A bad
+    image is left out of every set and named in the manifest.
 
-    A bad image is left out of every set and named in the manifest. Raises ValueError, worded for
-    the user, when the job cannot start, and OSError when a file cannot be written.
+    Raises ValueError, worded for the user, when the job cannot start; OSError when a file cannot be
+    written.
     """
     began = time.time()
     output = OutputFolder(settings.output)
-    refs = list_apart(settings.input, output)
+    refs = list_images_outside(settings.input, output)
     _open(output, settings)
     rows = [*_earlier_rows(output, settings), *_rows(refs, output, settings)]
     with output.staged(MANIFEST) as temporary:
@@ -62,21 +63,21 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
 
 
 def _open(output: OutputFolder, settings: CompressSettings) -> None:
-    """Begin or continue an output. Raises OutputError when it was made with other settings."""
+    """Start or continue an output. Raises OutputError when it was made with other settings."""
     now = replace(settings, input=absolute_pattern(settings.input)).file_settings
     record = output.read_json(RUN)
     if record is not None:
         check_job(output, record, "subsampling")
-        # An output that is older than --shift-grid does not mention it.
+        # Outputs from before --shift-grid existed do not record it.
         refuse_other_settings(output, {"shift_grid": False, **record["settings"]}, now)
-    with output.first_written():
-        output.path.mkdir(parents=True, exist_ok=True)  # it refuses a bucket
+    with output.first_write():
+        output.path.mkdir(parents=True, exist_ok=True)  # `path` raises for a bucket
         output.clean()
         output.write_json(RUN, {"settings": now})
 
 
 def _earlier_rows(output: OutputFolder, settings: CompressSettings) -> list[dict[str, Any]]:
-    """The manifest's rows of the sets that this run does not write, and whose files are there."""
+    """The manifest's rows of sets that this run does not write, as far as their files exist."""
     manifest = output.path / MANIFEST
     if not manifest.is_file():
         return []
@@ -92,20 +93,20 @@ def _earlier_rows(output: OutputFolder, settings: CompressSettings) -> list[dict
 def _rows(
     refs: Sequence[ImageRef], output: OutputFolder, settings: CompressSettings
 ) -> Iterator[dict[str, Any]]:
-    """The manifest's rows in the collection's order, each after its file is written."""
+    """Write the files; yields the manifest's rows in the order of the collection."""
     recipe = settings.recipe()
     images = plan_images(refs, recipe, collection_root(settings.input, refs))
     chunks = iter(lambda: list(islice(images, _CHUNK_IMAGES)), [])
     with ThreadPoolExecutor(settings.workers) as pool:
-        for chunk in counted(chunks, len, len(refs)):
+        for chunk in with_progress(chunks, len, len(refs)):
             for rows in pool.map(lambda image: write_files(image, output.path, recipe), chunk):
                 yield from rows
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`afd compress`: exit code 0 when every good image is in every set, 1 when not, 2 usage."""
+    """`afd compress`: exit code 0 when every good image is in every set, 1 if not, 2: bad usage."""
     settings = parse(CompressSettings, arguments, prog="afd compress", positional=["input"])
-    return run_job("afd compress", lambda: _run(settings), continued=CONTINUES)
+    return run_job("afd compress", lambda: _run(settings), continued=SAME_COMMAND_CONTINUES)
 
 
 def _run(settings: CompressSettings) -> int:

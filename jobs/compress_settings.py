@@ -1,4 +1,4 @@
-"""What `afd compress` can be told."""
+"""The settings of `afd compress`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class CompressSettings(CollectionSettings):
     )
     shift_grid: bool = setting(
         False,
-        "move the grid of 8x8 blocks between one compression and the next, by an offset drawn for"
-        " each image, as cutting a border off before saving again does",
+        "shift the grid of 8x8 blocks between two compressions by a random offset per image, as"
+        " when somebody crops a picture and saves it again",
     )
     protocol: Literal["full-image", "imagenet-c"] = setting(
         "full-image",
@@ -60,10 +60,10 @@ class CompressSettings(CollectionSettings):
         require_between(self, 1, 100, "quality")
         require_between(self, 0, MAX_TIMES, "times")
         require_positive(self, "workers")
-        self.recipe()  # its parts refuse a crop, a resize or a limit that cannot be
+        self.recipe()  # raises ValueError for an impossible --crop, --resize or --max-pixels
 
     def recipe(self) -> SetRecipe:
-        unused = (0.0, 0.0, 0.0)  # the normalisation does not matter to files
+        unused = (0.0, 0.0, 0.0)  # files are not normalised
         return SetRecipe(
             quality=self.quality,
             times=self.times,
@@ -77,6 +77,6 @@ class CompressSettings(CollectionSettings):
 
     @property
     def file_settings(self) -> dict[str, Any]:
-        """What decides a file's content; an output is continued only with the same."""
-        free = {"output", "quality", "times", "max_pixels", "workers"}
-        return {name: value for name, value in asdict(self).items() if name not in free}
+        """The settings that decide a file's content; a continued output must have the same."""
+        may_change = {"output", "quality", "times", "max_pixels", "workers"}
+        return {name: value for name, value in asdict(self).items() if name not in may_change}

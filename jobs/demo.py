@@ -1,4 +1,4 @@
-"""The demo: a small corpus of real photographs and broken files, labelled, and what was found.
+"""`afd demo`: labels a small corpus of real photographs and broken files, and shows the result.
 
 `make demo` runs it. It needs the `demo` extra and downloads nothing.
 """
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from jobs.command_line import parse
 from jobs.demo_corpus import build_demo_corpus
-from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, answer, reader_may_leave
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, ignoring_closed_stdout, print_answer
 from jobs.label import label
 from jobs.labels_view import open_labels
 from jobs.run_job import run_job
 from jobs.settings import LabelSettings, setting
 from pipeline.output import LABELS, OutputFolder
 
-_BACKBONE = "timm:tf_efficientnet_lite0"  # its ImageNet weights are in a package of the demo extra
+_BACKBONE = "timm:tf_efficientnet_lite0"  # a package of the demo extra contains its weights
 _MARKER = ".afd-demo"
 
 FIRST_ROWS = """
@@ -52,14 +52,14 @@ class DemoSettings:
 
 
 def demo(settings: DemoSettings) -> int:
-    """Build the corpus, label it, print what was found. Returns an exit code.
+    """Build the corpus, label it and print some queries' results. Returns an exit code.
 
     Raises ValueError when the output folder holds something else.
     """
     folder = Path(settings.output)
-    _make_anew(folder)
+    _recreate(folder)
     corpus = build_demo_corpus(folder / "corpus", num_photos=settings.num_photos)
-    answer(f"corpus: {corpus.num_photos} photographs and {corpus.num_broken} broken files")
+    print_answer(f"corpus: {corpus.num_photos} photographs and {corpus.num_broken} broken files")
     summary = label(
         LabelSettings(
             input=str(corpus.folder),
@@ -68,11 +68,11 @@ def demo(settings: DemoSettings) -> int:
         )
     )
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
-    answer(f"\n{summary.images} rows: {counts}")
-    answer(f"{summary.images_per_s} images/s after {summary.start_up_s:.1f} s of start-up")
+    print_answer(f"\n{summary.images} rows: {counts}")
+    print_answer(f"{summary.images_per_s} images/s after {summary.start_up_s:.1f} s of start-up")
     output = OutputFolder(summary.output)
-    answer(f"labels: {output.path / LABELS}")
-    with open_labels(output) as connection, reader_may_leave():
+    print_answer(f"labels: {output.path / LABELS}")
+    with open_labels(output) as connection, ignoring_closed_stdout():
         for title, query in (
             ("The first rows", FIRST_ROWS),
             ("Confidence by JPEG quality", BY_QUALITY),
@@ -83,8 +83,8 @@ def demo(settings: DemoSettings) -> int:
     return EXIT_COMPLETE if summary.complete else EXIT_FAILED
 
 
-def _make_anew(folder: Path) -> None:
-    """Empty the demo's own folder; never anybody else's."""
+def _recreate(folder: Path) -> None:
+    """Empty the folder if it is the demo's own. Raises ValueError if it is not."""
     marker = folder / _MARKER
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise ValueError(f"{str(folder)!r} holds something else: give another --output")

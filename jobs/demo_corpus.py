@@ -1,7 +1,6 @@
-"""A small corpus to try the labeller on: real photographs, compressed every way, and broken files.
+"""A small corpus for the demo: photographs compressed in many ways, and broken files.
 
-The photographs are the colour pictures that the scikit-image and scikit-learn wheels carry, so that
-nothing is downloaded.
+The photographs come from the scikit-image and scikit-learn packages, so nothing is downloaded.
 """
 
 import base64
@@ -19,8 +18,8 @@ from PIL import Image
 from pipeline.degrade import RgbImage, compress
 from pipeline.jpeg_scan import scan_jpeg
 
-# Real colour photographs only: the wheels' drawings, textures and gray pictures have no ImageNet
-# class. (package, path inside it)
+# (package, path in it). Only colour photographs: the packages' drawings, textures and gray pictures
+# have no ImageNet class.
 PHOTOGRAPHS = {
     "astronaut": ("skimage", "data/astronaut.png"),
     "chelsea": ("skimage", "data/chelsea.png"),
@@ -30,7 +29,7 @@ PHOTOGRAPHS = {
     "motorcycle": ("skimage", "data/motorcycle_left.png"),
     "rocket": ("skimage", "data/rocket.jpg"),
 }
-# (height, width) and how often; most of ImageNet is 375x500 or 500x375.
+# ((height, width), share); most of ImageNet is 375x500 or 500x375.
 _SIZES = (
     ((375, 500), 0.40),
     ((500, 375), 0.22),
@@ -86,11 +85,11 @@ class DemoCorpus:
 
 
 def build_demo_corpus(folder: Path, *, num_photos: int, seed: int = 0) -> DemoCorpus:
-    """Write `num_photos` JPEGs and a handful of broken files under `folder`; equal for equal seeds.
+    """Write `num_photos` JPEGs and some broken files to `folder`; equal for equal seeds.
 
-    Photographs go to a subfolder named after the picture they were cut from, as
-    `coffee/0012_q35_progressive.jpg`; broken files to `broken/`. Files of the same names are
-    replaced, others in the folder are left alone.
+    Photographs go to a subfolder named after the picture they were cut from, such as
+    `coffee/0012_q35_progressive.jpg`; broken files go to `broken/`. Existing files of the same
+    names are replaced; others are kept.
 
     Raises:
         ValueError: a negative number of photos.
@@ -100,7 +99,7 @@ def build_demo_corpus(folder: Path, *, num_photos: int, seed: int = 0) -> DemoCo
         raise ValueError(f"num_photos must be 0 or more, got {num_photos}")
     rng = np.random.default_rng(seed)
     for index in range(num_photos):
-        # One of each rare kind near the start, so that a small corpus has them too.
+        # One of each rare kind near the start, so that a small corpus contains them too.
         kind = {3: "grayscale", 5: "progressive", 7: "cmyk", 9: "exif_rotated"}.get(index)
         kind = kind or _draw(rng, (("baseline", 0.82), ("progressive", 0.12), ("grayscale", 0.06)))
         name, rgb = random_crop(rng, *_draw(rng, _SIZES))
@@ -115,9 +114,9 @@ def build_demo_corpus(folder: Path, *, num_photos: int, seed: int = 0) -> DemoCo
 
 
 def random_crop(rng: np.random.Generator, height: int, width: int) -> tuple[str, RgbImage]:
-    """Cut a window of the asked-for shape out of a random photograph and scale it to fit.
+    """A random window of a random photograph, scaled to the given size.
 
-    The window takes 60 to 100 % of the photograph's free side, so that its subject stays in sight.
+    The window is 60 to 100 % of the largest one of its shape, so that the subject stays visible.
 
     Returns:
         (the photograph's name, uint8 (height, width, 3)).
@@ -135,7 +134,7 @@ def random_crop(rng: np.random.Generator, height: int, width: int) -> tuple[str,
 
 
 def broken_files(jpeg: bytes, rng: np.random.Generator) -> dict[str, bytes]:
-    """Make one file of each common kind of damage and false name out of a sound RGB JPEG.
+    """One file for each common kind of damage and of wrong file type, made from an intact RGB JPEG.
 
     Returns:
         file name -> bytes. Most cannot be decoded; `bit_flipped`, `zero_hole` and
@@ -180,7 +179,7 @@ def flip_bits(data: bytes, rng: np.random.Generator, *, flips: int, start: int =
 
 
 def with_declared_size(jpeg: bytes, height: int, width: int) -> bytes:
-    """Let a JPEG's frame header claim another size than its scan holds (T.81 B.2.2)."""
+    """The JPEG with another size in its frame header (T.81 B.2.2) than its scan has."""
     pos = 2
     while not (0xC0 <= jpeg[pos + 1] <= 0xCF and jpeg[pos + 1] not in (0xC4, 0xC8, 0xCC)):
         pos += 2 + int.from_bytes(jpeg[pos + 2 : pos + 4], "big")
@@ -202,7 +201,7 @@ def _encode_kind(rgb: RgbImage, quality: int, subsampling: str, kind: str) -> by
     if kind == "cmyk":
         return _save(image.convert("CMYK"), "JPEG", quality=quality)
     exif = Image.Exif()
-    exif[_ORIENTATION_TAG] = 6  # stored lying on its left side: viewers turn it by 90 degrees
+    exif[_ORIENTATION_TAG] = 6  # viewers rotate it by 90 degrees clockwise
     return _save(image.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=quality, exif=exif)
 
 
@@ -216,7 +215,7 @@ def _save(image: Image.Image, image_format: str, **options: Any) -> bytes:
 def photograph(name: str) -> Image.Image:
     """One of `PHOTOGRAPHS`, RGB. Raises FileNotFoundError when its package is not installed."""
     package, path = PHOTOGRAPHS[name]
-    # Found without importing the package, which takes seconds.
+    # Not through an import of the package, which takes seconds.
     spec = find_spec(package)
     folders = spec.submodule_search_locations if spec else None
     source = Path(folders[0], path) if folders else None

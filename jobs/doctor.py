@@ -1,4 +1,4 @@
-"""The doctor job: what is here, what is missing, and the command that fixes it."""
+"""`afd doctor`: checks what labelling needs, and prints the command that fixes what is missing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from jobs.diagnosis.machine import (
     check_shared_memory,
 )
 from jobs.diagnosis.packages import PACKAGE, installed_requirements, package_checks
-from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, answer
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, print_answer
 from jobs.settings import setting
 from pipeline.error_text import named
 
-_TRIALS = {
+_SELF_TESTS = {
     "decoder self-test": "check_decoder",
     "shipped AFD weights": "check_shipped_weights",
 }
@@ -38,7 +38,7 @@ class DoctorSettings:
 
 
 def doctor() -> Iterator[Check]:
-    """Every finding, in order, as it is made. None raises: what does not run is a finding."""
+    """Every check, in order, as soon as it is made. No check raises; it reports its error."""
     yield from (check_python(), check_cpu(), check_memory(), check_shared_memory())
     try:
         requirements = installed_requirements()
@@ -47,45 +47,45 @@ def doctor() -> Iterator[Check]:
         yield Check(
             name=PACKAGE,
             state="missing",
-            found="not installed: it is run from its source, and its needs are not known",
+            found="not installed, but run from its source: its requirements are not known",
             fix="pip install --editable .",
         )
     yield from package_checks(requirements)
     yield check_gpu(_torch())
-    for name, function in _TRIALS.items():
-        yield _trial(name, function)
+    for name, function in _SELF_TESTS.items():
+        yield _self_test(name, function)
 
 
 def _torch() -> Any | None:
     try:
         return importlib.import_module("torch")
-    except Exception:  # its own line says why
+    except Exception:  # reported by torch's own check
         return None
 
 
-def _trial(name: str, function: str) -> Check:
+def _self_test(name: str, function: str) -> Check:
     try:
-        trials = importlib.import_module("jobs.diagnosis.trials")
-        check: Callable[[], Check] = getattr(trials, function)
+        self_tests = importlib.import_module("jobs.diagnosis.self_tests")
+        check: Callable[[], Check] = getattr(self_tests, function)
         return check()
-    except ImportError as error:  # that package's own line says how to fix it
+    except ImportError as error:  # the check of that package says how to fix it
         return Check(name=name, state="missing", found=f"not run: {error}")
     except Exception as error:  # whatever a decoder raises, the other findings still count
         return Check(name=name, state="wrong", found=named(error))
 
 
 def _table(checks: Iterator[Check]) -> list[Check]:
-    """Print a line for each check as soon as it is known, and the verdict; returns the checks.
+    """Print a line for each check as soon as it is made, then the result; returns the checks.
 
-    If a library kills the process, it is the one whose line would have come next.
+    So if a library kills the process, the check after the last line shows which one.
     """
     found = []
     for check in checks:
-        answer(f"{check.name:<{NAME_WIDTH}}{line(check)}")
+        print_answer(f"{check.name:<{NAME_WIDTH}}{line(check)}")
         found.append(check)
     stops = [check.name for check in found if check.stops]
     verdict = f"cannot run here: {', '.join(stops)}" if stops else "can run here"
-    answer(f"\nlabelling {verdict}")
+    print_answer(f"\nlabelling {verdict}")
     return found
 
 
@@ -93,7 +93,7 @@ def _json(checks: Iterator[Check]) -> list[Check]:
     found = list(checks)
     can_label = not any(check.stops for check in found)
     document = {"can_label": can_label, "checks": [asdict(check) for check in found]}
-    answer(json.dumps(document, indent=2))
+    print_answer(json.dumps(document, indent=2))
     return found
 
 

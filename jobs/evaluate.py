@@ -1,4 +1,4 @@
-"""The evaluate job: the paper's tables for a classifier, a module and a collection."""
+"""`afd evaluate`: the paper's tables for a classifier, a module and a collection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jobs.evaluation.tables import (
     make_tables,
     tables_markdown,
 )
-from jobs.exits import EXIT_COMPLETE, answer
+from jobs.exits import EXIT_COMPLETE, print_answer
 from jobs.extras import require
 from jobs.quantities import finite
 from jobs.run_job import run_job
@@ -46,13 +46,16 @@ _FIGURE_DPI = 200
 
 
 def evaluate(settings: EvaluateSettings) -> str:
-    """Measure, write the report; returns its Markdown. Raises ValueError, worded for the user."""
+    """Measure and write the report; returns it as Markdown.
+
+    Raises ValueError, worded for the user.
+    """
     began = time.time()
     settings = settings.located()
     if settings.figures:
         require("figures", "matplotlib")
     output = OutputFolder(settings.output)
-    with output.first_written():
+    with output.first_write():
         output.path.mkdir(parents=True, exist_ok=True)
     found = measure(settings)
     tables = make_tables(
@@ -88,7 +91,7 @@ def _head(found: Evaluation) -> str:
         f"# {model['backbone']} ({model['weights']}), AFD-Module: {module}\n\n"
         f"{len(found.names)} images, {len(found.left_out)} left out. Percent of images; 95 %"
         " intervals by paired bootstrap. agreement: with the bare backbone's label for the clean"
-        " picture. recovered: gain over what compression costs the direct test.\n"
+        " picture. recovered: gain, as a share of what compression costs the direct test.\n"
     )
 
 
@@ -111,7 +114,7 @@ def _facts(
 
 
 def _image_rows(found: Evaluation) -> list[dict[str, Any]]:
-    """One row an image and condition."""
+    """One row per image and condition."""
     rows = []
     for condition, outcome in found.outcomes.items():
         protocol = condition.protocol.name if condition.protocol else None
@@ -157,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(settings: EvaluateSettings) -> int:
-    answer(evaluate(settings))
+    print_answer(evaluate(settings))
     return EXIT_COMPLETE
 
 

@@ -1,4 +1,4 @@
-"""What `afd evaluate` can be told."""
+"""The settings of `afd evaluate`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or the identity where none ships), none, or"
+        "AFD-Module: default (the shipped checkpoint if there is one, else the identity), none, or"
         " a checkpoint file",
     )
 
@@ -48,12 +48,12 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
     resamples: int = setting(2000, "bootstrap samples for the 95 % intervals")
     figures: bool = setting(
         False,
-        "also draw the paper's Fig. 4 (how far features turn as the DCT turns) from at most 200 of"
-        " the images; needs the figures extra",
+        "also draw the paper's Fig. 4 (angle between features against angle between DCT"
+        " coefficients) from at most 200 of the images; needs the figures extra",
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
         "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"

@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, what a signal comes to, and streams that nobody reads."""
+"""How a command ends: exit codes, signals, and standard streams that are closed."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from typing import Any, NoReturn
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
-def answer_signals() -> None:
-    """Make SIGTERM, which schedulers send, end a job as Ctrl-C does: cleanly, and with a word."""
+def install_signal_handlers() -> None:
+    """Make SIGTERM, which schedulers send, end a job as Ctrl-C does: cleanly, with a message.
+
+    Either of them also cuts the waiting for remote stores short, see `pipeline.stores.shutdown`.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else it is ignored
         signal.signal(signal.SIGINT, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """As Python does; and what a store keeps waiting does not wait much longer."""
-    if haste := sys.modules.get("pipeline.stores.haste"):
-        # In a thread: what this one was doing may hold the locks that it takes.
-        _thread.start_new_thread(haste.HASTE.begin, ())
+    if shutdown := sys.modules.get("pipeline.stores.shutdown"):
+        # In another thread: the interrupted code may hold the locks that `begin` takes.
+        _thread.start_new_thread(shutdown.SHUTDOWN.begin, ())
     signal.default_int_handler(number, frame)
 
 
-def imported(name: str) -> Any:
-    """A module by its name. Ctrl-C while PyTorch is imported would be `abort`, or be forgotten.
+def import_in_thread(name: str) -> Any:
+    """Import a module so that Ctrl-C takes effect only after it is imported.
 
-    Signals are the main thread's alone, so it is imported in another.
+    During PyTorch's import, Ctrl-C would abort the process or be lost. Python handles signals in
+    the main thread only, so the import runs in another one.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -41,11 +44,11 @@ def imported(name: str) -> Any:
     return importer.submit(importlib.import_module, name).result()
 
 
-def leave(code: int) -> NoReturn:
-    """End the process at once: all is said and written, and no thread has anything to finish.
+def exit_now(code: int) -> NoReturn:
+    """End the process without waiting for threads or for libraries' exit handlers.
 
-    Python would wait for threads that nobody needs any more, and libraries tidy up for a second or
-    more, in which a further Ctrl-C is a traceback, an `abort`, and another exit code.
+    All output is complete by now. Those would take a second or more, in which another Ctrl-C
+    prints a traceback or aborts the process, and changes the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # nobody reads it any more
@@ -54,9 +57,9 @@ def leave(code: int) -> NoReturn:
 
 
 def open_closed_streams() -> None:
-    """Give /dev/null the numbers of standard streams that the caller closed (`2>&-`).
+    """Open /dev/null in place of standard streams that the caller closed (`2>&-`).
 
-    Else the next file that is opened gets them, and in it stands what libraries say.
+    Otherwise the next file that is opened gets the stream's number, and libraries print into it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -64,16 +67,16 @@ def open_closed_streams() -> None:
 
 
 @contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Around what prints an answer: a reader such as head, which has seen enough, is no fault."""
+def ignoring_closed_stdout() -> Iterator[None]:
+    """For code that prints to stdout: it is no error when a reader such as `head` has closed it."""
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # what is still in the buffer goes nowhere
+    except BrokenPipeError:  # send what is still buffered to /dev/null
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def answer(text: object) -> None:
-    """Print what the command was asked for."""
-    with reader_may_leave():
+def print_answer(text: object) -> None:
+    """Print to stdout what the command was asked for."""
+    with ignoring_closed_stdout():
         print(text)

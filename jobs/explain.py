@@ -1,4 +1,4 @@
-"""The explain job: one picture an image of what compression does to it inside the classifier."""
+"""`afd explain`: for each image, a picture of what compression does to it in the classifier."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
 from afd_model.evaluation.explainer import explain
-from afd_model.evaluation.feature_maps import picture
+from afd_model.evaluation.feature_maps import denormalized
 from afd_model.inference.device import resolve_device
 from jobs.command_line import parse
-from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, answer
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, print_answer
 from jobs.explain_settings import ExplainSettings
 from jobs.extras import require
 from jobs.log import say
@@ -33,7 +33,8 @@ from pipeline.sources import list_images
 
 
 class Explainer:
-    """Holds the classifier and the decoder; in float32, so that maps show drift, not rounding."""
+    """Holds the classifier and the decoder. It computes in float32, so that differences between
+    features are drift and not rounding."""
 
     def __init__(self, settings: ExplainSettings, twins: CleanTwins | None) -> None:
         self._backbone = backbone_of(settings)
@@ -61,7 +62,7 @@ class Explainer:
         self._dpi = settings.dpi
 
     def draw(self, ref: ImageRef, name: str, path: Path) -> None:
-        """Write an image's picture. Raises ValueError or OSError when there can be none."""
+        """Write an image's picture. Raises ValueError or OSError when that is not possible."""
         from jobs.drawing.feature_figure import Shown, feature_figure
         from jobs.drawing.figures import write_png
 
@@ -74,10 +75,10 @@ class Explainer:
             name=name,
             facts=self._facts(pair),
             model=self._model,
-            degraded=picture(pixels[0].cpu(), preset.mean, preset.std),
-            clean=None if clean is None else picture(clean[0].cpu(), preset.mean, preset.std),
+            degraded=denormalized(pixels[0].cpu(), preset.mean, preset.std),
+            clean=None if clean is None else denormalized(clean[0].cpu(), preset.mean, preset.std),
             class_names=self._backbone.class_names,
-            gated=self._gated(),
+            fdm_layer=self._fdm_layer(),
             trained=self._trained,
         )
         write_png(feature_figure(found, shown), path, self._dpi)
@@ -86,18 +87,19 @@ class Explainer:
         facts = header_in_words(pair.image)
         return f"compressed here: {facts}" if self._quality is not None else facts
 
-    def _gated(self) -> str:
+    def _fdm_layer(self) -> str:
+        """What the FDM scales: the channels of the "stem" or of the "bottleneck"."""
         afd = self._classifier.afd
         return "bottleneck" if afd is not None and afd.config.fdm_on == "bottleneck" else "stem"
 
 
 def header_in_words(image: EncodedImage) -> str:
-    """What a file says about its compression, and whether it is damaged."""
+    """The file's size, compression and damage in words."""
     height, width = image.size or (0, 0)
     size = f"{width}x{height} pixels, {(image.num_bytes or 0) / 1000:.1f} kB"
     if image.header is None:
         return f"not a JPEG, no stated quality, {size}"
-    quality = "of no standard" if image.header.quality is None else f"{image.header.quality}"
+    quality = "unknown" if image.header.quality is None else f"{image.header.quality}"
     facts = [f"JPEG quality {quality}", image.header.subsampling or "", size]
     if image.header.progressive:
         facts.append("progressive")
@@ -107,14 +109,14 @@ def header_in_words(image: EncodedImage) -> str:
 
 
 def output_names(refs: Sequence[ImageRef]) -> Iterator[str]:
-    """An image's name in its collection; a second one of the same name (in two tars) gets -2."""
+    """Each image's path in its collection; a repeated one (in two tars) ends in -2, -3, ..."""
     root = common_root(refs)
     files = distinct(f"{relative_name(ref, root)}.png" for ref in refs)
     return (file.removesuffix(".png") for file in files)
 
 
 def explain_images(settings: ExplainSettings) -> int:
-    """Draw every image that can be drawn and name the others; returns how many those are.
+    """Draw every image; returns how many could not be drawn, which are named on stderr.
 
     Raises ValueError, worded for the user, when the job cannot start.
     """
@@ -139,12 +141,12 @@ def explain_images(settings: ExplainSettings) -> int:
             failed += 1
             say(f"afd explain: {ref.uri}: {error}")
         else:
-            answer(path)
+            print_answer(path)
     return failed
 
 
 def _listed(locations: Sequence[str], output: OutputFolder) -> tuple[list[ImageRef], int]:
-    """The images, each once, and how many locations are none."""
+    """The images, each once, and the number of locations that are not images."""
     found: dict[ImageRef, None] = {}
     failed = 0
     for location in locations:
@@ -157,7 +159,7 @@ def _listed(locations: Sequence[str], output: OutputFolder) -> tuple[list[ImageR
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`afd explain`: exit code 0 with a picture of every image, 1 when one has none, 2 usage."""
+    """`afd explain`: exit code 0 when every image was drawn, 1 when one was not, 2: bad usage."""
     settings = parse(ExplainSettings, arguments, prog="afd explain", positional=["images"])
     return run_job("afd explain", lambda: _run(settings))
 

@@ -1,4 +1,4 @@
-"""What `afd explain` can be told."""
+"""The settings of `afd explain`."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class ExplainSettings(ClassNamesSettings, BackboneSettings):
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or the identity where none ships), none, or"
+        "AFD-Module: default (the shipped checkpoint if there is one, else the identity), none, or"
         " a checkpoint file",
     )
 
     clean: str = setting(
         "none",
         "the images' clean originals: a folder that holds them under the same names, or one file"
-        " for one image; none: unknown",
+        " for one image; none: not known",
     )
     quality: int | Literal["none"] = setting(
         "none", "treat the images as clean originals, and first compress each at this IJG quality"
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     dpi: int = setting(150, "dots per inch of the pictures, which are up to 14 inches wide")
     max_pixels: int = setting(

@@ -1,4 +1,4 @@
-"""What an optional job needs beyond the base installation, told in one line when it is missing."""
+"""Checks that the optional packages of a job are installed."""
 
 from __future__ import annotations
 

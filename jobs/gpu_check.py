@@ -1,6 +1,6 @@
-"""`make gpu-check`: the tests that need a CUDA device, and the benchmark on it.
+"""`make gpu-check`: runs the tests that need a CUDA device, and the benchmark on it.
 
-It installs nothing, downloads nothing and needs no Ray. Arguments go to the benchmark.
+It installs and downloads nothing and does not use Ray. Its arguments are those of the benchmark.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROOT = Path(__file__).parent.parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0 when the tests pass and the benchmark ran; its JSON document is the last line printed."""
+    """0 when the tests passed and the benchmark ran. The last line printed is its JSON document."""
     settings = parse(
         BenchmarkSettings,
         [*_sweep(num_cores()), *arguments],
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(settings: BenchmarkSettings) -> int:
     resolve_device("cuda")
-    # The options that pyproject.toml adds ask for plug-ins which an environment of the package
-    # alone has not; the marker is then the only choice, so that no GPU test is left out.
+    # `-o addopts=`: pyproject.toml's options fail where the development plug-ins are missing.
+    # `-m gpu` alone then selects every GPU test, also the slow ones.
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-m", "gpu", *GPU_TESTS]
     tests = subprocess.run(command, cwd=_ROOT, stdout=sys.stderr).returncode
     measured = run(settings, prog="gpu-check")
@@ -46,7 +46,7 @@ def _check(settings: BenchmarkSettings) -> int:
 
 
 def _sweep(cores: int) -> list[str]:
-    """The benchmark's arguments, before the user's."""
+    """The default arguments of the benchmark; the user's come after them."""
     workers = sorted({max(1, cores // share) for share in (16, 8, 4, 2)})
     return [
         *("--device", "cuda", "--weights", "none"),  # random weights cost as much as trained ones

@@ -1,4 +1,4 @@
-"""The label job: plan, schedule, audit. `label(LabelSettings(...))` is what `afd label` runs."""
+"""`afd label`: plan, label, check. `label(LabelSettings(...))` does the same from Python."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import asdict
 from typing import Any
 
 from jobs.command_line import parse
-from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, answer
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, print_answer
 from jobs.labelling.dry_run import dry_run
+from jobs.labelling.messages import CommitRecord
 from jobs.labelling.progress import Progress
-from jobs.labelling.shard_labeler import CommitRecord
 from jobs.labelling.summary import (
     COMPLETE,
     FAILED,
@@ -27,7 +27,7 @@ from jobs.labelling.summary import (
 )
 from jobs.labelling.workers import check_address, label_shards
 from jobs.log import say
-from jobs.pool import CONTINUES, ClusterError
+from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError
 from jobs.run_job import run_job
 from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
@@ -35,14 +35,14 @@ from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
 from pipeline.presence import Presence
 from pipeline.shards import Plan
-from pipeline.stores.attempts import AccessError, GivenUpError
+from pipeline.stores.errors import AccessError, ShutdownError
 
 
 def label(settings: LabelSettings) -> Summary:
-    """Label a collection, or go on where an earlier run with the same settings ended.
+    """Label a collection, or continue an earlier run with the same settings.
 
-    Raises ValueError or ClusterError, worded for the user, when the run cannot start. What goes
-    wrong later is in the summary; committed shards stay.
+    Raises ValueError or ClusterError, worded for the user, when the run cannot start. Later errors
+    are in the summary; committed shards stay.
     """
     began = time.time()
     settings = settings.located()
@@ -58,7 +58,7 @@ def label(settings: LabelSettings) -> Summary:
     output.create()
     with Presence(output) as presence:
         summary = _label(settings, output, presence, began)
-        with suppress(OSError, AccessError):  # what is left over harms nobody
+        with suppress(OSError, AccessError):  # leftovers do no harm
             if not presence.others():
                 output.clean()
     return summary
@@ -69,7 +69,7 @@ def _label(
 ) -> Summary:
     others = presence.others()
     for driver in others:
-        say(f"another driver is labelling to {output.location} ({driver}): sharing its work")
+        say(f"another driver is labelling to {output.location} ({driver}): sharing the work")
     if not others:
         output.clean()
     record = join_run(output, settings, presence)
@@ -79,7 +79,7 @@ def _label(
         say(f"continuing: {len(done)} of {len(sizes)} shards are labelled already")
     todo = [shard for shard in range(len(sizes)) if shard not in done]
     if others:
-        todo.reverse()  # from the other end, to meet half-way
+        todo.reverse()  # the other driver starts at the beginning
     records: list[CommitRecord] = []
     exit_reason = COMPLETE
     try:
@@ -87,20 +87,21 @@ def _label(
             for commit in label_shards(settings, record, todo, presence.name):
                 records.append(commit)
                 if record_model(output, record, commit.model):
-                    _warn_of_untrained(settings, commit.model)
+                    _warn_if_untrained(settings, commit.model)
                 bar.add(sizes[commit.shard], commit)
     except KeyboardInterrupt:
         exit_reason = "interrupted"
     except ClusterError as error:
         if not records:  # nothing is labelled: the run did not start
             raise
-        exit_reason = str(error).removesuffix(CONTINUES)  # `_tell` says so of every reason
+        # `_print_result` adds it to every reason.
+        exit_reason = str(error).removesuffix(SAME_COMMAND_CONTINUES)
     summary = summarise(output, record["run_id"], records, began=began, exit_reason=exit_reason)
     write_summary(output, summary)
     return summary
 
 
-def _warn_of_untrained(settings: LabelSettings, model: dict[str, Any]) -> None:
+def _warn_if_untrained(settings: LabelSettings, model: dict[str, Any]) -> None:
     if settings.afd == "default" and model["afd"] == "untrained":
         say(
             f"no trained AFD-Module ships for {model['backbone']}: the labels are the backbone's"
@@ -111,15 +112,14 @@ def _warn_of_untrained(settings: LabelSettings, model: dict[str, Any]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """`afd label`: exit code 0 when every shard is committed, 1 when not, 2 for bad usage.
 
-    A dry run that could tell what it was asked ends with 0.
+    A dry run ends with 0 when it could make its estimate.
     """
     settings = parse(LabelSettings, arguments, prog="afd label", positional=["input"])
     return run_job(
         "afd label",
         lambda: _run(settings),
-        # Raised before anything is labelled: there is no run yet that CONTINUES could speak of.
-        errors=(ClusterError,),
-        continued="" if settings.dry_run else CONTINUES,
+        errors=(ClusterError,),  # before anything is labelled, so there is no run to continue
+        continued="" if settings.dry_run else SAME_COMMAND_CONTINUES,
         log_format=settings.log_format,
         log_level=settings.log_level,
     )
@@ -127,22 +127,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(settings: LabelSettings) -> int:
     if settings.dry_run:
-        answer(dry_run(settings))
+        print_answer(dry_run(settings))
         return EXIT_COMPLETE
     try:
         summary = label(settings)
-    except GivenUpError as error:
-        raise KeyboardInterrupt from error  # which it was given up for
+    except ShutdownError as error:
+        raise KeyboardInterrupt from error  # it is what the request was abandoned for
     except (OSError, AccessError) as error:
         raise OSError(
-            f"cannot go on with the output {settings.output}: {error}{CONTINUES}"
+            f"cannot go on with the output {settings.output}: {error}{SAME_COMMAND_CONTINUES}"
         ) from error
-    _tell(summary)
+    _print_result(summary)
     return EXIT_COMPLETE if summary.complete else EXIT_FAILED
 
 
-def _tell(summary: Summary) -> None:
-    """The last lines: what there is, what is wrong with the rest, and the way out."""
+def _print_result(summary: Summary) -> None:
+    """Print how many images are labelled, which shards failed and why, and how to go on."""
     bad = {status: count for status, count in summary.counts.items() if count and status != "ok"}
     say(
         f"{summary.images} of {summary.planned_images} images in {summary.output}"
@@ -151,11 +151,11 @@ def _tell(summary: Summary) -> None:
         **asdict(summary),
     )
     for name, reason in summary.failed.items():
-        # Of a run that was cut short, a hundred thousand may be left: the counts say how much.
+        # A run that was interrupted may have a hundred thousand unlabelled shards: not a line each.
         if reason != NOT_LABELLED or summary.exit_reason == FAILED:
             say(f"afd label: {name}: {reason}", level=logging.ERROR)
     if not summary.complete:
-        say(f"afd label: {summary.exit_reason}{CONTINUES}", level=logging.ERROR)
+        say(f"afd label: {summary.exit_reason}{SAME_COMMAND_CONTINUES}", level=logging.ERROR)
 
 
 if __name__ == "__main__":

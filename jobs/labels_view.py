@@ -1,4 +1,4 @@
-"""An output folder as DuckDB sees it: the view `labels`, one row an image, and the view `plan`."""
+"""An output folder in DuckDB: the views `labels`, with one row per image, and `plan`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from pipeline.output import OutputError, OutputFolder
 
 
 def connect(*, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
-    """A database in memory. memory_limit: such as "1GB"; what does not fit goes to temporary files,
-    and rows have no order then.
+    """A database in memory.
 
-    It prints nothing: its progress bar would end in the answer to a query.
+    memory_limit: such as "1GB"; with a limit, rows have no order, and what does not fit into it is
+    written to temporary files.
     """
     connection = duckdb.connect()
+    # DuckDB prints its progress bar to stdout, where the results go.
     connection.execute("SET enable_progress_bar_print = false")
     spill = os.path.join(tempfile.gettempdir(), f"afd-label-{os.getpid()}")
     connection.execute(f"SET temp_directory = {_quoted(spill)}")
     if memory_limit is not None:
         connection.execute(f"SET memory_limit = {_quoted(memory_limit)}")
-        connection.execute("SET preserve_insertion_order = false")  # it would be held in memory
+        # Keeping the order would need memory.
+        connection.execute("SET preserve_insertion_order = false")
     return connection
 
 
 def open_labels(output: OutputFolder) -> duckdb.DuckDBPyConnection:
-    """A database with the views; nothing that is asked of it changes the output.
-
-    A plan that cannot be read costs only its own view.
+    """A database with both views; without `plan`, and with a message, if it cannot be read.
 
     Raises OutputError when there are no labels.
     """
@@ -69,13 +69,13 @@ def require_parts(output: OutputFolder, parts: Sequence[Path]) -> None:
 
 
 def scan_parts(parts: Sequence[Path]) -> str:
-    """The parts as a table of SQL, with the column `file_row_number`, from 0 in each part."""
+    """SQL for the table of the parts' rows, with `file_row_number` (from 0 in each part)."""
     return _scan([glob.escape(str(part)) for part in parts], "file_row_number = true")
 
 
 def _scan(patterns: Sequence[str], *options: str) -> str:
     files = ", ".join(_quoted(pattern) for pattern in patterns)
-    # A folder named like x=1 above the output would add a column otherwise.
+    # Otherwise a folder above the output that is named like x=1 would add a column.
     return f"read_parquet({', '.join([f'[{files}]', 'hive_partitioning = false', *options])})"
 
 
@@ -84,5 +84,5 @@ def _quoted(text: str) -> str:
 
 
 def message_of(error: duckdb.Error) -> str:
-    """DuckDB's message without the excerpt of the query and its advice, and on one line."""
+    """DuckDB's message on one line, without its excerpt of the query and its advice."""
     return one_line(str(error).partition("\n\n")[0])

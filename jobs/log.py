@@ -1,4 +1,4 @@
-"""What a job says while it runs: lines for people, or JSON for a log collector, on stderr."""
+"""A job's log lines on stderr: text for people, or JSON for a log collector."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from typing import Any, Literal, TypeVar
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["info", "debug"]
 _Chunk = TypeVar("_Chunk")
-_SAY_EVERY_S = 10.0
+_PROGRESS_EVERY_S = 10.0
 LOGGER = logging.getLogger("afd")
 
 
 def say(line: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """One line. fields: what a collector may index, JSON types; people are not shown them."""
+    """Log one line. fields: values of JSON types that are added to JSON lines only."""
     LOGGER.log(level, line, extra={"fields": fields})
 
 
-def counted(
+def with_progress(
     chunks: Iterable[_Chunk], images_in: Callable[[_Chunk], int], total: int
 ) -> Iterator[_Chunk]:
-    """The chunks; says now and then how many of the images are done. images_in: one chunk."""
-    done, said = 0, time.monotonic()
+    """The same chunks; logs every ten seconds how many of the `total` images are done.
+
+    images_in: the number of images in a chunk.
+    """
+    done, logged_at = 0, time.monotonic()
     for chunk in chunks:
         yield chunk
         done += images_in(chunk)
-        if time.monotonic() - said > _SAY_EVERY_S:
-            said = time.monotonic()
+        if time.monotonic() - logged_at > _PROGRESS_EVERY_S:
+            logged_at = time.monotonic()
             say(f"{done}/{total} images")
 
 
 def configure(log_format: LogFormat = "text", level: LogLevel = "info") -> None:
-    """Let this process's jobs be heard; called by commands, not where jobs are functions."""
+    """Make this process print its log lines. Commands call it; jobs called from Python do not."""
     handler = _Stderr()
     handler.setFormatter(_Json() if log_format == "json" else logging.Formatter("%(message)s"))
     LOGGER.handlers[:] = [handler]
@@ -46,17 +49,17 @@ def configure(log_format: LogFormat = "text", level: LogLevel = "info") -> None:
 
 
 def is_json() -> bool:
-    """Whether a program reads the lines."""
+    """Whether lines are printed as JSON."""
     return any(isinstance(handler.formatter, _Json) for handler in LOGGER.handlers)
 
 
 class _Stderr(logging.Handler):
-    """Writes to what `sys.stderr` is when a line is said, not when the handler was made."""
+    """Writes to the current `sys.stderr`, which may have changed since the handler was created."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             print(self.format(record), file=sys.stderr, flush=True)
-        except OSError:  # whoever read it is gone, or the log's disk is full: the job goes on
+        except OSError:  # its reader has gone, or its disk is full: the job goes on without it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 

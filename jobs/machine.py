@@ -1,4 +1,4 @@
-"""What hardware this process may use, and giving some of it back; the standard library alone."""
+"""The CPUs and memory that this process may use. Needs only the standard library."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import platform
 from pathlib import Path
 
 _CPU_INFO = Path("/proc/cpuinfo")
-# A container's: bytes, or "max"; microseconds of all cores in a period, or "max", and the period.
+# A container's limits. Bytes, or "max".
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+# Microseconds of CPU time per period, or "max"; and the period in microseconds.
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-# What the model's and the decoder's kernels choose by: names of Linux's cpuinfo, x86 and Arm.
+# Instruction sets for which the model and the decoder have their own kernels, as Linux names them.
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
 
 def num_cores() -> int:
-    """The cores that this process may use, or its container's share of them."""
+    """The cores that this process may use, within its container's limit."""
     allowed = len(os.sched_getaffinity(0))
     quota, period, *_ = [*_read(_CPU_LIMIT).split(), "", ""]
     if not quota.isdecimal() or not period.isdecimal():
@@ -30,13 +31,13 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> tuple[str, ...]:
-    """Those of the vector instruction sets that matter here which the CPU has."""
+    """The CPU's vector instruction sets, as far as they matter here."""
     flags = set((_cpu_info("flags") or _cpu_info("Features")).split())
     return tuple(name for name in _FEATURES if name in flags)
 
 
 def memory_bytes() -> int:
-    """The machine's memory, or the container's share of it."""
+    """The machine's memory, or the container's limit if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _read(_MEMORY_LIMIT).strip()
     return min(total, int(limit)) if limit.isdecimal() else total
@@ -47,18 +48,18 @@ def _read(path: Path) -> str:
 
 
 def release_free_memory() -> None:
-    """Give the system back what the C library holds of memory that is free; 20 to 40 ms.
+    """Return memory that was freed, but that the C library still holds, to the system; 20 to 40 ms.
 
-    Threads that allocate and free pictures of all sizes leave holes. Given back after every 1,000
-    pictures, a worker held 1,105 MB where it had held 1,362; what it uses is the same.
+    Allocating and freeing pictures of all sizes leaves gaps in the heap. Called after every 1,000
+    pictures, this lowered a worker's memory from 1,362 to 1,105 MB.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others have no need of it
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it and needs it
     if trim is not None:
         trim(0)
 
 
 def _cpu_info(key: str) -> str:
-    """The first CPU's value; empty where the kernel does not say."""
+    """The value for the first CPU; empty when the kernel does not list it."""
     for line in _read(_CPU_INFO).splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:

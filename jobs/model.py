@@ -1,4 +1,4 @@
-"""Settings -> a decoder and a classifier ready to run, and the facts about them for the record."""
+"""Settings -> a loaded decoder and classifier, and facts about them for run.json and the parts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from pipeline.error_text import one_line
 from pipeline.pixels.geometry import Geometry
 
 _CPU_BATCH_SIZE = 32
-_MOST_ON_GPU = 256  # images in a batch; larger batches are no faster
-# GPU memory of four workers together: for each image of one batch, decoded and in ResNet-50, and
-# what does not depend on the batch.
+_MAX_GPU_BATCH_SIZE = 256  # images; larger batches are no faster
+# GPU memory of four workers together, with ResNet-50: per image of a batch, and the rest.
 _GPU_BYTES_PER_IMAGE, _GPU_BYTES_FIXED = 80 << 20, 4 << 30
-# A device's fastest engine, and from how many images per worker on it saves more time than its
-# longer start costs (Inductor some 15 s, OpenVINO 3).
+# The fastest engine of each device, and from how many images per worker it saves more time than
+# its longer start costs (Inductor about 15 s, OpenVINO 3 s).
 _FASTEST: dict[str, tuple[Engine, int]] = {
     "cuda": ("inductor", 25_000),
     "cpu": ("openvino", 10_000),
@@ -38,10 +37,10 @@ _ENGINE_NAMES = {"inductor": "Inductor", "openvino": "OpenVINO"}
 
 @dataclass(frozen=True)
 class Model:
-    """What a worker holds: see `pipeline.label_shard`.
+    """What a worker needs to label shards, see `pipeline.label_shard`.
 
-    facts: the weights' names and digests: these must not change between a run and its continuation.
-    host: the device, the precision and the engine that this worker chose.
+    facts: names and digests of the weights, which must be the same when a run is continued.
+    host: the device, precision and engine that this worker chose.
     """
 
     decoder: Decoder
@@ -52,14 +51,14 @@ class Model:
 
 
 def backbone_of(settings: BackboneSettings) -> Backbone:
-    """The classifier that a job's settings name. Raises ValueError, worded for the user."""
+    """The classifier that the settings name. Raises ValueError, worded for the user."""
     layer = None if settings.stem_layer == "auto" else settings.stem_layer
     names = settings.class_names if isinstance(settings, ClassNamesSettings) else "auto"
     return load_backbone(settings.backbone, settings.weights, layer, names)
 
 
 def decoding_on(device: torch.device) -> DecodeOptions:
-    """Of a decoder whose tensors go to a model on this device."""
+    """The options of a decoder that works on a model's device."""
     return DecodeOptions(
         device="cuda" if device.type == "cuda" else "cpu", device_id=device.index or 0
     )
@@ -70,8 +69,8 @@ def load_model(
 ) -> Model:
     """The decoder and the classifier on this process's device.
 
-    num_threads: of the model and of the decoder, each. images_to_label: by this process, about, if
-    it is known.
+    num_threads: of the model, and again of the decoder.
+    images_to_label: about how many images this process will label, if known; chooses the engine.
     Raises ValueError, worded for the user.
     """
     torch.set_num_threads(num_threads)
@@ -81,7 +80,7 @@ def load_model(
     geometry = _geometry(settings, backbone.preprocessing, in_blocks=afd is not None)
     batch_size = settings.batch_size
     if batch_size == "auto":
-        batch_size = _fitting_batch_size(device)
+        batch_size = _default_batch_size(device)
     make = partial(
         Predictor,
         AFDClassifier(backbone, afd),
@@ -92,8 +91,8 @@ def load_model(
         crop=geometry.crop,
         num_images=batch_size,
     )
-    fitting = _fitting_engine(device, images_to_label)
-    predictor, engine = _predictor(make, settings.engine, fitting=fitting)
+    preferred = _preferred_engine(device, images_to_label)
+    predictor, engine = _predictor(make, settings.engine, preferred=preferred)
     if precision != torch.float32:
         _check_precision(predictor, backbone.name, geometry.crop)
     options = replace(
@@ -126,18 +125,18 @@ def _decoder(geometry: Geometry, options: DecodeOptions) -> Decoder:
         ) from error
 
 
-def _fitting_batch_size(device: torch.device) -> int:
-    """In images; on CUDA a power of two that lets four workers share a GPU's memory."""
+def _default_batch_size(device: torch.device) -> int:
+    """In images; on CUDA a power of two with which four workers fit into a GPU's memory."""
     if device.type == "cpu":
         return _CPU_BATCH_SIZE
     memory = torch.cuda.get_device_properties(device).total_memory
     most = max(1, (memory - _GPU_BYTES_FIXED) // _GPU_BYTES_PER_IMAGE)
-    return min(_MOST_ON_GPU, 1 << (most.bit_length() - 1))
+    return min(_MAX_GPU_BATCH_SIZE, 1 << (most.bit_length() - 1))
 
 
-def _fitting_engine(device: torch.device, images_to_label: int | None) -> Engine:
-    engine, from_images = _FASTEST[device.type]
-    if (images_to_label or 0) < from_images:
+def _preferred_engine(device: torch.device, images_to_label: int | None) -> Engine:
+    engine, min_images = _FASTEST[device.type]
+    if (images_to_label or 0) < min_images:
         return "torch"
     if engine == "openvino" and find_spec("openvino") is None:  # an extra
         return "torch"
@@ -145,29 +144,31 @@ def _fitting_engine(device: torch.device, images_to_label: int | None) -> Engine
 
 
 def _predictor(
-    make: Callable[..., Predictor], requested: Engine | Literal["auto"], *, fitting: Engine
+    make: Callable[..., Predictor], requested: Engine | Literal["auto"], *, preferred: Engine
 ) -> tuple[Predictor, Engine]:
-    """The predictor, and what runs it: `fitting`, where "auto" is asked for and it can."""
-    if requested != "auto":
-        return make(engine=requested), requested
-    if fitting == "torch":
-        return make(engine="torch"), "torch"
+    """The predictor and its engine. With "auto", PyTorch replaces a preferred engine that fails."""
+    engine = preferred if requested == "auto" else requested
+    if requested != "auto" or engine == "torch":
+        return make(engine=engine), engine
     try:
-        return make(engine=fitting), fitting
+        return make(engine=engine), engine
     except (ValueError, torch.OutOfMemoryError) as error:
         reason = str(error)
-    # Not in the except block: there the traceback keeps the failed predictor's memory alive.
+    # Not in the except block, where the traceback keeps the failed predictor's memory allocated.
     predictor = make(engine="torch")
-    predictor.notice = f"labelling without {_ENGINE_NAMES[fitting]}, more slowly: {reason}"
+    predictor.notice = f"labelling without {_ENGINE_NAMES[engine]}, more slowly: {reason}"
     return predictor, "torch"
 
 
 def _check_precision(predictor: Predictor, name: str, crop: int) -> None:
-    """Raise ValueError where the model mixes dtypes, or the first shard would fail three times."""
+    """Raise ValueError when the model cannot run in its precision, which some models cannot.
+
+    Otherwise every attempt at every shard would fail.
+    """
     blank = torch.zeros(1, 3, crop, crop), torch.zeros(1, DCT_CHANNELS, crop // 8, crop // 8)
     try:
         predictor(*blank)
-    except (torch.OutOfMemoryError, torch.AcceleratorError):  # the device's, whatever the dtype
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # not because of the precision
         raise
     except RuntimeError as error:
         precision = dtype_name(predictor.precision)
@@ -179,7 +180,7 @@ def _check_precision(predictor: Predictor, name: str, crop: int) -> None:
 def _load(settings: LabelSettings) -> tuple[Backbone, AFDModule | None, CheckpointFacts | None]:
     backbone = backbone_of(settings)
     if settings.afd == "default" and shipped_checkpoint(backbone) is None:
-        # An untrained one is the identity, which would cost a small backbone a third of its time.
+        # An untrained module changes nothing, and would cost a small backbone a third of its time.
         return backbone, None, None
     return backbone, *resolve_afd(settings.afd, backbone)
 
@@ -197,7 +198,7 @@ def _geometry(settings: LabelSettings, preset: Preprocessing, *, in_blocks: bool
 
 
 def model_facts(backbone: Backbone, checkpoint: CheckpointFacts | None, afd: str) -> dict[str, Any]:
-    """What the weights are, for a record. afd: the module that was asked for."""
+    """Names and digests of the weights. afd: the setting."""
     untrained = "none" if afd == "none" else "untrained"
     return {
         "backbone": backbone.name,

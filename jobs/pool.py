@@ -1,19 +1,19 @@
-"""How many workers of what size fit on a cluster. Knows no Ray."""
+"""How many workers of what size fit on a cluster. Does not use Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.exits import imported
+from jobs.exits import import_in_thread
 from jobs.log import say
 from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 
-# Follows the reason why a run ended, unless that is a mistake in the command.
-CONTINUES = "; the same command continues the run"
-_MOST_PER_GPU = 4  # workers
-_LEAST_CORES = 2  # of a worker that shares a GPU
+# Ends a message about a run that stopped, unless the command itself was wrong.
+SAME_COMMAND_CONTINUES = "; the same command continues the run"
+_MAX_WORKERS_PER_GPU = 4
+_MIN_CORES_PER_WORKER = 2  # of workers that share a GPU
 
 
 class ClusterError(RuntimeError):
@@ -28,9 +28,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """num_workers processes, each with num_cpus cores and num_gpus GPUs, from 0 to 1.
+    """num_workers processes, each with num_cpus cores and num_gpus GPUs (0 to 1).
 
-    max_workers: what the pool may grow to as the cluster does; num_workers where it may not.
+    max_workers: what the pool may grow to when the cluster grows; else equal to num_workers.
     """
 
     num_workers: int
@@ -40,113 +40,102 @@ class Pool:
 
 
 def this_machine() -> Node:
-    """The cores and GPUs that this process sees."""
-    torch = imported("torch")  # here: it takes longer than all else
+    """The cores and GPUs that this process may use."""
+    torch = import_in_thread("torch")  # not at the top: it takes longer than all other imports
     return Node(num_cores(), torch.cuda.device_count())
 
 
 def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) -> Pool:
-    """`make_pool` by a job's settings; without workers, one on all cores of the first node."""
-    if settings.workers == 0:
-        (node, *_) = nodes
-        use_gpu = settings.device != "cpu" and node.gpus > 0
-        return Pool(1, 1, _chosen(settings.cpus_per_worker) or node.cpus, int(use_gpu))
-    return make_pool(
-        nodes,
-        device=settings.device,
-        workers=_chosen(settings.workers),
-        max_workers=_chosen(settings.max_workers),
-        workers_per_gpu=_chosen(settings.workers_per_gpu),
-        cpus_per_worker=_chosen(settings.cpus_per_worker),
-        num_shards=num_shards,
-        grows=settings.address != "local",
-    )
+    """The workers of a job on these nodes.
 
-
-def warn_of_waiting(who: str, cpus: int, gpus: float, free: tuple[float, float]) -> None:
-    """Ray waits for room as long as it takes, and says nothing. free: CPUs and GPUs."""
-    if free[0] < cpus or free[1] < gpus:
-        say(
-            f"waiting: {who} {cpus} CPUs and {gpus:g} GPUs, and {free[0]:g} CPUs and {free[1]:g}"
-            " GPUs of the cluster are free; the job begins when other work ends there or nodes join"
-        )
-
-
-def _chosen(value: int | str) -> int | None:
-    return None if isinstance(value, str) else value
-
-
-def make_pool(
-    nodes: Sequence[Node],
-    *,
-    device: str,
-    workers: int | None,
-    max_workers: int | None,
-    workers_per_gpu: int | None,
-    cpus_per_worker: int | None,
-    num_shards: int,
-    grows: bool = True,
-) -> Pool:
-    """The workers for a job on the nodes; None chooses.
-
-    On CPUs one core a worker does most: the model's threads wait for each other, processes do not.
-    On a GPU several do: a batch takes as long to decode as its largest image, and meanwhile the
-    others' batches use what it leaves idle.
-    With max_workers, the job begins with `workers` (or 1) and what does not fit yet is waited for.
-    grows: whether nodes may join the cluster; for others no worker need wait.
-    Raises ClusterError when a worker fits nowhere.
+    With --workers 0, it is one worker on the first node with all of its cores and one GPU. With
+    --max-workers, the job starts with --workers (or 1) and waits for what does not fit yet. On a
+    private cluster, to which no node can be added, every worker has to fit now.
+    Raises ClusterError when a worker fits on no node.
     """
+    if settings.workers == 0:
+        use_gpu = settings.device != "cpu" and nodes[0].gpus > 0
+        return Pool(1, 1, _number(settings.cpus_per_worker) or nodes[0].cpus, int(use_gpu))
+    workers, max_workers = _number(settings.workers), _number(settings.max_workers)
+    can_wait = max_workers is not None and settings.address != "local"
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    elastic = max_workers is not None
-    if device == "cuda" and not (gpus or (elastic and grows)):
+    if settings.device == "cuda" and not (gpus or can_wait):
         raise ClusterError("--device cuda: the cluster has no GPU; use --device cpu")
-    on_gpus = device == "cuda" or (device == "auto" and gpus > 0)
-    sharing = 0
-    if on_gpus:
-        sharing = workers_per_gpu or _sharing(nodes, cpus_per_worker, workers)
-    num_cpus = cpus_per_worker or _share_of_cores(nodes, sharing)
-    num_gpus = 1 / sharing if sharing else 0
-    most = sum(_fitting(node, num_cpus, sharing) for node in nodes)
-    if most < 1 and not (elastic and grows):
+    on_gpus = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
+    per_gpu = _workers_per_gpu(settings, nodes) if on_gpus else 0
+    # Without GPUs, one core per worker is fastest: threads of one model wait for each other, and
+    # processes do not.
+    num_cpus = _number(settings.cpus_per_worker) or _cores_per_worker(nodes, per_gpu)
+    num_gpus = 1 / per_gpu if per_gpu else 0
+    fitting = sum(_num_fitting(node, num_cpus, per_gpu) for node in nodes)
+    if fitting < 1 and not can_wait:
         raise ClusterError(
             f"--cpus-per-worker {num_cpus}: no node of the cluster has so many CPUs"
-            f"{' and a GPU' if sharing else ''}; use fewer"
+            f"{' and a GPU' if per_gpu else ''}; use fewer"
         )
     if max_workers is not None:
         most = min(max_workers, max(1, num_shards))
         return Pool(min(workers or 1, most), most, num_cpus, num_gpus)
-    if workers is not None and workers > most:
+    if workers is not None and workers > fitting:
         raise ClusterError(
             f"--workers {workers} with {num_cpus} CPUs and {num_gpus:g} GPUs each do not fit on"
-            f" {cpus} CPUs and {gpus} GPUs: use at most {most}, or --max-workers to wait for more"
+            f" {cpus} CPUs and {gpus} GPUs: use at most {fitting}, or --max-workers to wait for"
+            " more"
         )
-    count = min(workers or most, max(1, num_shards))
+    count = min(workers or fitting, max(1, num_shards))
     return Pool(count, count, num_cpus, num_gpus)
 
 
 def workers_on_gpu(num_cpus: int) -> int:
-    """How many workers share a GPU that has so many cores to itself."""
-    return max(1, min(_MOST_PER_GPU, num_cpus // _LEAST_CORES))
+    """How many workers should share a GPU when num_cpus cores serve that GPU.
 
-
-def _sharing(nodes: Sequence[Node], cpus_per_worker: int | None, workers: int | None) -> int:
-    """Workers per GPU: no more than are asked for, or Ray would put them all on the first GPU."""
-    gpus = sum(node.gpus for node in nodes)
-    cores = _share_of_cores(nodes, 1)
-    most = cores // cpus_per_worker if cpus_per_worker else workers_on_gpu(cores)
-    asked = -(-workers // max(1, gpus)) if workers else _MOST_PER_GPU
-    return max(1, min(_MOST_PER_GPU, most, asked))
-
-
-def _share_of_cores(nodes: Sequence[Node], sharing: int) -> int:
-    """Cores per worker: a GPU's share of its node's, divided among its workers; 1 without GPUs.
-
-    Of nodes that differ, the one with the fewest cores per GPU decides.
+    Several are faster than one: a batch takes as long to decode as its largest image, and the
+    others use the GPU meanwhile.
     """
-    shares = [node.cpus // (node.gpus * sharing) for node in nodes if node.gpus and sharing]
+    return max(1, min(_MAX_WORKERS_PER_GPU, num_cpus // _MIN_CORES_PER_WORKER))
+
+
+def warn_if_full(who: str, cpus: int, gpus: float, free: tuple[float, float]) -> None:
+    """Say that a job has to wait, which Ray does silently and without end.
+
+    who: subject and verb, such as "a worker takes". free: CPUs and GPUs of the cluster.
+    """
+    if free[0] < cpus or free[1] < gpus:
+        say(
+            f"waiting: {who} {cpus} CPUs and {gpus:g} GPUs, and {free[0]:g} CPUs and {free[1]:g}"
+            " GPUs of the cluster are free; the job starts when other jobs end or nodes join"
+        )
+
+
+def _number(value: int | str) -> int | None:
+    """None for "auto" and "none"."""
+    return None if isinstance(value, str) else value
+
+
+def _workers_per_gpu(settings: LabelSettings, nodes: Sequence[Node]) -> int:
+    """No more than --workers needs: Ray would put all of them on the first GPU."""
+    if (chosen := _number(settings.workers_per_gpu)) is not None:
+        return chosen
+    cores_per_gpu = _cores_per_worker(nodes, 1)
+    if cpus_per_worker := _number(settings.cpus_per_worker):
+        most = min(_MAX_WORKERS_PER_GPU, cores_per_gpu // cpus_per_worker)
+    else:
+        most = workers_on_gpu(cores_per_gpu)
+    if workers := _number(settings.workers):
+        gpus = sum(node.gpus for node in nodes)
+        most = min(most, -(-workers // max(1, gpus)))
+    return max(1, most)
+
+
+def _cores_per_worker(nodes: Sequence[Node], per_gpu: int) -> int:
+    """The cores of a node divided among the workers on its GPUs; 1 without GPUs.
+
+    When nodes differ, the one with the fewest cores per GPU decides.
+    """
+    shares = [node.cpus // (node.gpus * per_gpu) for node in nodes if node.gpus and per_gpu]
     return max(1, min(shares, default=1))
 
 
-def _fitting(node: Node, num_cpus: int, sharing: int) -> int:
+def _num_fitting(node: Node, num_cpus: int, per_gpu: int) -> int:
     by_cpus = node.cpus // num_cpus
-    return min(by_cpus, node.gpus * sharing) if sharing else by_cpus
+    return min(by_cpus, node.gpus * per_gpu) if per_gpu else by_cpus

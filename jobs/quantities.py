@@ -1,4 +1,4 @@
-"""Numbers as people read them, in reports and in what jobs print, and as JSON takes them."""
+"""Formats numbers for people; `finite` makes them fit for JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def count(number: int) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share of 0 to 1, with as many digits as tell it from none and from all."""
+    """A share from 0 to 1; 0 % and 100 % stand only for exactly none and all."""
     if share is None:
         return UNKNOWN
     value = 100 * share
@@ -36,7 +36,7 @@ def degrees(value: float | None) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """In powers of a thousand."""
+    """In units of powers of 1000."""
     value = num_bytes
     for unit in _UNITS:
         if value < 1000 or unit == _UNITS[-1]:
@@ -46,7 +46,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the two largest units that matter; with tenths below ten seconds."""
+    """In the two largest units that are not 0; with tenths below ten seconds."""
     if seconds < 10:
         return f"{round(seconds, 1):g} s"
     parts, left = [], round(seconds)
@@ -58,7 +58,7 @@ def duration(seconds: float) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The same with None for NaN and infinities, wherever they are in it: JSON has neither."""
+    """The same value with None in place of NaN and infinities, at any depth: JSON has neither."""
     if isinstance(value, dict):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The report job: an output of `afd label` -> one HTML page about it."""
+"""`afd report`: an output of `afd label` -> one HTML page about it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.command_line import parse
-from jobs.exits import EXIT_COMPLETE, answer
+from jobs.exits import EXIT_COMPLETE, print_answer
 from jobs.extras import require
 from jobs.quantities import count, size
 from jobs.report_settings import Report, ReportSettings
@@ -14,12 +14,9 @@ from jobs.run_job import run_job
 
 
 def report(settings: ReportSettings) -> Report:
-    """Write the page.
-
-    Raises ValueError, worded for the user.
-    """
+    """Write the page. Raises ValueError, worded for the user."""
     require("report", "altair", "duckdb", "jinja2", "vl_convert")
-    # Imported here: help and mistakes do without the libraries of the charts.
+    # Imported here: `--help` must work without the chart libraries.
     from jobs.reporting.build import build
 
     return build(settings)
@@ -33,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(settings: ReportSettings) -> int:
     made = report(settings)
-    answer(f"{made.path} ({size(made.num_bytes)}, {count(made.images)} images)")
+    print_answer(f"{made.path} ({size(made.num_bytes)}, {count(made.images)} images)")
     return EXIT_COMPLETE
 
 

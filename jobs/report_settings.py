@@ -1,4 +1,4 @@
-"""What `afd report` can be told."""
+"""The settings of `afd report`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ReportSettings:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A page that was written. images: the rows that it is about."""
+    """A written report. num_bytes: of the page. images: number of rows that it describes."""
 
     path: Path
     num_bytes: int

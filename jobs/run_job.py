@@ -1,4 +1,4 @@
-"""A job under its command: whatever ends it becomes an exit code, and one line where it failed."""
+"""Runs a job for its command: turns its errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobs.exits import EXIT_FAILED
 from jobs.log import LogFormat, LogLevel, configure, say
 from jobs.pool import ClusterError
 from pipeline.error_text import one_line
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 
 def run_job(
@@ -21,12 +21,12 @@ def run_job(
     log_format: LogFormat = "text",
     log_level: LogLevel = "info",
 ) -> int:
-    """The exit code that `job` returns; `EXIT_FAILED` when it is interrupted or cannot go on.
+    """The exit code that `job` returns; `EXIT_FAILED` when it is interrupted or fails.
 
-    errors: further types whose text is the whole message, as it is of ValueError and OSError.
-    continued: `CONTINUES` for a job that the same command continues; it is added to the message
-    after an interrupt, an AccessError or a ClusterError.
-    Any other error is a defect, and keeps its traceback.
+    errors: types of errors that are printed as they are, as ValueError and OSError are.
+    continued: added to the message of an interrupt, an AccessError or a ClusterError;
+        `SAME_COMMAND_CONTINUES` for a job that can be continued.
+    Any other error is a defect and keeps its traceback.
     """
     configure(log_format, log_level)
     expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)

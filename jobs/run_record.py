@@ -1,4 +1,4 @@
-"""run.json: what a run is, so that the same command continues it and another one is refused."""
+"""run.json: a run's settings and model; only a command with the same ones may continue it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _POLL_S = 0.5
 
 
 def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | None:
-    """The record of the run in the output folder, or None when there is none.
+    """The record of the run in the output folder; None when there is none.
 
-    A run that has committed nothing may begin anew with other settings.
+    A run that has committed nothing may be started again with other settings: None for it too.
     Raises OutputError when the folder holds a run with other settings, another job's output, or
     labels of no known run.
     """
     record = output.read_json(RUN)
     if record is not None:
         check_job(output, record, "run_id")
-    if not any(is_part(name) for name in output.changed_at(LABELS)):
+    if not any(is_part(name) for name in output.modification_times(LABELS)):
         return record if record and record.get("settings") == settings.row_settings else None
     if record is None:
         raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")
@@ -42,19 +42,21 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
 
 
 def check_job(output: OutputFolder, record: Mapping[str, Any], key: str) -> None:
-    """Raise OutputError for another job's record, which is not to be overwritten.
+    """Raise OutputError when a record was written by another job.
 
-    key: what only this job's record, or its settings, has.
+    key: a name that only this job's record, or its settings, contains.
     """
     settings = record.get("settings")
     if not isinstance(settings, dict) or key not in {**record, **settings}:
-        raise OutputError(f"'{output.location}/{RUN}' is of another job: choose another --output")
+        raise OutputError(
+            f"'{output.location}/{RUN}' belongs to another job: choose another --output"
+        )
 
 
 def join_run(output: OutputFolder, settings: LabelSettings, presence: Presence) -> dict[str, Any]:
-    """The run's record. The driver that came first freezes a new run's plan; the others wait.
+    """The run's record. The first driver lists the input and writes the plan; others wait for it.
 
-    Raises as `open_run`, and what listing the input raises.
+    Raises the errors of `open_run`, and those of listing the input.
     """
     while (record := open_run(output, settings)) is None:
         if presence.leads():
@@ -66,7 +68,7 @@ def join_run(output: OutputFolder, settings: LabelSettings, presence: Presence) 
 
 
 def start_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
-    """Record a new run; called after its plan is written, so a run with a record has a plan."""
+    """Record a new run. Call it after the plan is written: a run with a record has a plan."""
     record = {
         "run_id": uuid.uuid4().hex,
         "schema_version": SCHEMA_VERSION,
@@ -79,9 +81,9 @@ def start_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
 
 
 def record_model(output: OutputFolder, record: dict[str, Any], model: dict[str, Any]) -> bool:
-    """Add what the first worker found the model to be; a continuation must find the same.
+    """Record the model that the first worker loaded; a continued run must load the same.
 
-    Returns whether it was not known before.
+    Returns False when it was recorded before.
     """
     if record["model"] is not None or not model:
         return False
@@ -91,12 +93,12 @@ def record_model(output: OutputFolder, record: dict[str, Any], model: dict[str, 
 
 
 def versions() -> dict[str, str]:
-    """The versions of what the labels depend on, as far as installed here; imports none of it."""
+    """The installed versions of the packages that labels depend on; does not import them."""
     found = {}
     for package in _RECORDED_PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # a driver may do without the workers' packages
+        except PackageNotFoundError:  # a driver may lack packages that only workers need
             continue
     return found
 
@@ -104,7 +106,7 @@ def versions() -> dict[str, str]:
 def refuse_other_settings(
     output: OutputFolder, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """Raise OutputError where a run cannot go on because it was begun with other settings."""
+    """Raise OutputError when the settings differ from those the run started with."""
     if changed := differences(before, now):
         raise OutputError(
             f"{output.location!r} holds a run with other settings: {changed}."
@@ -112,22 +114,26 @@ def refuse_other_settings(
         )
 
 
-def other_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What makes two models' facts differ, in words.
+def model_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two models' facts, in words; empty when nothing does.
 
-    Not where weights of the same digest are: a node, or a later environment, may have the shipped
-    module in another folder.
+    Paths of weights with equal digests are ignored: another node or environment may have the same
+    file in another folder.
     """
-    alike = {
+    same_content = {
         name
         for name in ("weights", "afd")
         if (digest := now.get(f"{name}_sha256")) and digest == before.get(f"{name}_sha256")
     }
-    return differences(*({k: v for k, v in m.items() if k not in alike} for m in (before, now)))
+    before, now = (
+        {name: value for name, value in model.items() if name not in same_content}
+        for model in (before, now)
+    )
+    return differences(before, now)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two records, in words; empty when nothing does."""
+    """What differs between two mappings, in words; empty when nothing does."""
     return "; ".join(
         f"{name.replace('_', '-')} was {before.get(name)!r}, is now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())

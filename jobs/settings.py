@@ -1,7 +1,7 @@
-"""What every job can be told: frozen dataclasses, one field a setting.
+"""Settings that jobs share, and those of `afd label`: frozen dataclasses, one field per setting.
 
-A field's help is what `--help` prints and what stands beside it in conf/*.yaml; units are in the
-names. `jobs.command_line` turns a class into a parser.
+A field's help text is printed by `--help` and repeated in conf/*.yaml. Names contain the units.
+`jobs.command_line` makes a parser from a class.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REQUIRED = MISSING
 
 
 def setting(default: Any, description: str) -> Any:
-    """A dataclass field with the help a user sees."""
+    """A dataclass field with its help text."""
     if default is REQUIRED:
         return field(metadata={"help": description})
     return field(default=default, metadata={"help": description})
@@ -30,7 +30,7 @@ def flag_of(name: str) -> str:
 
 
 def require_positive(settings: Any, *names: str) -> None:
-    """Raise ValueError for the first of these settings that is 0 or less, or no number (NaN)."""
+    """Raise ValueError for the first of these settings that is 0 or less, or NaN."""
     for name, value in _numbers(settings, names):
         if not value > 0:
             way_out = ": use at least 1" if isinstance(value, int) else ""
@@ -50,7 +50,7 @@ def require_between(settings: Any, least: int, most: int, *names: str) -> None:
 
 
 def _numbers(settings: Any, names: tuple[str, ...]) -> Iterator[tuple[str, float]]:
-    """(name, value) of each number; a word in its place, such as auto, is always right."""
+    """(name, value) of each number in these settings; words such as "auto" are left out."""
     for name in names:
         value = getattr(settings, name)
         for number in value if isinstance(value, tuple) else (value,):
@@ -60,7 +60,7 @@ def _numbers(settings: Any, names: tuple[str, ...]) -> Iterator[tuple[str, float
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionSettings:
-    """Where a job reads and where it writes."""
+    """The input and the output of a job."""
 
     input: str = setting(
         REQUIRED,
@@ -76,7 +76,7 @@ class CollectionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSettings:
-    """Which classifier, and where the AFD-Module sits in it."""
+    """The classifier, and the layer that the AFD-Module enhances."""
 
     backbone: str = setting(
         "resnet50",
@@ -89,33 +89,33 @@ class BackboneSettings:
     )
     stem_layer: str = setting(
         "auto",
-        "layer whose output the AFD-Module enhances (dotted path); auto: the known one of the"
-        " backbone's family",
+        "layer whose output the AFD-Module enhances (dotted path); auto: the one that is known for"
+        " the backbone's family",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassNamesSettings:
-    """What the classes are called, for the jobs that say it."""
+    """The names of the classes, for the jobs that show them."""
 
     class_names: str = setting(
         "auto",
         "text file with one name per class, in the order of the classifier's outputs; auto:"
-        " ImageNet's where it has 1000; none",
+        " ImageNet's names if there are 1000 classes; none: no names",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings(BackboneSettings, CollectionSettings):
-    """What every job with a classifier is told: the collection, the output and the backbone."""
+    """The settings of every job with a classifier: input, output and backbone."""
 
     def located(self) -> Self:
-        """The same with absolute paths: a worker may run in another folder.
+        """The same settings with absolute paths, because a worker may run in another folder.
 
         Raises ValueError when a file of weights or names is missing, or when the input holds
         credentials.
         """
-        refuse_credentials(self.input)  # before anything is written down or compared
+        refuse_credentials(self.input)  # before they could get into a file or a message
         paths = {"input": self.input, "output": self.output}
         for name in ("weights", "afd", "class_names"):
             value = getattr(self, name, "")
@@ -133,7 +133,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
 
     afd: str = setting(
         "default",
-        "AFD-Module: default (the shipped checkpoint, or none where none ships), none, a"
+        "AFD-Module: default (the shipped checkpoint if there is one, else none), none, a"
         " checkpoint file, or untrained (the identity, to measure what it costs)",
     )
     top_k: int = setting(5, "number of most probable classes kept for each image")
@@ -156,7 +156,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     )
     attempts_per_shard: int = setting(
         3,
-        "times a shard is tried before it is set aside and reported; the run goes on with the"
+        "how often a shard is tried before it is reported as failed; the run goes on with the"
         " others",
     )
 
@@ -171,7 +171,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
         "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
@@ -180,8 +180,8 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
         "auto",
         "what runs the model; inductor (CUDA): starts 15 s later, then runs twice as fast;"
         " openvino (CPU, needs the extra): starts 3 s later, then runs 1.1 to 1.6 times as fast;"
-        " auto: inductor from 25,000 images per worker on, openvino, where it is installed, from"
-        " 10,000 on, else torch",
+        " auto: on CUDA inductor from 25,000 images per worker, on a CPU openvino, if installed,"
+        " from 10,000 images per worker; else torch",
     )
     batch_size: int | Literal["auto"] = setting(
         "auto",
@@ -190,24 +190,24 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     )
     workers: int | Literal["auto"] = setting(
         "auto",
-        "Ray worker processes; auto: up to four per GPU (see --workers-per-gpu), else one per CPU"
-        " core; 0: label in this process, without Ray, on one GPU or all cores: the first labels"
-        " appear sooner",
+        "Ray worker processes; auto: up to four per GPU (see --workers-per-gpu), without GPUs one"
+        " per CPU core; 0: label in this process, without Ray, on one GPU or all cores; the first"
+        " labels appear sooner",
     )
     workers_per_gpu: int | Literal["auto"] = setting(
         "auto",
-        "workers that share a GPU; auto: 4, or fewer so that each has two CPU cores. With several,"
-        " the largest image of a batch holds up only one of them",
+        "workers that share a GPU; auto: 4, or fewer so that each has two CPU cores. While one"
+        " waits for the largest image of its batch to be decoded, the others use the GPU",
     )
     max_workers: int | Literal["none"] = setting(
         "none",
-        "on an autoscaling cluster: let the pool grow from --workers (auto: 1) to this many;"
-        " workers that do not fit on any node yet wait for one",
+        "for an autoscaling cluster: start with --workers (auto: 1) and grow to this many; workers"
+        " that fit on no node yet wait for a new one",
     )
     cpus_per_worker: int | Literal["auto"] = setting(
         "auto",
         "CPU cores (threads of the model and of the decoder) per worker; auto: 1 without GPUs,"
-        " else the machine's cores divided among its GPUs' workers",
+        " else a node's cores divided among its workers",
     )
     read_threads: int = setting(4, "threads that read and screen files ahead, per worker")
     prefetch_batches: int = setting(2, "batches decoded ahead of the model, per worker")
@@ -226,7 +226,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
         " the run time from a short probe in this process",
     )
     verify: bool = setting(
-        False, "first read every part of an earlier run in full, and label the damaged ones again"
+        False, "first read all parts of an earlier run in full, and label damaged ones again"
     )
     progress: Literal["auto", "bar", "plain", "off"] = setting(
         "auto", "auto: a live bar on a terminal, plain lines elsewhere"
@@ -258,11 +258,11 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
 
     @property
     def row_settings(self) -> dict[str, Any]:
-        """The settings that decide what the rows are; a run is continued only with the same."""
+        """The settings that decide the content of the rows; a continued run must have the same."""
         return {name: value for name, value in asdict(self).items() if name in _ROW_SETTINGS}
 
 
-# How fast and where a run goes may change between a run and its continuation; these may not.
+# The settings that may not change when a run is continued.
 _ROW_SETTINGS = (
     "input",
     "backbone",

@@ -1,4 +1,4 @@
-"""The sql job: a query over an output's rows, with the views `labels` and `plan` ready."""
+"""`afd sql`: a query over the rows of an output, through the views `labels` and `plan`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 from jobs.command_line import parse
-from jobs.exits import EXIT_COMPLETE, reader_may_leave
+from jobs.exits import EXIT_COMPLETE, ignoring_closed_stdout
 from jobs.extras import require
 from jobs.quantities import finite
 from jobs.run_job import run_job
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     import duckdb
 
 _Result = TypeVar("_Result")
-_FALLBACK_WIDTH = 120  # characters, where the output is no terminal
+_FALLBACK_WIDTH = 120  # characters, when stdout is not a terminal
 _FETCH_ROWS = 10_000
 _INTERRUPT_EVERY_S = 0.2
 _WORD = re.compile(rb"\w+")
-# By name: DuckDB's own enumeration would have to be imported with the job.
-_ANSWERS = ("SELECT", "EXPLAIN", "MULTI")  # MULTI is a PIVOT
-_PREPARES = ("SET", "CREATE")  # what is created is in memory
-# Of an EXPLAIN and a PIVOT, DuckDB does not name what they do: COPY (PIVOT ...) is a MULTI too.
-_UNNAMED = ("EXPLAIN", "MULTI")
-_EXPLAINS = ("EXPLAIN", "ANALYZE", "ANALYSE", "FORMAT")
-_READS = (
+# DuckDB's statement types, by name so that this module does not import DuckDB.
+_QUERIES = ("SELECT", "EXPLAIN", "MULTI")  # MULTI is a PIVOT
+_PREPARATIONS = ("SET", "CREATE")  # tables are created in memory
+# These types do not say what a statement does: COPY (PIVOT ...), which writes, is a MULTI too.
+_AMBIGUOUS = ("EXPLAIN", "MULTI")
+_EXPLAIN_WORDS = ("EXPLAIN", "ANALYZE", "ANALYSE", "FORMAT")
+_READING_VERBS = (
     *("SELECT", "FROM", "WITH", "VALUES", "TABLE", "DESCRIBE", "DESC", "SHOW", "SUMMARIZE"),
     *("PIVOT", "UNPIVOT", "PIVOT_WIDER", "PIVOT_LONGER", "CREATE"),
 )
@@ -62,7 +62,7 @@ class SqlSettings:
 def sql(settings: SqlSettings, to: TextIO) -> None:
     """Run the query and write the result of its last statement.
 
-    Raises ValueError, worded for the user: no output there, or DuckDB's message on one line.
+    Raises ValueError, worded for the user, when there is no output or DuckDB refuses the query.
     """
     require("report", "duckdb")
     import duckdb
@@ -71,16 +71,16 @@ def sql(settings: SqlSettings, to: TextIO) -> None:
 
     with open_labels(OutputFolder(settings.output)) as connection:
         try:
-            _answer(connection, settings, to)
+            _run_statements(connection, settings, to)
         except duckdb.Error as error:
             raise ValueError(message_of(error)) from error
 
 
-class _Asker:
-    """Asks DuckDB in a thread of its own, so that Ctrl-C ends a query at once.
+class _InterruptibleConnection:
+    """Calls DuckDB in a second thread, so that Ctrl-C ends a query at once.
 
-    DuckDB computes in the thread that asks, where Ctrl-C would not be seen before the end, or turn
-    up as an error of DuckDB's own.
+    DuckDB computes in the calling thread. In the main thread, Ctrl-C would take effect only after
+    the query, or appear as one of DuckDB's errors.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -88,85 +88,96 @@ class _Asker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="query")
         self._thread.submit(int).result()  # started before there is a query to interrupt
 
-    def wait_for(self, ask: Callable[[], _Result]) -> _Result:
+    def call(self, function: Callable[[], _Result]) -> _Result:
+        """The function's result. On KeyboardInterrupt, ends its query before raising."""
         try:
-            return self._thread.submit(ask).result()
+            return self._thread.submit(function).result()
         except KeyboardInterrupt:
-            over = self._thread.submit(int)  # whether `ask` was handed over yet or not
-            while not over.done():
-                self.connection.interrupt()  # again: one before the query begins is forgotten
-                with suppress(KeyboardInterrupt):  # again, while it is being ended
-                    wait([over], timeout=_INTERRUPT_EVERY_S)
+            idle = self._thread.submit(int)  # done when the thread has finished `function`
+            while not idle.done():
+                self.connection.interrupt()  # repeated: it has no effect before a query starts
+                with suppress(KeyboardInterrupt):  # further Ctrl-C while the query is ending
+                    wait([idle], timeout=_INTERRUPT_EVERY_S)
             raise
 
     def execute(self, statement: duckdb.Statement) -> duckdb.DuckDBPyConnection:
-        return self.wait_for(lambda: self.connection.execute(statement))
+        return self.call(lambda: self.connection.execute(statement))
 
     def rows(self, found: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-        while rows := self.wait_for(lambda: found.fetchmany(_FETCH_ROWS)):
+        while rows := self.call(lambda: found.fetchmany(_FETCH_ROWS)):
             yield from rows
 
 
-def _answer(connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: TextIO) -> None:
-    """Run every statement; the last one's rows are the answer."""
+def _run_statements(
+    connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: TextIO
+) -> None:
+    """Run every statement; write the rows of the last one. Raises ValueError if one writes."""
     statements = connection.extract_statements(settings.query)
     for statement in statements:
-        if (kind := _kind(statement)) not in (*_ANSWERS, *_PREPARES):
+        if (kind := _kind(statement)) not in (*_QUERIES, *_PREPARATIONS):
             raise ValueError(
-                f"{kind} writes or leaves the output, and this only reads it:"
-                " take the rows with --format csv > FILE"
+                f"{kind} is refused: afd sql only reads the output; to save rows, use"
+                " --format csv > FILE"
             )
-    asker = _Asker(connection)
+    interruptible = _InterruptibleConnection(connection)
     for statement in statements[:-1]:
-        asker.execute(statement)
+        interruptible.execute(statement)
     for statement in statements[-1:]:
-        _write(asker, statement, settings, to)
+        _write(interruptible, statement, settings, to)
 
 
 def _kind(statement: duckdb.Statement) -> str:
-    """What a statement is, or what stands behind its EXPLAIN: EXPLAIN ANALYZE does it."""
+    """The statement's type; for EXPLAIN and PIVOT with the verb, unless that only reads.
+
+    EXPLAIN ANALYZE executes the statement it explains, so its verb matters.
+    """
     kind: str = statement.type.name
-    if kind not in _UNNAMED:
+    if kind not in _AMBIGUOUS:
         return kind
     verb = _verb(statement.query)
-    return kind if verb in _READS else f"{kind} {verb}"
+    return kind if verb in _READING_VERBS else f"{kind} {verb}"
 
 
 def _verb(query: str) -> str:
-    """The first word that is no EXPLAIN and none of its options."""
+    """The first word after EXPLAIN and its options."""
     import duckdb
 
     text, before = query.encode(), ""
     for start, _ in duckdb.tokenize(query):
         found = _WORD.match(text, start)
         word = found[0].decode().upper() if found else ""
-        if word and word not in _EXPLAINS and before != "FORMAT":
+        if word and word not in _EXPLAIN_WORDS and before != "FORMAT":
             return word
         before = word
     return ""
 
 
-def _write(asker: _Asker, statement: duckdb.Statement, settings: SqlSettings, to: TextIO) -> None:
+def _write(
+    connection: _InterruptibleConnection,
+    statement: duckdb.Statement,
+    settings: SqlSettings,
+    to: TextIO,
+) -> None:
     kind = statement.type.name
-    if kind in _PREPARES:
-        asker.execute(statement)
+    if kind in _PREPARATIONS:
+        connection.execute(statement)
     elif settings.format != "table":
-        found = asker.execute(statement)
+        found = connection.execute(statement)
         columns = [column[0] for column in found.description or ()]
-        _WRITERS[settings.format](columns, asker.rows(found), to)
-    elif kind == "EXPLAIN":  # a drawing of many lines, which a table's cell would fold
-        to.writelines(f"{plan}\n" for _, plan in asker.rows(asker.execute(statement)))
+        _WRITERS[settings.format](columns, connection.rows(found), to)
+    elif kind == "EXPLAIN":  # a drawing of many lines, which the cell of a table would wrap
+        to.writelines(f"{plan}\n" for _, plan in connection.rows(connection.execute(statement)))
     else:
         width = shutil.get_terminal_size((_FALLBACK_WIDTH, 0)).columns
-        asker.wait_for(
-            lambda: asker.connection.sql(statement).show(
+        connection.call(
+            lambda: connection.connection.sql(statement).show(
                 max_width=width, max_rows=settings.max_rows
             )
         )
 
 
 def _write_csv(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: TextIO) -> None:
-    """With a header; null is empty, a list is JSON."""
+    """With a header. Nulls are empty, lists and structs are JSON."""
     table = csv.writer(to, lineterminator="\n")
     table.writerow(columns)
     for row in rows:
@@ -174,7 +185,7 @@ def _write_csv(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: Text
 
 
 def _write_json(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: TextIO) -> None:
-    """One array of objects, a line each."""
+    """One array with one object per line."""
     separator = "[\n"
     for row in rows:
         to.write(separator + _json(dict(zip(columns, row, strict=True))))
@@ -190,13 +201,13 @@ _WRITERS = {"csv": _write_csv, "json": _write_json}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`afd sql`: exit code 0 with the answer, 1 when the query or the output is bad, 2 usage."""
+    """`afd sql`: exit code 0 with the result, 1 when the query or the output is bad, 2 usage."""
     settings = parse(SqlSettings, arguments, prog="afd sql", positional=["output", "query"])
     return run_job("afd sql", lambda: _run(settings))
 
 
 def _run(settings: SqlSettings) -> int:
-    with reader_may_leave():
+    with ignoring_closed_stdout():
         sql(settings, sys.stdout)
     return EXIT_COMPLETE
 

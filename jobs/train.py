@@ -1,4 +1,4 @@
-"""The train job: images -> an AFD checkpoint. `train_module(TrainSettings(...))` is `afd train`."""
+"""`afd train`: images -> an AFD checkpoint. `train_module(TrainSettings(...))` is for Python."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from afd_model.training.training_state import STATE
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE
 from jobs.log import say
-from jobs.pool import CONTINUES
+from jobs.pool import SAME_COMMAND_CONTINUES
 from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings, versions
 from jobs.train_settings import TrainSettings
-from jobs.training.log import share, shown_live
-from jobs.training.worker import note_images, prepare, run_worker
+from jobs.training.log import log_followed, share
+from jobs.training.worker import prepare, record_images, run_worker
 from pipeline.output import RUN, OutputError, OutputFolder
 from pipeline.pairs.training_data import Rank
 
 
 def train_module(settings: TrainSettings) -> dict[str, Any]:
-    """Train, or go on where an earlier run with the same settings ended; returns the card.
+    """Train, or continue an earlier run with the same settings; returns the checkpoint's card.
 
     Raises ValueError, worded for the user, when the run cannot start; TrainingError or
     ClusterError when it cannot go on.
@@ -34,15 +34,13 @@ def train_module(settings: TrainSettings) -> dict[str, Any]:
     settings = settings.located()
     _open(OutputFolder(settings.output), settings)
     folder = Path(settings.output)
-    with shown_live(folder, settings.max_steps):
+    with log_followed(folder, settings.max_steps):
         if settings.workers == 0:
             run_worker(settings, Rank())
         else:
-            # A user's mistakes come out here, worded.
-            note_images(settings, prepare(settings, resolve_device("cpu")))
-            from jobs.training.ray_training import (
-                run_on_cluster,  # only here: one process does without Ray
-            )
+            # Finds a user's mistakes before Ray starts.
+            record_images(settings, prepare(settings, resolve_device("cpu")))
+            from jobs.training.ray_training import run_on_cluster  # needs Ray
 
             run_on_cluster(settings)
     card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
@@ -50,7 +48,10 @@ def train_module(settings: TrainSettings) -> dict[str, Any]:
 
 
 def _open(output: OutputFolder, settings: TrainSettings) -> None:
-    """Begin or continue. Raises OutputError when the folder holds another run, or is no folder."""
+    """Start or continue the run of the output folder.
+
+    Raises OutputError when the output holds another run or is not a folder.
+    """
     record = output.read_json(RUN)
     started = (output.path / STATE).exists()
     now = json.loads(json.dumps(settings.model_settings))
@@ -65,14 +66,14 @@ def _open(output: OutputFolder, settings: TrainSettings) -> None:
 
 
 def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -> None:
-    """Go on with the run of `record`: with the same settings, or for more steps."""
+    """Continue the recorded run with the same settings, or for more steps."""
     before = record.get("settings", {})
     steps, wanted = before.get("max_steps", 0), now["max_steps"]
     refuse_other_settings(output, {**before, "max_steps": wanted}, now)
     if wanted < steps:
         raise OutputError(
             f"{str(output.path)!r} holds a run of {steps} steps, more than --max-steps {wanted}:"
-            " use as many or more, or another --output"
+            f" use {steps} or more, or another --output"
         )
     if wanted > steps:
         earlier = [*record.get("earlier_max_steps", []), steps]
@@ -83,7 +84,7 @@ def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -
 
 
 def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
-    with output.first_written():
+    with output.first_write():
         output.write_json(RUN, record)
 
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
         "afd train",
         lambda: _run(settings),
         errors=(TrainingError,),
-        continued=CONTINUES,
+        continued=SAME_COMMAND_CONTINUES,
     )
 
 
@@ -103,8 +104,8 @@ def _run(settings: TrainSettings) -> int:
     score = card["held_out_scores"]
     say(
         f"{Path(settings.output) / CHECKPOINT}: {card['ended']}, best at step {card['best_step']};"
-        f" held out, compressed: {share(score, 'compressed_agreement')} of the labels are the clean"
-        f" picture's ({share(score, 'direct_agreement')} without the module)"
+        f" held-out images, compressed: {share(score, 'compressed_agreement')} have the clean"
+        f" picture's label ({share(score, 'direct_agreement')} without the module)"
     )
     return EXIT_COMPLETE
 

@@ -1,4 +1,4 @@
-"""What `afd train` can be told."""
+"""The settings of `afd train`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrainSettings(ClassifierSettings):
     afd_size: Literal["light", "paper", "deep"] = setting(
         "light",
         "light: at most a tenth of the backbone's multiply-adds; paper: width 16 at the stem's"
-        " resolution; deep: as paper, with residual blocks between: 1.3 to 1.5 times the"
+        " resolution; deep: paper with additional residual blocks, 1.3 to 1.5 times its"
         " multiply-adds",
     )
     fdm: Literal["auto", "channel", "spatial", "both", "full", "full+channel"] = setting(
@@ -41,8 +41,8 @@ class TrainSettings(ClassifierSettings):
     )
     dct_input: Literal["auto", "linear", "log"] = setting(
         "auto",
-        "what FDE-Net sees of the DCT: linear (the coefficients over their typical size) or log"
-        " (their logarithms); auto: that of --afd-size",
+        "input of FDE-Net: linear (DCT coefficients divided by their typical size) or log (their"
+        " logarithms); auto: that of --afd-size",
     )
 
     corrected_stages: int | Literal["auto"] = setting(
@@ -57,8 +57,8 @@ class TrainSettings(ClassifierSettings):
     )
     root_kl_weight: float = setting(
         0.0,
-        "loss weight of the square root of that divergence, taken per picture: hopeless pictures"
-        " pull less, and those whose label is about to change pull more",
+        "loss weight of the square root of that divergence, per picture: it gives pictures whose"
+        " prediction is far off less influence, and those whose label is about to change more",
     )
     kl_temperature: float = setting(1.0, "softmax temperature of that divergence")
     logit_weight: float = setting(
@@ -76,11 +76,11 @@ class TrainSettings(ClassifierSettings):
     )
     distance: Literal["squared", "plain"] = setting(
         "squared",
-        "distance in the logit, embedding and feature terms; plain, the square root of squared, is"
-        " gentler to pictures that are nearly clean",
+        "distance in the logit, embedding and feature terms; plain, the square root of squared,"
+        " gives pictures that are nearly clean more influence",
     )
     feature_stages: int = setting(
-        4, "number of stages behind the stem that the feature term compares"
+        4, "number of stages after the stem that the feature term compares"
     )
     stem_l1_weight: float = setting(
         0.0,
@@ -94,7 +94,7 @@ class TrainSettings(ClassifierSettings):
     multiple_share: float = setting(
         0.20,
         "share of the pairs compressed 2 to --max-compressions times: the whole picture, the"
-        " window, or first the picture and then the window",
+        " training window, or first the picture and then the window",
     )
     paper_share: float = setting(
         0.60,
@@ -126,8 +126,8 @@ class TrainSettings(ClassifierSettings):
     )
     stem_steps: int = setting(
         1000,
-        "number of first steps that train on the stem's features alone, which is fast; at most"
-        " half of --max-steps",
+        "number of steps at the start that compare only the stem's features, which is fast; at"
+        " most half of --max-steps",
     )
     optimizer: Literal["adamw", "muon"] = setting(
         "adamw",
@@ -147,10 +147,10 @@ class TrainSettings(ClassifierSettings):
     start_share: float = setting(
         0.0,
         "weight of the starting checkpoint when it is averaged with the trained weights, 0 to 1;"
-        " keeps what it was good at when the training pictures are less varied than those to label",
+        " for training pictures that are less varied than those to label",
     )
     clip_norm: float = setting(
-        1.0, "greatest norm of the gradient; larger ones are scaled down to it"
+        1.0, "maximum norm of the gradient; larger gradients are scaled down to it"
     )
     seed: int = setting(
         0, "random seed for the module's initial weights, the shuffling and the degradation"
@@ -161,8 +161,8 @@ class TrainSettings(ClassifierSettings):
     )
     keep: Literal["best", "last"] = setting(
         "best",
-        "which averaged weights are exported: best (of the best validation), or last (of the last"
-        " one), for held-out images that are unlike those to be labelled",
+        "which averaged weights are exported: those of the best or of the last validation; last is"
+        " for held-out images that differ from those to label",
     )
     validate_every_steps: int = setting(250, "steps between validations")
     save_every_steps: int = setting(
@@ -179,7 +179,7 @@ class TrainSettings(ClassifierSettings):
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA where there is a GPU, else the CPU"
+        "auto", "auto: CUDA if there is a GPU, else the CPU"
     )
     precision: Literal["auto", "bf16", "fp32"] = setting(
         "auto",
@@ -191,7 +191,7 @@ class TrainSettings(ClassifierSettings):
     cpus_per_worker: int = setting(
         1, "CPU cores (threads of the model and of the decoder) per worker"
     )
-    attempts: int = setting(3, "times the workers may be started in all, the first start included")
+    attempts: int = setting(3, "how often the workers may be started, the first time included")
     read_threads: int = setting(4, "threads that read and screen files ahead, per worker")
     prefetch_batches: int = setting(2, "batches made ahead of the model, per worker")
     max_pixels: int = setting(
@@ -221,23 +221,23 @@ class TrainSettings(ClassifierSettings):
             raise ValueError(f"--ema-decay {self.ema_decay} is not from 0 to below 1")
         if self.batch_size % max(1, self.workers):
             raise ValueError(
-                f"--batch-size {self.batch_size} cannot be dealt out to {self.workers} workers"
-                f" equally: use a multiple of {self.workers}"
+                f"--batch-size {self.batch_size} cannot be divided equally among {self.workers}"
+                f" workers: use a multiple of {self.workers}"
             )
-        self.mix()  # it refuses shares that cannot be
+        self.mix()  # raises ValueError for impossible shares
 
     def mix(self) -> DegradationMix:
         return DegradationMix(**{name: getattr(self, name) for name in _MIX})
 
     @property
     def model_settings(self) -> dict[str, Any]:
-        """What decides the weights; a run is continued only with the same."""
-        return {name: value for name, value in asdict(self).items() if name not in _FREE}
+        """The settings that decide the weights; a continued run must have the same."""
+        return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
 
 
 _MIX = tuple(DegradationMix.__dataclass_fields__)
-# How fast, how long and where a run goes may change between a run and its continuation.
-_FREE = (
+# These may change when a run is continued.
+_MAY_CHANGE = (
     *("output", "max_time_s", "device", "workers", "cpus_per_worker", "attempts", "read_threads"),
     *("prefetch_batches", "address", "save_every_steps", "log_every_steps", "flip_passes"),
     "flip_images",

@@ -1,1 +1,1 @@
-"""Bytes to tensors to rows. Knows no Ray and no network architecture."""
+"""Bytes -> tensors -> rows. Knows neither Ray nor network architectures."""

@@ -1,4 +1,4 @@
-"""Is every committed part what the plan says, to the last byte? The thorough look at an output."""
+"""A full check of an output: reads every committed part and compares it with the plan."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.output import OutputFolder
 from pipeline.records import Shard
 from pipeline.shards import Plan, part_file, part_name
 from pipeline.sink import read_facts
-from pipeline.stores.attempts import blames_content
+from pipeline.stores.errors import is_content_error
 
 _THREADS = 4
 
 
 def damaged_parts(output: OutputFolder) -> Iterator[tuple[int, str]]:
-    """Read every part that exists in full; yields (shard, what is wrong) of the bad ones.
+    """Read every part in full; yields (shard, what is wrong) for each damaged one.
 
-    Pages are compared with their checksums, the URIs with the plan's, and the rows' statuses with
-    the counts that were written with them. Raises OutputError when the plan is damaged;
-    OSError or AccessError when the output cannot be read, which says nothing of its parts.
+    Checks the page checksums, that the URIs are those of the plan, and that the statuses match the
+    part's stored counts. A part that does not exist is not damaged. Raises OutputError when the
+    plan is damaged; OSError or AccessError when the output cannot be read now.
     """
     plan = Plan(output)
 
@@ -34,7 +34,7 @@ def damaged_parts(output: OutputFolder) -> Iterator[tuple[int, str]]:
         except FileNotFoundError:  # not labelled yet
             return None
         except (pa.ArrowException, OSError, ValueError) as error:
-            if not blames_content(error):
+            if not is_content_error(error):
                 raise
             return one_line(error)
 
@@ -46,7 +46,7 @@ def damaged_parts(output: OutputFolder) -> Iterator[tuple[int, str]]:
 
 
 def remove_damaged(output: OutputFolder) -> Iterator[tuple[str, str]]:
-    """Remove the parts that are not whole, so that they are made again; (name, why) of each."""
+    """Remove the damaged parts, so that they are labelled again; yields (name, what is wrong)."""
     for shard, reason in damaged_parts(output):
         output.remove(part_file(shard))
         yield part_name(shard), reason
@@ -61,5 +61,5 @@ def _what_is_wrong(output: OutputFolder, shard: Shard) -> str | None:
     statuses = table.column("status").to_pylist()
     stated = {status: count for status, count in facts["counts"].items() if count}
     if stated != {status: statuses.count(status) for status in dict.fromkeys(statuses)}:
-        return f"its rows are not the {stated} that it states"
+        return f"its rows do not match its stated counts {stated}"
     return None

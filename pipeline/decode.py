@@ -1,9 +1,9 @@
-"""Encoded bytes -> normalised pixels and DCT coefficients, by one DALI graph. Nothing else decodes.
+"""Encoded bytes -> normalised pixels and DCT coefficients, by one DALI graph for CPU and CUDA.
 
-It serves the CPU and CUDA; on CUDA everything from the JPEG decoder on runs on the device, and on a
-CPU the graph ends with the whole picture, see `pipeline.pixels.resample`.
-It runs at a queue depth of one and is fed ahead by hand: every fed batch then gives exactly one
-result or one error, in order, and a refused batch leaves the pipeline usable.
+On CUDA, everything from the JPEG decoder on runs on the device. On a CPU, the graph only decodes
+whole images, and `pipeline.pixels.resample` does the rest.
+The graph has a queue depth of one, and prefetch is done here: so every batch gives exactly one
+result or one error, in order, and a refused batch leaves the DALI pipeline usable.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from pipeline.pixels.normalize import Normalize
 from pipeline.pixels.resample import cpu_resample
 from pipeline.records import DecodedBatch, EncodedImage
 from pipeline.rescue import (
-    give_up,
+    admit,
+    decoder_fault,
     is_refusal,
-    machine_fault,
-    passes_header_check,
-    sound_picture,
+    known_good_image,
+    reject,
     split_refused,
 )
 from pipeline.stage_clock import StageClock
 
-# In the batches decoded ahead: on a CPU these hold whole pictures, three bytes a pixel.
-_MOST_PIXELS_AHEAD = 128_000_000
+# Of the prefetched batches on a CPU, where they hold whole images: three bytes per pixel.
+_MAX_PIXELS_AHEAD = 128_000_000
 _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
 
@@ -46,9 +46,9 @@ class DecodeOptions:
     device: "cpu", or "cuda" for DALI's mixed decoder; device_id: the CUDA device's number.
     batch_size: images per batch; prefetch_batches: batches decoded ahead of the one in use.
     num_threads: DALI's CPU threads (on CUDA they do the Huffman decoding).
-    dtype: of the normalised pixels, any floating one.
-    hw_decoder_load: share of the JPEGs given to the GPU's hardware decoder, where it has one.
-    dct: extract DCT coefficients; False where no module looks at them: then they have no channels.
+    dtype: of the normalised pixels, any floating-point type.
+    hw_decoder_load: share of the JPEGs given to the GPU's hardware decoder, if it has one.
+    dct: whether to extract DCT coefficients; without, `DecodedBatch.dct` has no channels.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -65,9 +65,15 @@ class DecodeOptions:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is not positive: use at least 1")
 
+    @property
+    def torch_device(self) -> torch.device:
+        if self.device == "cuda":
+            return torch.device("cuda", self.device_id)
+        return torch.device("cpu")
+
 
 def decode_rgb(encoded: Any, options: DecodeOptions) -> Any:
-    """Graph node: the pictures as (height, width, 3) uint8 on the options' device."""
+    """Graph node: the images as (height, width, 3) uint8 on the options' device."""
     on_gpu: dict[str, Any] = (
         {"hw_decoder_load": options.hw_decoder_load} if options.device == "cuda" else {}
     )
@@ -75,14 +81,14 @@ def decode_rgb(encoded: Any, options: DecodeOptions) -> Any:
         encoded,
         device="mixed" if options.device == "cuda" else "cpu",
         output_type=types.RGB,
-        adjust_orientation=False,  # as PIL: the pixels as they are stored
-        jpeg_fancy_upsampling=True,  # as libjpeg
+        adjust_orientation=False,  # like PIL: pixels as stored
+        jpeg_fancy_upsampling=True,  # like libjpeg
         **on_gpu,
     )
 
 
 def resample_window(rgb: Any, window: Any, geometry: Geometry) -> Any:
-    """Graph node: a window of the picture as (crop, crop, 3) uint8; see `crop_window`."""
+    """Graph node: a window of the image, resampled to (crop, crop, 3) uint8; see `crop_window`."""
     return fn.resize(
         rgb,
         size=[geometry.crop, geometry.crop],
@@ -95,7 +101,7 @@ def resample_window(rgb: Any, window: Any, geometry: Geometry) -> Any:
 
 
 def _cut_window(rgb: Any, window: Any, geometry: Geometry) -> Any:
-    """Graph node: the same without resampling, black where the window leaves the picture."""
+    """Graph node: a window of the image without resampling, black outside the image."""
     return fn.slice(
         rgb,
         start=fn.cast(window[0:2], dtype=types.INT32),
@@ -108,9 +114,9 @@ def _cut_window(rgb: Any, window: Any, geometry: Geometry) -> Any:
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=1)
 def _graph(geometry: Geometry, options: DecodeOptions, *, whole: bool) -> Any:
-    """What the model sees of each image, (crop, crop, 3) uint8 on the options' device.
+    """The model's window of each image, (crop, crop, 3) uint8 on the options' device.
 
-    whole: the picture as it is instead, (height, width, 3).
+    whole: return whole images instead, (height, width, 3).
     """
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
     if whole:
@@ -130,12 +136,12 @@ class Decoder:
         self._geometry = geometry
         self._prefetch_batches = options.prefetch_batches
         cuda = self._large_apart = options.device == "cuda"
-        device = torch.device("cuda", options.device_id) if cuda else torch.device("cpu")
+        device = options.torch_device
         count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
         self._resample = None if cuda else cpu_resample(geometry)
         self._rgb = torch.empty(count if self._resample else 0, side, side, 3, dtype=torch.uint8)
         self._normalize = Normalize(geometry, options.dtype, device)
-        # DALI does not wait for PyTorch's stream before it writes to an output again.
+        # DALI reuses an output's memory without waiting for PyTorch's stream that reads from it.
         self._outputs_read = torch.cuda.Event() if cuda else None
         self._pixels = torch.empty(count, side, side, 3, dtype=options.dtype, device=device)
         transform = BlockDctByOneProduct(side, device) if cuda else BlockDct(side)
@@ -146,7 +152,7 @@ class Decoder:
             memory_format=torch.channels_last if cuda else torch.contiguous_format,
         )
         self._in_flight: deque[list[EncodedImage]] = deque()
-        self._sound_batch = [sound_picture()]
+        self._known_good_batch = [known_good_image()]
         self._pipeline = _graph(
             geometry,
             options,
@@ -160,15 +166,15 @@ class Decoder:
     def decode(
         self, images: Iterable[EncodedImage], clock: StageClock
     ) -> Generator[DecodedBatch, None, None]:
-        """Decode what is decodable, in batches, a few ahead of the caller.
+        """Decode all decodable images in batches, a few of them prefetched.
 
-        Every image that decodes is in exactly one batch, in input order but for the large ones on
-        CUDA and the neighbours of an image that the decoder refused: they come later. A refused
-        image is marked rejected. Raises RuntimeError when a sound picture is refused after it:
-        then what has been marked is not the images' fault.
-        A batch's tensors are valid until the next one is asked for; encoded bytes are freed.
+        Every image that decodes is in exactly one batch. The order is that of the input, except
+        that large images on CUDA and images from refused batches come later. An image that the
+        decoder refuses is marked as rejected. Raises RuntimeError when the decoder then refuses a
+        known-good image too: the fault is the machine's, and the images must not be blamed.
+        A batch's tensors are valid until the next batch is requested. Encoded bytes are freed.
         """
-        checked = filter(passes_header_check, images)
+        checked = filter(admit, images)
         queue = batches(checked, self.batch_size, large_apart=self._large_apart)
         retries: deque[list[EncodedImage]] = deque()
         try:
@@ -186,7 +192,7 @@ class Decoder:
                     self._blame(batch, error, retries)
                     continue
                 try:
-                    if batch is not self._sound_batch:
+                    if batch is not self._known_good_batch:
                         yield self._decoded(batch, outputs, clock)
                 finally:
                     if self._outputs_read is not None:
@@ -199,24 +205,24 @@ class Decoder:
     def _blame(
         self, batch: list[EncodedImage], error: RuntimeError, retries: deque[list[EncodedImage]]
     ) -> None:
-        """Give up a lone refused image, or have the batch tried in parts. Re-raises other errors.
+        """Reject a refused image, or queue the parts of a refused batch. Re-raises other errors.
 
-        A sound picture that is fed after it tells an image's fault from the machine's.
+        After a rejection, the known-good image is queued, to find out if the machine is at fault.
         """
         message = str(error)
-        if batch is self._sound_batch:
-            raise machine_fault(error) from error
+        if batch is self._known_good_batch:
+            raise decoder_fault(error) from error
         if not is_refusal(message):
             raise error
         if len(batch) > 1:
             retries.extend(split_refused(batch, message))
             return
-        give_up(batch[0], message)
-        if not any(waiting is self._sound_batch for waiting in retries):
-            retries.append(self._sound_batch)
+        reject(batch[0], message)
+        if not any(waiting is self._known_good_batch for waiting in retries):
+            retries.append(self._known_good_batch)
 
     def _may_feed(self) -> bool:
-        if self._resample and sum(map(num_pixels, self._in_flight)) > _MOST_PIXELS_AHEAD:
+        if self._resample and sum(map(num_pixels, self._in_flight)) > _MAX_PIXELS_AHEAD:
             return False
         return len(self._in_flight) <= self._prefetch_batches
 
@@ -232,7 +238,7 @@ class Decoder:
     def _decoded(self, batch: list[EncodedImage], outputs: Any, clock: StageClock) -> DecodedBatch:
         for image in batch:
             image.data = None
-        rgb = self._placed(outputs[0], len(batch))
+        rgb = self._windows(outputs[0], len(batch))
         pixels = self._normalize(rgb, out=self._pixels[: len(batch)])
         with clock.stage("dct"):
             dct = self._dct[: len(batch)]
@@ -242,7 +248,7 @@ class Decoder:
             self._outputs_read.record(torch.cuda.current_stream(rgb.device))
         return DecodedBatch(batch, pixels, dct)
 
-    def _placed(self, pictures: Any, count: int) -> torch.Tensor:
+    def _windows(self, pictures: Any, count: int) -> torch.Tensor:
         """(B, crop, crop, 3) uint8, from the graph's output."""
         if self._resample is None:
             return torch.from_dlpack(pictures.as_tensor())
@@ -251,11 +257,11 @@ class Decoder:
         return rgb
 
     def _drain(self) -> None:
-        """Take out what is still in flight: the next shard starts with an empty pipeline."""
+        """Discard the batches in flight, so that the next shard starts with an empty pipeline."""
         while self._in_flight:
             self._in_flight.popleft()
             try:
                 self._pipeline.share_outputs()
-            except Exception:  # whatever DALI raises: nobody waits for this batch
+            except Exception:  # whatever DALI raises: this batch is not needed
                 continue
             self._pipeline.release_outputs()

@@ -1,12 +1,12 @@
-"""JPEG compression at a stated quality: once or several times, with and without a moved 8x8 grid.
+"""JPEG compression at a given quality, once or several times, with or without a shifted 8x8 grid.
 
 The coder is libjpeg-turbo through the `turbojpeg` package: islow DCT, fancy upsampling, standard
-Huffman tables. Pillow drives the same library with the same defaults, so that
-`compress(rgb, q, s)` equals `Image.save(..., "JPEG", quality=q, subsampling=s)` byte for byte when
-the two bundle the same version, and in quantization tables always.
+Huffman tables. Pillow uses the same library with the same defaults: the quantization tables of
+`compress(rgb, q, s)` equal those of `Image.save(..., "JPEG", quality=q, subsampling=s)`, and so do
+all bytes if the two bundle the same version.
 
-Everything here works on one uint8 (H, W, 3) RGB picture and on the CPU, for files, evaluation and
-reference; compression inside the DALI graph is compared with it.
+Everything here works on one uint8 (H, W, 3) RGB image on the CPU. Files and evaluation use it; the
+compression inside the DALI graph is tested against it.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ import turbojpeg
 
 RgbImage = npt.NDArray[np.uint8]  # (H, W, 3)
 
-# Luma sampling factors (horizontal, vertical), and with them the size of an MCU in 8x8 blocks.
+# Luma sampling factors (horizontal, vertical); also the size of an MCU in 8x8 blocks.
 _SAMPLING_FACTORS = {
     "4:4:4": (1, 1),
     "4:2:2": (2, 1),
@@ -29,18 +29,18 @@ _SAMPLING_FACTORS = {
 }
 SUBSAMPLINGS = tuple(_SAMPLING_FACTORS)
 _LARGEST_SIDE = 65_500  # libjpeg's limit, in pixels
-# Of compressions at a random quality (the paper's Table VI).
+# The range of random qualities (the paper's Table VI).
 LOWEST_QUALITY, HIGHEST_QUALITY = 5, 95
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionProtocol:
-    """How evaluation degrades a picture at a quality factor, and at which point of the data path.
+    """How evaluation degrades an image at a given quality.
 
     Attributes:
-        name: what reports call it.
+        name: as in reports.
         applies_to: "full_image", before any resize; or "model_input", after resize and crop.
-        later_qualities: further compressions that follow the one at the stated quality.
+        later_qualities: of further compressions after the one at the given quality.
     """
 
     name: str
@@ -56,7 +56,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in (FULL_IMAGE, IMAGENET_C)}
 
 
 def check_sides(height: int, width: int) -> None:
-    """Raises ValueError for a picture that no JPEG is made of."""
+    """Raises ValueError for an image that is too large for JPEG."""
     if max(height, width) > _LARGEST_SIDE:
         raise ValueError(f"JPEG sides are at most {_LARGEST_SIDE} pixels, got {width}x{height}")
 
@@ -71,19 +71,19 @@ def compress(
     """Encode uint8 (H, W, 3) RGB as a baseline (or progressive) JPEG.
 
     Args:
-        rgb: at most 65500 pixels a side.
+        rgb: at most 65,500 pixels per side.
         quality: IJG quality, 1 to 100.
         subsampling: one of `SUBSAMPLINGS`.
-        progressive: several scans of growing precision.
+        progressive: write a progressive JPEG.
 
     Raises:
         ValueError: an array of another shape or type, a quality or subsampling that does not exist.
     """
     _check_rgb(rgb)
-    # libjpeg clamps a quality outside 1 to 100 in silence.
+    # libjpeg silently clamps a quality outside 1 to 100.
     if not 1 <= quality <= 100:
         raise ValueError(f"JPEG quality must be from 1 to 100, got {quality!r}")
-    # The package reads a strided view's memory as if it were contiguous.
+    # The package reads a strided array as if it were contiguous.
     encoded: bytes = turbojpeg.compress(
         np.ascontiguousarray(rgb),
         quality,
@@ -94,7 +94,7 @@ def compress(
 
 
 def decompress(jpeg: bytes) -> RgbImage:
-    """Decode a JPEG to uint8 (H, W, 3) RGB, gray ones included, without turning by EXIF.
+    """Decode a JPEG, colour or gray, to uint8 (H, W, 3) RGB; an EXIF orientation is ignored.
 
     Raises:
         ValueError: libjpeg-turbo cannot decode it to RGB (CMYK, 12 bits, damaged beyond reading).
@@ -112,15 +112,15 @@ def degrade(
     subsampling: str = "4:2:0",
     grid_shift: tuple[int, int] = (0, 0),
 ) -> RgbImage:
-    """Compress and decode `rgb` once for every quality, in order.
+    """Compress and decode `rgb` once per quality, in order.
 
     Args:
         rgb: uint8 (H, W, 3).
-        qualities: IJG qualities; none leaves the picture as it is.
+        qualities: IJG qualities; empty leaves the image as it is.
         subsampling: of every compression, one of `SUBSAMPLINGS`.
-        grid_shift: (down, right), pixels, 0 or more: how far the block grid has moved against the
-            picture by the next compression, as if so much had been cut off after each. (0, 0) and
-            multiples of the MCU keep the grids aligned.
+        grid_shift: (down, right) in pixels, 0 or more: the shift of the block grid from one
+            compression to the next, as if the image had been cropped by so much in between. (0, 0)
+            and multiples of the MCU keep the grids aligned.
 
     Returns:
         uint8 (H, W, 3), a new array.
@@ -134,8 +134,8 @@ def degrade(
     height, width = rgb.shape[:2]
     degraded = rgb.copy()
     for cuts, quality in zip(range(len(qualities), 0, -1), qualities, strict=True):
-        # A grid that starts above and left of the picture: the blocks that overhang repeat its
-        # border, which is how an encoder fills incomplete blocks on the other two sides.
+        # The grid starts above and left of the image. Incomplete blocks are filled by repeating the
+        # border, as an encoder does on the other two sides.
         top, left = cuts * grid_shift[0] % mcu_height, cuts * grid_shift[1] % mcu_width
         padded = np.pad(degraded, ((top, 0), (left, 0), (0, 0)), mode="edge")
         decoded = decompress(compress(padded, quality, subsampling))
@@ -144,13 +144,13 @@ def degrade(
 
 
 def random_qualities(rng: np.random.Generator, times: int) -> tuple[int, ...]:
-    """Draw `times` IJG qualities, uniform over those from the lowest to the highest."""
+    """Draw `times` IJG qualities, uniformly from `LOWEST_QUALITY` to `HIGHEST_QUALITY`."""
     drawn = rng.integers(LOWEST_QUALITY, HIGHEST_QUALITY, size=times, endpoint=True)
     return tuple(int(quality) for quality in drawn)
 
 
 def random_grid_shift(rng: np.random.Generator) -> tuple[int, int]:
-    """Draw (down, right) from 0 to 7 pixels, never (0, 0): the 63 ways to miss an 8x8 grid."""
+    """Draw (down, right) from 0 to 7 pixels, never (0, 0): the 63 misaligned 8x8 grids."""
     offset = int(rng.integers(1, 64))
     return offset // 8, offset % 8
 

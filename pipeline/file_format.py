@@ -1,4 +1,4 @@
-"""What kind of file some bytes are, by the first of them."""
+"""Detects a file's format from its first bytes."""
 
 _MAGIC = (
     (b"\xff\xd8", "jpeg"),
@@ -34,10 +34,9 @@ _TEXT_MAGIC = (
 
 
 def sniff_format(data: bytes) -> str | None:
-    """Name a file's format by its first bytes: "jpeg", "png", "html", …, "empty"; None if unknown.
+    """The name of a file's format: "jpeg", "png", "html", …, "empty"; None if unknown.
 
-    It decides what `screen` passes on to the decoder and what messages call the rest; it does not
-    prove that what follows those bytes is sound.
+    `screen` and error messages rely on it. It does not check the data after the first bytes.
     """
     if not data:
         return "empty"

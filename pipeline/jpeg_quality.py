@@ -1,12 +1,12 @@
-"""IJG quantization tables, and the quality factor of a table found in a file."""
+"""The IJG quality factor of a quantization table, and the IJG tables themselves."""
 
 import functools
 
 import numpy as np
 
-# Consecutive IJG luma tables of quality 40 to 99 differ by 1.1 on average, so a residual below 1
-# is right to about one step (and covers encoders that round differently); the best-fitting
-# Photoshop tables below its highest quality leave 1.1 to 18.
+# IJG luma tables of neighbouring qualities from 40 to 99 differ by 1.1 on average. So a residual
+# below 1 gives the quality to about one step, and allows for encoders that round differently.
+# Photoshop's tables leave residuals of 1.1 to 18, except that of its highest quality.
 MAX_STANDARD_TABLE_ERROR = 1.0
 
 # T.81 table K.1 in zigzag order, as a DQT segment carries it.
@@ -23,7 +23,7 @@ def fit_quality(table: bytes) -> tuple[int | None, float]:
     """Least-squares fit of a luma quantization table to the 100 IJG tables.
 
     Args:
-        table: 64 bytes, or 128 of a 16-bit table (big-endian), in zigzag order, as in a DQT.
+        table: 64 bytes, or 128 for a 16-bit table (big-endian), in zigzag order, as in a DQT.
 
     Returns:
         (quality 1 to 100, or None above `MAX_STANDARD_TABLE_ERROR`; mean absolute residual).

@@ -1,7 +1,7 @@
-"""What a JPEG's markers say, without decoding it: size, sampling, quality; why a file is none.
+"""Reads a JPEG's header without decoding: size, sampling, quality; or why it is not a JPEG.
 
-Source: ITU-T T.81 (the JPEG standard); clauses are cited where they matter. `scan_jpeg` reads only
-the header (about 15 µs); `pipeline.screening.jpeg_integrity` looks at what follows it.
+Source: ITU-T T.81 (the JPEG standard); clauses are cited where they matter. `scan_jpeg` parses only
+the header (about 15 µs); `pipeline.screening.jpeg_integrity` checks what follows it.
 """
 
 import functools
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pipeline.file_format import sniff_format
 from pipeline.jpeg_quality import fit_quality
 
-# An ICC profile and an extended XMP packet take at most a few hundred segments. The limit keeps
-# a file made of empty segments from costing seconds.
+# An ICC profile and an extended XMP packet take at most a few hundred segments. Without a limit, a
+# file of empty segments would take seconds.
 MAX_SEGMENTS = 10_000
 _EOI_BYTES, _SOS_BYTES = b"\xff\xd9", b"\xff\xda"
 _DHT, _DAC, _EOI, _SOS, _DQT, _DNL, _DRI, _COM = 0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE
@@ -33,29 +33,29 @@ _SUBSAMPLING_NAMES = {
 
 
 class JpegFormatError(ValueError):
-    """The bytes are not a JPEG whose header can be read; the message is one line for a user."""
+    """The file is not a JPEG, or its header cannot be used; the message is one line for users."""
 
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """What the markers before the first entropy-coded byte state.
+    """A JPEG's header: the markers before the first entropy-coded byte.
 
     Attributes:
-        width, height: pixels of the frame, without regard to any EXIF orientation.
+        width, height: pixels of the frame; any EXIF orientation is ignored.
         components: 1 (gray), 3 (YCbCr or RGB), 4 (CMYK or YCCK), rarely 2.
-        precision_bits: bits a sample, 8 in almost every file.
-        progressive, arithmetic, lossless: the coding process that `sof_marker` names (table B.1).
+        precision_bits: bits per sample, 8 in almost every file.
+        progressive, arithmetic, lossless: the coding process, from `sof_marker` (table B.1).
         sof_marker: low byte of the frame marker, 0xC0 to 0xCF.
         subsampling: "gray", "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "4:4:1", or the
-            sampling factors of every component as "2x2,1x2,1x1" where no such name fits.
+            sampling factors of every component, as "2x2,1x2,1x1", if none of these names fits.
         quality: 1 to 100, the IJG quality whose luma table is nearest to the file's in the
             least-squares sense; None without a table or when the fit is worse than
             `jpeg_quality.MAX_STANDARD_TABLE_ERROR`.
         quality_error: mean absolute difference of the two tables, 0 for an exact IJG table; None
             only when the file has no table (lossless).
         scan_offset: byte offset of the first entropy-coded byte.
-        complete: an end-of-image marker stands after the scan data.
-        scans: how many the picture is spread over: many in a progressive JPEG, one in most others.
+        complete: whether there is an end-of-image marker after the scan data.
+        scans: number of scans: several in a progressive JPEG, one in most others.
     """
 
     width: int
@@ -77,11 +77,11 @@ class JpegHeader:
 def scan_jpeg(data: bytes) -> JpegHeader:
     """Read a JPEG's header, up to its first scan, in time linear in the header's bytes.
 
-    The segments are walked by their lengths, so a thumbnail inside EXIF is never taken for the
-    image. Stray bytes between segments are skipped as libjpeg skips them.
+    Segments are skipped by their lengths, so a thumbnail inside EXIF is never taken for the image.
+    Stray bytes between segments are skipped, as libjpeg does.
 
     Raises:
-        JpegFormatError: not a JPEG, or a header that no decoder can use.
+        JpegFormatError: not a JPEG, or a header that decoders cannot use.
     """
     if not data.startswith(b"\xff\xd8"):
         raise JpegFormatError(_foreign_message(data))
@@ -97,7 +97,9 @@ def scan_jpeg(data: bytes) -> JpegHeader:
             code = data[pos + 1]
         kind = _KINDS[code]
         if kind >= _STANDALONE:
-            pos = _after_standalone(code, pos)
+            if kind == _REFUSED:
+                raise JpegFormatError(_refused_message(code, pos))
+            pos += 2
             continue
         end = pos + 2 + (data[pos + 2] << 8 | data[pos + 3])
         if end < pos + 4 or end > last + 4:
@@ -118,9 +120,9 @@ def scan_jpeg(data: bytes) -> JpegHeader:
 
 
 def without_stray_bytes(data: bytes) -> bytes:
-    """The file without what stands between the segments of its header.
+    """The file without any bytes between the segments of its header.
 
-    data: what `scan_jpeg` has accepted. libjpeg passes over such bytes, nvImageCodec does not.
+    libjpeg skips such bytes, nvImageCodec refuses them. data: a file that `scan_jpeg` accepts.
     """
     kept = [data[:2]]
     pos, code = 2, 0
@@ -143,7 +145,7 @@ def _header(
     quality: int | None = None
     quality_error: float | None = None
     if process != 3:
-        # A scan of some of the components may be followed by the tables of the others.
+        # If the first scan has only some of the components, tables of the others may come later.
         if in_scan == components and not tables.keys() >= table_ids:
             missing = min(table_ids - tables.keys())
             raise JpegFormatError(f"JPEG uses quantization table {missing} but never defines it")
@@ -169,7 +171,7 @@ def _header(
 
 
 def _count_scans(data: bytes, offset: int) -> int:
-    """How many scans there are, the one at `offset` included; 0xFFDA stands for nothing else."""
+    """The number of scans, with the one at `offset`. In scan data, 0xFFDA is always a marker."""
     end = data.find(_EOI_BYTES, offset)
     return 1 + data.count(_SOS_BYTES, offset, len(data) if end < 0 else end)
 
@@ -200,9 +202,9 @@ def _check_frame(frame: bytes, sof_marker: int) -> tuple[int, int, int, int]:
 
 @functools.lru_cache(maxsize=1024)
 def _sampling(components: bytes) -> tuple[str, int, frozenset[int]]:
-    """(name of the subsampling, component 0's quantization table, all tables used).
+    """(subsampling name, quantization table id of component 0, ids of all tables used).
 
-    `components` are the 3 bytes a component of a SOF segment (B.2.2).
+    components: the 3 bytes per component of a SOF segment (B.2.2).
     """
     factors = [(b >> 4, b & 15) for b in components[1::3]]
     for h, v in factors:
@@ -217,7 +219,7 @@ def _subsampling_name(factors: list[tuple[int, int]]) -> str:
         return "gray"
     explicit = ",".join(f"{h}x{v}" for h, v in factors)
     (h0, v0), (h1, v1) = factors[:2]
-    # The fourth component (K of CMYK and YCCK) is as large as the first in every named kind.
+    # In every named subsampling, a fourth component (K) has the size of the first.
     same_chroma = len(factors) > 2 and factors[2] == factors[1]
     if not same_chroma or factors[3:] not in ([], factors[:1]) or h0 % h1 or v0 % v1:
         return explicit
@@ -225,7 +227,7 @@ def _subsampling_name(factors: list[tuple[int, int]]) -> str:
 
 
 def _read_quantization_tables(data: bytes, pos: int, end: int, tables: dict[int, bytes]) -> None:
-    """Add the tables of one DQT segment to `tables` (B.2.4.1): id -> its bytes in zigzag order."""
+    """Add the tables of one DQT segment (B.2.4.1) to `tables`: id -> bytes in zigzag order."""
     while pos < end:
         length = 128 if data[pos] >> 4 else 64
         table_id = data[pos] & 15
@@ -236,7 +238,7 @@ def _read_quantization_tables(data: bytes, pos: int, end: int, tables: dict[int,
 
 
 def _next_marker(data: bytes, pos: int, *, in_frame: bool) -> int:
-    """Offset of the next marker and its length, past fill bytes and stray bytes (B.1.1.2)."""
+    """Offset of the next marker, after any fill bytes and stray bytes (B.1.1.2)."""
     match = _MARKER.search(data, pos)
     if match is None or match.start() + 4 > len(data):
         if match is not None and data[match.start() + 1] == _EOI:
@@ -244,12 +246,6 @@ def _next_marker(data: bytes, pos: int, *, in_frame: bool) -> int:
         missing = "scan (SOS)" if in_frame else "frame (SOF)"
         raise JpegFormatError(f"JPEG header ends before the {missing} marker")
     return match.start()
-
-
-def _after_standalone(code: int, pos: int) -> int:
-    if _KINDS[code] == _STANDALONE:
-        return pos + 2
-    raise JpegFormatError(_refused_message(code, pos))
 
 
 def _bad_length_message(data: bytes, pos: int) -> str:

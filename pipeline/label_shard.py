@@ -1,7 +1,7 @@
 """Every step for one shard, in order.
 
-`label_shard` takes them all; a worker begins with `read_shard` while the shard before is labelled,
-and goes on with `label_images`.
+`label_shard` runs all of them. A worker instead calls `read_shard` while it still labels the
+previous shard, and `label_images` after that, so that reading overlaps with labelling.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pipeline.stage_clock import StageClock
 
 @dataclass(frozen=True, slots=True)
 class LabelledShard:
-    """table: one row an image, `records.SCHEMA`. counts: rows per status.
+    """table: one row per image, `records.SCHEMA`. counts: rows per status.
 
-    began_at: when its first images were asked for, seconds since the epoch.
-    seconds: where the shard's time went. `read`, `decode` (waiting for either; on a CPU resampling
-    too), `dct`, `model` and `rows` add up to the shard's wall time; `read_busy` and `screen_busy`
-    are seconds of the reading threads, which work beside it.
+    began_at: when labelling began, in seconds since the epoch.
+    seconds: per stage. `read` and `decode` (time spent waiting for them; on a CPU, `decode` also
+        resamples), `dct`, `model` and `rows` add up to the shard's wall time; `read_busy` and
+        `screen_busy` are those of the reading threads, which run in parallel.
     mean_ready: mean number of images read and screened, but not yet taken by the decoder.
     """
 
@@ -48,7 +48,7 @@ def label_shard(
     limits: Limits,
     read_threads: int = 4,
 ) -> LabelledShard:
-    """Label the images of a shard; whatever is wrong with an image ends in its row."""
+    """Label the images of a shard. A bad image gets a row with its error, and raises nothing."""
     reading = read_shard(shard, decoder, limits, read_threads)
     return label_images(
         shard, reading, decoder=decoder, classifier=classifier, class_names=class_names
@@ -56,7 +56,7 @@ def label_shard(
 
 
 def read_shard(shard: Shard, decoder: Decoder, limits: Limits, read_threads: int) -> ReadAhead:
-    """The images of a shard, as far ahead of the decoder as it takes; not begun yet."""
+    """Prefetch for the images of a shard, up to four batches; it has not started yet."""
     return ReadAhead(
         shard.refs, limits, num_threads=read_threads, max_images=4 * decoder.batch_size
     )
@@ -70,12 +70,12 @@ def label_images(
     classifier: Classifier,
     class_names: tuple[str, ...] | None,
 ) -> LabelledShard:
-    """`label_shard` from where its images are being read."""
+    """The steps of `label_shard` after `read_shard`."""
     began_at = time.time()
     clock = StageClock()
     rows = ShardRows(shard, class_names)
     encoded = map(rows.add_image, clock.iterate("read", reading))
-    with closing(decoder.decode(encoded, clock)) as batches:  # an error leaves the decoder empty
+    with closing(decoder.decode(encoded, clock)) as batches:  # empties the decoder after an error
         for batch in clock.iterate("decode", batches):
             with clock.stage("model"):
                 qualities = torch.tensor([image.stated_quality for image in batch.images])

@@ -1,4 +1,4 @@
-"""The output of a run: where its files stand, and how each is written whole or not at all."""
+"""The output of a run: the names of its files, and their atomic reading and writing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from pipeline.error_text import one_line, reason_of
 from pipeline.stores import storage
-from pipeline.stores.attempts import AccessError, ReadError
-from pipeline.stores.locations import SourceError, recorded, scheme_of
+from pipeline.stores.errors import AccessError, StoreError
+from pipeline.stores.locations import SourceError, scheme_of, without_credentials
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 LABELS = "labels"
@@ -28,17 +28,17 @@ class OutputError(ValueError):
 
 
 class DamagedError(OutputError):
-    """A file of the output was read, and is not what was written."""
+    """A file of the output is damaged."""
 
 
 class OutputFolder:
-    """Names and small files of one run's output.
+    """One run's output folder.
 
     Args:
-        location: a path, or s3://BUCKET/KEY or gs://BUCKET/KEY.
+        location: a path, s3://BUCKET/KEY or gs://BUCKET/KEY.
 
     Raises:
-        OutputError: another scheme, which cannot be written to.
+        OutputError: a location with another scheme.
     """
 
     def __init__(self, location: str) -> None:
@@ -49,17 +49,17 @@ class OutputFolder:
             self._store = BucketFolder(location)
         else:
             raise OutputError(
-                f"cannot write to {recorded(location)!r}: give a path, or s3:// or gs:// with a"
-                " bucket and a key"
+                f"cannot write to {without_credentials(location)!r}: give a path, or s3:// or"
+                " gs:// with a bucket and a key"
             )
         self.location = self._store.location
 
     @property
     def path(self) -> Path:
-        """Of a local output. Raises OutputError for one in a bucket."""
+        """The folder's path. Raises OutputError for an output in a bucket."""
         if isinstance(self._store, BucketFolder):
             raise OutputError(
-                f"{self.location!r} is in a bucket, and this job works on a disk: give a folder,"
+                f"{self.location!r} is in a bucket, and this job needs a local folder: give one,"
                 " and copy an output there first"
             )
         return Path(self.location)
@@ -73,49 +73,52 @@ class OutputFolder:
         return self.path / LABELS
 
     def create(self) -> None:
-        """Make the folder, and find out now whether it can be written to. Raises OutputError."""
-        with self.first_written():
+        """Create the folder and check that it is writable. Raises OutputError."""
+        with self.first_write():
             self._store.prepare(LABELS)
             self._store.write(".writable", b"")
-        with self.first_written("delete from"):
+        with self.first_write("delete from"):
             self._store.remove(".writable")
 
     @contextmanager
-    def first_written(self, what: str = "write to") -> Iterator[None]:
-        """Around what a job writes first: raises OutputError where the folder takes no files."""
+    def first_write(self, action: str = "write to") -> Iterator[None]:
+        """Wrap a job's first write: raises OutputError if the folder is not writable.
+
+        action: what is tried, for the message.
+        """
         try:
             yield
         except (OSError, AccessError, SourceError) as error:
             raise OutputError(
-                f"cannot {what} the output folder {self.location!r}: {reason_of(error)}"
+                f"cannot {action} the output folder {self.location!r}: {reason_of(error)}"
             ) from error
 
     def clean(self) -> None:
-        """Remove what dead writers of an earlier run left behind."""
+        """Remove the temporary files of earlier runs that were killed."""
         for folder in (STAGING, ATTEMPTS):
             self._store.discard(folder)
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read and to seek in. Raises FileNotFoundError, another OSError, AccessError."""
+        """Open a file for reading. Raises FileNotFoundError, another OSError, AccessError."""
         return storage.open_input(self._store.locate(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """A file, whole or not at all. Raises OSError, AccessError."""
+        """Write a file atomically. Raises OSError, AccessError."""
         self._store.write(name, data)
 
     def staged(self, name: str) -> AbstractContextManager[Path]:
-        """A local file to write to, which becomes the named one when the block succeeds."""
+        """A temporary local file, which becomes the named file when the block succeeds."""
         return self._store.staged(name)
 
     def touch(self, name: str, data: bytes) -> None:
-        """Set a small file's time of change to now; write the file where it is missing."""
+        """Set a small file's modification time to now; write the file if it is missing."""
         self._store.touch(name, data)
 
-    def changed_at(self, folder: str) -> dict[str, float]:
-        """Name -> when it changed, by the storage's own clock; of the files right in a folder."""
+    def modification_times(self, folder: str) -> dict[str, float]:
+        """Name -> modification time of the files in a folder, by the storage's own clock."""
         try:
-            return self._store.changed_at(folder)
-        except (ReadError, AccessError) as error:  # a right of its own, which may be missing
+            return self._store.modification_times(folder)
+        except (StoreError, AccessError) as error:  # listing needs a permission of its own
             raise type(error)(f"{folder}/ cannot be listed: {error}") from None
 
     def read(self, name: str) -> bytes:
@@ -123,20 +126,20 @@ class OutputFolder:
         return self._store.read(name)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there. Raises OSError, AccessError."""
+        """Remove a file, if it exists. Raises OSError, AccessError."""
         self._store.remove(name)
 
     def remove_empty(self, folder: str) -> None:
-        """Remove a folder that holds nothing; nothing happens to one that does."""
+        """Remove a folder, if it is empty."""
         self._store.remove_empty(folder)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         self.write(name, (json.dumps(content, indent=2) + "\n").encode("utf-8"))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The content of a JSON file, or None when there is none.
+        """The content of a JSON file; None if the file does not exist.
 
-        Raises DamagedError, or OutputError when it cannot be read.
+        Raises DamagedError when it is not a JSON object; OutputError when it cannot be read.
         """
         try:
             data = self.read(name)
@@ -165,9 +168,9 @@ class OutputFolder:
         return content
 
     def begin_attempt(self, name: str) -> int:
-        """Mark one more attempt at a unit of work before it starts, and return its number from 1.
+        """Write a marker before an attempt at a unit of work; returns the attempt's number, from 1.
 
-        The marker outlives a process that dies in the attempt, which is what it is for.
+        The marker remains if the process dies during the attempt, so that attempts can be limited.
         """
         attempt = 1
         while not self._store.create(f"{ATTEMPTS}/{name}.{attempt}"):
@@ -175,7 +178,8 @@ class OutputFolder:
         return attempt
 
     def end_attempts(self, name: str) -> None:
-        markers = self.changed_at(ATTEMPTS)
+        """Remove the markers of a unit of work that is done."""
+        markers = self.modification_times(ATTEMPTS)
         for marker in markers:
             if marker.rpartition(".")[0] == name:
                 self.remove(f"{ATTEMPTS}/{marker}")

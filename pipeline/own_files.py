@@ -1,6 +1,6 @@
-"""What a run writes itself, and does not take for its input: an output may stand among the images.
+"""Keeps a run's own files out of its input, where the output folder is among the images.
 
-By the beginnings of paths alone, so that ten million files cost nothing more.
+Only the prefixes of paths are compared, so that this costs nothing for ten million files.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from pipeline.stores.locations import is_remote, local_path
 from pipeline.stores.output_store import STAGING
 
 _MAGIC = re.compile(r"[*?\[{]")
-# Where the collection is in the output folder, which then holds more than a run's own files.
+# What a run writes into its output folder; needed where that folder also holds the collection.
 _FOLDERS = (f"{LABELS}/part-", f"{STAGING}/", f"{ATTEMPTS}/", f"{DRIVERS}/")
 _NAMES = (PLAN, RUN, SUMMARY, *_FOLDERS)
 
 
 def own_files(location: str, output: OutputFolder) -> tuple[str, ...]:
-    """What paths begin with that a listing of `location` is to leave out, for `list_images`.
+    """The `excluded_prefixes` for `list_images(location)`.
 
-    Everything below the output; of an output that holds the collection itself, only what the run
-    writes.
+    They exclude everything below the output; if the output folder holds the collection itself,
+    only the files that a run writes there.
     """
     folder, _ = _folder_and_rest(location)
     own = output.location
     if is_remote(folder) != is_remote(own):
         return ()
-    # Either may be reached by a symbolic link; what is listed begins with `folder`.
+    # Either path may go through a symbolic link; listed paths start with `folder`.
     real, real_own = (p if is_remote(p) else os.path.realpath(p) for p in (folder, own))
     if _is_at_or_below(real, real_own):
         tops = {own, folder} if real == real_own else {own}
@@ -42,10 +42,10 @@ def own_files(location: str, output: OutputFolder) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def list_apart(location: str, output: OutputFolder) -> list[ImageRef]:
-    """`list_images` for a job whose files cannot all be told from a collection's by their names.
+def list_images_outside(location: str, output: OutputFolder) -> list[ImageRef]:
+    """`list_images` for a job whose files could have the same names as the collection's.
 
-    Raises OutputError if the output's folder is the collection's own; SourceError as it does.
+    Raises OutputError if the output folder holds the collection; SourceError as `list_images`.
     """
     _refuse_mixing(location, output)
     return list(list_images(location, own_files(location, output)))
@@ -62,7 +62,7 @@ def _refuse_mixing(location: str, output: OutputFolder) -> None:
 
 
 def _folder_and_rest(location: str) -> tuple[str, str]:
-    """The folder that a folder's or a pattern's files are below, and the pattern there."""
+    """(folder, pattern) such that the files of a location match the pattern below the folder."""
     if not is_remote(location):
         location = local_path(location)
         if os.path.isdir(location):

@@ -1,8 +1,8 @@
-"""Who else is at work on an output folder: a file for each driver, kept fresh while it lives.
+"""Which drivers are at work on an output folder: each has a heartbeat file there.
 
 A scheduler may start a job a second time while the first still runs (KubeRay does so after a false
-failure). Nothing is locked: parts are committed whole and by name, so two drivers do no harm. But
-what one of them calls leftovers may be the other's work in progress.
+failure). There is no lock: parts are written atomically under fixed names, so two drivers do no
+harm. But temporary files that one driver would clean up may belong to the other.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Self
 import psutil
 
 from pipeline.output import OutputFolder
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 DRIVERS = ".drivers"
 REFRESH_S = 5.0
-SILENT_S = 30.0  # six refreshes that did not come
-_CLOCK_SLACK_S = 10.0  # a start time is worked out from the boot time, which clocks set right moves
+SILENT_S = 30.0  # a driver that missed six refreshes is dead
+_CLOCK_SLACK_S = 10.0  # a start time depends on the boot time, which moves when the clock is set
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Driver:
-    """since: when it began, seconds since the epoch. host, pid: where it runs. name: its own."""
+    """since: its start, in seconds since the epoch. name: unique."""
 
     since: float
     host: str
@@ -43,76 +43,74 @@ class Driver:
 
 
 class Presence:
-    """This process's sign on an output folder. Use as a context manager.
+    """This process's heartbeat on an output folder, inside a `with` block.
 
-    name: this driver's; no other has it.
+    name: this driver's, unique.
     """
 
     def __init__(self, output: OutputFolder, *, refresh_s: float = REFRESH_S) -> None:
         self.name = uuid.uuid4().hex
         self._driver = Driver(time.time(), socket.gethostname(), os.getpid(), self.name)
         self._output = output
-        self._sign = f"{self.name}.json"
+        self._heartbeat = f"{self.name}.json"
         self._refresh_s = refresh_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="presence", daemon=True)
 
     def __enter__(self) -> Self:
-        self._renew()
+        self._beat()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        with suppress(OSError, AccessError):  # a sign that is not refreshed is a dead driver's
-            self._output.remove(f"{DRIVERS}/{self._sign}")
+        with suppress(OSError, AccessError):  # without refreshes, it counts as dead anyway
+            self._output.remove(f"{DRIVERS}/{self._heartbeat}")
             self._output.remove_empty(DRIVERS)
 
     def leads(self) -> bool:
-        """Whether no living driver came before this one: then it decides for all."""
+        """Whether this is the oldest living driver: that one decides for all."""
         return all(self._driver < other for other in self.others())
 
     def others(self, *, silent_s: float = SILENT_S) -> list[Driver]:
-        """The other drivers that live; the signs of dead ones are removed.
+        """The other living drivers; removes the heartbeats of dead ones.
 
-        Ages are differences of the storage's own clock, so hosts' clocks may disagree.
+        Ages are measured with the storage's clock alone, so the hosts' clocks may differ.
         """
-        self._renew()
-        renewed_at = self._output.changed_at(DRIVERS)
-        now = renewed_at.pop(self._sign, time.time())
+        self._beat()
+        modified_at = self._output.modification_times(DRIVERS)
+        now = modified_at.pop(self._heartbeat, time.time())
         found = []
-        for sign, renewed in renewed_at.items():
+        for heartbeat, renewed in modified_at.items():
             try:
-                driver = Driver(**json.loads(self._output.read(f"{DRIVERS}/{sign}")))
-            except FileNotFoundError:  # it has just ended
-                continue
-            except (ValueError, TypeError):  # it has just begun
+                driver = Driver(**json.loads(self._output.read(f"{DRIVERS}/{heartbeat}")))
+            except (FileNotFoundError, ValueError, TypeError):  # just ended, or just starting
                 continue
             if now - renewed > silent_s or _is_gone(driver):
-                self._output.remove(f"{DRIVERS}/{sign}")
+                self._output.remove(f"{DRIVERS}/{heartbeat}")
             else:
                 found.append(driver)
         return found
 
-    def _renew(self) -> None:
-        """Also for one that was taken for dead by another driver, after a long stop."""
+    def _beat(self) -> None:
+        """Write the file, also if another driver has removed it after a long pause of this one."""
         data = json.dumps(asdict(self._driver)).encode("utf-8")
-        self._output.touch(f"{DRIVERS}/{self._sign}", data)
+        self._output.touch(f"{DRIVERS}/{self._heartbeat}", data)
 
     def _refresh(self) -> None:
         while not self._ended.wait(self._refresh_s):
             with suppress(OSError, AccessError):  # the next refresh may get through
-                self._renew()
+                self._beat()
 
 
 def _is_gone(driver: Driver) -> bool:
-    """Whether the process is known to have ended; only its own host can tell."""
+    """Whether the process has ended, as far as this host can tell; False for other hosts."""
     if driver.host != socket.gethostname():
         return False
     try:
         process = psutil.Process(driver.pid)
-        # Another process may have been given the number since.
+        # The process id may have been reused since.
         reused = process.create_time() > driver.since + _CLOCK_SLACK_S
         return reused or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

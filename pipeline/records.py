@@ -1,7 +1,7 @@
-"""The records that pass between the steps, and the schema of the rows they end in.
+"""The records that pass between the steps of the pipeline, and the schema of the output's rows.
 
-An image's way: `ImageRef` (planned) -> `EncodedImage` (bytes and what its header says) ->
-`DecodedBatch` (tensors) -> `Predictions` (arrays) -> one row of `SCHEMA`.
+The path of an image: `ImageRef` (planned) -> `EncodedImage` (bytes and header) -> `DecodedBatch`
+(tensors) -> `Predictions` (arrays) -> one row of `SCHEMA`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 
 
 class Status(StrEnum):
-    """What became of an image; every planned image gets exactly one row with one of these."""
+    """The outcome of an image; every planned image gets exactly one row with one of these."""
 
     OK = "ok"
     DAMAGED = "damaged"  # decoded and labelled, but the stream is truncated or corrupt
@@ -36,7 +36,7 @@ STATUSES = tuple(status.value for status in Status)
 
 
 class Container(StrEnum):
-    """What holds many images in one file."""
+    """The kinds of archive: files that hold many images."""
 
     TAR = "tar"
     TAR_GZ = "tar.gz"
@@ -45,12 +45,13 @@ class Container(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Where one image's encoded bytes are.
+    """The location of one image's encoded bytes.
 
-    `source` is where they are read from, or None when that is `uri`. `container` is what kind of
-    archive the source is, or None when it is the image file itself; `offset` is the image's place
-    in the archive: a byte of the (uncompressed) tar, or a row of the Parquet file. `num_bytes` is
-    the size known at planning time, or None.
+    uri: the image's name in the output.
+    source: the file that holds the bytes; None if that is `uri`.
+    container: the kind of archive that `source` is; None if it is the image file itself.
+    offset: in an archive, the image's byte in the uncompressed tar or its row in the Parquet file.
+    num_bytes: the image's size, if it is known at planning time.
     """
 
     uri: str
@@ -62,7 +63,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The unit of work, of retry and of commit: a run of images in the plan's order."""
+    """Consecutive images of the plan: the unit of scheduling, retry and commit."""
 
     index: int
     refs: tuple[ImageRef, ...]
@@ -70,11 +71,12 @@ class Shard:
 
 @dataclass(slots=True)
 class EncodedImage:
-    """One image's bytes and what is known about it before it is decoded.
+    """One image before it is decoded.
 
-    `row` is its position in the shard. `size` is (height, width) in pixels as stored (EXIF
-    orientation is not applied). An image whose `status` is rejected or unreadable is not decoded;
-    `data` is dropped then.
+    row: its position in the shard.
+    data: the encoded bytes; None once they are no longer needed.
+    size: (height, width) in pixels as stored; an EXIF orientation is not applied.
+    status: an image that is rejected or unreadable is not decoded.
     """
 
     row: int
@@ -91,28 +93,30 @@ class EncodedImage:
 
     @property
     def stated_quality(self) -> float:
-        """The JPEG quality that its header states; NaN where it states none."""
+        """The JPEG quality found from the header, 1 to 100; NaN without one."""
         if self.header is None or self.header.quality is None:
             return math.nan
         return float(self.header.quality)
 
     def flag(self, reason: str) -> None:
-        """Mark it damaged; what was found first stays."""
+        """Mark the image as damaged; an earlier status and error stay."""
         if self.status is Status.OK:
             self.status, self.error = Status.DAMAGED, reason
 
     def fail(self, status: Status, error: str) -> None:
-        """Give the image up: its row carries `error`, its bytes are freed."""
+        """Exclude the image from decoding: set its status and error, free its bytes."""
         self.status, self.error, self.data = status, error, None
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """Model input for the images that decoded; valid until the next batch is asked for.
+    """Model input for the images that could be decoded.
+
+    The tensors are reused: they are valid until the next batch is requested.
 
     pixels: (B, 3, crop, crop), normalised, channels_last, float32, float16 or bfloat16.
     dct: (B, 192, crop/8, crop/8) float32, on the scale of JPEG's quantization tables; (B, 0, ...)
-        from a decoder that extracts none.
+        if the decoder does not extract coefficients.
     """
 
     images: list[EncodedImage]
@@ -121,9 +125,9 @@ class DecodedBatch:
 
 
 class Predictions(Protocol):
-    """What a classifier says about a batch: numpy arrays on the host.
+    """A classifier's results for a batch: numpy arrays on the host.
 
-    A drift array is None when no trained AFD-Module is attached.
+    The drift arrays are None without a trained AFD-Module.
     """
 
     @property
@@ -145,7 +149,7 @@ class Predictions(Protocol):
 class Classifier(Protocol):
     """A loaded model: tensors of a `DecodedBatch` in, `Predictions` out.
 
-    jpeg_quality: (B,) float32, the header's quality, NaN where it has none.
+    jpeg_quality: (B,) float32, see `EncodedImage.stated_quality`.
     """
 
     def __call__(
@@ -159,7 +163,7 @@ _DICTIONARY_STRING = pa.dictionary(pa.int32(), pa.string())
 def _column(
     name: str, kind: pa.DataType, description: str, unit: str = "", *, nullable: bool = True
 ) -> pa.Field:
-    """unit: of a number; text and truth values have none."""
+    """unit: only for numbers."""
     metadata = {"description": description} | ({"unit": unit} if unit else {})
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
@@ -214,7 +218,7 @@ _COLUMNS = [
     ),
 ]
 
-# A field's metadata is Arrow's own: readers that know Parquet alone find it here, as JSON.
+# The metadata of fields is Arrow's own. Other Parquet readers find it here, as JSON.
 COLUMNS_KEY = b"columns"
 
 SCHEMA = pa.schema(

@@ -1,10 +1,10 @@
-"""What happens when the decoder refuses a batch: the bad image is found, the others are kept.
+"""Finds the bad image in a batch that the decoder refuses, so that the others are kept.
 
-One bad image fails its whole DALI batch. DALI names the first one (`Failed to decode sample #k`)
-or does not (`nvImageCodec failure: '#3'`, where 3 is an error code); what it names is a hint for
-splitting the batch, never taken as proof: an image is given up only when it fails alone. Both
-messages also stand for what the machine did (DALI leaves the codec's status out of the first), so
-that a sound picture has to decode after it.
+One bad image fails its whole DALI batch. DALI names the first bad sample (`Failed to decode sample
+#k`), or only gives an error code (`nvImageCodec failure: '#3'`). A named sample is only a hint for
+splitting the batch: an image is rejected only when it fails alone. Even then the machine may be at
+fault, since DALI raises the first message for any error. So after a rejection, a known-good image
+must decode.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # it would print a line for each refused file
+os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # otherwise it prints a line per refused file
 from nvidia import nvimgcodec
 
 from pipeline.degrade import compress
@@ -29,20 +29,19 @@ _Item = TypeVar("_Item")
 _NAMED_SAMPLE = re.compile(r"Failed to decode sample #(\d+)")
 _CODEC_FAILURE = re.compile(r"nvImageCodec failure: '#(\d+)'")
 
-# nvimgcodecStatus_t, in the words of a user.
+# nvimgcodecStatus_t -> its meaning for users.
 _CODEC_REASONS = {
     "2": "empty or without dimensions",
     "3": "its header is damaged",
     "4": "not an image format the decoder knows",
     "17": "its data is damaged",
 }
-# Those that no picture can cause: not initialised, allocation, architecture, something missing,
-# CUDA itself.
+# Those that no image can cause: not initialised, allocation, architecture, something missing, CUDA.
 _MACHINE_CODES = frozenset({"1", "5", "7", "10", "11", "15", "16", "21"})
 
 
 def is_refusal(message: str) -> bool:
-    """Whether an error of the DALI graph may blame the input rather than the machine."""
+    """Whether an error of the DALI graph may be caused by an image, rather than by the machine."""
     if "out of memory" in message.lower():
         return False
     if code := _CODEC_FAILURE.search(message):
@@ -50,16 +49,17 @@ def is_refusal(message: str) -> bool:
     return _NAMED_SAMPLE.search(message) is not None
 
 
-def passes_header_check(image: EncodedImage) -> bool:
-    """Whether DALI accepts the header of a decodable image; one that it refuses is given up here.
+def admit(image: EncodedImage) -> bool:
+    """Check that DALI can read the header of a decodable image; if not, reject the image.
 
-    A JPEG with stray bytes between its segments loses those bytes, is flagged and accepted.
+    Returns False for an image that was rejected. A JPEG with stray bytes between its segments loses
+    these bytes, is flagged as damaged and admitted.
 
-    DALI 2.4 reads the headers of a batch in several threads, each a share of them. If it refuses
-    one in the last share, it does not wait for the other threads, which go on with memory that has
-    been freed: the process dies. What it refuses after the headers costs only an exception.
+    Without this check, a bad header may crash the process: DALI 2.4 divides the headers of a batch
+    among threads, and if one in the last share is bad, it frees memory that the other threads still
+    use. Errors after the headers only raise an exception.
 
-    Raises RuntimeError when a sound picture's header is refused too.
+    Raises RuntimeError when the header of a known-good image is refused too.
     """
     if not image.decodable or (refusal := _header_refusal(image.data or b"")) is None:
         return True
@@ -69,45 +69,45 @@ def passes_header_check(image: EncodedImage) -> bool:
             image.data = tidy
             image.flag("stray bytes between its segments")
             return True
-    if (of_sound := _header_refusal(_sound_jpeg())) is not None:
-        raise machine_fault(of_sound) from refusal
-    status = 17 if image.header is None else 3  # as DALI has it: a PNG's parser reads all its parts
-    give_up(image, f"nvImageCodec failure: '#{status}'")
+    if (fault := _header_refusal(_known_good_jpeg())) is not None:
+        raise decoder_fault(fault) from refusal
+    status = 17 if image.header is None else 3  # as DALI: its parser of PNGs reads the whole file
+    reject(image, f"nvImageCodec failure: '#{status}'")
     return False
 
 
 def _header_refusal(data: bytes) -> RuntimeError | None:
-    """What the parser that DALI uses has against a file; a few microseconds."""
+    """The error of DALI's parser for a file, or None; takes a few microseconds."""
     try:
-        nvimgcodec.CodeStream(data).height  # noqa: B018  it reads the header when it is asked
+        nvimgcodec.CodeStream(data).height  # noqa: B018  the property reads the header
     except RuntimeError as error:
         return error
     return None
 
 
 @cache
-def _sound_jpeg() -> bytes:
-    return sound_picture().data or b""
+def _known_good_jpeg() -> bytes:
+    return known_good_image().data or b""
 
 
-def sound_picture() -> EncodedImage:
-    """A small JPEG that every working decoder decodes; no image of a shard (its row is -1)."""
+def known_good_image() -> EncodedImage:
+    """A small JPEG that every working decoder decodes. Its row is -1: it is not in any shard."""
     side = 64
     ramp = np.broadcast_to(np.arange(side, dtype=np.uint8)[:, None, None], (side, side, 3))
     data = compress(np.ascontiguousarray(ramp), 90)
     return EncodedImage(row=-1, data=data, num_bytes=len(data), size=(side, side))
 
 
-def machine_fault(refusal: RuntimeError) -> RuntimeError:
-    """What to raise when a sound picture is refused."""
-    return RuntimeError(f"the decoder refuses sound pictures too: {refusal}")
+def decoder_fault(refusal: RuntimeError) -> RuntimeError:
+    """The error to raise when the known-good image is refused."""
+    return RuntimeError(f"the decoder refuses a known-good image too: {refusal}")
 
 
 def split_refused(batch: list[_Item], message: str) -> list[list[_Item]]:
-    """The groups to try again after a batch of at least two was refused; their sum is the batch.
+    """Split a refused batch of at least two images into the groups to decode next.
 
-    A named image is tried alone and the rest in halves: one bad image costs about one more batch,
-    and a batch of nothing but bad images O(n log n) decodes.
+    A named image is decoded alone and the rest in halves: one bad image costs about one more batch;
+    if all n images are bad, O(n log n) decodes.
     """
     if (named := _NAMED_SAMPLE.search(message)) and int(named[1]) < len(batch):
         index = int(named[1])
@@ -118,8 +118,8 @@ def split_refused(batch: list[_Item], message: str) -> list[list[_Item]]:
     return [group for group in groups if group]
 
 
-def give_up(image: EncodedImage, message: str) -> None:
-    """Reject an image that the decoder refused on its own, with the best reason to be had."""
+def reject(image: EncodedImage, message: str) -> None:
+    """Reject an image that the decoder refused on its own, with the most precise reason known."""
     image.fail(Status.REJECTED, f"cannot be decoded: {_reason(image, message)}")
 
 

@@ -1,6 +1,6 @@
 """References -> deterministic shards, the frozen plan, and the name of a shard's part.
 
-The plan is one Parquet file with a row group for every shard, so that a worker reads only its own.
+The plan is one Parquet file with one row group per shard, so that a worker reads only its shards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.output import LABELS, PLAN, OutputError, OutputFolder
 from pipeline.records import Container, ImageRef, Shard
-from pipeline.stores.attempts import blames_content
+from pipeline.stores.errors import is_content_error
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -28,9 +28,9 @@ PLAN_SCHEMA = pa.schema(
     ]
 )
 
-# With "auto": this many shards, unless they would be smaller or larger than the sizes below.
-_SHARDS = 64
-_FEWEST, _MOST = 100, 2000  # images in a shard
+# "auto" makes this many shards, unless a shard would then be smaller or larger than these sizes.
+_AUTO_SHARDS = 64
+_MIN_IMAGES, _MAX_IMAGES = 100, 2000
 
 ImagesPerShard = int | Literal["auto"]
 
@@ -46,12 +46,12 @@ def is_part(name: str) -> bool:
 
 
 def part_file(shard: int) -> str:
-    """The name of a shard's rows within the output."""
+    """A part's path within the output."""
     return f"{LABELS}/{part_name(shard)}"
 
 
 def part_path(output: OutputFolder, shard: int) -> Path:
-    """Where the rows of a shard stand on a disk once it is committed."""
+    """A part's path on a disk. Raises OutputError for an output in a bucket."""
     return output.labels / part_name(shard)
 
 
@@ -60,21 +60,21 @@ def part_name(shard: int) -> str:
 
 
 def cut(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Iterator[list[ImageRef]]:
-    """Runs of at most `images_per_shard` references; an archive never shares a shard.
+    """Cut references into shards of at most `images_per_shard`, in order.
 
-    The runs one after the other are the input, in its order.
+    An archive never shares a shard with other files.
 
-    images_per_shard: a number: one run is held in memory at a time. "auto": 100 to 2000, so that a
-        small collection gives many workers something to do; it depends on the collection alone,
-        of which the first 128,000 references are held.
+    images_per_shard: a number, or "auto": 100 to 2000, so that a small collection still has enough
+        shards for many workers. "auto" depends on the collection alone, and holds its first
+        128,000 references in memory; a number, one shard.
     Raises ValueError for a number below 1.
     """
     if isinstance(images_per_shard, int):
         size = images_per_shard
     else:
         refs = iter(refs)
-        first = list(islice(refs, _SHARDS * _MOST))
-        size = min(max(_FEWEST, -(-len(first) // _SHARDS)), _MOST)
+        first = list(islice(refs, _AUTO_SHARDS * _MAX_IMAGES))
+        size = min(max(_MIN_IMAGES, -(-len(first) // _AUTO_SHARDS)), _MAX_IMAGES)
         refs = chain(first, refs)
     if size < 1:
         raise ValueError(f"images_per_shard {size} is not positive: use at least 1")
@@ -95,7 +95,7 @@ def _archive(ref: ImageRef) -> str | None:
 def write_plan(
     output: OutputFolder, refs: Iterable[ImageRef], images_per_shard: ImagesPerShard
 ) -> PlanSize:
-    """Freeze the shards of a collection; holds as much of it in memory as `cut` does."""
+    """Write the plan of a collection, with no more of it in memory than `cut` holds."""
     with (
         output.staged(PLAN) as temporary,
         pq.ParquetWriter(
@@ -118,11 +118,12 @@ def write_plan(
 class Plan:
     """An open plan, for any number of threads.
 
-    Raises OutputError when the file is damaged; OSError or AccessError when it cannot be had.
+    Raises OutputError when the file is missing or damaged; OSError or AccessError when it cannot
+    be read now.
     """
 
     def __init__(self, output: OutputFolder) -> None:
-        self._lock = threading.Lock()  # a Parquet file is one thread's at a time
+        self._lock = threading.Lock()  # a ParquetFile is not thread-safe
         self._path = f"{output.location}/{PLAN}"
         try:
             self._file = pq.ParquetFile(output.open(PLAN))
@@ -132,9 +133,12 @@ class Plan:
             raise self._damaged(f"it has the columns {', '.join(self._file.schema_arrow.names)}")
 
     def _explained(self, error: Exception) -> Exception:
-        """The error itself where it is the storage's: nobody should remove an output for that."""
+        """An OutputError if the plan is damaged; the error itself if the storage fails.
+
+        The message of the first tells users to remove the output, so it must not be the second.
+        """
         missing = isinstance(error, FileNotFoundError)
-        return self._damaged(str(error)) if missing or blames_content(error) else error
+        return self._damaged(str(error)) if missing or is_content_error(error) else error
 
     def _damaged(self, reason: str) -> OutputError:
         return OutputError(

@@ -1,6 +1,6 @@
-"""One shard's rows -> one Parquet part, written whole or not at all.
+"""One shard's rows -> one Parquet part, written atomically.
 
-The part is its own commit marker: it appears under its name after everything in it is written.
+The part is its own commit marker: it appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pipeline.output import OutputFolder
 from pipeline.records import SCHEMA, STATUSES, EncodedImage, Predictions, Shard
 from pipeline.shards import part_file, part_name
 
-FACTS_KEY = b"afd"  # the key of a part's own facts, JSON, in its Parquet metadata
-# The columns whose values repeat; for others a dictionary would cost as much as the values.
+FACTS_KEY = b"afd"  # in a part's Parquet metadata: JSON with the run, versions, counts, seconds
+# The columns whose values repeat. For the others, a dictionary would only add an index.
 _DICTIONARIES = (
     *("shard", "status", "error", "width", "height"),
     *("jpeg_quality", "jpeg_quality_error", "jpeg_subsampling", "jpeg_components"),
@@ -29,7 +29,7 @@ _DICTIONARIES = (
 PARQUET_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "use_dictionary": list(_DICTIONARIES),
-    "write_page_checksum": True,  # by which `pipeline.audit` finds a flipped bit
+    "write_page_checksum": True,  # with which `pipeline.audit` finds flipped bits
 }
 # Column -> the attribute of `Predictions` that fills it.
 _PREDICTED = {
@@ -44,7 +44,7 @@ _PREDICTED = {
 
 
 class ShardRows:
-    """Collects what is known about each image of a shard, one row each."""
+    """Collects the rows of a shard: one per image, from screening and from the classifier."""
 
     def __init__(self, shard: Shard, class_names: tuple[str, ...] | None) -> None:
         self._shard = shard
@@ -54,7 +54,7 @@ class ShardRows:
         self._predictions: list[Predictions] = []
 
     def add_image(self, image: EncodedImage) -> EncodedImage:
-        """Take an image in before it is decoded; later changes to it are seen here."""
+        """Add an image before it is decoded, and return it; later changes to it count too."""
         self._images[image.row] = image
         return image
 
@@ -64,14 +64,14 @@ class ShardRows:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows per status, every status named."""
+        """Rows per status, for every status."""
         found = Counter(image.status.value for image in self._known_images())
         return {status: found[status] for status in STATUSES}
 
     def to_table(self) -> pa.Table:
         """The rows in the plan's order, as `SCHEMA`.
 
-        Raises RuntimeError if an image, or the label of one that was decodable, is missing.
+        Raises RuntimeError if an image is missing, or the label of a decodable one.
         """
         images = self._known_images()
         self._check_labelled(images)
@@ -123,7 +123,7 @@ class ShardRows:
         return {**columns, "label_name": self._label_names(columns["label"])}
 
     def _scatter(self, column: str) -> pa.Array:
-        """One predicted column in row order, null in the rows that were not labelled."""
+        """One predicted column in row order; null in rows without a label."""
         batches = [getattr(prediction, _PREDICTED[column]) for prediction in self._predictions]
         field_type = SCHEMA.field(column).type
         if not batches or batches[0] is None:
@@ -146,7 +146,7 @@ class ShardRows:
 
 
 def write_part(output: OutputFolder, shard: int, table: pa.Table, facts: dict[str, Any]) -> None:
-    """Commit a shard: its part exists only when all of it is written. Raises OSError."""
+    """Commit a shard: write its part atomically. Raises OSError, AccessError."""
     metadata = {**(table.schema.metadata or {}), FACTS_KEY: json.dumps(facts).encode()}
     rows = table.replace_schema_metadata(metadata)
     part = pa.BufferOutputStream()
@@ -155,17 +155,17 @@ def write_part(output: OutputFolder, shard: int, table: pa.Table, facts: dict[st
 
 
 def read_facts(output: OutputFolder, shard: int) -> dict[str, Any]:
-    """The facts a part was written with, and `num_rows`.
+    """The facts that a part was written with, and its `num_rows`.
 
-    Raises FileNotFoundError when there is none; ValueError, OSError or AccessError when it is not
-    whole.
+    Raises FileNotFoundError when the part does not exist; ValueError or OSError when it is
+    damaged; OSError or AccessError when it cannot be read now.
     """
     with output.open(part_file(shard)) as file:
         return facts_of(file, part_name(shard))
 
 
 def facts_of(part: Path | BinaryIO, name: str) -> dict[str, Any]:
-    """As `read_facts`, of a file. name: for messages."""
+    """As `read_facts`, of a path or an open file. name: for error messages."""
     metadata = pq.read_metadata(part)
     stored = (metadata.metadata or {}).get(FACTS_KEY)
     if stored is None:

@@ -1,9 +1,9 @@
 """A collection of images -> references in a stable order.
 
-What a location is, is decided here and nowhere else: a folder (recursive), a glob, a brace
-pattern, a tar, a Parquet file of images, a manifest of any of these, or a single image, each on
-disk or on s3://, gs://, hf://, https://. To add a kind of archive, add it to `_images_in`, its
-extension to `_ARCHIVE_SUFFIXES`, and its reader to `pipeline.inputs.image_bytes`.
+This module alone decides what kind of input a location is: a folder (recursive), a glob, a brace
+pattern, a tar, a Parquet file of images, a manifest of any of these, or a single image, on a disk
+or on s3://, gs://, hf://, https://. To add a kind of archive, add it to `_images_in`, its extension
+to `_ARCHIVE_SUFFIXES`, and its reader to `pipeline.inputs.image_bytes`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ from pipeline.file_format import sniff_format
 from pipeline.inputs.local_files import list_folder
 from pipeline.inputs.manifests import PARQUET_MAGIC
 from pipeline.inputs.parquet_source import PARQUET_SUFFIX, image_column, list_parquet
-from pipeline.inputs.places import Place, list_entries, matches, place_of, refusal, remote_folder
+from pipeline.inputs.places import (
+    Place,
+    expand_pattern,
+    list_entries,
+    list_remote_folder,
+    listing_errors,
+    place_of,
+)
 from pipeline.inputs.tar_source import TAR_SUFFIXES, container_of, list_tar
 from pipeline.records import ImageRef
-from pipeline.stores.attempts import MissingError
+from pipeline.stores.errors import MissingError
 from pipeline.stores.locations import (
     SourceError,
     has_braces,
@@ -37,27 +44,27 @@ from pipeline.stores.locations import (
 )
 from pipeline.stores.storage import open_input
 
-_SNIFF_BYTES = 512  # enough for tar's magic, which stands at byte 257
+_SNIFF_BYTES = 512  # enough for tar's magic number at byte 257
 _ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
 _ENCRYPTED_PARQUET = b"PARE"
-_PACKED = ("zip", "7z", "gzip", "bzip2", "xz", "zstd")
+_COMPRESSED = ("zip", "7z", "gzip", "bzip2", "xz", "zstd")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_ARCHIVES_AHEAD = 16  # remote archives that are listed at the same time
+_LISTINGS_AHEAD = 16  # remote archives that are listed at the same time
 
 
-def list_images(location: str, left_out: tuple[str, ...] = ()) -> Iterator[ImageRef]:
+def list_images(location: str, excluded_prefixes: tuple[str, ...] = ()) -> Iterator[ImageRef]:
     """Every image of a collection, in a stable order.
 
     location: a folder, a glob or brace pattern, an archive, a manifest or one image file.
-    left_out: what the paths of files begin with that folders and patterns do not list, see
-    `pipeline.own_files`.
+    excluded_prefixes: folders and patterns leave out files whose paths start with one of these,
+    see `pipeline.own_files`.
     Folders are listed in the byte order of their paths, archives and manifests in their own order.
-    Every regular file of a folder counts, whatever its name: what is not an image gets a row that
-    says so. Raises SourceError when there is nothing to list, or not all of it can be.
+    Every regular file of a folder is listed, whatever its name: one that is not an image gets a
+    row that says so. Raises SourceError when the collection is empty or cannot be listed in full.
     """
     refuse_credentials(location)
     listed = False
-    for ref in _list(location, left_out):
+    for ref in _list(location, excluded_prefixes):
         listed = True
         yield ref
     if not listed:
@@ -66,48 +73,48 @@ def list_images(location: str, left_out: tuple[str, ...] = ()) -> Iterator[Image
         )
 
 
-def _list(location: str, left_out: tuple[str, ...]) -> Iterator[ImageRef]:
+def _list(location: str, excluded_prefixes: tuple[str, ...]) -> Iterator[ImageRef]:
     if is_remote(location):
-        yield from _list_remote(location, left_out)
+        yield from _list_remote(location, excluded_prefixes)
         return
     path = os.path.abspath(local_path(location))
     if os.path.isdir(path):
-        yield from _expand(map(place_of, list_folder(path)), left_out)
+        yield from _expand(map(place_of, list_folder(path)), excluded_prefixes)
     elif file := _open_if_there(place_of(path)):
         yield from _list_file(file, place_of(path))
     elif has_braces(location) or glob.has_magic(location):
-        yield from _expand(matches(local_path(location)), left_out)
+        yield from _expand(expand_pattern(local_path(location)), excluded_prefixes)
     else:
         raise SourceError(f"no such file or folder: {location!r}")
 
 
-def _list_remote(location: str, left_out: tuple[str, ...]) -> Iterator[ImageRef]:
+def _list_remote(location: str, excluded_prefixes: tuple[str, ...]) -> Iterator[ImageRef]:
     is_pattern = has_braces(location) or (glob.has_magic(location) and not is_web(location))
     is_folder = location.endswith("/") or "/" not in location.partition("://")[2]
     if is_pattern:
-        yield from _expand(matches(location), left_out)
+        yield from _expand(expand_pattern(location), excluded_prefixes)
     elif not is_folder and (file := _open_if_there(place_of(location))):
         yield from _list_file(file, place_of(location))
     elif is_web(location) and not is_folder:
         raise SourceError(f"no such file: {location!r}")
     else:
-        yield from _expand(remote_folder(location.rstrip("/") + "/"), left_out)
+        yield from _expand(list_remote_folder(location.rstrip("/") + "/"), excluded_prefixes)
 
 
 # Archives among files
 
 
-def _expand(places: Iterable[Place], left_out: tuple[str, ...] = ()) -> Iterator[ImageRef]:
-    """The images of the archives, and the other files, in their order.
+def _expand(places: Iterable[Place], excluded_prefixes: tuple[str, ...] = ()) -> Iterator[ImageRef]:
+    """The images in the archives, and all other files, in the order of the places.
 
-    Remote archives are listed in parallel, some ahead of the one whose turn it is.
+    Remote archives are listed in parallel, ahead of their turn.
     """
     stopped = threading.Event()
     ahead: deque[Iterable[ImageRef] | Future[list[ImageRef]]] = deque()
-    with ThreadPoolExecutor(_ARCHIVES_AHEAD, thread_name_prefix="list") as pool:
+    with ThreadPoolExecutor(_LISTINGS_AHEAD, thread_name_prefix="list") as pool:
         try:
             for place in places:
-                if place.location.startswith(left_out):
+                if place.location.startswith(excluded_prefixes):
                     continue
                 if not place.name.endswith(_ARCHIVE_SUFFIXES):
                     if not ahead:
@@ -118,7 +125,7 @@ def _expand(places: Iterable[Place], left_out: tuple[str, ...] = ()) -> Iterator
                     ahead.append(pool.submit(_list_whole, place, stopped))
                 else:
                     ahead.append(_list_archive(place))
-                while ahead and (len(ahead) > _ARCHIVES_AHEAD or not isinstance(ahead[0], Future)):
+                while ahead and (len(ahead) > _LISTINGS_AHEAD or not isinstance(ahead[0], Future)):
                     yield from _listed(ahead.popleft())
             while ahead:
                 yield from _listed(ahead.popleft())
@@ -136,10 +143,10 @@ def _list_whole(place: Place, stopped: threading.Event) -> list[ImageRef]:
 
 
 def _list_archive(place: Place) -> Iterator[ImageRef]:
-    """The images in a file that has an archive's name; the file itself if it holds none."""
+    """The images in a file with an archive's name; the file itself if it is not an archive."""
     file = _open_if_there(place)
     if file is None:
-        yield place.as_image()  # its row will say so
+        yield place.as_image()  # gets a row that says that it is missing
         return
     with file:
         images = _images_in(file, place)
@@ -147,19 +154,20 @@ def _list_archive(place: Place) -> Iterator[ImageRef]:
 
 
 def _list_file(file: BinaryIO, place: Place) -> Iterator[ImageRef]:
-    """The images in a file that the user named as the collection, told by its content."""
+    """The images of a file that the user gave as the input; its content decides what it is."""
     with file:
         images = _images_in(file, place)
-        with refusal(f"read {place.uri!r}"):
+        with listing_errors(f"read {place.uri!r}"):
             head = _head(file)
         if images is not None:
             yield from images
-        elif (packed := sniff_format(head)) in _PACKED:
+        elif (compression := sniff_format(head)) in _COMPRESSED:
             raise SourceError(
-                f"{place.uri!r} is packed ({packed}): unpack it first, or put its files into a tar"
+                f"{place.uri!r} is compressed ({compression}): unpack it first, or put its"
+                " files into a tar"
             )
         elif head.startswith(_UTF_16):
-            raise SourceError(f"{place.uri!r} is a text in UTF-16: save it as UTF-8")
+            raise SourceError(f"{place.uri!r} is text in UTF-16: save it as UTF-8")
         elif _is_one_image(head, place.name):
             yield place.as_image()
         else:
@@ -173,30 +181,31 @@ def _is_one_image(head: bytes, name: str) -> bool:
 
 
 def _images_in(file: BinaryIO, place: Place) -> Iterator[ImageRef] | None:
-    """The images of an archive, or None when the file is none."""
-    with refusal(f"read {place.uri!r}"):
+    """The images of an archive; None if the file is not an archive."""
+    with listing_errors(f"read {place.uri!r}"):
         head = _head(file)
         if head.startswith(_ENCRYPTED_PARQUET) and _ends_with(file, _ENCRYPTED_PARQUET):
-            raise OSError("it is encrypted; give it as plain Parquet")
+            raise OSError("it is encrypted: give it as unencrypted Parquet")
         if head.startswith(PARQUET_MAGIC):
             parquet = pq.ParquetFile(file)
             if image_column(parquet.schema_arrow) is None:
                 return None
-            return _refused(f"list {place.uri!r}", list_parquet(parquet, place.uri, place.source))
+            refs = list_parquet(parquet, place.uri, place.source)
+            return _with_listing_errors(f"list {place.uri!r}", refs)
         container = container_of(place.name, head)
         if container is None:
             return None
         refs = list_tar(file, place.uri, place.source, container)
-    return _refused(f"list the tar {place.uri!r}", refs)
+    return _with_listing_errors(f"list the tar {place.uri!r}", refs)
 
 
-def _refused(what: str, refs: Iterator[ImageRef]) -> Iterator[ImageRef]:
-    with refusal(what):
+def _with_listing_errors(what: str, refs: Iterator[ImageRef]) -> Iterator[ImageRef]:
+    with listing_errors(what):
         yield from refs
 
 
 def _open_if_there(place: Place) -> BinaryIO | None:
-    with refusal(f"read {place.uri!r}"):
+    with listing_errors(f"read {place.uri!r}"):
         try:
             if is_remote(place.location) or os.path.isfile(place.location):
                 return open_input(place.location)
@@ -212,7 +221,7 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def _ends_with(file: BinaryIO, mark: bytes) -> bool:
-    """Leaves the file at its start."""
+    """Whether a file ends with these bytes; leaves the file at its start."""
     file.seek(-len(mark), os.SEEK_END)
     tail = file.read()
     file.seek(0)

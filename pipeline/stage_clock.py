@@ -1,4 +1,4 @@
-"""Where the time of a shard goes: seconds per stage, each second counted once."""
+"""Measures seconds per stage; each second counts for one stage only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ _Item = TypeVar("_Item")
 
 
 class StageClock:
-    """Exclusive seconds per stage of one thread: an inner stage stops the clock of the outer one.
+    """Exclusive seconds per stage of one thread: an inner stage pauses the outer one.
 
-    So the stages add up to the time between the first start and the last stop.
-
-    now: what is counted, in seconds; `time.thread_time` counts the thread's processor time. None:
-        the time that passes.
+    now: the clock to read, in seconds: `time.thread_time` for the thread's CPU time; None for wall
+        time.
     """
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
@@ -37,7 +35,7 @@ class StageClock:
             self._running.pop()
 
     def iterate(self, name: str, items: Iterable[_Item]) -> Iterator[_Item]:
-        """The items, with the time it takes to get each counted as `name`."""
+        """The items; the time to get each one counts for the stage `name`."""
         iterator = iter(items)
         while True:
             with self.stage(name):

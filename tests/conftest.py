@@ -116,18 +116,20 @@ def collection(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remote reads that are given up after three attempts and tenths of seconds."""
-    _set_patience(monkeypatch, silence_s=0.4)
+    _set_retry_policy(monkeypatch, read_timeout_s=0.4)
 
 
 @pytest.fixture
 def persistent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three attempts soon after each other, but time enough for a busy S3 server to answer."""
-    _set_patience(monkeypatch, silence_s=5.0)
+    _set_retry_policy(monkeypatch, read_timeout_s=5.0)
 
 
-def _set_patience(monkeypatch: pytest.MonkeyPatch, silence_s: float) -> None:
-    from pipeline.stores.attempts import PATIENCE, Patience
+def _set_retry_policy(monkeypatch: pytest.MonkeyPatch, read_timeout_s: float) -> None:
+    from pipeline.stores.retries import RETRY_POLICIES, RetryPolicy
 
-    patience = Patience(3, 0.01, 0.02, connect_s=silence_s, silence_s=silence_s)
-    for kind in PATIENCE:
-        monkeypatch.setitem(PATIENCE, kind, patience)
+    policy = RetryPolicy(
+        3, 0.01, 0.02, connect_timeout_s=read_timeout_s, read_timeout_s=read_timeout_s
+    )
+    for kind in RETRY_POLICIES:
+        monkeypatch.setitem(RETRY_POLICIES, kind, policy)

@@ -38,29 +38,35 @@ def test_a_configuration_of_before_the_stages_reads() -> None:
         ),
         (
             {"stem_channels": 8, "stem_stride": 2, "width": 0},
-            "width is at least 1, a whole number, not 0",
+            "width is a whole number >= 1, not 0",
         ),
         (
             {"stem_channels": 8, "stem_stride": 2, "down_blocks": [1]},
-            r"down_blocks says how many for each of 2 levels, not \(1,\)",
+            r"down_blocks is one number for each of the 2 levels, not \(1,\)",
         ),
         ({"stem_channels": 8, "stem_stride": 2, "size": "huge"}, "unknown AFD size 'huge'"),
         ({"stem_channels": 8, "stem_stride": 2, "stages": [["layer4", 6]]}, "incomplete"),
-        ({"stem_channels": 8, "stem_stride": 2, "stage_width": 0}, "stage_width is at least 1"),
-        ({"stem_channels": 8, "stem_stride": 2, "width": 4.5}, "width is at least 1, a whole"),
-        ({"stem_channels": 8, "stem_stride": 2, "depth": "x"}, "depth is at least 0, a whole"),
+        (
+            {"stem_channels": 8, "stem_stride": 2, "stage_width": 0},
+            "stage_width is a whole number",
+        ),
+        ({"stem_channels": 8, "stem_stride": 2, "width": 4.5}, "width is a whole number"),
+        ({"stem_channels": 8, "stem_stride": 2, "depth": "x"}, "depth is a whole number"),
         (
             {"stem_channels": 8, "stem_stride": 2, "up_blocks": [1, -1]},
-            "up_blocks is at least 0, a whole number, not -1",
+            "up_blocks is a whole number >= 0, not -1",
         ),
-        ({"stem_channels": 8, "stem_stride": 2, "up_blocks": 0}, "up_blocks says how many"),
+        (
+            {"stem_channels": 8, "stem_stride": 2, "up_blocks": 0},
+            "up_blocks is one number",
+        ),
         (
             {"stem_channels": 8, "stem_stride": 2, "output_max": float("nan")},
             "output_max is a finite number or null, not nan",
         ),
         (
             {"stem_channels": 8, "stem_stride": 2, "stages": [["layer4", -6, 32]]},
-            "a stage's channels is at least 1, a whole number, not -6",
+            "a stage's channels is a whole number >= 1, not -6",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from untrained import backbone
 
 from afd_model.afd_config import AFDConfig, AFDSize
-from afd_model.afd_module import AFDModule, with_parts_of
+from afd_model.afd_module import AFDModule, reconfigured
 from afd_model.afd_sizes import config_for
 from afd_model.classifier import AFDClassifier
 from afd_model.stage_correction import StagePlace
@@ -107,10 +107,10 @@ def test_further_blocks_change_nothing_at_first() -> None:
     module = trained(AFDModule(replace(DEEP, size="paper", down_blocks=(), up_blocks=()))).double()
     features, dct = (x.double() for x in inputs())
     expected = module(features, dct)[0]
-    deeper = with_parts_of(module, DEEP).double()
+    deeper = reconfigured(module, DEEP).double()
     assert deeper.config == DEEP
     torch.testing.assert_close(deeper(features, dct)[0], expected, rtol=0, atol=1e-12)
-    again = with_parts_of(deeper, replace(DEEP, down_blocks=(2, 2)))
+    again = reconfigured(deeper, replace(DEEP, down_blocks=(2, 2)))
     torch.testing.assert_close(again.double()(features, dct)[0], expected, rtol=0, atol=1e-12)
     (deeper(features, dct)[0] - expected.detach() - 1).square().mean().backward()
     moving = [name for name, p in deeper.named_parameters() if p.grad is not None and p.grad.any()]
@@ -119,7 +119,7 @@ def test_further_blocks_change_nothing_at_first() -> None:
 
 def test_fewer_blocks_keep_the_other_weights() -> None:
     deep = trained(AFDModule(DEEP))
-    less = with_parts_of(deep, replace(DEEP, size="paper", down_blocks=(0, 1), up_blocks=()))
+    less = reconfigured(deep, replace(DEEP, size="paper", down_blocks=(0, 1), up_blocks=()))
     before, after = deep.state_dict(), less.state_dict()
     assert {key for key in before if "refine" in key} > {key for key in after if "refine" in key}
     assert any("refine_down.1.0" in key for key in after)
@@ -130,20 +130,20 @@ def test_fewer_blocks_keep_the_other_weights() -> None:
 def test_corrections_of_stages_are_added_and_left_out() -> None:
     plain = trained(AFDModule(PAPER))
     config = replace(PAPER, stages=(StagePlace("layer4", 6, 32),), stage_width=2)
-    corrected = with_parts_of(plain, config)
+    corrected = reconfigured(plain, config)
     features = torch.randn(1, 6, 3, 3)
     assert corrected.stage_corrections[0](features).equal(features)
-    again = with_parts_of(trained(corrected), PAPER)
+    again = reconfigured(trained(corrected), PAPER)
     for key, weight in again.state_dict().items():
         assert weight.equal(corrected.state_dict()[key])
-    with pytest.raises(ValueError, match="in more than its parts"):
-        with_parts_of(corrected, replace(config, stage_width=3))
+    with pytest.raises(ValueError, match="only size, down_blocks, up_blocks"):
+        reconfigured(corrected, replace(config, stage_width=3))
 
 
 @pytest.mark.parametrize("other", [replace(DEEP, width=8), replace(DEEP, fdm="full")])
 def test_nothing_but_the_parts_may_differ(other: AFDConfig) -> None:
-    with pytest.raises(ValueError, match="in more than its parts"):
-        with_parts_of(AFDModule(DEEP), other)
+    with pytest.raises(ValueError, match="only size, down_blocks, up_blocks"):
+        reconfigured(AFDModule(DEEP), other)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_forwards_trains_one_step_and_fuses(name: str, size: AFDSize) -> None:
 
     features = classifier.features(pixels, dct)
     torch.testing.assert_close(features.logits, model.module(pixels), rtol=1e-3, atol=1e-3)
-    stem_loss = (features.after - features.before.mean() - 1).square().mean()
+    stem_loss = (features.enhanced_features - features.stem_features.mean() - 1).square().mean()
     (stem_loss + features.logits.square().mean()).backward()
     assert all(p.grad is None for p in model.module.parameters())
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {
@@ -180,6 +180,8 @@ def test_forwards_trains_one_step_and_fuses(name: str, size: AFDSize) -> None:
         expected = classifier.features(pixels, dct)
         afd.fuse()
         found = classifier.features(pixels, dct)
-    assert not torch.equal(expected.after, expected.before)
-    torch.testing.assert_close(found.after, expected.after, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(expected.enhanced_features, expected.stem_features)
+    torch.testing.assert_close(
+        found.enhanced_features, expected.enhanced_features, rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-3, atol=1e-3)

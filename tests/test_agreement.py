@@ -18,9 +18,9 @@ def test_shares_are_of_the_pairs_that_they_are_about() -> None:
     counted = Agreement(CPU)
     clean = logits(0, 1, 2, 3)
     compressed = torch.tensor([False, True, True, True])
-    counted.add(logits(0, 1, 2, 0), logits(0, 1, 0, 0), clean, compressed)
-    counted.add(logits(1), logits(1), logits(0), torch.tensor([False]))
-    score = counted.score()
+    counted.update(logits(0, 1, 2, 0), logits(0, 1, 0, 0), clean, compressed)
+    counted.update(logits(1), logits(1), logits(0), torch.tensor([False]))
+    score = counted.compute()
     # One logit of 1 among 0s: every picture of another label is as far from the clean one.
     one = math.e / (math.e + 3)
     assert score.pop("kl") == pytest.approx(2 * (one - (1 - one) / 3) / 5)
@@ -35,11 +35,11 @@ def test_shares_are_of_the_pairs_that_they_are_about() -> None:
 @pytest.mark.parametrize("compressed", [True, False])
 def test_a_share_of_no_pairs_is_left_out(*, compressed: bool) -> None:
     counted = Agreement(CPU)
-    counted.add(logits(2), logits(2), logits(2), torch.tensor([compressed]))
+    counted.update(logits(2), logits(2), logits(2), torch.tensor([compressed]))
     missing = {"clean_agreement"} if compressed else {"compressed_agreement", "direct_agreement"}
     names = {"agreement", "compressed_agreement", "direct_agreement", "clean_agreement", "kl"}
-    assert counted.score().keys() == names - missing
+    assert counted.compute().keys() == names - missing
 
 
 def test_of_nothing_there_is_no_score() -> None:
-    assert Agreement(CPU).score() == {}
+    assert Agreement(CPU).compute() == {}

@@ -14,7 +14,7 @@ from pipeline.output import OutputError, OutputFolder
 from pipeline.records import SCHEMA, EncodedImage, ImageRef, Status
 from pipeline.shards import Plan, part_path, write_plan
 from pipeline.sink import ShardRows, write_part
-from pipeline.stores.attempts import AccessError, TemporaryReadError
+from pipeline.stores.errors import AccessError, TransientStoreError
 
 
 def commit(output: OutputFolder, index: int, *, shard: int | None = None) -> None:
@@ -81,7 +81,7 @@ def test_rows_that_contradict_their_counts_are_found(output: OutputFolder) -> No
     pq.write_table(changed, path)
     [(index, reason)] = list(damaged_parts(output))
     assert index == 0
-    assert "its rows are not the {'rejected': 333, 'unreadable': 167}" in reason
+    assert "its rows do not match its stated counts {'rejected': 333, 'unreadable': 167}" in reason
 
 
 def test_the_plan_is_read_by_one_thread_at_a_time(
@@ -124,7 +124,7 @@ def test_no_part_is_removed_for_a_damaged_plan(output: OutputFolder) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        TemporaryReadError("504 Gateway Timeout in all the attempts"),
+        TransientStoreError("504 Gateway Timeout in all the attempts"),
         AccessError("the token has expired"),
         PermissionError(13, "Permission denied"),
     ],

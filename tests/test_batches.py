@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.pixels.batches import LARGE_PIXELS, MOST_PIXELS, batches
+from pipeline.pixels.batches import LARGE_PIXELS, MAX_BATCH_PIXELS, batches
 from pipeline.records import EncodedImage, Status
 
 LARGE = (1001, 1000)
@@ -25,9 +25,9 @@ def images(sizes: Sequence[tuple[int, int] | None]) -> list[EncodedImage]:
 
 
 def rows(
-    sizes: Sequence[tuple[int, int] | None], most_images: int, *, large_apart: bool
+    sizes: Sequence[tuple[int, int] | None], max_images: int, *, large_apart: bool
 ) -> list[list[int]]:
-    found = batches(images(sizes), most_images, large_apart=large_apart)
+    found = batches(images(sizes), max_images, large_apart=large_apart)
     return [[image.row for image in batch] for batch in found]
 
 
@@ -55,13 +55,13 @@ side = st.integers(1, 30_000)
 
 @given(
     sizes=st.lists(st.none() | st.tuples(side, side), max_size=30),
-    most_images=st.integers(1, 8),
+    max_images=st.integers(1, 8),
     large_apart=st.booleans(),
 )
 def test_every_decodable_image_comes_once(
-    sizes: list[tuple[int, int] | None], most_images: int, *, large_apart: bool
+    sizes: list[tuple[int, int] | None], max_images: int, *, large_apart: bool
 ) -> None:
-    found = rows(sizes, most_images, large_apart=large_apart)
+    found = rows(sizes, max_images, large_apart=large_apart)
     assert sorted(row for batch in found for row in batch) == [
         row for row, size in enumerate(sizes) if size is not None
     ]
@@ -69,8 +69,8 @@ def test_every_decodable_image_comes_once(
         pixels = [
             height * width for row in batch if (size := sizes[row]) for height, width in [size]
         ]
-        assert 1 <= len(batch) <= most_images
-        assert len(batch) == 1 or sum(pixels) <= MOST_PIXELS
+        assert 1 <= len(batch) <= max_images
+        assert len(batch) == 1 or sum(pixels) <= MAX_BATCH_PIXELS
         if large_apart:
             assert len({count > LARGE_PIXELS for count in pixels}) == 1
         else:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import MANY_KEYS, Proxy, use_s3
 
-from pipeline.stores.attempts import TemporaryReadError
 from pipeline.stores.bucket_listing import list_bucket
 from pipeline.stores.bucket_store import BucketStore, StoredObject
+from pipeline.stores.errors import TransientStoreError
 from pipeline.stores.storage import list_objects
 
 
@@ -75,7 +75,7 @@ def test_whoever_stops_listing_leaves_no_thread() -> None:
     listing = list_bucket(Keys({f"{n % 3}/{n}" for n in range(3000)}), "")
     assert next(listing).key == "0/0"
     listing.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name == "run-ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def test_thousands_of_objects_of_a_server_come_page_by_page(
@@ -95,11 +95,11 @@ def test_a_folder_that_cannot_be_listed_is_never_left_out() -> None:
             self, prefix: str, *, delimiter: str = ""
         ) -> Generator[list[StoredObject], None, None]:
             if prefix == "4/":
-                raise TemporaryReadError("busy")
+                raise TransientStoreError("busy")
             yield from super().pages(prefix, delimiter=delimiter)
 
     store = Broken({f"{n % 9}/{n}" for n in range(99)}, page_size=9)
     listing = list_bucket(store, "")
-    with pytest.raises(TemporaryReadError, match="busy"):
+    with pytest.raises(TransientStoreError, match="busy"):
         list(listing)
-    assert not [thread for thread in threading.enumerate() if thread.name == "run-ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]

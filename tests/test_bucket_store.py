@@ -5,8 +5,8 @@ import itertools
 import pytest
 from servers import Bucket, Proxy, WebServer
 
-from pipeline.stores.attempts import AccessError, ReadError, TemporaryReadError
 from pipeline.stores.bucket_store import BucketStore
+from pipeline.stores.errors import AccessError, StoreError, TransientStoreError
 from pipeline.stores.locations import SourceError
 from pipeline.stores.storage import list_objects, read
 
@@ -41,7 +41,7 @@ def test_a_listing_goes_on_through_faults_or_says_why_not(s3: Bucket, proxy: Pro
     proxy.faults["list-type"] = ["503:SlowDown", "reset-midway"]
     assert len(list(list_objects(f"{s3.url}/"))) == 1
     proxy.faults["list-type"] = ["503:SlowDown"] * 3
-    with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
+    with pytest.raises(TransientStoreError, match="HTTP 503 SlowDown; tried 3 times"):
         list(list_objects(f"{s3.url}/"))
     proxy.faults["list-type"] = ["403:InvalidAccessKeyId"]
     with pytest.raises(AccessError, match="HTTP 403 InvalidAccessKeyId"):
@@ -60,11 +60,11 @@ def test_keys_by_folder(s3: Bucket, s3_url: str) -> None:
 
 @pytest.mark.parametrize(
     ("body", "message"),
-    [(b"<html>", "is no XML"), (b"<html/>", "it is <html>"), (b"", "is no XML")],
+    [(b"<html>", "is not XML"), (b"<html/>", "is <html>, not"), (b"", "is not XML")],
 )
 def test_what_answers_is_no_store(body: bytes, message: str) -> None:
     web = WebServer({"/b": body})
-    with web.running(), pytest.raises(ReadError, match=f"the store's listing .*{message}"):
+    with web.running(), pytest.raises(StoreError, match=f"the store's listing .*{message}"):
         list(BucketStore(f"{web.url}/b", lambda *_: {}).pages(""))
 
 

@@ -49,9 +49,9 @@ def test_the_enhanced_features_are_what_the_rest_of_the_backbone_sees() -> None:
     found = AFDClassifier(model, afd).features(pixels, dct)
     net = model.module
     stem = net.relu(net.bn1(net.conv1(pixels)))
-    torch.testing.assert_close(found.before, stem)
-    torch.testing.assert_close(found.after, afd(stem, dct)[0])
-    x = net.layer4(net.layer3(net.layer2(net.layer1(net.maxpool(found.after)))))
+    torch.testing.assert_close(found.stem_features, stem)
+    torch.testing.assert_close(found.enhanced_features, afd(stem, dct)[0])
+    x = net.layer4(net.layer3(net.layer2(net.layer1(net.maxpool(found.enhanced_features)))))
     torch.testing.assert_close(found.logits, net.fc(net.avgpool(x).flatten(1)))
     assert not torch.allclose(found.logits, net(pixels), rtol=1e-3)
 
@@ -65,15 +65,15 @@ def test_the_stem_alone_runs_nothing_behind_it() -> None:
     assert torch.equal(bare, same)
     classifier.backbone.layer1._forward_hooks.clear()
     seen = classifier.features(pixels, dct)
-    assert torch.equal(before, seen.before)
-    assert torch.equal(bare, seen.before)
-    assert torch.equal(after, seen.after)
+    assert torch.equal(before, seen.stem_features)
+    assert torch.equal(bare, seen.stem_features)
+    assert torch.equal(after, seen.enhanced_features)
 
 
 def test_drift_is_between_the_stems_features_before_and_after() -> None:
     classifier = AFDClassifier(backbone(), trained(backbone()))
     output, seen = classifier(*inputs()), classifier.features(*inputs())
-    expected = drift(seen.before, seen.after)
+    expected = drift(seen.stem_features, seen.enhanced_features)
     torch.testing.assert_close(output.drift_angle_deg, expected.angle_deg)
     torch.testing.assert_close(output.drift_energy, expected.energy)
     assert output.drift_angle_deg.min() > 0
@@ -84,7 +84,7 @@ def test_enhancing_part_by_part_changes_no_row() -> None:
     pixels, dct = (torch.cat([x, x.flip(0) + 1, x[:1] - 1]) for x in inputs())
     with torch.inference_mode():
         whole = classifier(pixels, dct)
-        classifier.images_per_part = 2
+        classifier.afd_micro_batch = 2
         parts = classifier(pixels, dct)
     for found, expected in zip(parts, whole, strict=True):
         torch.testing.assert_close(found, expected)
@@ -98,7 +98,7 @@ def test_the_bare_backbone_stays_at_hand_and_the_given_one_untouched() -> None:
     classifier(pixels, dct)
     bare = classifier.bare(pixels)
     assert torch.equal(bare.logits, model.module(pixels))
-    assert bare.before is bare.after
+    assert bare.stem_features is bare.enhanced_features
     assert list(model.module.state_dict()) == keys
     shared = {p.data_ptr() for p in model.module.parameters()}
     assert {p.data_ptr() for p in classifier.backbone.parameters()} == shared

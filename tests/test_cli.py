@@ -65,6 +65,7 @@ def test_threads_that_wait_spin_briefly_unless_the_user_says_otherwise(
     monkeypatch.setattr("jobs.doctor.main", lambda _: 0)
     assert main(["doctor"]) == 0
     assert os.environ.get("GOMP_SPINCOUNT") == told
+    assert os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] == "."
 
 
 def test_a_missing_package_is_told_in_one_line(

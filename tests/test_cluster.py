@@ -1,22 +1,15 @@
 """Ray is started quietly, and what keeps it from starting is said in one line."""
 
-import json
 import socket
 import subprocess
-import sys
-import threading
-import time
 from typing import Any
 
 import pytest
-import ray
 from servers import WebServer
 
 import jobs.cluster
-from jobs.cluster import _connect, _threads_ended, cluster, run_shards
-from jobs.labelling.workers import label_shards
-from jobs.pool import ClusterError, Pool
-from jobs.settings import LabelSettings
+from jobs.cluster import _connect, cluster
+from jobs.pool import ClusterError
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,75 +86,3 @@ def test_a_local_start_that_times_out_is_tried_again(
     assert len(made) == calls
     made[-1].kill()
     made[-1].wait()
-
-
-class Echo:
-    """A worker that has nothing to do."""
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        return {"record": [json.dumps({"shard": int(batch["shard"][0])})]}
-
-
-def test_a_run_that_is_broken_off_leaves_no_thread_that_might_use_ray(address: str) -> None:
-    """Ray ends the process of one that does so after `ray.shutdown`."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    pool = Pool(num_workers=1, max_workers=1, num_cpus=1, num_gpus=0)
-    with cluster(address):
-        before = set(threading.enumerate())
-        records = run_shards(range(9), Echo, {}, pool, shards_at_once=2)
-        assert next(records)["shard"] in range(9)
-        records.close()
-        left = {thread.name for thread in set(threading.enumerate()) - before}
-    assert left <= {"data-usage-metrics-poller"}
-
-
-def test_slow_threads_are_waited_for_but_not_endless_ones() -> None:
-    """Ray Data waits two seconds for its own, which on a busy machine may not be enough."""
-    ended = threading.Event()
-    slow = threading.Thread(target=time.sleep, args=(0.2,))
-    endless = threading.Thread(target=ended.wait, name="data-usage-metrics-poller")
-    with _threads_ended():
-        slow.start()
-        endless.start()
-    assert not slow.is_alive()
-    assert endless.is_alive()
-    ended.set()
-
-
-class Failing:
-    """A worker whose shards all fail."""
-
-    def __init__(self, **_: object) -> None: ...
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        record = {"shard": int(batch["shard"][0]), "started_at": 0.0, "error": "no"}
-        return {"record": [json.dumps(record)]}
-
-
-@pytest.mark.parametrize("ending", ["interrupted", "hopeless"])
-def test_a_run_that_is_broken_off_has_left_ray_data_before_ray(
-    address: str, monkeypatch: pytest.MonkeyPatch, ending: str
-) -> None:
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr("jobs.labelling.workers._MOST_FAILED_IN_A_ROW", 1)
-    monkeypatch.setattr("jobs.labelling.workers.ShardLabeler", Failing)
-    monkeypatch.setattr("jobs.labelling.workers._witness", lambda *_: None)
-    left: list[str] = []
-    shutdown = ray.shutdown
-
-    def noted() -> None:
-        left.extend(thread.name for thread in threading.enumerate())
-        shutdown()
-
-    monkeypatch.setattr(ray, "shutdown", noted)
-    settings = LabelSettings(input="photos", output="out", address=address, workers=1)
-    run = {"run_id": "run", "model": None}
-    commits = label_shards(settings, run, range(40), "driver")
-    if ending == "interrupted":
-        assert next(commits).error == "no"
-        commits.close()  # type: ignore[attr-defined]
-    else:
-        with pytest.raises(ClusterError, match="5 shards failed in a row, the last with: no"):
-            list(commits)
-    assert left
-    assert not [name for name in left if name.startswith(("StreamingExecutor", "ray-data"))]

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from jobs.command_line import parse
-from jobs.pool import Node, make_pool
+from jobs.pool import Node, pool_for
 from jobs.settings import LabelSettings
 
 FOLDER = Path(__file__).parents[1] / "conf" / "cluster"
@@ -49,15 +50,7 @@ def test_the_commands_parse_and_their_workers_fit_on_the_nodes(command: list[str
         [worker] = group["template"]["spec"]["containers"]
         limits = worker["resources"]["limits"]
         node = Node(int(limits["cpu"]), int(limits["nvidia.com/gpu"]))
-        pool = make_pool(
-            [node],
-            device=settings.device,
-            workers=None,
-            max_workers=None,
-            workers_per_gpu=settings.workers_per_gpu,
-            cpus_per_worker=settings.cpus_per_worker,
-            num_shards=99,
-        )
+        pool = pool_for(replace(settings, workers="auto", max_workers="none"), [node], 99)
         assert (pool.num_workers, pool.num_gpus) == (4, 0.25)
         assert group["maxReplicas"] * pool.num_workers == settings.max_workers
 

@@ -139,7 +139,7 @@ def test_one_value_too_many_may_be_a_pattern_that_the_shell_expanded(
     assert expected in mistake(capsys, "a", "c=1.jpg", "d.jpg", "--target", "b")
     with pytest.raises(SystemExit):
         several("a", "--loud", "c.jpg")
-    assert "c.jpg: FILES stand together" in capsys.readouterr().err
+    assert "c.jpg: FILES must be given together" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_the_output_of_another_job_is_refused(
 ) -> None:
     (tmp_path / "run.json").write_text('{"run_id": "1", "settings": {"top_k": 5}}')
     assert run(collection, tmp_path, "--quality", "10") == 1
-    assert "run.json' is of another job: choose another --output" in capsys.readouterr().err
+    assert "run.json' belongs to another job: choose another --output" in capsys.readouterr().err
 
 
 def test_a_token_that_expires_is_one_line(

@@ -17,14 +17,14 @@ from servers import WebServer
 
 from pipeline.reading import read_ahead
 from pipeline.stores import connections
-from pipeline.stores.attempts import ReadError
 from pipeline.stores.connections import (
     Address,
-    Connections,
+    ConnectionPool,
     address_of,
     basic_authorization,
     connect,
 )
+from pipeline.stores.errors import StoreError
 from pipeline.stores.http_transfer import Resource, get
 
 DATA = b"over TLS"
@@ -49,20 +49,20 @@ def test_a_password_in_a_url() -> None:
 
 
 def test_idle_connections_leave_room_for_other_files_beside_the_readers_of_two_shards() -> None:
-    assert connections._MOST_IDLE + 2 * read_ahead._REMOTE_READS <= 1024 - 200
+    assert connections._MAX_IDLE + 2 * read_ahead._REMOTE_READS <= 1024 - 200
 
 
 def test_idle_connections_are_kept_by_host_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_MOST_IDLE", 3)
+    monkeypatch.setattr(connections, "_MAX_IDLE", 3)
     web = WebServer({})
     with web.running():
         address = address_of(web.url)
-        opened = [connect(address, connect_s=1, silence_s=1) for _ in range(5)]
+        opened = [connect(address, connect_timeout_s=1, read_timeout_s=1) for _ in range(5)]
         other = address._replace(host="elsewhere")
-        kept = Connections()
-        kept.give(other, opened[0])
+        kept = ConnectionPool()
+        kept.release(other, opened[0])
         for connection in opened[1:]:
-            kept.give(address, connection)
+            kept.release(address, connection)
         assert [connection.sock is None for connection in opened] == [
             True,
             True,
@@ -70,8 +70,8 @@ def test_idle_connections_are_kept_by_host_up_to_a_limit(monkeypatch: pytest.Mon
             False,
             False,
         ]
-        assert kept.take(other) is None
-        assert [kept.take(address) for _ in range(4)] == [opened[4], opened[3], opened[2], None]
+        assert kept.acquire(other) is None
+        assert [kept.acquire(address) for _ in range(4)] == [opened[4], opened[3], opened[2], None]
         for connection in opened:
             connection.close()
 
@@ -80,13 +80,13 @@ def test_a_forked_process_begins_without_connections() -> None:
     web = WebServer({})
     with web.running():
         address = address_of(web.url)
-        kept, connection = Connections(), connect(address, connect_s=1, silence_s=1)
-        kept.give(address, connection)
+        kept, connection = ConnectionPool(), connect(address, connect_timeout_s=1, read_timeout_s=1)
+        kept.release(address, connection)
         child = os.fork()
         if child == 0:
-            os._exit(0 if kept.take(address) is None else 1)
+            os._exit(0 if kept.acquire(address) is None else 1)
         assert os.waitpid(child, 0)[1] == 0
-        assert kept.take(address) is connection
+        assert kept.acquire(address) is connection
         connection.close()
 
 
@@ -148,7 +148,7 @@ def test_a_trusted_server(secure: WebServer) -> None:
 
 def test_a_server_that_nobody_vouches_for_is_refused_at_once(secure: WebServer) -> None:
     message = r"certificate of 127\.0\.0\.1:\d+ is not trusted \(self-signed.*SSL_CERT_FILE"
-    with pytest.raises(ReadError, match=message) as caught:
+    with pytest.raises(StoreError, match=message) as caught:
         get(a_jpg(secure))
     assert "tried" not in str(caught.value)
     assert not secure.requests
@@ -159,7 +159,7 @@ def test_what_awss_programs_trust_is_trusted_too(
 ) -> None:
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "gone.pem"))
     connections._tls.cache_clear()
-    with pytest.raises(ReadError, match=r"AWS_CA_BUNDLE is '.*gone.pem': No such file"):
+    with pytest.raises(StoreError, match=r"AWS_CA_BUNDLE is '.*gone.pem': No such file"):
         get(a_jpg(secure))
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     assert get(a_jpg(secure)).data == DATA
@@ -216,6 +216,6 @@ def test_https_goes_through_the_environments_proxy(
     assert b"Proxy-Authorization: Basic bWU6cHc=" in request
     assert "Authorization" not in secure.requests[0].headers
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("pipeline.stores.http_transfer._CONNECTIONS", Connections())
+    monkeypatch.setattr("pipeline.stores.http_transfer._CONNECTIONS", ConnectionPool())
     assert get(a_jpg(secure)).data == DATA
     assert len(asked) == 1

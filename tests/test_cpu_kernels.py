@@ -13,7 +13,7 @@ from afd_model.drift import drift
 from afd_model.fde_net import FDM_KINDS, log_magnitude
 from afd_model.inference.cpu_kernels import (
     enhance_and_score,
-    hidden_of_logs,
+    fused_log_hidden,
     log_magnitude_in_one_pass,
 )
 from afd_model.inference.numba_kernels import kernel
@@ -182,7 +182,7 @@ def test_the_hidden_layer_is_the_steps(hidden: int, dtype: torch.dtype) -> None:
     bias = -torch.nn.functional.conv2d(logs, weight.double()).mean((0, 2, 3)).to(dtype)
     exact = torch.nn.functional.conv2d(logs, weight.double(), bias.double()).relu()
     assert 0.2 < (exact == 0).double().mean() < 0.8
-    found = hidden_of_logs(dct, weight, bias)
+    found = fused_log_hidden(dct, weight, bias)
     assert found.dtype == dtype
     rounding = 2**-8 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(found.double(), exact, rtol=rounding, atol=1e-4)
@@ -195,7 +195,7 @@ def test_the_hidden_layer_in_threads_of_any_layout_keeps_what_is_no_number() -> 
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = hidden_of_logs(dct.contiguous(memory_format=torch.channels_last), weight, bias)
+        found = fused_log_hidden(dct.contiguous(memory_format=torch.channels_last), weight, bias)
     finally:
         torch.set_num_threads(threads)
     odd = torch.zeros(found.shape, dtype=torch.bool)

@@ -330,7 +330,7 @@ def test_a_decoder_that_refuses_everything_is_not_the_images_fault(
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "share_outputs", failing)
-        with pytest.raises(RuntimeError, match="refuses sound pictures too"):
+        with pytest.raises(RuntimeError, match="refuses a known-good image too"):
             decode_all(small_decoder, screened(GOOD))
     assert len(decode_all(small_decoder, screened(GOOD))) == len(GOOD)
 
@@ -353,7 +353,7 @@ def test_batches_are_fed_ahead_but_not_all_at_once(small_decoder: Decoder) -> No
 def test_of_large_pictures_fewer_batches_are_fed_ahead(
     small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "_MOST_PIXELS_AHEAD", 2 * 60 * 80)
+    monkeypatch.setattr(decode, "_MAX_PIXELS_AHEAD", 2 * 60 * 80)
     expected = decode_all(small_decoder, screened(GOOD))
     batches = small_decoder.decode(screened(GOOD * 4), StageClock())
     assert [len(small_decoder._in_flight) for _ in batches] == [0] * 10

@@ -35,7 +35,7 @@ def test_dalis_distortion_is_libjpeg_turbos_result(
     jpeg = encode(photo(*shape), quality=95)
     rgb = open_rgb(jpeg)
     whole = np.array([0, 0, *shape], np.float32)
-    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=3)
+    decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=3)
     plans = [
         PairPlan(whole, full_qualities=qualities),
         PairPlan(whole, crop_qualities=qualities),
@@ -60,7 +60,7 @@ def test_clean_and_degraded_show_the_same_window() -> None:
     jpeg, size = encode(photo(90, 140), quality=95), (90, 140)
     rng = np.random.default_rng(0)
     windows = [random_window(rng, size, 0.3) for _ in range(4)]
-    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=2)
     for where in ("full_qualities", "crop_qualities"):
         plans = [
             replace(PairPlan(w, mirrored=bool(k % 2)), **{where: (100,)})
@@ -85,7 +85,7 @@ def test_pictures_are_changed_before_they_are_compressed() -> None:
         PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(saturation=0.0)),
         PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(brightness=0.5)),
     ]
-    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=1, varied=True)
+    decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=1, varied=True)
     clean, degraded, _ = decoder.decode([encoded(png, size)] * 4, plans)
     np.testing.assert_array_equal(clean[0], rgb)  # what is not to be changed is not
     np.testing.assert_array_equal(clean[1], rgb[::-1])
@@ -112,7 +112,7 @@ def test_a_refused_image_costs_its_own_place_alone() -> None:
     images = [encoded(jpeg, size) for _ in range(4)]
     images[2].data = jpeg[:300] + bytes(40) + b"\xff\xd9"
     images[3].data = b"not a picture at all"
-    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=2)
     _, _, kept = decoder.decode(images, [PairPlan(FULL_SIZE)] * 4)
     assert 3 not in kept
     assert sorted(kept)[:2] == [0, 1]
@@ -124,7 +124,7 @@ def test_a_picture_that_no_jpeg_can_hold_costs_its_own_place_alone() -> None:
     """DALI's error for it would end the training."""
     jpeg, long = encode(photo(64, 64)), save(np.full((1, 65_501, 3), 90, np.uint8), "PNG")
     images = [encoded(jpeg, (64, 64)), encoded(long, (1, 65_501)), encoded(jpeg, (64, 64))]
-    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=2)
     plans = [PairPlan(FULL_SIZE, full_qualities=(20,))] * 3
     assert decoder.decode(images, plans)[2] == [0, 2]
     assert images[1].status is Status.REJECTED
@@ -134,10 +134,10 @@ def test_a_picture_that_no_jpeg_can_hold_costs_its_own_place_alone() -> None:
 
 
 def test_dali_never_sees_a_header_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may kill the process, see `passes_header_check`."""
+    """It may kill the process, see `admit`."""
     jpeg, png = encode(photo(64, 64)), save(photo(64, 64), "PNG")
     images = [encoded(data, (64, 64)) for data in (jpeg, png[: len(png) // 2], jpeg)]
-    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=2)
     fed = []
     run = decoder._run
     monkeypatch.setattr(decoder, "_run", lambda *group: fed.append(group[0]) or run(*group))
@@ -151,7 +151,7 @@ def test_a_decoder_that_refuses_everything_is_not_the_images_fault(
 ) -> None:
     """As a GPU does whose driver fails; training would go on without an image."""
     images = [encoded(encode(photo(64, 64)), (64, 64)) for _ in range(2)]
-    decoder = PairDecoder(GEOMETRY, OPTIONS, most_compressions=2)
+    decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=2)
     taken = decoder._pipeline.share_outputs
 
     def failing() -> object:
@@ -161,7 +161,7 @@ def test_a_decoder_that_refuses_everything_is_not_the_images_fault(
 
     with monkeypatch.context() as patch:
         patch.setattr(decoder._pipeline, "share_outputs", failing)
-        with pytest.raises(RuntimeError, match="refuses sound pictures too"):
+        with pytest.raises(RuntimeError, match="refuses a known-good image too"):
             decoder.decode(images, [PairPlan(FULL_SIZE)] * 2)
     assert all(image.status is Status.OK for image in images)
     assert decoder.decode(images, [PairPlan(FULL_SIZE)] * 2)[2] == [0, 1]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jobs.diagnosis import machine as doctor_machine
-from jobs.diagnosis import trials as doctor_trials
+from jobs.diagnosis import self_tests
 from jobs.diagnosis.check import Check, line
 from jobs.diagnosis.machine import check_gpu, check_shared_memory
 from jobs.diagnosis.packages import check_extra, check_package, module_of, package_checks
@@ -101,31 +101,31 @@ def test_what_is_not_installed() -> None:
 def test_what_is_too_old() -> None:
     found = check_package("numpy>=99")
     assert (found.state, found.stops) == ("wrong", True)
-    assert ">=99 needed" in found.found
+    assert ">=99 is needed" in found.found
     assert check_extra("demo", ["numpy>=99"]).state == "wrong"
 
 
 def test_a_decoder_that_is_off_by_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = doctor_trials.decompress
-    monkeypatch.setattr(doctor_trials, "decompress", lambda data: np.maximum(right(data), 1) - 1)
-    found = doctor_trials.check_decoder()
+    right = self_tests.decompress
+    monkeypatch.setattr(self_tests, "decompress", lambda data: np.maximum(right(data), 1) - 1)
+    found = self_tests.check_decoder()
     assert found.state == "wrong"
     assert "up to 1" in found.found
 
 
 def test_weights_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shipped = sorted(doctor_trials.SHIPPED.glob("*.safetensors"))
-    assert doctor_trials.check_shipped_weights().state == "ok"
-    monkeypatch.setattr(doctor_trials, "SHIPPED", tmp_path)
-    assert doctor_trials.check_shipped_weights().state == "missing"
+    shipped = sorted(self_tests.SHIPPED.glob("*.safetensors"))
+    assert self_tests.check_shipped_weights().state == "ok"
+    monkeypatch.setattr(self_tests, "SHIPPED", tmp_path)
+    assert self_tests.check_shipped_weights().state == "missing"
     (tmp_path / "cut.safetensors").write_bytes(shipped[0].read_bytes()[:-100])
-    found = doctor_trials.check_shipped_weights()
+    found = self_tests.check_shipped_weights()
     assert (found.state, found.fix is not None) == ("wrong", True)
 
 
 def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_shared_memory(tmp_path / "none").state == "missing"
-    monkeypatch.setattr(doctor_machine, "_LEAST_SHARED_MEMORY", 2**60)
+    monkeypatch.setattr(doctor_machine, "_MIN_SHARED_MEMORY", 2**60)
     found = check_shared_memory(tmp_path)
     assert (found.state, found.stops) == ("wrong", False)
     assert "--shm-size" in (found.fix or "")
@@ -154,7 +154,7 @@ def test_a_driver_that_pytorch_cannot_use(
 def test_a_gpu_is_found_and_decodes() -> None:
     torch = pytest.importorskip("torch")
     assert check_gpu(torch).state == "ok"
-    found = doctor_trials.check_decoder()
+    found = self_tests.check_decoder()
     assert (found.state, found.found.startswith("cpu: exact, cuda: ")) == ("ok", True)
 
 

@@ -332,7 +332,7 @@ def test_true_angles_are_those_of_the_files_that_compress_writes(
             for b in decoder.decode([EncodedImage(0, jpeg, size=size)], StageClock())
         )
         with torch.no_grad():
-            return classifier.bare(batch).before
+            return classifier.bare(batch).stem_features
 
     window = Geometry.of_preset(preset, in_blocks=False)
     clean = stem(data, preset.resize)

@@ -83,7 +83,7 @@ def test_without_a_module_blocks_fill_the_crop_all_the_same(
     collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """104 pixels, where the tables are of TinyNet-E's own 106."""
-    monkeypatch.setattr("jobs.evaluation.angles.MOST_IMAGES", 2)
+    monkeypatch.setattr("jobs.evaluation.angles.MAX_IMAGES", 2)
     assert run(collection, tmp_path, "--figures", "--backbone", "timm:tinynet_e") == 0
     points = pq.read_table(tmp_path / "response_angles.parquet")
     assert points.num_rows == 2 * 13 * 13 * len(QUALITIES)

@@ -48,7 +48,7 @@ def test_evaluation_says_what_labelling_says() -> None:
     np.testing.assert_allclose(found.flip_probability, labelled.flip_probability, rtol=1e-3)
     with torch.no_grad():
         bare = classifier.bare(pixels)
-        truth = drift_angle_deg(bare.before, classifier.bare(clean).before)
+        truth = drift_angle_deg(bare.stem_features, classifier.bare(clean).stem_features)
     best = bare.logits.softmax(1).topk(5)
     np.testing.assert_array_equal(found.direct_top, best.indices)
     np.testing.assert_allclose(found.direct_confidence, best.values[:, 0], rtol=1e-4)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.exits import answer
+from jobs.exits import print_answer
 
 ROOT = Path(__file__).parents[1]
 # Of a job that leaves a thread, and something for the end: libraries do both.
@@ -69,7 +69,7 @@ def test_an_interrupt_waits_until_a_module_is_imported(tmp_path: Path) -> None:
         "time.sleep(0.2)\n"
         "print('imported')\n"
     )
-    program = "from jobs.exits import imported; imported('slow')"
+    program = "from jobs.exits import import_in_thread; import_in_thread('slow')"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -92,7 +92,7 @@ def test_closed_streams_are_nowhere(closing: str) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
-    program = "from jobs.exits import answer\nfor n in range(3): answer(n)\n"
+    program = "from jobs.exits import print_answer\nfor n in range(3): print_answer(n)\n"
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -103,16 +103,16 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
 
 
 def test_an_answer_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    answer(Path("a"))
+    print_answer(Path("a"))
     assert capsys.readouterr() == ("a\n", "")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_interrupted_job_does_not_wait_for_a_store(name: str) -> None:
-    """Which would take minutes, with all its attempts, where it accepts and never answers."""
+    """A store that accepts and never answers would take minutes, with all attempts."""
     program = f"""
         import socket, threading
-        from pipeline.stores import haste
+        from pipeline.stores import shutdown
         from pipeline.stores.http_transfer import Resource, get
         listener = socket.create_server(("127.0.0.1", 0))
         url = "http://127.0.0.1:%d/" % listener.getsockname()[1]
@@ -120,7 +120,7 @@ def test_an_interrupted_job_does_not_wait_for_a_store(name: str) -> None:
         thread = threading.Thread(target=lambda: get(resource))
         thread.start()
         held = listener.accept()
-        haste._MOST_S = 0.2
+        shutdown._MAX_REQUEST_S = 0.2
         try:
             signal.raise_signal(signal.{name})
         except KeyboardInterrupt:
@@ -130,5 +130,5 @@ def test_an_interrupted_job_does_not_wait_for_a_store(name: str) -> None:
     began = time.monotonic()
     done = ended(textwrap.dedent(program).replace("\n", "\n    "))
     assert done.stdout == "interrupted\n"
-    assert "GivenUpError: " in done.stderr
+    assert "ShutdownError: " in done.stderr
     assert time.monotonic() - began < 15  # start-up included; else half a minute

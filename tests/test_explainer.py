@@ -44,20 +44,20 @@ def test_everything_is_the_classifiers_own() -> None:
     with torch.no_grad():
         seen = classifier.features(pixels, dct)
         logits = {"direct": backbone().module(pixels), "clean": backbone().module(clean)}
-        original = classifier.bare(clean).before
+        original = classifier.bare(clean).stem_features
     for name, expected in (logits | {"afd": seen.logits}).items():
         label, probabilities = getattr(found, name), expected.softmax(1)[0]
         assert label.index == int(probabilities.argmax())
         assert label.confidence == pytest.approx(float(probabilities.max()), rel=1e-5)
     assert found.enhanced is not None
-    torch.testing.assert_close(found.degraded, seen.before[0])
-    torch.testing.assert_close(found.enhanced, seen.after[0])
+    torch.testing.assert_close(found.degraded, seen.stem_features[0])
+    torch.testing.assert_close(found.enhanced, seen.enhanced_features[0])
     torch.testing.assert_close(found.clean_features, original[0])
     torch.testing.assert_close(found.fdm, seen.fdm[0])
     for name, a, b in (
-        ("drift_angle_deg", seen.before, seen.after),
-        ("true_angle_deg", seen.before, original),
-        ("remaining_angle_deg", seen.after, original),
+        ("drift_angle_deg", seen.stem_features, seen.enhanced_features),
+        ("true_angle_deg", seen.stem_features, original),
+        ("remaining_angle_deg", seen.enhanced_features, original),
     ):
         assert getattr(found, name) == pytest.approx(float(drift_angle_deg(a, b)), rel=1e-5)
 

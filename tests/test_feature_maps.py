@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from afd_model.dct import block_dct
-from afd_model.evaluation.feature_maps import difference_map, fdm_views, fit_colours, picture
+from afd_model.evaluation.feature_maps import denormalized, difference_map, fdm_views, fit_colours
 from afd_model.fde_net import FDM_KINDS, FDENet
 
 
@@ -90,4 +90,4 @@ def test_a_picture_is_what_was_normalised() -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     pixels = torch.from_numpy(rgb).permute(2, 0, 1) / 255 - torch.tensor(mean)[:, None, None]
     pixels /= torch.tensor(std)[:, None, None]
-    np.testing.assert_array_equal(picture(pixels, mean, std), rgb)
+    np.testing.assert_array_equal(denormalized(pixels, mean, std), rgb)

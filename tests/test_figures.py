@@ -221,7 +221,7 @@ def test_an_untrained_module_is_called_that() -> None:
     found = explained()
     untrained = replace(found, enhanced=found.degraded, drift_angle_deg=None)
     said = texts(feature_figure(untrained, shown(trained=False)))
-    assert "untrained, the identity" in said
+    assert "the AFD-Module is untrained" in said
     assert "FDM (untrained)" in said
 
 

@@ -45,7 +45,7 @@ def test_a_flip_is_the_enhanced_pictures_label_against_the_clean_ones() -> None:
     flipped = found.logits.argmax(1) != labels[0]
     for others in (labels[1] != labels[0], found.logits.argmax(1) != labels[1], ~flipped):
         assert not torch.equal(flipped, others)  # so that each is told from what is meant
-    angle = drift(found.before, found.after).angle_deg
+    angle = drift(found.stem_features, found.enhanced_features).angle_deg
     features = flip_features(angle, found.logits.softmax(1), dct, quality)
     batch = PairBatch(clean, degraded, dct, quality, torch.zeros(16, dtype=torch.int64))
     samples = flip_samples(classifier, batch)

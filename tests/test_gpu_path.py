@@ -113,7 +113,7 @@ def pairs_on(device: Any, corpus: Path) -> tuple[np.ndarray, np.ndarray]:
     decoder = PairDecoder(
         plain(144, 128),
         DecodeOptions(device=device, batch_size=48, num_threads=4),
-        most_compressions=mix.max_compressions,
+        max_compressions=mix.max_compressions,
         varied=True,
     )
     for _ in range(2):  # DALI's buffers are in use from the second on

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from servers import Answer, Request, WebServer
 
-from pipeline.stores.attempts import AccessError, MissingError, ReadError
+from pipeline.stores.errors import AccessError, MissingError, StoreError
 from pipeline.stores.hf_store import HfPlace, parse_hf
 from pipeline.stores.locations import SourceError
 from pipeline.stores.storage import list_objects, read, read_range
@@ -100,5 +100,5 @@ def test_what_is_not_there(hub: Hub) -> None:
     with pytest.raises(MissingError, match="HTTP 404"):
         list(list_objects("hf://datasets/o/n@v2/"))
     hub.files["/api/datasets/o/n/tree/main/"] = b'{"error": "busy"}'
-    with pytest.raises(ReadError, match="the Hub's listing cannot be understood"):
+    with pytest.raises(StoreError, match="the Hub's listing has an unknown form"):
         list(list_objects("hf://datasets/o/n/"))

@@ -10,15 +10,9 @@ from contextlib import suppress
 import pytest
 from servers import Answer, WebServer
 
-from pipeline.stores.attempts import (
-    PATIENCE,
-    AccessError,
-    MissingError,
-    Patience,
-    ReadError,
-    TemporaryReadError,
-)
+from pipeline.stores.errors import AccessError, MissingError, StoreError, TransientStoreError
 from pipeline.stores.http_transfer import Resource, get
+from pipeline.stores.retries import RETRY_POLICIES, RetryPolicy
 
 DATA = bytes(range(256)) * 8
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -102,7 +96,7 @@ def test_what_does_not_pass_is_given_up_after_the_stated_attempts(
 ) -> None:
     server.faults["a.jpg"] = [fault] * 50
     began = time.monotonic()
-    with pytest.raises(TemporaryReadError, match=reason) as caught:
+    with pytest.raises(TransientStoreError, match=reason) as caught:
         get(resource(f"{server.url}/a.jpg"))
     assert str(caught.value).count("tried 3 times in") == 1
     assert "\n" not in str(caught.value)
@@ -113,17 +107,19 @@ def test_what_does_not_pass_is_given_up_after_the_stated_attempts(
 def test_a_server_that_drips_is_given_up(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hasty = Patience(1, silence_s=0.2, least_bytes_per_s=1e6)
-    monkeypatch.setitem(PATIENCE, "store", hasty)
+    hasty = RetryPolicy(1, read_timeout_s=0.2, min_bytes_per_s=1e6)
+    monkeypatch.setitem(RETRY_POLICIES, "store", hasty)
     server.faults["a.jpg"] = ["drip"]
     began = time.monotonic()
-    with pytest.raises(TemporaryReadError, match="too slow"):
+    with pytest.raises(TransientStoreError, match="too slow"):
         get(resource(f"{server.url}/a.jpg"))
     assert time.monotonic() - began < 1
 
 
 def test_a_drip_of_unknown_length_is_given_up_as_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PATIENCE, "store", Patience(1, silence_s=0.2, least_bytes_per_s=1e6))
+    monkeypatch.setitem(
+        RETRY_POLICIES, "store", RetryPolicy(1, read_timeout_s=0.2, min_bytes_per_s=1e6)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def drip() -> None:
@@ -135,24 +131,24 @@ def test_a_drip_of_unknown_length_is_given_up_as_soon(monkeypatch: pytest.Monkey
 
         threading.Thread(target=drip, daemon=True).start()
         began = time.monotonic()
-        with pytest.raises(TemporaryReadError, match="too slow"):
+        with pytest.raises(TransientStoreError, match="too slow"):
             get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
         assert time.monotonic() - began < 2
 
 
 def test_pauses_double_and_have_an_end() -> None:
-    patience = Patience(9, first_pause_s=0.25, longest_pause_s=16)
+    policy = RetryPolicy(9, first_pause_s=0.25, max_pause_s=16)
     for attempt, most in enumerate([0.25, 0.5, 1, 2, 4, 8, 16, 16, 16], start=1):
-        pauses = [patience.pause_s(attempt) for _ in range(50)]
+        pauses = [policy.pause_s(attempt) for _ in range(50)]
         assert all(most / 2 <= pause <= most for pause in pauses)
         assert len(set(pauses)) > 1
-    assert patience.pause_s(5000) <= 16
+    assert policy.pause_s(5000) <= 16
 
 
 def test_a_server_may_ask_for_a_longer_pause_within_bounds(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PATIENCE, "store", Patience(2, 0.001, longest_pause_s=0.3))
+    monkeypatch.setitem(RETRY_POLICIES, "store", RetryPolicy(2, 0.001, max_pause_s=0.3))
     server.faults["a.jpg"], server.fault_headers = ["429:"], {"Retry-After": "60"}
     began = time.monotonic()
     assert get(resource(f"{server.url}/a.jpg")).data == DATA
@@ -164,8 +160,8 @@ def test_a_server_may_ask_for_a_longer_pause_within_bounds(
     [
         ("404:NoSuchKey", MissingError, "HTTP 404 NoSuchKey"),
         ("410:", MissingError, "HTTP 410 Gone"),
-        ("403:AccessDenied", ReadError, "HTTP 403 AccessDenied"),
-        ("400:Whatever", ReadError, "HTTP 400 Whatever"),
+        ("403:AccessDenied", StoreError, "HTTP 403 AccessDenied"),
+        ("400:Whatever", StoreError, "HTTP 400 Whatever"),
         ("403:ExpiredToken", AccessError, "HTTP 403 ExpiredToken"),
         ("403:SignatureDoesNotMatch", AccessError, "HTTP 403 SignatureDoesNotMatch"),
         ("404:NoSuchBucket", AccessError, "HTTP 404 NoSuchBucket"),
@@ -189,14 +185,14 @@ def test_what_does_not_pass_by_waiting_is_not_tried_again(
 
 def test_who_sends_no_credentials_is_told(server: WebServer) -> None:
     server.faults["a.jpg"] = ["403:AccessDenied", "401:"]
-    for error in (ReadError, AccessError):
+    for error in (StoreError, AccessError):
         with pytest.raises(error, match="there are no credentials in the environment"):
             get(Resource(f"{server.url}/a.jpg", lambda *_: {}, "store"))
 
 
 def test_strangers_on_the_web_are_not_a_store(server: WebServer) -> None:
     server.faults["a.jpg"] = ["401:"]
-    with pytest.raises(ReadError, match="HTTP 401"):
+    with pytest.raises(StoreError, match="HTTP 401"):
         get(resource(f"{server.url}/a.jpg", "web"))
 
 
@@ -211,17 +207,17 @@ def test_redirects_are_followed_without_the_credentials(server: WebServer) -> No
         (request,) = other.requests
         assert request.path == "/b.jpg?signed"
         assert "X-Signed" not in request.headers
-    with pytest.raises(ReadError, match="not a URL that can be asked for"):
+    with pytest.raises(StoreError, match="not a valid URL"):
         get(resource(f"{server.url}/ftp"))
-    with pytest.raises(ReadError, match="more than 5 redirects"):
+    with pytest.raises(StoreError, match="more than 5 redirects"):
         get(resource(f"{server.url}/loop"))
 
 
 def test_what_is_too_large_is_not_read(server: WebServer) -> None:
     a = resource(f"{server.url}/a.jpg")
-    with pytest.raises(ReadError, match=f"{len(DATA)} bytes: at most 100 are read at once"):
-        get(a, most_bytes=100)
-    assert get(a, 0, 100, most_bytes=100).data == DATA[:100]
+    with pytest.raises(StoreError, match=f"{len(DATA)} bytes: at most 100 are read at once"):
+        get(a, max_bytes=100)
+    assert get(a, 0, 100, max_bytes=100).data == DATA[:100]
     assert len(server.requests) == 2
 
 
@@ -231,7 +227,7 @@ def test_a_server_without_ranges() -> None:
         a = resource(f"{web.url}/a.jpg")
         answer = get(a, 0, 100)
         assert (answer.data, answer.total_bytes) == (DATA, len(DATA))
-        with pytest.raises(ReadError, match="knows no byte ranges: download the file"):
+        with pytest.raises(StoreError, match="does not support byte ranges: download the file"):
             get(a, 100, 200)
 
 
@@ -253,19 +249,19 @@ def test_another_part_than_was_asked_for_is_tried_again(
     )
     assert get(resource(f"{server.url}/a.jpg"), 100, 200).data == DATA[100:200]
     wrong.extend([True] * 3)
-    with pytest.raises(TemporaryReadError, match=message):
+    with pytest.raises(TransientStoreError, match=message):
         get(resource(f"{server.url}/a.jpg"), 100, 200)
 
 
 def test_what_is_no_url_or_no_server() -> None:
     for url in ("http:///a.jpg", "http://[broken/a", "http://h:port/a"):
-        with pytest.raises(ReadError, match="not a URL"):
+        with pytest.raises(StoreError, match="not a valid URL"):
             get(resource(url))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # does not listen
-        with pytest.raises(TemporaryReadError, match="Connection refused; tried 3 times"):
+        with pytest.raises(TransientStoreError, match="Connection refused; tried 3 times"):
             get(resource(f"http://127.0.0.1:{taken.getsockname()[1]}/a"))
-    with pytest.raises(TemporaryReadError, match="tried 3 times"):
+    with pytest.raises(TransientStoreError, match="tried 3 times"):
         get(resource("http://no-such-host.invalid/a"))
 
 
@@ -294,7 +290,7 @@ def test_what_answers_is_no_http_server() -> None:
                 connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(TemporaryReadError, match=r"no HTTP answer \(BadStatusLine\)"):
+        with pytest.raises(TransientStoreError, match=r"no HTTP answer \(BadStatusLine\)"):
             get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
 
 

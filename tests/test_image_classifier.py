@@ -1,7 +1,11 @@
 """`load_classifier`: pixels alone are enough, and the result is what the jobs compute."""
 
+import copy
+import pickle
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +19,9 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.checkpoint import save_checkpoint
-from afd_model.classifier import AFDClassifier
+from afd_model.classifier import AFDClassifier, ClassifierOutput
 from afd_model.dct import block_dct
+from afd_model.inference.predictor import Predictor
 
 
 @cache
@@ -79,6 +84,9 @@ def test_without_a_module_it_is_the_backbone() -> None:
     expected = load_backbone("resnet18", "none").module(pixels)
     assert torch.equal(bare(pixels).logits, expected)
     assert (bare.afd, bare.checkpoint) == (None, None)
+    predictor = Predictor(bare, device=torch.device("cpu"), precision=torch.float32)
+    labels = predictor(pixels, torch.zeros(2, 192, 8, 8)).labels
+    assert labels.tolist() == expected.argmax(1).tolist()
 
 
 def test_default_is_the_identity_where_nothing_ships() -> None:
@@ -110,6 +118,80 @@ def test_in_half_precision_it_stays_near(classifier: ImageClassifier) -> None:
     found = half.to(torch.bfloat16)(pixels.to(torch.bfloat16)).logits
     assert found.dtype == torch.bfloat16
     assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "dct", "message"),
+    [
+        (torch.zeros(3, 64, 64), None, r"pixels are \(B, 3, H, W\), not \(3, 64, 64\)"),
+        (torch.zeros(2, 64, 64, 3), None, r"pixels are \(B, 3, H, W\), not \(2, 64, 64, 3\)"),
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), None, "normalised .* not torch.uint8"),
+        (torch.zeros(2, 3, 64, 64).half(), None, r"use pixels.to\(torch.float32\)"),
+        (torch.zeros(2, 3, 4, 64), None, "H, W >= 8"),
+        # Of one image: PyTorch would broadcast it to both.
+        (torch.zeros(2, 3, 64, 64), torch.zeros(1, 192, 8, 8), r"is \(2, 192, H/8, W/8\)"),
+        (torch.zeros(2, 3, 64, 64), torch.zeros(2, 64, 8, 8), r"is \(2, 192, H/8, W/8\)"),
+    ],
+)
+def test_wrong_tensors_are_refused(
+    classifier: ImageClassifier, pixels: torch.Tensor, dct: torch.Tensor | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        classifier(pixels, dct)
+
+
+def test_autocast_takes_half_precision_too(classifier: ImageClassifier) -> None:
+    _, pixels = pixels_of(classifier)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = classifier(pixels.bfloat16())
+    assert found.logits.isfinite().all()
+
+
+def test_copies_are_independent(classifier: ImageClassifier) -> None:
+    _, pixels = pixels_of(classifier)
+    expected = classifier(pixels)
+    other = pickle.loads(pickle.dumps(copy.deepcopy(classifier)))
+    assert torch.equal(other(pixels).logits, expected.logits)
+    for parameter in other.afd.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert (other(pixels).drift_angle_deg == 0).all()
+    assert torch.equal(classifier(pixels).drift_angle_deg, expected.drift_angle_deg)
+    other.load_state_dict(classifier.state_dict())
+    assert torch.equal(other(pixels).drift_angle_deg, expected.drift_angle_deg)
+
+
+def test_a_second_thread_is_refused(classifier: ImageClassifier) -> None:
+    """The two would mix their features; a copy serves."""
+    _, pixels = pixels_of(classifier)
+    second: list[ClassifierOutput] = []
+
+    def call(*_: object) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            with pytest.raises(RuntimeError, match="another thread"):
+                pool.submit(classifier, pixels).result()
+            second.append(pool.submit(copies, pixels).result())
+
+    copies, expected = copy.deepcopy(classifier), classifier(pixels)
+    handle = classifier.backbone.layer1.register_forward_hook(call)
+    found = classifier(pixels)
+    handle.remove()
+    for output in (found, *second):
+        torch.testing.assert_close(output, expected)
+
+
+def test_the_shapes_of_a_forward_pass_need_no_memory(classifier: ImageClassifier) -> None:
+    _, pixels = pixels_of(classifier)
+    assert copy.deepcopy(classifier).to("meta")(pixels.to("meta")).logits.shape == (2, 1000)
+
+
+def test_pixels_alone_can_be_exported(classifier: ImageClassifier) -> None:
+    _, pixels = pixels_of(classifier)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sizes = {"pixels": {0: torch.export.Dim("B", min=1, max=64)}}
+        program = torch.export.export(classifier, (pixels,), dynamic_shapes=sizes)
+        five = torch.cat([pixels, pixels, pixels[:1]])
+        torch.testing.assert_close(program.module()(five), classifier(five))
 
 
 def test_a_user_learns_what_is_wrong() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from afd_model.inference.inductor_model import InductorBatches
+from afd_model.inference.inductor_model import InductorModel
 
 
 def mixed(pixels: Tensor, quality: Tensor) -> Tensor:
@@ -24,11 +24,11 @@ def inputs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def batches() -> InductorBatches:
-    return InductorBatches(mixed, inputs(6), backend="eager")
+def batches() -> InductorModel:
+    return InductorModel(mixed, inputs(6), backend="eager")
 
 
-def test_fewer_images_give_their_own_rows(batches: InductorBatches) -> None:
+def test_fewer_images_give_their_own_rows(batches: InductorModel) -> None:
     for count in (6, 2, 1, 6, 0):
         given = inputs(count, seed=count)
         torch.testing.assert_close(batches(*given), mixed(*given))
@@ -41,7 +41,7 @@ def test_a_result_outlives_the_next_call() -> None:
         """Writes every result to the same place, as a graph does."""
         return memory.copy_(mixed(pixels, quality))
 
-    batches = InductorBatches(recorded, inputs(6), backend="eager")
+    batches = InductorModel(recorded, inputs(6), backend="eager")
     first = batches(*inputs(3, seed=1))
     kept = first.clone()
     batches(*inputs(3, seed=2))
@@ -55,7 +55,7 @@ def test_it_is_compiled_once() -> None:
         compiled.append(tuple(x.shape[0] for x in example))
         return graph.forward
 
-    batches = InductorBatches(mixed, inputs(5), backend=backend)
+    batches = InductorModel(mixed, inputs(5), backend=backend)
     for count in (5, 4, 1):
         batches(*inputs(count))
     assert compiled == [(5, 5)]
@@ -66,7 +66,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line() -> None:
         raise RuntimeError("no C compiler\nhere")
 
     with pytest.raises(ValueError, match="Inductor cannot run this classifier"):
-        InductorBatches(mixed, inputs(2), backend=backend)
+        InductorModel(mixed, inputs(2), backend=backend)
 
 
 def test_too_little_memory_is_told_apart() -> None:
@@ -77,4 +77,4 @@ def test_too_little_memory_is_told_apart() -> None:
         return run
 
     with pytest.raises(torch.OutOfMemoryError):
-        InductorBatches(mixed, inputs(2), backend=backend)
+        InductorModel(mixed, inputs(2), backend=backend)

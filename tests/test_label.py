@@ -5,8 +5,8 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
 
 import duckdb
 import numpy as np
@@ -22,14 +22,13 @@ import jobs.cluster
 import jobs.labelling.workers
 from jobs.demo_corpus import broken_files
 from jobs.label import label, main
-from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
+from jobs.labelling.messages import WorkerConfig
+from jobs.labelling.shard_labeler import ShardLabeler
 from jobs.settings import LabelSettings
 from pipeline.label_shard import LabelledShard
 from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import SCHEMA, STATUSES, Shard
 from pipeline.screening.screen import Limits
-from pipeline.shards import Plan
-from pipeline.sink import write_part
 
 # Small and random: these tests are about rows, not about what the labels are.
 MODEL = {
@@ -207,28 +206,29 @@ def test_other_settings_on_the_same_output_are_refused_with_the_difference(
     assert "images-per-shard was 20, is now 30" in line
 
 
-class PoisonedLabeler(ShardLabeler):
-    """Dies, as a crash in native code would, at the second shard; commits the others unlabelled.
+class PoisonedPipeline:
+    """Dies, as a crash in native code would, at the second shard; labels the others with nothing.
 
     Without a model it starts quickly, and it has to start three times.
     """
 
-    def _load(self, *_: Any) -> None:
-        self.plan = Plan(self._output)
+    part_facts: ClassVar[dict[str, Any]] = {}
+    model = SimpleNamespace(facts={}, predictor=SimpleNamespace(notice=None))
 
-    def _reading(self, shard: Shard) -> ReadAhead:
+    def read(self, shard: Shard) -> ReadAhead:
         return ReadAhead((), Limits(), num_threads=1, max_images=1)
 
-    def _classified(self, shard: Shard, reading: ReadAhead) -> LabelledShard:
-        time.sleep(0.1)  # so that the shard of the other thread waits for its turn
+    def label(self, shard: Shard, images: ReadAhead) -> LabelledShard:
+        time.sleep(0.1)  # so that the shard of the other thread waits for the model
         if shard.index == 1:
             os._exit(1)
-        uris = [ref.uri for ref in shard.refs]
-        return LabelledShard(pa.table({"uri": uris}), {"ok": len(uris)}, time.time(), {}, 0.0)
+        table = pa.table({"num_bytes": [1] * len(shard.refs)})
+        return LabelledShard(table, {"ok": len(shard.refs)}, time.time(), {}, 0.0)
 
-    def _commit(self, shard: int, started_at: float, labelled: LabelledShard) -> CommitRecord:
-        write_part(self._output, shard, labelled.table, {"counts": labelled.counts})
-        return CommitRecord(shard, started_at, labelled.counts)
+
+class PoisonedLabeler(ShardLabeler):
+    def _load(self, config: WorkerConfig) -> Any:
+        return PoisonedPipeline()
 
 
 def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
@@ -240,7 +240,6 @@ def test_a_shard_that_kills_its_process_is_set_aside_and_the_rest_is_labelled(
 ) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(jobs.labelling.workers, "ShardLabeler", PoisonedLabeler)
-    monkeypatch.setattr(jobs.cluster, "_MAX_BLOCKS", 2)  # a sound shard shares the poisoned one's
     output = tmp_path / "out"
     arguments = [str(corpus), "--output", str(output), "--address", address, *MODEL_FLAGS]
     assert main([*arguments, "--images-per-shard", "20", "--attempts-per-shard", "2"]) == 1
@@ -272,11 +271,13 @@ def test_a_node_without_the_input_ends_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Here all nodes are one machine: the file is one that it lacks."""
-    monkeypatch.setattr(jobs.labelling.workers, "_witness", lambda *_: "/not/mounted/0.jpg")
+    monkeypatch.setattr(
+        jobs.labelling.workers, "_local_input_file", lambda *_: "/not/mounted/0.jpg"
+    )
     output = tmp_path / "out"
     arguments = [str(corpus), "--output", str(output), "--address", address, "--workers", "1"]
     assert main([*arguments, "--progress", "off", *MODEL_FLAGS]) == 1
-    assert "'/not/mounted/0.jpg' is not there on the node" in capsys.readouterr().err
+    assert "'/not/mounted/0.jpg' does not exist on the node" in capsys.readouterr().err
     assert not list(output.glob("labels/*"))
 
 

@@ -1,4 +1,4 @@
-"""What locations say, and that what is recorded of them lets nobody in."""
+"""What locations say, and that what is recorded of them holds no credentials."""
 
 import itertools
 import re
@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from pipeline.stores.locations import (
     SourceError,
     expand_braces,
-    fixed_start,
     folder_of,
     glob_regex,
     has_braces,
     is_remote,
-    joined,
-    name_of,
-    recorded,
+    literal_prefix,
     refuse_credentials,
+    resolve_entry,
+    without_credentials,
+    without_query,
 )
 
 
@@ -78,15 +78,15 @@ def test_a_large_range_is_written_out_as_it_is_used() -> None:
     ],
 )
 def test_entries_are_relative_to_their_manifest(folder: str, entry: str, expected: str) -> None:
-    assert joined(folder, entry) == expected
+    assert resolve_entry(folder, entry) == expected
 
 
 def test_the_folder_and_the_name_of_a_location() -> None:
     assert folder_of("/a/b.txt") == "/a"
     assert folder_of("s3://b/a/c?.txt") == "s3://b/a/"
     assert folder_of("https://h/a/b.txt?list=x/y") == "https://h/a/"
-    assert name_of("https://h/x.tar?v=1.jpg#a") == "https://h/x.tar"
-    assert name_of("s3://b/x.tar?v=1.jpg") == "s3://b/x.tar?v=1.jpg"
+    assert without_query("https://h/x.tar?v=1.jpg#a") == "https://h/x.tar"
+    assert without_query("s3://b/x.tar?v=1.jpg") == "s3://b/x.tar?v=1.jpg"
 
 
 SECRET = "hunter2"
@@ -111,7 +111,7 @@ SECRET = "hunter2"
     ],
 )
 def test_what_lets_its_holder_in_is_not_recorded(location: str, expected: str) -> None:
-    assert recorded(location) == expected
+    assert without_credentials(location) == expected
     with pytest.raises(SourceError, match="was given with credentials") as caught:
         refuse_credentials(location)
     assert SECRET not in str(caught.value)
@@ -136,7 +136,7 @@ def test_a_refused_scheme_is_named_without_credentials() -> None:
     ],
 )
 def test_what_holds_no_credentials_is_recorded_as_it_is(location: str) -> None:
-    assert recorded(location) == location
+    assert without_credentials(location) == location
     refuse_credentials(location)
 
 
@@ -152,7 +152,7 @@ def test_what_holds_no_credentials_is_recorded_as_it_is(location: str) -> None:
     ],
 )
 def test_globs_over_keys(pattern: str, start: str, matches: list[str], others: list[str]) -> None:
-    assert fixed_start(pattern) == start
+    assert literal_prefix(pattern) == start
     assert all(glob_regex(pattern).fullmatch(key) for key in matches)
     assert not any(glob_regex(pattern).fullmatch(key) for key in others)
 
@@ -161,4 +161,4 @@ def test_globs_over_keys(pattern: str, start: str, matches: list[str], others: l
 @given(pattern=st.text("ab*?[]!-/\\.^(", max_size=10))
 def test_every_glob_is_a_regular_expression_that_keeps_its_fixed_start(pattern: str) -> None:
     assert isinstance(glob_regex(pattern), re.Pattern)
-    assert pattern.startswith(fixed_start(pattern))
+    assert pattern.startswith(literal_prefix(pattern))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.log import configure, counted, is_json, say
+from jobs.log import configure, is_json, say, with_progress
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,11 +55,11 @@ def test_what_takes_long_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure()
-    monkeypatch.setattr("jobs.log._SAY_EVERY_S", 0.0)
-    assert list(counted(["ab", "c"], len, 3)) == ["ab", "c"]
+    monkeypatch.setattr("jobs.log._PROGRESS_EVERY_S", 0.0)
+    assert list(with_progress(["ab", "c"], len, 3)) == ["ab", "c"]
     assert capsys.readouterr().err.splitlines() == ["2/3 images", "3/3 images"]
-    monkeypatch.setattr("jobs.log._SAY_EVERY_S", 60.0)
-    assert list(counted(["ab", "c"], len, 3)) == ["ab", "c"]
+    monkeypatch.setattr("jobs.log._PROGRESS_EVERY_S", 60.0)
+    assert list(with_progress(["ab", "c"], len, 3)) == ["ab", "c"]
     assert capsys.readouterr().err == ""
 
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.stages import EmbeddingTap, StageTaps, find_stages
+from afd_model.feature_taps import EmbeddingTap, StageTap, stages_after_stem
 from afd_model.training.losses import (
+    LossInputs,
     LossWeights,
-    Watched,
     embedding_distance,
     feature_distance,
     kl_to_clean,
@@ -25,12 +25,12 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def watched(seed: int, *, requires_grad: bool = False) -> Watched:
+def watched(seed: int, *, requires_grad: bool = False) -> LossInputs:
     tensors = [random(4, 10, seed=seed), random(4, 6, 8, 8, seed=seed), random(4, 5, 4, 4)]
     for tensor in tensors:
         tensor.requires_grad_(requires_grad)
     embedding = random(4, 7, seed=seed + 50).requires_grad_(requires_grad)
-    return Watched(tensors[0], tensors[1], [tensors[2] + seed], embedding)
+    return LossInputs(tensors[0], tensors[1], [tensors[2] + seed], embedding)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -116,7 +116,7 @@ def test_the_roots_of_the_divergence_pull_alike_however_far_a_picture_is_gone() 
         weights = LossWeights(**{term: 1.0}, logits=0, features=0)
         for distance in (0.2, 1.0):
             logits = (clean + distance * away).requires_grad_()
-            found, target = (Watched(x, torch.empty(0), []) for x in (logits, clean))
+            found, target = (LossInputs(x, torch.empty(0), []) for x in (logits, clean))
             total, _ = training_loss(found, target, weights)
             total.backward()
             assert logits.grad is not None
@@ -127,7 +127,7 @@ def test_the_roots_of_the_divergence_pull_alike_however_far_a_picture_is_gone() 
 
 def test_the_root_of_no_divergence_has_a_gradient() -> None:
     logits = random(3, 10).requires_grad_()
-    found, clean = (Watched(x, torch.empty(0), []) for x in (logits, logits.detach().clone()))
+    found, clean = (LossInputs(x, torch.empty(0), []) for x in (logits, logits.detach().clone()))
     total, _ = training_loss(found, clean, LossWeights(root_kl=1.0, logits=0, features=0))
     total.backward()
     assert logits.grad is not None
@@ -177,11 +177,11 @@ def test_weights_that_cannot_be_are_refused(weights: dict[str, float], message: 
 )
 def test_stages_end_where_the_resolution_drops(name: str, expected: tuple[str, ...]) -> None:
     classifier = AFDClassifier(load_backbone(name, "none"), None)
-    stages = find_stages(classifier, 96, 3)
+    stages = stages_after_stem(classifier, 96, 3)
     assert stages == expected
-    taps = StageTaps(classifier, stages)
+    taps = StageTap(classifier, stages)
     with torch.no_grad():
-        stem = classifier.bare(torch.zeros(2, 3, 96, 96)).before
+        stem = classifier.bare(torch.zeros(2, 3, 96, 96)).stem_features
     sides = [features.shape[2] for features in taps.take()]
     assert sides == [24, 12, 6]
     assert stem.shape[2] == 48

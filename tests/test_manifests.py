@@ -15,7 +15,7 @@ from pipeline.inputs.manifests import (
     entry_location,
     is_entry,
     list_manifest,
-    read_entry_at,
+    read_entry,
 )
 from pipeline.stores.locations import SourceError
 from pipeline.stores.storage import open_input
@@ -28,9 +28,9 @@ def entries(path: Path) -> list[str]:
     for number, entry in enumerate(found):
         place = entry_location(str(path), number)
         assert is_entry(place)
-        assert read_entry_at(place) == entry
+        assert read_entry(place) == entry
     with pytest.raises(OSError, match="has changed since planning"):
-        read_entry_at(entry_location(str(path), len(found)))
+        read_entry(entry_location(str(path), len(found)))
     return found
 
 
@@ -175,7 +175,7 @@ def test_threads_that_look_up_entries_share_one_look(
 
     def look_up(number: int) -> str:
         start.wait()
-        return read_entry_at(entry_location(str(place), number))
+        return read_entry(entry_location(str(place), number))
 
     monkeypatch.setattr("pipeline.inputs.manifests.open_input", noting)
     with ThreadPoolExecutor(count) as pool:

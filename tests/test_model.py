@@ -14,7 +14,7 @@ from afd_model.backbones import load_backbone
 from afd_model.inference.device import has_native_bf16
 from afd_model.inference.predictor import Engine, Predictor
 from jobs import model
-from jobs.model import _FASTEST, _fitting_batch_size, _fitting_engine, load_model
+from jobs.model import _FASTEST, _default_batch_size, _preferred_engine, load_model
 from jobs.settings import LabelSettings
 from pipeline.stage_clock import StageClock
 
@@ -153,19 +153,19 @@ def test_batches_of_four_workers_fit_on_a_gpu(
 ) -> None:
     properties = SimpleNamespace(total_memory=gib << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    assert _fitting_batch_size(torch.device("cuda")) == expected
-    assert _fitting_batch_size(torch.device("cpu")) == 32
+    assert _default_batch_size(torch.device("cuda")) == expected
+    assert _default_batch_size(torch.device("cpu")) == 32
 
 
 def test_what_takes_longer_to_start_is_chosen_where_there_is_enough_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert _fitting_engine(cuda, 25_000) == "inductor"
-    assert _fitting_engine(cuda, 24_999) == "torch"
-    assert _fitting_engine(cuda, None) == "torch"
-    assert _fitting_engine(cpu, 10_000) == "openvino"
-    assert _fitting_engine(cpu, 9_999) == "torch"
+    assert _preferred_engine(cuda, 25_000) == "inductor"
+    assert _preferred_engine(cuda, 24_999) == "torch"
+    assert _preferred_engine(cuda, None) == "torch"
+    assert _preferred_engine(cpu, 10_000) == "openvino"
+    assert _preferred_engine(cpu, 9_999) == "torch"
     small = settings(crop=64)
     assert load_model(small, num_threads=1, images_to_label=10_000).host["engine"] == "openvino"
     monkeypatch.setattr(model, "find_spec", lambda name: None)  # as without the extra

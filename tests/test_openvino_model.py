@@ -61,7 +61,7 @@ def test_rows_are_those_of_torch(
         engine="openvino",
         num_images=num_images,
     )
-    assert predictor._images_per_slice == at_a_time
+    assert predictor._micro_batch == at_a_time
     expected = predicted(classifier, 21)
     found = predictor(*inputs(21))
     np.testing.assert_array_equal(found.labels, expected.labels)

@@ -88,7 +88,7 @@ def test_after_forgetting_a_step_is_as_the_first(kind: OptimizerKind) -> None:
     with_gradients(module)
     optimizer.step(RATE)
     fresh.load_state_dict(module.state_dict())
-    optimizer.forget()
+    optimizer.reset_state()
     for each, its in ((module, optimizer), (fresh, ModuleOptimizer(fresh, kind, 0.0))):
         with_gradients(each, seed=4)
         its.step(RATE)

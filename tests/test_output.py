@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.output import DamagedError, OutputError, OutputFolder
-from pipeline.stores.attempts import TemporaryReadError
+from pipeline.stores.errors import TransientStoreError
 
 
 def files_below(folder: Path) -> list[str]:
@@ -166,7 +166,7 @@ def test_json_that_cannot_be_read_is_not_called_damaged(
         OutputFolder(str(tmp_path)).read_json("run.json")
 
     def unreachable(location: str) -> bytes:
-        raise TemporaryReadError("no answer in time; tried 8 times in 80.0 s")
+        raise TransientStoreError("no answer in time; tried 8 times in 80.0 s")
 
     monkeypatch.setattr("pipeline.stores.storage.read", unreachable)
     with pytest.raises(

@@ -9,7 +9,7 @@ import pytest
 from servers import Answer, Bucket, Proxy
 
 from pipeline.output import OutputError, OutputFolder
-from pipeline.stores.attempts import AccessError, ReadError, TemporaryReadError
+from pipeline.stores.errors import AccessError, StoreError, TransientStoreError
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 
@@ -52,7 +52,7 @@ def test_a_file_on_a_disk_and_its_name_are_synced(
 def test_a_staged_file_appears_when_the_block_succeeds(store: OutputStore) -> None:
     with store.staged("plan") as temporary:
         temporary.write_bytes(b"whole")
-        assert "plan" not in store.changed_at("")
+        assert "plan" not in store.modification_times("")
     assert store.read("plan") == b"whole"
     with pytest.raises(KeyError), store.staged("plan") as temporary:
         fail_half_way(temporary)
@@ -68,17 +68,17 @@ def test_a_name_is_created_once(store: OutputStore) -> None:
 
 
 def test_changes_are_dated_by_the_storage(store: OutputStore) -> None:
-    assert store.changed_at("labels") == {}
+    assert store.modification_times("labels") == {}
     store.write("labels/a", b"1")
     store.write("labels/b c", b"2")
     store.write("labels/below/c", b"3")
     store.write("labelsx", b"4")
-    found = store.changed_at("labels")
+    found = store.modification_times("labels")
     assert found.keys() - {"below"} == {"a", "b c"}
     assert all(abs(changed - time.time()) < 5 for changed in found.values())
     time.sleep(1.1)  # S3's dates have whole seconds
     store.touch("labels/a", b"1")
-    later = store.changed_at("labels")
+    later = store.modification_times("labels")
     assert later["a"] > found["a"]
     assert later["b c"] == found["b c"]
     store.remove("labels/a")
@@ -92,8 +92,8 @@ def test_a_folder_is_discarded_with_what_is_in_it(store: OutputStore) -> None:
     store.write("kept", b"")
     store.discard(".left")
     store.discard(".none")
-    assert store.changed_at(".left") == {}
-    assert "kept" in store.changed_at("")
+    assert store.modification_times(".left") == {}
+    assert "kept" in store.modification_times("")
     store.remove("gone")
 
 
@@ -107,17 +107,17 @@ def test_a_write_that_fails_now_and_then_succeeds(s3: Bucket, proxy: Proxy, faul
     assert store.read("part") == data
     proxy.faults["run/part"] = [fault, fault]
     store.remove("part")
-    assert store.changed_at("") == {}
+    assert store.modification_times("") == {}
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_write_that_never_succeeds_says_so_and_leaves_nothing(s3: Bucket, proxy: Proxy) -> None:
     store = BucketFolder(f"{s3.url}/run")
     proxy.faults[r"^PUT "] = ["503:SlowDown"] * 9
-    with pytest.raises(TemporaryReadError, match=r"HTTP 503 SlowDown; tried 3 times"):
+    with pytest.raises(TransientStoreError, match=r"HTTP 503 SlowDown; tried 3 times"):
         store.write("part", b"x")
     proxy.faults.clear()
-    assert store.changed_at("") == {}
+    assert store.modification_times("") == {}
 
 
 def test_an_object_is_checked_by_the_server_and_stored_by_one_request(
@@ -139,7 +139,7 @@ def test_a_bucket_that_is_not_there_is_named(s3: Bucket) -> None:
     with pytest.raises(OutputError, match=message):
         output.create()
     OutputFolder(f"{s3.url}/run/").create()
-    assert OutputFolder(f"{s3.url}/run").changed_at("") == {}
+    assert OutputFolder(f"{s3.url}/run").modification_times("") == {}
 
 
 def test_which_right_is_missing_is_told(s3: Bucket, proxy: Proxy) -> None:
@@ -154,5 +154,5 @@ def test_which_right_is_missing_is_told(s3: Bucket, proxy: Proxy) -> None:
     with pytest.raises(OutputError, match=r"cannot delete from the output .*/run': HTTP 403"):
         output.create()
     proxy.faults = {"list-type": ["403:AccessDenied"]}
-    with pytest.raises(ReadError, match="labels/ cannot be listed: HTTP 403 AccessDenied"):
-        output.changed_at("labels")
+    with pytest.raises(StoreError, match="labels/ cannot be listed: HTTP 403 AccessDenied"):
+        output.modification_times("labels")

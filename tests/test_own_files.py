@@ -8,7 +8,7 @@ from corpora import write
 from servers import Bucket
 
 from pipeline.output import OutputError, OutputFolder
-from pipeline.own_files import list_apart, own_files
+from pipeline.own_files import list_images_outside, own_files
 from pipeline.sources import list_images
 
 RUN = ("run.json", "plan.parquet", "labels/part-00000.parquet", ".staging/x", ".drivers/a.json")
@@ -67,7 +67,7 @@ def test_a_bucket_is_like_a_folder(s3: Bucket) -> None:
 def test_sets_of_images_do_not_mix_with_the_collection(folder: Path) -> None:
     for location in ("photos", "photos/", "photos/**", "photos/*/b.jpg", str(folder / "photos")):
         with pytest.raises(OutputError, match=r"/photos' is the input's own: choose another"):
-            list_apart(location, OutputFolder("photos"))
+            list_images_outside(location, OutputFolder("photos"))
     for location in ("photos/*.jpg", "photos/z", "photos/a.jpg"):
-        assert list_apart(location, OutputFolder("photos"))
-    assert list_apart("photos", OutputFolder("photos/out"))
+        assert list_images_outside(location, OutputFolder("photos"))
+    assert list_images_outside("photos", OutputFolder("photos/out"))

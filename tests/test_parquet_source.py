@@ -288,7 +288,7 @@ def test_a_file_that_has_changed_is_told() -> None:
     shorter = ParquetReader(io.BytesIO(written({"image": MANY[:50]})))
     with pytest.raises(OSError, match="the file has 50 rows: it has changed since planning"):
         shorter.read(refs[50])
-    with pytest.raises(OSError, match="no column of images any more"):
+    with pytest.raises(OSError, match="no longer has a column of images"):
         ParquetReader(io.BytesIO(written({"path": ["a"]})))
     with pytest.raises(OSError, match="not the Parquet file that was planned"):
         ParquetReader(io.BytesIO(MANY_DATA[:-20]))

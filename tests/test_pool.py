@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from jobs.log import configure
-from jobs.pool import ClusterError, Node, Pool, make_pool, pool_for, warn_of_waiting
+from jobs.pool import ClusterError, Node, Pool, pool_for, warn_if_full
 from jobs.settings import LabelSettings
 
 TWO_GPUS, CPUS = Node(16, 2), Node(64, 0)
 
 
 def pool(*nodes: Node, **changes: Any) -> Pool:
-    unset = ("workers", "max_workers", "workers_per_gpu", "cpus_per_worker")
-    wanted = {"device": "auto", "num_shards": 1000, **dict.fromkeys(unset)}
-    return make_pool(nodes, **{**wanted, **changes})
+    num_shards = changes.pop("num_shards", 1000)
+    settings = LabelSettings(input="in", output="out", address="auto", **changes)
+    return pool_for(settings, nodes, num_shards)
 
 
 def test_workers_share_a_gpu_and_its_share_of_its_nodes_cores() -> None:
@@ -104,6 +104,6 @@ def test_a_cluster_without_room_is_not_waited_for_in_silence(
     free: tuple[float, float], waits: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure()
-    warn_of_waiting("a worker takes", 2, 0.25, free)
+    warn_if_full("a worker takes", 2, 0.25, free)
     said = f"and {free[0]} CPUs and {free[1]} GPUs of the cluster are free"
     assert (said in capsys.readouterr().err) == waits

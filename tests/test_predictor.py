@@ -15,10 +15,10 @@ from afd_model.afd_config import AFDSize
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
-from afd_model.classifier import AFDClassifier, enhance_then_score
+from afd_model.classifier import AFDClassifier, enhance_and_score
 from afd_model.dct import block_dct
 from afd_model.drift import FLIP_FEATURES, FlipModel
-from afd_model.inference.inductor_model import InductorBatches
+from afd_model.inference.inductor_model import InductorModel
 from afd_model.inference.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -87,17 +87,17 @@ def test_the_compiled_kernels_give_what_pytorch_does(
 ) -> None:
     classifier = AFDClassifier(backbone(name), trained(backbone(name), size))
     compiled = Predictor(classifier, device=CPU, precision=precision)
-    assert compiled.model.enhance is not enhance_then_score
+    assert compiled.model.enhance is not enhance_and_score
     assert compiled.model.afd is not None
-    assert (compiled.model.afd.fde_net.hidden_of_logs is not None) == narrow
-    compiled.model.images_per_part = 2  # of 5: each part is written to its place
+    assert (compiled.model.afd.fde_net.fused_log_hidden is not None) == narrow
+    compiled.model.afd_micro_batch = 2  # of 5: each part is written to its place
     found = compiled(*inputs())
     for module in ("cpu_kernels", "numba_kernels"):
         monkeypatch.delattr(afd_model.inference, module)
         monkeypatch.delitem(sys.modules, f"afd_model.inference.{module}")
     monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
     plain = Predictor(classifier, device=CPU, precision=precision)
-    assert plain.model.enhance is enhance_then_score
+    assert plain.model.enhance is enhance_and_score
     expected = plain(*inputs())
     tolerance = 1e-4 if precision == torch.float32 else 0.03
     np.testing.assert_allclose(found.confidences, expected.confidences, rtol=tolerance)
@@ -123,7 +123,7 @@ def test_a_batch_that_does_not_fit_is_run_in_parts_from_then_on() -> None:
     classifier = AFDClassifier(backbone(), trained(backbone()))
     whole = Predictor(classifier, device=CPU, precision=torch.float32)(*inputs(13))
     predictor = Predictor(classifier, device=CPU, precision=torch.float32)
-    predictor._images_per_slice = None  # as on CUDA
+    predictor._micro_batch = None  # as on CUDA
     model = predictor.model = SmallMemory(predictor.model, most=4)
     for _ in range(2):
         found = predictor(*inputs(13))
@@ -142,7 +142,7 @@ def test_a_recorded_batch_that_does_not_fit_is_run_without_the_recording() -> No
     def full(*_: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    predictor._batches = cast(InductorBatches, full)
+    predictor._inductor_model = cast(InductorModel, full)
     found = predictor(*inputs())
     np.testing.assert_array_equal(found.top_labels, expected.top_labels)
     assert predictor.notice is not None
@@ -232,7 +232,7 @@ def test_nothing_is_left_to_the_cpu_where_the_device_is_another(
     modules = [run.model, cast(nn.Module, run._flip_scorer)]
     tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
     assert {tensor.device for tensor in tensors} == {meta}
-    assert run.model.enhance is enhance_then_score
+    assert run.model.enhance is enhance_and_score
     pixels, dct = inputs()
     with torch.inference_mode():
         scores = run._packed(pixels, dct, torch.full((5,), float("nan")))

@@ -47,7 +47,7 @@ def test_drivers_see_each_other_in_a_bucket(s3: Bucket) -> None:
         assert [driver.name for driver in first.others()] == ["x"]
         time.sleep(2.1)  # S3's dates have whole seconds
         assert first.others(silent_s=1.0) == []
-    assert output.changed_at(DRIVERS) == {}
+    assert output.modification_times(DRIVERS) == {}
 
 
 def test_exactly_one_of_many_leads(output: OutputFolder) -> None:

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from jobs.labelling.messages import CommitRecord
 from jobs.labelling.progress import Progress, Style
-from jobs.labelling.shard_labeler import CommitRecord
 from jobs.log import configure
 
 

@@ -53,7 +53,7 @@ def test_reading_runs_ahead_of_the_use_but_not_without_bound(
 def test_members_that_fill_the_memory_are_not_read_sixteen_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(read_ahead, "_MOST_BYTES_PER_TASK", 100)
+    monkeypatch.setattr(read_ahead, "_MAX_BYTES_PER_TASK", 100)
     refs = [ImageRef("x", num_bytes=size) for size in (40, 40, 40, 300, 60, 40, 1, *[0] * 30)]
     assert [len(rows) for rows in read_ahead._runs(refs)] == [2, 1, 1, 2, 16, 15]
 
@@ -107,7 +107,7 @@ def test_what_is_closed_gives_nothing_more_begun_or_not(tmp_path: Path, name: st
 def test_closed_while_more_is_being_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading_tasks, "read_image", lambda ref: JPEG)
     images = reading([ImageRef("x")] * 160, max_images=16)
-    monkeypatch.setattr(reading_tasks.Reading, "take", lambda *_: images.close())
+    monkeypatch.setattr(reading_tasks.ReadPool, "mark_used", lambda *_: images.close())
     with pytest.raises(CancelledError):
         list(images)
 
@@ -152,7 +152,7 @@ def test_an_archive_that_is_read_from_its_start_is_left_to_the_shard_before(
     refs = list(list_images(f"{s3.url}/{name}"))
     opened: list[str] = []
     open_input = image_bytes.open_input
-    monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())
+    monkeypatch.setattr(image_bytes, "_CACHE", image_bytes._ReaderCache())
     monkeypatch.setattr(
         image_bytes, "open_input", lambda url: opened.append(url) or open_input(url)
     )

@@ -16,7 +16,7 @@ from pipeline.reading.reading_tasks import StoreDownError
 from pipeline.records import Container, ImageRef, Status
 from pipeline.screening.screen import Limits
 from pipeline.sources import list_images
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 
 def test_images_are_screened_by_the_stated_limits(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_what_cannot_be_read_says_why_and_costs_no_other(tmp_path: Path) -> None
         3: "No such file or directory",
         20: "Is a directory",
         21: "Too many levels of symbolic links",
-        22: "not a file's path: embedded null byte",
+        22: "not a valid path: embedded null byte",
         23: "File name too long",
         24: "Not a directory",
     }
@@ -59,7 +59,7 @@ def test_what_waits_is_bounded_in_bytes_too(
 ) -> None:
     read: list[int] = []
     monkeypatch.setattr(reading_tasks, "read_image", lambda ref: read.append(1) or JPEG)
-    monkeypatch.setattr(reading_tasks, "_MOST_BYTES_AHEAD", 100 * len(JPEG))
+    monkeypatch.setattr(reading_tasks, "_MAX_BYTES_AHEAD", 100 * len(JPEG))
     refs = [ImageRef("x", num_bytes=planned)] * 2000
     images = iter(reading(refs, max_images=1600, num_threads=5))
     for used in range(1, 300):
@@ -85,19 +85,19 @@ def test_who_waits_for_room_is_sent_home_when_it_closes(monkeypatch: pytest.Monk
         return JPEG
 
     monkeypatch.setattr(reading_tasks, "read_image", first_of_the_third_task_waits)
-    tasks = reading_tasks.Reading(
+    tasks = reading_tasks.ReadPool(
         [ImageRef(str(row)) for row in range(48)], Limits(10**8), num_threads=2, num_readers=0
     )
     first, *_ = [tasks.submit(range(start, start + 16)) for start in (0, 16, 32)]
     loaded = first.result()
     while "32" not in read:
         time.sleep(0.001)
-    monkeypatch.setattr(reading_tasks, "_MOST_BYTES_AHEAD", -1)
+    monkeypatch.setattr(reading_tasks, "_MAX_BYTES_AHEAD", -1)
     closing_it = threading.Thread(target=tasks.close, daemon=True)
     closing_it.start()
     while not tasks._pool._shutdown:
         time.sleep(0.001)
-    tasks.take(loaded)
+    tasks.mark_used(loaded)
     waits.set()
     closing_it.join(5)
     assert not closing_it.is_alive()
@@ -116,7 +116,7 @@ def test_what_waits_is_bounded_where_only_the_disk_knows_the_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = counted_reads(monkeypatch)
-    monkeypatch.setattr(reading_tasks, "_MOST_BYTES_AHEAD", 4 * len(JPEG))
+    monkeypatch.setattr(reading_tasks, "_MAX_BYTES_AHEAD", 4 * len(JPEG))
     with closing(reading(written(tmp_path, 200), max_images=160, num_threads=5)) as ahead:
         images = iter(ahead)
         for used in range(1, 60):
@@ -131,10 +131,10 @@ def test_room_is_taken_before_a_file_is_read_and_given_back_with_its_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refs, taken = written(tmp_path, 20), []
-    tasks = reading_tasks.Reading(refs, Limits(10**8), num_threads=1, num_readers=0)
+    tasks = reading_tasks.ReadPool(refs, Limits(10**8), num_threads=1, num_readers=0)
     monkeypatch.setattr(reading_tasks, "read_image", lambda _: taken.append(tasks._bytes) or JPEG)
     for rows in (range(16), range(16, 20)):
-        tasks.take(tasks.submit(rows).result())
+        tasks.mark_used(tasks.submit(rows).result())
         assert tasks._bytes == 0
     tasks.close()
     assert taken == [len(JPEG) * count for count in (*range(1, 17), *range(1, 5))]
@@ -142,7 +142,7 @@ def test_room_is_taken_before_a_file_is_read_and_given_back_with_its_use(
 
 def test_what_is_no_image_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = counted_reads(monkeypatch)
-    monkeypatch.setattr(reading_tasks, "_MOST_BYTES_AHEAD", 1 << 16)
+    monkeypatch.setattr(reading_tasks, "_MAX_BYTES_AHEAD", 1 << 16)
     (tmp_path / "film.mp4").write_bytes(bytes(1 << 16))
     with closing(reading([ImageRef(str(tmp_path / "film.mp4"))] * 64, max_images=64)) as films:
         films.start_early()
@@ -215,7 +215,9 @@ def test_a_store_that_is_down_fails_the_shard_and_not_its_images(
     assert {image.error for image in reading(many)} == {"HTTP 404 NoSuchKey"}
     proxy.faults = {"jpg": ["403:InvalidObjectState"] * 40}  # in cold storage: so is that
     errors = {image.error or "" for image in reading(many)}
-    assert errors == {"HTTP 403 InvalidObjectState: it is archived, and has to be restored first"}
+    assert errors == {
+        "HTTP 403 InvalidObjectState: it is in cold storage, and must be restored first"
+    }
 
 
 @pytest.mark.usefixtures("persistent")
@@ -224,7 +226,7 @@ def test_a_store_that_is_down_fails_a_small_shard_too(many: list[ImageRef], prox
     proxy.faults = {"jpg": ["403:AccessDenied"] * 1000}
     with pytest.raises(StoreDownError, match="8 images in a row, the last: HTTP 403 Access"):
         list(reading(many[:8]))
-    images = list(reading(many[:7]))  # so few may be all that is wrong, and the run is to end
+    images = list(reading(many[:7]))  # so few may be the only ones; the run must finish
     assert {image.status for image in images} == {Status.UNREADABLE}
 
 
@@ -260,21 +262,21 @@ def test_an_archive_that_cannot_be_read_now_fails_the_shard(
     refs = list(list_images(f"{s3.url}/a.tar"))
     proxy.faults = {"a.tar": ["503:SlowDown", "cut"]}
     assert widths(reading(refs)) == list(range(16, 66))
-    monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())  # in another worker
+    monkeypatch.setattr(image_bytes, "_CACHE", image_bytes._ReaderCache())  # in another worker
     proxy.faults = {"a.tar": ["503:SlowDown"] * 3}
     with pytest.raises(StoreDownError, match=r"a.tar#0.jpg cannot be read: HTTP 503 SlowDown"):
         list(reading(refs))
     proxy.faults = {"a.tar": ["403:AccessDenied"]}
     with pytest.raises(StoreDownError, match=r"a.tar#0.jpg cannot be read: HTTP 403 AccessDenied"):
         list(reading(refs))
-    monkeypatch.setattr(image_bytes, "_READERS", image_bytes._Readers())
+    monkeypatch.setattr(image_bytes, "_CACHE", image_bytes._ReaderCache())
     proxy.faults = {"a.tar": ["404:NoSuchKey"] * 500}  # gone: that is said of each
     assert {image.error for image in reading(refs)} == {"HTTP 404 NoSuchKey"}
 
 
 @pytest.mark.usefixtures("persistent")
 def test_signatures_that_have_expired_fail_the_shard(tmp_path: Path) -> None:
-    """The manifest may be written again with fresh ones, which no final row would see."""
+    """The manifest may be rewritten with fresh ones; final rows would not be read again."""
     web = WebServer({f"/{row}.jpg": JPEG for row in range(8)})
     with web.running():
         manifest = tmp_path / "signed.txt"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from servers import Answer, Request, WebServer
 
 from pipeline.stores import remote_file
-from pipeline.stores.attempts import ReadError, TemporaryReadError
+from pipeline.stores.errors import StoreError, TransientStoreError
 from pipeline.stores.http_transfer import Resource
 from pipeline.stores.remote_file import RemoteFile
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("impatient", "small_blocks")
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_file, "BLOCK_BYTES", BLOCK)
     monkeypatch.setattr(remote_file, "_HEAD_BYTES", 100)
-    monkeypatch.setattr(remote_file, "_MOST_UNRANGED_BYTES", 10 * BLOCK)
+    monkeypatch.setattr(remote_file, "_MAX_UNRANGED_BYTES", 10 * BLOCK)
 
 
 @pytest.fixture
@@ -122,29 +122,29 @@ def test_a_block_that_fails_can_be_asked_for_again(server: WebServer) -> None:
     file = opened(server)
     server.faults["a"] = ["503:SlowDown"] * 3
     file.seek(5 * BLOCK)
-    with pytest.raises(TemporaryReadError, match="HTTP 503 SlowDown; tried 3 times"):
+    with pytest.raises(TransientStoreError, match="HTTP 503 SlowDown; tried 3 times"):
         file.read(10)
     assert file.read(10) == DATA[5 * BLOCK :][:10]
 
 
 def test_a_file_that_has_changed_meanwhile_is_to_be_opened_again(server: WebServer) -> None:
-    """Parts of two files would make one that never was."""
+    """Parts of two versions must not be joined into one file."""
     for changed in (DATA[: 3 * BLOCK + 5], DATA + b"x"):
         server.files["/a"] = DATA
         file = opened(server)
         server.files["/a"] = changed
         for start in (3 * BLOCK + 1, 15 * BLOCK):
             file.seek(start)
-            with pytest.raises(TemporaryReadError, match="it was written again while it was read"):
+            with pytest.raises(TransientStoreError, match="it was rewritten while it was read"):
                 file.read(10)
         assert opened(server).read() == changed
     del server.files["/a"]
-    with pytest.raises(TemporaryReadError, match="it was removed while it was read: HTTP 404"):
+    with pytest.raises(TransientStoreError, match="it was removed while it was read: HTTP 404"):
         file.read(10)
 
 
 def test_a_store_tells_another_file_of_the_same_length(server: WebServer) -> None:
-    """By its ETag; servers of one file on the web may disagree about that."""
+    """By its ETag; web servers that share a URL may disagree about a file's ETag."""
     original, etags = server.answer, iter(['"1"', '"1"', '"2"', '"1"', '"1"', '"2"'])
 
     def answer(request: Request) -> Answer:
@@ -160,7 +160,7 @@ def test_a_store_tells_another_file_of_the_same_length(server: WebServer) -> Non
         if blocks == 2:
             assert file.read(10) == DATA[15 * BLOCK :][:10]
         else:
-            with pytest.raises(TemporaryReadError, match="it was written again while it was read"):
+            with pytest.raises(TransientStoreError, match="it was rewritten while it was read"):
                 file.read(10)
 
 
@@ -171,5 +171,5 @@ def test_a_server_without_ranges_gives_small_files_whole() -> None:
         file.seek(5 * BLOCK)
         assert file.read() == DATA[5 * BLOCK : 9 * BLOCK]
         assert len(web.requests) == 1
-        with pytest.raises(ReadError, match=f"at most {10 * BLOCK} are read at once"):
+        with pytest.raises(StoreError, match=f"at most {10 * BLOCK} are read at once"):
             opened(web, "/large")

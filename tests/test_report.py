@@ -146,7 +146,7 @@ def test_one_image(tmp_path: Path) -> None:
 def test_many_classes_are_listed_up_to_a_number(tmp_path: Path) -> None:
     output = write_output(tmp_path, Made(images=400))
     text = text_of(page_of(output, max_labels=3))
-    assert "The 3 most frequent ones; the others hold" in text
+    assert "The 3 most frequent ones; the others have" in text
 
 
 def test_other_settings_are_shown_as_changed(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_other_settings_are_shown_as_changed(tmp_path: Path) -> None:
 
 def test_too_little_memory_is_told(tmp_path: Path) -> None:
     output = write_output(tmp_path, Made(images=3000))
-    with pytest.raises(ValueError, match=r"--memory-limit 1MB is too little: give more") as told:
+    with pytest.raises(ValueError, match=r"--memory-limit 1MB is too low: give more") as told:
         page_of(output, memory_limit="1MB")
     assert "Possible solutions" not in str(told.value)  # DuckDB's, of settings that are not ours
 

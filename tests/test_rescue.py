@@ -9,10 +9,10 @@ from jpegs import encode, photo, save
 from pipeline import rescue
 from pipeline.records import Status
 from pipeline.rescue import (
-    give_up,
+    admit,
     is_refusal,
-    passes_header_check,
-    sound_picture,
+    known_good_image,
+    reject,
     split_refused,
 )
 from pipeline.screening.screen import Limits, screen
@@ -90,7 +90,7 @@ def test_the_reason_is_the_best_to_be_had() -> None:
     ]
     for data, message, expected in cases:
         (image,) = screened([data])
-        give_up(image, message)
+        reject(image, message)
         assert image.status == Status.REJECTED
         assert image.data is None
         assert (image.error or "").startswith(f"cannot be decoded: {expected}")
@@ -103,7 +103,7 @@ def test_a_header_that_dali_would_refuse_is_told_beforehand(
     jpeg, png = encode(photo(40, 40)), save(photo(40, 40), "PNG")
     images = screened([jpeg, png, png[:-40], b""])
     assert images[2].decodable
-    assert [passes_header_check(image) for image in images] == [True, True, False, True]
+    assert [admit(image) for image in images] == [True, True, False, True]
     assert [image.status for image in images[:2]] == [Status.OK] * 2
     assert images[2].error == "cannot be decoded: its data is damaged"
     assert capfd.readouterr() == ("", "")  # nor from native code
@@ -114,7 +114,7 @@ def test_stray_bytes_that_only_dali_refuses_are_left_out() -> None:
     at = jpeg.index(b"\xff\xc4")
     stray = jpeg[:at] + b"junk" + jpeg[at:]
     images = screened([stray, stray[:-200]])
-    assert all(passes_header_check(image) for image in images)
+    assert all(admit(image) for image in images)
     assert images[0].data == jpeg
     assert [image.status for image in images] == [Status.DAMAGED] * 2
     assert images[0].error == "stray bytes between its segments"
@@ -130,13 +130,15 @@ def test_a_parser_that_refuses_everything_is_not_the_images_fault(
         raise RuntimeError("Failed to get image info")
 
     monkeypatch.setattr(rescue.nvimgcodec, "CodeStream", failing)
-    with pytest.raises(RuntimeError, match="refuses sound pictures too: Failed to get image info"):
-        passes_header_check(image)
+    with pytest.raises(
+        RuntimeError, match="refuses a known-good image too: Failed to get image info"
+    ):
+        admit(image)
     assert image.status == Status.OK
 
 
-def test_the_sound_picture_has_nothing_wrong() -> None:
-    image = sound_picture()
+def test_the_known_good_image_has_nothing_wrong() -> None:
+    image = known_good_image()
     size = image.size
     screen(image, Limits(integrity="full"))
     assert (image.status, image.size) == (Status.OK, size)

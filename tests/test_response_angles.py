@@ -13,7 +13,7 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.dct import BlockDCT, block_dct
+from afd_model.dct import block_dct
 from afd_model.drift import drift_angle_deg
 from afd_model.evaluation.evaluator import Evaluator
 from afd_model.evaluation.response_angles import AngleMeter, binned_medians, block_angles_deg
@@ -57,8 +57,7 @@ def meter(afd: AFDModule | None) -> AngleMeter:
     evaluator = Evaluator(
         AFDClassifier(backbone(), afd), device=torch.device("cpu"), precision=torch.float32
     )
-    preset = backbone().preprocessing
-    return AngleMeter(evaluator, BlockDCT(preset.mean, preset.std), backbone().stem_stride)
+    return AngleMeter(evaluator, backbone())
 
 
 @cache
@@ -110,7 +109,7 @@ def test_with_a_trained_module_the_enhanced_features_are_measured_too() -> None:
     found = meter(afd).measure(pixels, dct, clean, quality)
     assert found.enhanced_deg is not None
     with torch.no_grad():
-        enhanced = AFDClassifier(backbone(), afd).eval().features(pixels, dct).after
+        enhanced = AFDClassifier(backbone(), afd).eval().features(pixels, dct).enhanced_features
     expected = block_angles_deg(enhanced, clean.features, 4)
     np.testing.assert_allclose(found.enhanced_deg, expected.numpy(), rtol=1e-3, atol=1e-3)
 

@@ -5,7 +5,7 @@ import pytest
 from jobs.pool import ClusterError
 from jobs.run_job import run_job
 from pipeline.output import OutputError
-from pipeline.stores.attempts import AccessError, ReadError
+from pipeline.stores.errors import AccessError, StoreError
 
 
 class OwnError(RuntimeError):
@@ -28,7 +28,7 @@ def test_the_jobs_own_exit_code_is_returned(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("no"), OutputError("no"), ReadError("no"), OSError("no"), OwnError("no\n  ")],
+    [ValueError("no"), OutputError("no"), StoreError("no"), OSError("no"), OwnError("no\n  ")],
 )
 def test_what_the_user_can_mend_is_one_line(
     error: Exception, capsys: pytest.CaptureFixture[str]

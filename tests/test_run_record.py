@@ -9,8 +9,8 @@ import pytest
 from jobs.run_record import (
     differences,
     join_run,
+    model_differences,
     open_run,
-    other_model,
     record_model,
     start_run,
     versions,
@@ -81,13 +81,15 @@ def test_the_same_weights_may_be_in_another_folder_and_others_under_the_same_nam
         "afd": "/a/shipped.safetensors",
         "afd_sha256": "m",
     }
-    assert not other_model(begun, begun | {"weights": "/b/own.pth", "afd": "/b/s.safetensors"})
-    assert other_model(begun, begun | {"afd_sha256": "n"}) == "afd-sha256 was 'm', is now 'n'"
+    assert not model_differences(
+        begun, begun | {"weights": "/b/own.pth", "afd": "/b/s.safetensors"}
+    )
+    assert model_differences(begun, begun | {"afd_sha256": "n"}) == "afd-sha256 was 'm', is now 'n'"
     random = begun | {"weights": "none", "weights_sha256": None}
-    assert "weights was 'none', is now 'other'" in other_model(
+    assert "weights was 'none', is now 'other'" in model_differences(
         random, random | {"weights": "other"}
     )
-    assert "backbone was" in other_model(begun, begun | {"backbone": "resnet18"})
+    assert "backbone was" in model_differences(begun, begun | {"backbone": "resnet18"})
 
 
 def test_a_run_that_committed_nothing_may_begin_anew(
@@ -102,7 +104,9 @@ def test_the_output_of_another_job_is_refused(
 ) -> None:
     """Its record would be lost, and with it the way to continue that job."""
     output.write_json("run.json", {"settings": {"max_steps": 5}})
-    with pytest.raises(OutputError, match=r"run\.json' is of another job: choose another --output"):
+    with pytest.raises(
+        OutputError, match=r"run\.json' belongs to another job: choose another --output"
+    ):
         open_run(output, settings)
 
 
@@ -129,7 +133,7 @@ def test_a_damaged_record_is_refused(output: OutputFolder, settings: LabelSettin
     commit_something(output)
     for content in ('{"run_id": ', '{"run_id": "1"}', '{"run_id": "1", "settings": []}'):
         (output.path / "run.json").write_text(content)
-        with pytest.raises(OutputError, match=r"run\.json' is (damaged|of another job)"):
+        with pytest.raises(OutputError, match=r"run\.json' (is damaged|belongs to another job)"):
             open_run(output, settings)
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from servers import AWS
 
 from pipeline.stores import s3_access
-from pipeline.stores.attempts import AccessError
 from pipeline.stores.bucket_store import BucketStore
+from pipeline.stores.errors import AccessError
 from pipeline.stores.locations import SourceError
 from pipeline.stores.s3_access import Credentials, s3_bucket, sign
 

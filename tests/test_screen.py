@@ -64,7 +64,7 @@ def test_png_and_webp_are_ok_without_jpeg_columns(data: bytes) -> None:
         (b"some\nwords", r"^not an image: starts with b'some\\nwords'$"),
         (b"\xff\xd8", "^JPEG header ends before"),
         (b"\xff", "^not an image"),
-        (twelve_bit_jpeg(), "^12-bit JPEG: only 8-bit ones can be read$"),
+        (twelve_bit_jpeg(), "^12-bit JPEG: only 8-bit JPEGs are supported$"),
         (PNG[:20], "^png header is damaged: "),
         (PNG[:8] + bytes(100), "^png header is damaged: "),
         (PNG[:8], "^png header is damaged: "),

@@ -1,7 +1,7 @@
 """The worker on its own, without Ray: one record for every shard, whatever happens."""
 
-import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from jpegs import encode, photo
 
-from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, CommitRecord, ShardLabeler
+from jobs.labelling.messages import CommitRecord, WorkerConfig
+from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, STOPPED, ShardLabeler
 from jobs.settings import LabelSettings
 from pipeline.label_shard import LabelledShard
 from pipeline.output import OutputFolder
@@ -23,7 +23,7 @@ from pipeline.records import ImageRef, Shard
 from pipeline.shards import part_name, part_path, write_plan
 from pipeline.sink import read_facts, write_part
 from pipeline.sources import list_images
-from pipeline.stores.attempts import AccessError, ReadError, TemporaryReadError
+from pipeline.stores.errors import AccessError, StoreError, TransientStoreError
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> LabelSettings:
     return settings
 
 
+def make_labeler(settings: LabelSettings, **changes: Any) -> ShardLabeler:
+    config = WorkerConfig(settings=settings, run_id="run", expected_model=None, driver="d1")
+    return ShardLabeler(replace(config, **changes))
+
+
 @pytest.fixture(scope="module")
 def labeler(settings: LabelSettings) -> ShardLabeler:
-    return ShardLabeler(settings, "run", None, num_threads=1, driver="d1")
+    return make_labeler(settings)
 
 
 @pytest.fixture
@@ -64,8 +69,7 @@ def output(settings: LabelSettings) -> OutputFolder:
 
 
 def call(labeler: ShardLabeler, shard: int) -> CommitRecord:
-    [record] = labeler({"shard": np.array([shard])})["record"]
-    return CommitRecord(**json.loads(record))
+    return labeler.label_or_exit(shard)
 
 
 @pytest.mark.parametrize("missing", ["input", "output"])
@@ -74,11 +78,11 @@ def test_a_node_without_the_drivers_disks_labels_nothing(
 ) -> None:
     if missing == "output":
         settings = replace(settings, output=str(tmp_path))
-    witness = str(tmp_path / "0.jpg")
-    labeler = ShardLabeler(settings, "run", None, num_threads=1, driver="d1", witness=witness)
-    path = witness if missing == "input" else str(tmp_path / "plan.parquet")
+    input_file = str(tmp_path / "0.jpg")
+    labeler = make_labeler(settings, input_file=input_file)
+    path = input_file if missing == "input" else str(tmp_path / "plan.parquet")
     assert call(labeler, 0).fatal == (
-        f"{path!r} is not there on the node {socket.gethostname()}: mount the {missing} at the"
+        f"{path!r} does not exist on the node {socket.gethostname()}: mount the {missing} at the"
         " same path on every node"
     )
     assert not list(output.labels.iterdir())
@@ -112,7 +116,7 @@ def test_a_committed_shard_is_not_labelled_again(
 ) -> None:
     first = call(labeler, 0)
     written = part_path(output, 0).stat()
-    monkeypatch.setattr(labeler, "_turn", None)
+    monkeypatch.setattr(labeler, "_read_and_label", None)
     assert call(labeler, 0).counts == first.counts
     found = part_path(output, 0).stat()  # reading it may change the time of its last access
     assert (found.st_ino, found.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
@@ -135,40 +139,40 @@ def test_a_shard_is_read_while_one_is_classified_and_one_classified_while_one_is
 ) -> None:
     """Each would wait for the other in vain if they were done one after the other."""
     begun, read, classified = (threading.Event() for _ in range(3))
-    in_turn: list[str] = []
-    reading, turn = labeler._reading, labeler._classified
+    threads: list[str] = []
+    read_shard, label_shard = labeler.pipeline.read, labeler.pipeline.label
 
-    def reading_noted(shard: Shard) -> ReadAhead:
+    def noted_read(shard: Shard) -> ReadAhead:
         if shard.index == 1:
             assert begun.wait(30)
             read.set()
-        return reading(shard)
+        return read_shard(shard)
 
-    def classified_noted(shard: Shard, images: ReadAhead) -> LabelledShard:
-        in_turn.append(threading.current_thread().name)
+    def noted_label(shard: Shard, images: ReadAhead) -> LabelledShard:
+        threads.append(threading.current_thread().name)
         if shard.index == 0:
             begun.set()
             assert read.wait(30)
             assert {path.name for path in (output.path / ".attempts").iterdir()} == {
-                f"{part_name(0)}.d1.1"  # the one that waits has not begun
+                f"{part_name(0)}.d1.1"  # the shard that waits has begun no attempt
             }
         if shard.index == 1:
             classified.set()
-        return turn(shard, images)
+        return label_shard(shard, images)
 
-    def write_noted(output: OutputFolder, shard: int, *part: Any) -> None:
+    def noted_write(output: OutputFolder, shard: int, *part: Any) -> None:
         if shard == 0:
             assert classified.wait(30)
         write_part(output, shard, *part)
 
-    monkeypatch.setattr(labeler, "_reading", reading_noted)
-    monkeypatch.setattr(labeler, "_classified", classified_noted)
-    monkeypatch.setattr("jobs.labelling.shard_labeler.write_part", write_noted)
+    monkeypatch.setattr(labeler.pipeline, "read", noted_read)
+    monkeypatch.setattr(labeler.pipeline, "label", noted_label)
+    monkeypatch.setattr("jobs.labelling.shard_output.write_part", noted_write)
     assert [record.error for record in labeler.label_each([0, 1])] == [None, None]
-    assert len(set(in_turn)) == 1
+    assert len(set(threads)) == 1
 
 
-def test_what_is_in_hand_is_given_up_when_nobody_wants_it_any_more(
+def test_unfinished_shards_are_abandoned_when_the_caller_stops(
     labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck = threading.Event()
@@ -187,6 +191,42 @@ def test_what_is_in_hand_is_given_up_when_nobody_wants_it_any_more(
     assert part_path(output, 0).exists()
     output.clean()
     assert [record.error for record in labeler.label_each(range(3))] == [None] * 3
+
+
+@pytest.mark.parametrize("shards", [[0], [0, 1]])
+def test_an_interrupt_stops_every_unfinished_shard(
+    settings: LabelSettings,
+    output: OutputFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    shards: list[int],
+) -> None:
+    """Also the last one, and one that waits for the model: no worker process died."""
+    labeler = make_labeler(settings)  # a stopped one labels nothing more
+    ended: list[CommitRecord] = []
+    label = labeler.label
+
+    def noted_label(shard: int) -> CommitRecord:
+        ended.append(label(shard))
+        return ended[-1]
+
+    def read_slowly(ref: ImageRef) -> bytes:
+        if Path(ref.uri).name == "0.jpg":
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.5)
+        return Path(ref.uri).read_bytes()
+
+    monkeypatch.setattr(labeler, "label", noted_label)
+    monkeypatch.setattr("pipeline.reading.reading_tasks.read_image", read_slowly)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(labeler.label_each(shards))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [record.error for record in ended] == [STOPPED] * len(shards)
+    assert not list(output.labels.iterdir())
 
 
 def test_attempts_of_dead_processes_count(labeler: ShardLabeler, output: OutputFolder) -> None:
@@ -213,7 +253,7 @@ def test_a_failure_is_tried_again_and_then_reported(
         calls.append(1)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("jobs.labelling.shard_labeler.write_part", fail)
+    monkeypatch.setattr("jobs.labelling.shard_output.write_part", fail)
     record = call(labeler, 2)
     assert record.error == "OSError: [Errno 5] Input/output error"
     assert len(calls) == 3
@@ -223,11 +263,11 @@ def test_a_failure_is_tried_again_and_then_reported(
 
 
 FULL = [OSError(number, os.strerror(number)) for number in (28, 30, 122)]
-REFUSED = [AccessError("HTTP 403 ExpiredToken"), ReadError("HTTP 403 AccessDenied")]
+REFUSED = [AccessError("HTTP 403 ExpiredToken"), StoreError("HTTP 403 AccessDenied")]
 
 
 @pytest.mark.parametrize("failure", [*FULL, *REFUSED], ids=str)
-@pytest.mark.parametrize("written", ["jobs.labelling.shard_labeler.write_part", "begin_attempt"])
+@pytest.mark.parametrize("written", ["jobs.labelling.shard_output.write_part", "begin_attempt"])
 def test_an_output_that_takes_no_more_files_is_fatal_at_once(
     settings: LabelSettings,
     output: OutputFolder,
@@ -235,7 +275,7 @@ def test_an_output_that_takes_no_more_files_is_fatal_at_once(
     failure: Exception,
     written: str,
 ) -> None:
-    labeler = ShardLabeler(settings, "run", None, num_threads=1, driver="d1")
+    labeler = make_labeler(settings)
     calls = []
 
     def fail(*_: Any, **__: Any) -> None:
@@ -255,20 +295,20 @@ def test_an_output_that_takes_no_more_files_is_fatal_at_once(
 def test_a_store_that_answers_too_late_may_take_the_part_the_next_time(
     labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failures = [TemporaryReadError("HTTP 503 SlowDown; tried 8 times in 21.4 s")]
+    failures = [TransientStoreError("HTTP 503 SlowDown; tried 8 times in 21.4 s")]
 
     def fail_once(*part: Any) -> None:
         if failures:
             raise failures.pop()
         write_part(*part)
 
-    monkeypatch.setattr("jobs.labelling.shard_labeler.write_part", fail_once)
+    monkeypatch.setattr("jobs.labelling.shard_output.write_part", fail_once)
     assert call(labeler, 2).error is None
 
 
 def test_a_model_that_cannot_be_built_is_fatal_and_worded(settings: LabelSettings) -> None:
     values = {**vars_of(settings), "backbone": "mobilenet_v3_smal"}
-    record = call(ShardLabeler(LabelSettings(**values), "run", None, num_threads=1, driver="d1"), 0)
+    record = call(make_labeler(LabelSettings(**values)), 0)
     assert (
         record.fatal == "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?"
     )
@@ -278,7 +318,7 @@ def test_another_model_than_the_runs_is_fatal(
     settings: LabelSettings, labeler: ShardLabeler, output: OutputFolder
 ) -> None:
     expected = {**call(labeler, 0).model, "weights_sha256": "0123"}
-    record = call(ShardLabeler(settings, "run", expected, num_threads=1, driver="d1"), 0)
+    record = call(make_labeler(settings, expected_model=expected), 0)
     assert record.fatal is not None
     assert "weights-sha256 was '0123', is now None" in record.fatal
 
@@ -286,7 +326,7 @@ def test_another_model_than_the_runs_is_fatal(
 def test_a_lost_device_is_fatal_here_and_ends_a_worker_of_rays(
     settings: LabelSettings, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labeler = ShardLabeler(settings, "run", None, num_threads=1, driver="d1")
+    labeler = make_labeler(settings)
     tried = []
 
     def fail(*_: Any) -> None:
@@ -294,8 +334,8 @@ def test_a_lost_device_is_fatal_here_and_ends_a_worker_of_rays(
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     exits: list[int] = []
-    monkeypatch.setattr(labeler, "_classified", fail)
-    monkeypatch.setattr("afd_model.inference.device.fault_of", lambda device: f"{device} is lost")
+    monkeypatch.setattr(labeler.pipeline, "label", fail)
+    monkeypatch.setattr(labeler.pipeline, "device_fault", lambda: "cpu is lost")
     monkeypatch.setattr("os._exit", exits.append)
     wanted = "cpu is lost; the same command continues the run"
     assert [record.fatal for record in labeler.label_each([0, 1])] == [wanted, wanted]
@@ -305,7 +345,7 @@ def test_a_lost_device_is_fatal_here_and_ends_a_worker_of_rays(
     assert exits == [EXIT_DEVICE_LOST]
     monkeypatch.undo()
     output.clean()
-    assert call(ShardLabeler(settings, "run", None, num_threads=1, driver="d1"), 0).error is None
+    assert call(make_labeler(settings), 0).error is None
 
 
 def vars_of(settings: LabelSettings) -> dict[str, Any]:

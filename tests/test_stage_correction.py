@@ -10,7 +10,7 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.stage_correction import StageCorrection, StagePlace, late_stages
+from afd_model.stage_correction import StageCorrection, StagePlace, last_stages
 
 
 def module(model: Backbone, *, trained: bool) -> AFDModule:
@@ -53,8 +53,8 @@ def test_stages_end_before_what_only_widens_or_leads_on(
     name: str, expected: list[tuple[str, int, int]]
 ) -> None:
     model = backbone(name).module
-    assert late_stages(model, 64, 2) == [StagePlace(*place) for place in expected]
-    assert late_stages(model, 64, 0) == []
+    assert last_stages(model, 64, 2) == [StagePlace(*place) for place in expected]
+    assert last_stages(model, 64, 0) == []
 
 
 def test_a_classifier_of_plain_convolutions_has_none_to_correct() -> None:

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from servers import Bucket, Proxy
 
-from jobs.labelling.shard_labeler import CommitRecord
+from jobs.labelling.messages import CommitRecord
 from jobs.labelling.summary import committed_shards, finished_summary, summarise, write_summary
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
 from pipeline.shards import part_path, write_plan
 from pipeline.sink import write_part
-from pipeline.stores.attempts import AccessError, TemporaryReadError
+from pipeline.stores.errors import AccessError, TransientStoreError
 
 COUNTS = {"ok": 2, "damaged": 0, "rejected": 1, "unreadable": 0}
 
@@ -141,7 +141,7 @@ def test_a_store_that_fails_in_the_audit_is_no_damage(s3: Bucket, proxy: Proxy) 
     proxy.faults["part-00001"] = ["403:AccessDenied"]
     failed = summed_up(output, *records).failed
     assert failed == {"part-00001.parquet": "cannot be read: HTTP 403 AccessDenied"}
-    for fault, error in (("503:SlowDown", TemporaryReadError), ("400:ExpiredToken", AccessError)):
+    for fault, error in (("503:SlowDown", TransientStoreError), ("400:ExpiredToken", AccessError)):
         proxy.faults["part-00001"] = [fault] * 3
         with pytest.raises(error, match=fault.partition(":")[2]):
             summed_up(output, *records)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.inputs.image_bytes import read_image
-from pipeline.inputs.tar_source import DAMAGE, TarReader, container_of, list_tar
+from pipeline.inputs.tar_source import TAR_ERRORS, TarReader, container_of, list_tar
 from pipeline.records import Container
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -108,9 +108,9 @@ def test_a_damaged_tar_is_never_listed_short() -> None:
     header = 2 * 1024
     flipped = whole[: header + 10] + b"\xff" + whole[header + 11 :]
     for damaged in (flipped, whole[: header + 200], whole[: header + 512 + 3]):
-        with pytest.raises(DAMAGE):
+        with pytest.raises(TAR_ERRORS):
             listed_tar(damaged)
-        with pytest.raises(DAMAGE):
+        with pytest.raises(TAR_ERRORS):
             listed_tar(gzip.compress(damaged))
     for sound in (whole, whole[: 5 * 1024], whole[: 5 * 1024 + 512]):  # end marks are optional
         assert len(listed_tar(sound)) == len(listed_tar(gzip.compress(sound))) == 5
@@ -126,7 +126,7 @@ def test_damaged_gzip_is_never_listed_short() -> None:
         holed,
         packed[:-6] + changed + packed[-5:],
     ):
-        with pytest.raises(DAMAGE):
+        with pytest.raises(TAR_ERRORS):
             listed_tar(damaged)
 
 

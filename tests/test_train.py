@@ -81,7 +81,7 @@ def test_shares_of_no_held_out_images_are_dashes(
     assert train(sound, tmp_path, "--max-steps", "1", "--held-out-images", "1") == 0
     told = capsys.readouterr().err
     assert "held out: compressed – have the clean picture's label (without the module –)" in told
-    assert "held out, compressed: – of the labels are the clean picture's (– without" in told
+    assert "held-out images, compressed: – have the clean picture's label (– without" in told
     card = json.loads((tmp_path / "afd.json").read_text())
     assert card["held_out_scores"].keys() == {"agreement", "clean_agreement", "kl"}
 
@@ -98,7 +98,7 @@ def test_a_finished_run_goes_on_for_more_steps(
     assert train(photos, output, "--max-steps", "4") == 0
     told = capsys.readouterr().err
     assert "for 4 steps instead of 3" in told
-    assert "the collection has changed since the run began (16 images, now 17)" in told
+    assert "the collection has changed since the run started (16 images, now 17)" in told
     assert [r["step"] for r in records(output, "step")] == [1, 2, 3, 4]
     card = json.loads((output / "afd.json").read_text())
     assert (card["settings"]["max_steps"], card["earlier_max_steps"]) == (4, [2, 3])
@@ -157,7 +157,7 @@ def test_a_run_starts_from_a_checkpoint(
     assert str(tmp_path) not in json.dumps(card)
     capsys.readouterr()
     assert train(sound, tmp_path / "x", "--afd", paper) == 1
-    assert "it needs --afd-size paper --fdm full+channel" in capsys.readouterr().err
+    assert "use --afd-size paper --fdm full+channel" in capsys.readouterr().err
 
 
 def test_a_deep_module_starts_from_the_papers_size(sound: Path, paper: str, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_what_a_run_writes_among_its_images_is_not_trained_on(tmp_path: Path) ->
         (["--clean-share", "2"], "clean_share 2.0 is not between 0 and 1"),
         (["--learning-rate", "0"], "--learning-rate 0.0 is not positive"),
         (["--max-time-s", "-1"], "--max-time-s -1.0 is not positive"),
-        (["--workers", "3"], "--batch-size 4 cannot be dealt out to 3 workers"),
+        (["--workers", "3"], "--batch-size 4 cannot be divided equally among 3 workers"),
         (["--precision", "fp16"], "--precision 'fp16' is not one of: auto, bf16, fp32"),
         (["--ema-decay", "1"], "--ema-decay 1.0"),
     ],
@@ -304,7 +304,7 @@ def test_the_output_of_another_job_is_refused(
 ) -> None:
     (tmp_path / "run.json").write_text('{"run_id": "1", "settings": {"top_k": 5}}')
     assert train(sound, tmp_path) == 1
-    assert "run.json' is of another job: choose another --output" in capsys.readouterr().err
+    assert "run.json' belongs to another job: choose another --output" in capsys.readouterr().err
     assert "top_k" in (tmp_path / "run.json").read_text()
 
 

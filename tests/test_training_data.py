@@ -118,7 +118,7 @@ def test_bad_images_are_replaced_in_training_and_left_out_held_out(
     assert sum(len(batch.clean) for batch in data.held_out()) == 3
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="none of 6 images, one after the other, can be trained"):
+    with pytest.raises(ValueError, match="none of 6 images in a row can be used for training"):
         next(iter(data.training()))
 
 

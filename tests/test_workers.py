@@ -13,8 +13,9 @@ from jpegs import encode, photo
 from servers import Bucket
 
 from jobs.label import main
-from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
-from jobs.labelling.workers import _unless_all_fail, _witness
+from jobs.labelling.messages import CommitRecord
+from jobs.labelling.shard_labeler import ShardLabeler
+from jobs.labelling.workers import _local_input_file, _unless_all_fail
 from jobs.pool import ClusterError
 from jobs.settings import LabelSettings
 from pipeline.output import OutputFolder
@@ -154,7 +155,7 @@ def test_a_worker_is_told_of_a_file_that_the_driver_reads(s3: Bucket, tmp_path: 
     for uris in ([f"{s3.url}/0.jpg"], list(map(str, files)), [files[1].as_uri()]):
         settings = LabelSettings(input="in", output=str(tmp_path / str(len(found))))
         write_plan(OutputFolder(settings.output), map(ImageRef, uris), 9)
-        found.append(_witness(settings, 0))
+        found.append(_local_input_file(settings, 0))
     assert found == [None, str(files[1]), str(files[1])]
 
 
@@ -165,7 +166,7 @@ def test_a_run_ends_where_every_shard_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Rather than have each of the shards that are left fail, and say so."""
-    monkeypatch.setattr("jobs.labelling.workers._MOST_FAILED_IN_A_ROW", 2)
+    monkeypatch.setattr("jobs.labelling.workers._MAX_FAILURES_IN_A_ROW", 2)
     flags = [*MODEL, "--workers", "0", "--images-per-shard", "1", "--progress", "off"]
     assert main([expired, "--output", str(tmp_path / "out"), *flags]) == 1
     *_, last = lines = capsys.readouterr().err.splitlines()

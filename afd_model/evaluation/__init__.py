@@ -1,1 +1,1 @@
-"""Ground truth, statistics and maps of what the module does."""
+"""Measures what the AFD-Module does: true drift, statistics, and feature maps for figures."""

@@ -1,4 +1,4 @@
-"""What evaluation asks of a model about a batch: with and without the module, and the truth."""
+"""Evaluates a batch with and without the AFD-Module, against the uncompressed images."""
 
 import math
 from dataclasses import dataclass, fields
@@ -16,15 +16,15 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Outcome:
-    """One condition's results for N images; arrays on the CPU.
+    """The results of N images under one condition. "direct" is the backbone without the module.
 
     Attributes:
-        direct_top, afd_top: (N, k) int64, most probable classes first, k at most `TOP_K`.
+        direct_top, afd_top: (N, k) int64, the k most probable classes, k at most `TOP_K`.
         direct_confidence, afd_confidence: (N,) float32, of the first.
-        drift_angle_deg: (N,) float32, 0 without a module.
-        true_angle_deg: (N,) float32, the angle between the stem's features of the compressed and
-            of the clean picture.
-        flip_probability: (N,) float32, NaN without a flip model.
+        drift_angle_deg: (N,) float32; 0 without a module.
+        true_angle_deg: (N,) float32, between the stem's features of the compressed and the clean
+            image.
+        flip_probability: (N,) float32; NaN without a flip model.
     """
 
     direct_top: np.ndarray
@@ -37,14 +37,14 @@ class Outcome:
 
     @staticmethod
     def joined(parts: list["Outcome"]) -> "Outcome":
-        """The images of several outcomes of one condition as one."""
+        """Concatenates outcomes of the same condition."""
         return Outcome(
             *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Outcome))
         )
 
 
 class Evaluator:
-    """Runs a classifier as labelling runs it (fused, same precision), with its inside in view."""
+    """Runs a classifier as `Predictor` does (fused, same precision), and gives its features."""
 
     def __init__(
         self,
@@ -61,17 +61,17 @@ class Evaluator:
 
     @torch.inference_mode()
     def clean_stem(self, pixels: Tensor) -> Tensor:
-        """The stem's features of the clean pictures: (B, 3, H, W) -> (B, C, h, w) on the device."""
-        return self._predictor.model.bare(self._predictor.placed_pixels(pixels)).before
+        """The stem's features of the clean images: (B, 3, H, W) -> (B, C, h, w) on the device."""
+        return self._predictor.model.bare(self._predictor.placed_pixels(pixels)).stem_features
 
     @torch.inference_mode()
     def measure(self, pixels: Tensor, dct: Tensor, clean_stem: Tensor, quality: Tensor) -> Outcome:
-        """Label a batch with and without the module.
+        """Evaluates a batch with and without the module.
 
         Args:
             pixels, dct: as `AFDClassifier.forward` takes them, any floating dtype and device.
-            clean_stem: of the same pictures, from `clean_stem`.
-            quality: (B,) float32, the files' own, NaN where they state none.
+            clean_stem: of the same images, from `clean_stem`.
+            quality: (B,) float32, from the files' headers; NaN without one.
         """
         pixels = self._predictor.placed_pixels(pixels)
         dct = self._predictor.placed_dct(dct)
@@ -84,30 +84,30 @@ class Evaluator:
         if self.has_module:
             found = model.features(pixels, dct)
             afd_top, afd_confidence, probabilities = _top(found.logits)
-            angle = drift(found.before, found.after).angle_deg
+            angle = drift(found.stem_features, found.enhanced_features).angle_deg
             if self._predictor.flip_model is not None:
                 features = flip_features(angle, probabilities, dct, quality.to(angle.device))
                 flip = flip_probability(self._predictor.flip_model, features)
-        truth = drift_angle_deg(direct.before, clean_stem)
+        truth = drift_angle_deg(direct.stem_features, clean_stem)
         tensors = (direct_top, afd_top, direct_confidence, afd_confidence, angle, truth, flip)
         return Outcome(*(tensor.cpu().numpy() for tensor in tensors))
 
     @torch.inference_mode()
     def stems(self, pixels: Tensor, dct: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The stem's features of a batch as they are and enhanced; None without a trained module.
+        """The stem's features and the enhanced ones; None for the latter without a trained module.
 
         (B, 3, H, W) and (B, 192, H/8, W/8) -> (B, C, h, w) each, on the device.
         """
         pixels = self._predictor.placed_pixels(pixels)
         dct = self._predictor.placed_dct(dct)
         if not self.has_module:
-            return self._predictor.model.bare(pixels).before, None
+            return self._predictor.model.bare(pixels).stem_features, None
         found = self._predictor.model.features(pixels, dct)
-        return found.before, found.after
+        return found.stem_features, found.enhanced_features
 
 
 def _top(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(classes (B, k), confidence of the first (B,), probabilities (B, K) float32)."""
+    """Classes (B, k), confidence of the first (B,) and all probabilities (B, K) float32."""
     probabilities = torch.softmax(logits.float(), dim=1)
     best = probabilities.topk(min(TOP_K, probabilities.shape[1]), dim=1)
     return best.indices, best.values[:, 0], probabilities

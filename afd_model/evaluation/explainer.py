@@ -1,4 +1,4 @@
-"""One picture inside the classifier: labels, angles, and the features behind them."""
+"""What a classifier computes for one image: labels, drift angles, features and FDM, for figures."""
 
 from dataclasses import dataclass
 
@@ -19,16 +19,16 @@ class Label:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One picture; features and FDM are float32 on the CPU.
+    """The results for one image; features and FDM are float32 on the CPU.
 
     Attributes:
-        direct: what the bare backbone says about the picture.
-        afd: what it says with the module; None without one.
-        clean: what the bare backbone says about the clean picture; None without one.
-        degraded, enhanced, clean_features: (C, H, W), the stem's.
-        fdm: (c, h, w), any of them 1, see `FDENet`; None without a module.
+        direct: by the backbone alone.
+        afd: with the AFD-Module; None without one.
+        clean: of the clean image, by the backbone alone; None without a clean image.
+        degraded, enhanced, clean_features: (C, H, W), the stem's features.
+        fdm: (c, h, w), each of which may be 1, see `FDENet`; None without a module.
         drift_angle_deg: between degraded and enhanced; None without a trained module.
-        true_angle_deg: between degraded and clean; None without a clean picture.
+        true_angle_deg: between degraded and clean; None without a clean image.
         remaining_angle_deg: between enhanced and clean; None without either.
     """
 
@@ -48,13 +48,13 @@ class Explanation:
 def explain(
     classifier: AFDClassifier, pixels: Tensor, dct: Tensor, clean_pixels: Tensor | None = None
 ) -> Explanation:
-    """Look at one picture with and without the module.
+    """Classifies one image with and without the AFD-Module.
 
     Args:
         classifier: in eval mode, on the tensors' device.
         pixels: (1, 3, crop, crop) normalised, in the classifier's dtype.
-        dct: (1, 192, crop/8, crop/8) as `block_dct` gives it, likewise.
-        clean_pixels: of the picture before it was compressed, as `pixels`.
+        dct: (1, 192, crop/8, crop/8) as `block_dct` gives it, any floating dtype.
+        clean_pixels: as `pixels`, of the image before compression.
     """
     bare = classifier.bare(pixels)
     clean = None if clean_pixels is None else classifier.bare(clean_pixels)
@@ -64,15 +64,17 @@ def explain(
         direct=_label(bare.logits),
         afd=None if afd is None else _label(afd.logits),
         clean=None if clean is None else _label(clean.logits),
-        degraded=_one(bare.before),
-        enhanced=None if afd is None else _one(afd.after),
-        clean_features=None if clean is None else _one(clean.before),
+        degraded=_one(bare.stem_features),
+        enhanced=None if afd is None else _one(afd.enhanced_features),
+        clean_features=None if clean is None else _one(clean.stem_features),
         fdm=None if afd is None or afd.fdm is None else _one(afd.fdm),
-        drift_angle_deg=_angle(bare.before, afd.after) if afd is not None and trained else None,
-        true_angle_deg=None if clean is None else _angle(bare.before, clean.before),
+        drift_angle_deg=_angle(bare.stem_features, afd.enhanced_features)
+        if afd is not None and trained
+        else None,
+        true_angle_deg=None if clean is None else _angle(bare.stem_features, clean.stem_features),
         remaining_angle_deg=None
         if afd is None or clean is None
-        else _angle(afd.after, clean.before),
+        else _angle(afd.enhanced_features, clean.stem_features),
     )
 
 

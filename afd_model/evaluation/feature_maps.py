@@ -1,4 +1,4 @@
-"""Features of many channels, and the FDM, as pictures that a person can compare."""
+"""Features of many channels and the FDM as images, for figures."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,19 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_CLIPPED_PERCENT = 1.0  # of the positions, at either end of a colour's scale
+_CLIPPED_PERCENT = 1.0  # of the positions, at either end of each colour's range
 _MAX_COLOURS = 3
 
 
 @dataclass(frozen=True)
 class ColourScale:
-    """Principal components as red, green and blue: one scale for every picture made with it.
+    """The first three principal components as red, green and blue, with fixed ranges.
 
     Attributes:
-        mean: (C,) float64, of the features it was fitted to.
-        axes: (C, k) float64, orthonormal, k = min(3, C), of falling variance.
+        mean: (C,) float64, of the features that it was fitted to.
+        axes: (C, k) float64, principal axes by decreasing variance, k = min(3, C).
         low, high: (k,) float64, the components' values that become 0 and 1.
-        explained: share of the variance that the axes hold, 0 to 1.
+        explained: share of the variance along the axes, 0 to 1.
     """
 
     mean: Tensor
@@ -29,7 +29,7 @@ class ColourScale:
     explained: float
 
     def rgb(self, features: Tensor) -> np.ndarray:
-        """(C, H, W) -> (H, W, 3) float32 in 0..1; components that are missing are black."""
+        """(C, H, W) -> (H, W, 3) float32 in 0..1; with fewer than 3 components, the rest are 0."""
         scaled = (_components(features, self.mean, self.axes) - self.low) / (self.high - self.low)
         rows, columns = features.shape[1:]
         rgb = np.zeros((rows, columns, _MAX_COLOURS), np.float32)
@@ -38,9 +38,9 @@ class ColourScale:
 
 
 def fit_colours(features: Tensor) -> ColourScale:
-    """The colour scale of a picture's features: (C, H, W) on the CPU, any floating dtype.
+    """The colour scale for features (C, H, W) on the CPU, any floating dtype.
 
-    An axis's largest loading is positive, so that the colours do not depend on the machine.
+    The sign of each axis is such that its largest loading is positive: the same on every machine.
     """
     samples = features.flatten(1).T.double()  # (H * W, C)
     mean = samples.mean(0)
@@ -53,7 +53,7 @@ def fit_colours(features: Tensor) -> ColourScale:
     low, high = torch.quantile(centred @ axes, ends, dim=0)
     total = variances.clamp(min=0).sum()
     explained = variances.flip(0)[:_MAX_COLOURS].clamp(min=0).sum() / total if total > 0 else 1.0
-    flat = high <= low  # a blank picture has no scale of its own
+    flat = high <= low  # constant features: avoid a division by 0
     return ColourScale(mean, axes, low, torch.where(flat, low + 1, high), float(explained))
 
 
@@ -62,19 +62,16 @@ def _components(features: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
 
 
 def difference_map(features: Tensor, reference: Tensor) -> np.ndarray:
-    """How far apart two pictures' features are at each position, whatever the channel.
-
-    (C, H, W) twice -> (H, W) float32, the length of their difference.
-    """
+    """The norm of the difference at each position: (C, H, W) twice -> (H, W) float32."""
     return torch.linalg.vector_norm(features.float() - reference.float(), dim=0).numpy()
 
 
 class FdmViews(NamedTuple):
-    """A Feature Drifting Map as what varies in it: over the picture, and over the channels.
+    """The means of an FDM over its channels and over its positions.
 
     Attributes:
-        places: (h, w) float32, mean over the channels; None where every position has the same.
-        gates: (c,) float32, mean over the positions; None where every channel has the same.
+        places: (h, w) float32, mean over the channels; None if the FDM has one position.
+        gates: (c,) float32, mean over the positions; None if the FDM has one channel.
     """
 
     places: np.ndarray | None
@@ -82,7 +79,7 @@ class FdmViews(NamedTuple):
 
 
 def fdm_views(fdm: Tensor) -> FdmViews:
-    """(c, h, w) of one picture, any of them 1, on the CPU; see `FDENet`."""
+    """Of the FDM of one image, (c, h, w) on the CPU, each of which may be 1; see `FDENet`."""
     channels, rows, columns = fdm.shape
     values = fdm.float()
     return FdmViews(
@@ -91,10 +88,10 @@ def fdm_views(fdm: Tensor) -> FdmViews:
     )
 
 
-def picture(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """What the model was shown: (3, H, W) normalised, on the CPU -> (H, W, 3) uint8.
+def denormalized(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Undoes the normalisation: (3, H, W) on the CPU -> (H, W, 3) uint8.
 
-    mean, std: the pixels' normalisation on the 0..1 scale, R, G, B.
+    mean, std: of the normalisation, R, G, B on the 0..1 scale.
     """
     scale, offset = (torch.tensor(values)[:, None, None] for values in (std, mean))
     levels = (pixels.float() * scale + offset) * 255

@@ -1,12 +1,12 @@
 """How far quantization turns a block's features, against how far it turns its DCT coefficients.
 
 Peng et al. 2024, Fig. 4: for each 8x8 block the Feature Response Angle between the compressed and
-the clean picture against the angle between their DCT coefficients. That the two go together is why
-the module may estimate one from the other.
+the clean image against the angle between their DCT coefficients. Their correlation is why the
+module can estimate the drift from the DCT.
 
-All 192 coefficients count, as FDE-Net sees them. Without the DC terms the relation turns around (on
-40 ImageNet photographs the rank correlation goes from 0.75 to -0.2): a block of little contrast
-loses all its AC coefficients, which is a large angle for them and hardly any for the features.
+The angle is between all 192 coefficients, the input of FDE-Net. Without the DC terms the rank
+correlation on 40 ImageNet photographs falls from 0.75 to -0.2: a block of low contrast loses all
+its AC coefficients, which is a large angle between coefficients and a small one between features.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afd_model.dct import BlockDCT
+from afd_model.backbones import Backbone
+from afd_model.dct import block_dct_of_normalized
 from afd_model.drift import drift_angle_deg
 from afd_model.evaluation.evaluator import Evaluator
 
@@ -23,7 +24,7 @@ BLOCK_PIXELS = 8
 
 
 class BlockAngles(NamedTuple):
-    """Angles in degrees, 0 to 180, between a compressed picture's blocks and the clean one's.
+    """Angles between a compressed image's blocks and the clean image's, in degrees, 0 to 180.
 
     Attributes:
         dct_deg: (B, rows, columns) float32, of the DCT coefficients.
@@ -37,11 +38,11 @@ class BlockAngles(NamedTuple):
 
 
 def block_angles_deg(features: Tensor, reference: Tensor, positions: int) -> Tensor:
-    """The drift angle of every block of a grid, see `drift_angle_deg`.
+    """`drift_angle_deg` of every block of a grid.
 
     Args:
-        features, reference: (B, C, H, W), the reference's lengths are the weights.
-        positions: a block's side. Rows and columns beyond the last whole block are left out.
+        features, reference: (B, C, H, W). The reference's norms are the weights.
+        positions: side of a block. Rows and columns beyond the last whole block are ignored.
 
     Returns:
         (B, H // positions, W // positions) degrees.
@@ -68,33 +69,34 @@ class CleanPicture(NamedTuple):
 class AngleMeter:
     """Measures block angles where `Evaluator` measures labels.
 
-    It is a `pipeline.pairs.evaluate_images.Model` too.
+    Like `Evaluator`, it implements `pipeline.pairs.evaluate_images.Model`.
 
     Args:
         evaluator: runs the classifier.
-        clean_dct: gives the clean pictures' coefficients, made for the classifier's normalisation.
-        stem_stride: input pixels per position of the stem's features, at most 8.
+        backbone: the classifier's, with a stem of stride 8 or less.
     """
 
-    def __init__(self, evaluator: Evaluator, clean_dct: BlockDCT, stem_stride: int) -> None:
-        self._evaluator, self._clean_dct = evaluator, clean_dct
-        self._positions = BLOCK_PIXELS // stem_stride
+    def __init__(self, evaluator: Evaluator, backbone: Backbone) -> None:
+        self._evaluator = evaluator
+        self._preprocessing = backbone.preprocessing
+        self._positions = BLOCK_PIXELS // backbone.stem_stride
 
     @torch.inference_mode()
     def clean_stem(self, pixels: Tensor) -> CleanPicture:
-        """(B, 3, H, W) normalised -> what the compressed pictures are compared with."""
-        dct = self._clean_dct.to(pixels.device)(pixels)
+        """(B, 3, H, W) normalised -> the reference for the same images compressed."""
+        dct = block_dct_of_normalized(pixels, self._preprocessing.mean, self._preprocessing.std)
         return CleanPicture(self._evaluator.clean_stem(pixels), dct)
 
     @torch.inference_mode()
     def measure(
         self, pixels: Tensor, dct: Tensor, clean_stem: CleanPicture, quality: Tensor
     ) -> BlockAngles:
-        """The angles of a batch of compressed pictures; `quality` does not matter.
+        """The angles of a batch of compressed images.
 
         Args:
             pixels, dct: as `AFDClassifier.forward` takes them, any floating dtype and device.
-            clean_stem: of the same pictures.
+            clean_stem: of the same images.
+            quality: unused; the interface has it.
         """
         del quality
         before, after = self._evaluator.stems(pixels, dct)
@@ -117,10 +119,12 @@ def _host(angles: Tensor, rows: int, columns: int) -> np.ndarray:
 
 
 class BinnedMedians(NamedTuple):
-    """y over bins of x that hold equally many points; (K,) float64 each, K = number of bins.
+    """Quartiles of y in K bins of x that hold equally many points; (K,) float64 each.
 
     Attributes:
-        x: the bin's median x. low, median, high: the quartiles of its y. points: how many.
+        x: the median x of each bin.
+        low, median, high: the quartiles of its y.
+        points: the number of its points.
     """
 
     x: np.ndarray
@@ -131,7 +135,7 @@ class BinnedMedians(NamedTuple):
 
 
 def binned_medians(x: np.ndarray, y: np.ndarray, *, bins: int) -> BinnedMedians:
-    """x, y: (N,), N at least 1. There are at most N bins."""
+    """The quartiles of y (N,) over at most `bins` bins of x (N,); N is at least 1."""
     order = np.argsort(x, kind="stable")
     parts = np.array_split(order, min(bins, len(order)))
     low, median, high = np.array([np.percentile(y[part], [25, 50, 75]) for part in parts]).T

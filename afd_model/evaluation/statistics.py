@@ -1,4 +1,4 @@
-"""Rank statistics and the paired bootstrap, in numpy."""
+"""Rank statistics and the paired bootstrap, in NumPy."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,7 @@ _RESAMPLES_AT_A_TIME = 100
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties sharing their mean: (N,) -> (N,) float64."""
+    """Ranks from 1, ties get their mean rank: (N,) -> (N,) float64."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     mean: np.ndarray = (last - (counts - 1) / 2)[inverse]
@@ -16,16 +16,16 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation of two (N,) arrays; NaN where one of them is constant."""
+    """Spearman's rank correlation of two (N,) arrays; NaN if one of them is constant."""
     x, y = ranks(a) - (len(a) + 1) / 2, ranks(b) - (len(b) + 1) / 2
     size = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / size) if size else float("nan")
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float:
-    """How often a positive scores above a negative, ties counting half; NaN without both.
+    """The area under the ROC curve; NaN unless there are positives and negatives.
 
-    score: (N,). positive: (N,) bool.
+    score: (N,); positive: (N,) bool.
     """
     num_positive = int(positive.sum())
     num_negative = len(positive) - num_positive
@@ -36,9 +36,9 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float:
 
 
 def resampled_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """Means over bootstrap samples of the images, the same samples for every row: it is paired.
+    """Means over bootstrap samples: K measures of N images, (K, N) -> (resamples, K) float64.
 
-    values: (K, N), K measures of N images. Returns (resamples, K) float64.
+    Paired: all measures use the same samples of images.
     """
     count = values.shape[1]
     rng = np.random.default_rng(seed)
@@ -52,13 +52,13 @@ def resampled_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndar
 def resampled(
     statistic: Callable[[np.ndarray], float], count: int, *, resamples: int, seed: int
 ) -> np.ndarray:
-    """A statistic over bootstrap samples: `statistic` gets (count,) indices; (resamples,)."""
+    """`statistic` of bootstrap samples, each given as (count,) indices: (resamples,) float64."""
     rng = np.random.default_rng(seed)
     return np.array([statistic(rng.integers(0, count, count)) for _ in range(resamples)])
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of bootstrap samples; NaN ones, where a ratio has no value, are left out."""
+    """The central 95 % interval of bootstrap samples, ignoring NaN (a ratio with denominator 0)."""
     if np.isnan(samples).all():
         return float("nan"), float("nan")
     low, high = np.nanpercentile(samples, [2.5, 97.5])
@@ -66,6 +66,6 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
 
 
 def _portions(total: int) -> Iterator[int]:
-    """A bootstrap of 50,000 images need not hold all of its samples at once."""
+    """Chunk sizes, so that a bootstrap of 50,000 images does not hold all samples at once."""
     for start in range(0, total, _RESAMPLES_AT_A_TIME):
         yield min(_RESAMPLES_AT_A_TIME, total - start)

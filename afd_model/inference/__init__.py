@@ -1,1 +1,1 @@
-"""The classifier as it runs in production, on each device."""
+"""Fast inference on each device."""

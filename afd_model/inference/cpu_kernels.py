@@ -1,9 +1,9 @@
-"""What PyTorch takes many passes for on a CPU, compiled by Numba into one.
+"""Operations fused into one pass over memory for CPUs, compiled by Numba.
 
-The end of the AFD-Module and its drift scores: PyTorch takes a pass of its own to enlarge the map,
-to gate, to add, to clamp and for each sum of the drift, about twenty over maps that no cache holds,
-as long as half of a light backbone. And what comes before: the logarithm of the DCT's magnitudes,
-the pixels' normalisation.
+The last steps of the AFD-Module and the drift scores: PyTorch's operators for resizing the FDM,
+gating, adding, clamping and the sums of the drift make about twenty passes over tensors larger than
+any cache, and take half as long as a light backbone. Also FDE-Net's logarithm and first layer, and
+the normalisation of the pixels.
 """
 
 from collections.abc import Callable
@@ -20,22 +20,22 @@ from afd_model.fde_net import log_magnitude
 from afd_model.inference import numba_kernels
 
 DTYPES = (torch.bfloat16, torch.float32)
-MOST_HIDDEN = 8
+MAX_FUSED_HIDDEN = 8
 
 
 def enhance_and_score(
     module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
 ) -> tuple[Tensor, Drift]:
-    """What `module` and `drift` give, the gate and the sums in float32; an `Enhance`.
+    """`afd_model.classifier.enhance_and_score` with the FDM and the sums in float32; no gradients.
 
     Args:
-        module: on the CPU, without gradients.
+        module: on the CPU.
         features: (B, C, H, W) bfloat16 or float32, the stem's output; fastest in channels_last.
         dct: (B, 192, h, w) as `block_dct` gives it, any floating dtype.
-        out: like `features`, to be overwritten, in channels_last; None: makes one.
+        out: where to write the enhanced features, in channels_last; None: a new tensor.
 
     Returns:
-        enhanced (B, C, H, W), of the features' dtype, in channels_last; the drift between both.
+        The enhanced features, (B, C, H, W) of the features' dtype in channels_last; their drift.
 
     Raises:
         ValueError: another dtype.
@@ -61,9 +61,9 @@ def enhance_and_score(
 
 
 def _correction(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(B, C, H, W), and the gate that it still has to be multiplied with, see `FDENet.gate`.
+    """FE-Net's output (B, C, H, W), and the FDM from `FDENet.gate` that it is to be multiplied by.
 
-    None where it is the narrow features that are gated.
+    None: the FDM has been applied already, to the input of FE-Net's last layer.
     """
     if module.config.fdm_on == "output":
         return module.fe_net(features), module.fde_net.gate(dct)
@@ -87,10 +87,9 @@ def _limits(low: float | None, high: float | None) -> tuple[np.float32, np.float
 
 
 def log_magnitude_in_one_pass(dct: Tensor, dtype: torch.dtype) -> Tensor:
-    """`log_magnitude` for bfloat16 (other dtypes are left to it), computed in float32.
+    """`fde_net.log_magnitude` to bfloat16 by a polynomial; other dtypes are passed on to it.
 
-    PyTorch's logarithm is exact to the last place of float32, of which bfloat16 keeps a third, and
-    takes three times as long.
+    PyTorch's logarithm is exact to float32, more than bfloat16 can hold, and three times as slow.
     """
     if dtype != torch.bfloat16 or dct.dtype != torch.float32:
         return log_magnitude(dct, dtype)
@@ -105,11 +104,11 @@ def log_magnitude_in_one_pass(dct: Tensor, dtype: torch.dtype) -> Tensor:
     return logs
 
 
-def hidden_of_logs(dct: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`FDENet.hidden_of_logs`, computed in float32.
+def fused_log_hidden(dct: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Implements `FDENet.fused_log_hidden`, computed in float32.
 
-    Up to `MOST_HIDDEN` outputs it takes little longer than the logarithms alone; with more the
-    product of matrices is the faster one.
+    Up to `MAX_FUSED_HIDDEN` output channels it takes hardly longer than the logarithms alone; with
+    more, a matrix product is faster.
     """
     dct = dct.float().contiguous()
     found = torch.empty((dct.shape[0], weight.shape[0], *dct.shape[2:]), dtype=weight.dtype)
@@ -125,27 +124,28 @@ def hidden_of_logs(dct: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
-    """rows * scale + shift, in float32, rounded to `out`'s dtype.
+    """out = rows * scale + shift, computed in float32.
 
-    In one thread: the decoder's are at work meanwhile, and each step of PyTorch's would wait for
-    all of its own.
+    In one thread, because the decoder's threads run at the same time: each PyTorch operator would
+    wait until all of its threads got a core.
 
     Args:
-        rows: (R, N) uint8. scale, shift: (N,) float32.
-        out: (R, N) float32 or bfloat16, contiguous, to be overwritten.
+        rows: (R, N) uint8.
+        scale, shift: (N,) float32.
+        out: (R, N) float32 or bfloat16, contiguous; overwritten.
     """
     numbers = out.view(torch.uint16) if out.dtype == torch.bfloat16 else out
     numba_kernels.scale_levels(rows.numpy(), scale.numpy(), shift.numpy(), numbers.numpy())
 
 
 def _rows(x: Tensor) -> np.ndarray:
-    """(B, C, H, W) -> (B, H, W, C), bfloat16 as its bits (NumPy has none)."""
+    """(B, C, H, W) -> (B, H, W, C); bfloat16, which NumPy does not have, as uint16 bits."""
     rows = x.permute(0, 2, 3, 1).contiguous()
     return (rows.view(torch.uint16) if x.dtype == torch.bfloat16 else rows).numpy()
 
 
 def in_threads(work: Callable[[slice], None], count: int) -> None:
-    """Does `work` for slices of range(count), in as many threads as PyTorch uses."""
+    """Calls `work` on slices of range(count), in as many threads as PyTorch uses."""
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:
         work(slice(0, count))

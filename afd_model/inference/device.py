@@ -1,4 +1,4 @@
-"""Where a model runs, and in which precision."""
+"""Device and precision of a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +16,10 @@ def resolve_device(requested: str) -> torch.device:
     """The device to run on.
 
     Args:
-        requested: "auto" (CUDA where there is one), "cuda", "cuda:N" or "cpu".
+        requested: "auto" (CUDA if available, else the CPU), "cuda", "cuda:N" or "cpu".
 
     Raises:
-        ValueError: CUDA was asked for and is not there, or an unknown name.
+        ValueError: an unknown name, or no such CUDA device.
     """
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,10 +39,10 @@ def resolve_device(requested: str) -> torch.device:
 
 
 def fault_of(device: torch.device) -> str | None:
-    """Why this process can no longer use a device, one line; None: it can.
+    """One line that says why this process can no longer use the device; None: it can.
 
-    After an illegal access, a memory error or a reset every call to CUDA fails until the process
-    ends, whatever it is given.
+    After an illegal access, an uncorrectable memory error or a reset, every CUDA call fails until
+    the process ends.
     """
     if device.type != "cuda":
         return None
@@ -57,11 +57,11 @@ def resolve_precision(requested: str, device: torch.device | str) -> torch.dtype
     """The dtype of the model's arithmetic.
 
     Args:
-        requested: "auto" (fp16 on CUDA; bf16 on CPUs with native bf16; else fp32), "fp16", "bf16"
-            or "fp32".
+        requested: "auto" (CUDA: fp16; CPUs with native bf16: bf16; others: fp32), "fp16", "bf16" or
+            "fp32".
 
     Raises:
-        ValueError: an unknown name, or fp16 on a CPU, which has no arithmetic for it.
+        ValueError: an unknown name, or fp16 on a CPU, where it is slow.
     """
     kind = torch.device(device).type
     if requested == "auto":
@@ -76,12 +76,12 @@ def resolve_precision(requested: str, device: torch.device | str) -> torch.dtype
 
 
 def device_name(device: torch.device) -> str:
-    """For records: the GPU's own name, or "cpu"."""
+    """The GPU's model name, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """For records and messages: "float16"."""
+    """The name without "torch.": "float16"."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -92,6 +92,6 @@ def has_native_bf16() -> bool:
     names = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
     if capabilities:
         return any(capabilities.get(name, False) for name in names)
-    # Releases before get_capabilities have only these.
+    # PyTorch releases without get_capabilities.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)

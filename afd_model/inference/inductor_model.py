@@ -1,4 +1,4 @@
-"""A function of batches compiled by PyTorch's Inductor and, on CUDA, replayed as one graph."""
+"""A function compiled by TorchInductor for one batch size and, on CUDA, run as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-_WARM_UPS = 2  # the first compiles, the second takes the memory that the first left
+_WARM_UPS = 2  # the first compiles, the second brings the allocator to its steady state
 
 
-class InductorBatches:
-    """`function`, compiled for one number of images; fewer are computed as if they were so many.
+class InductorModel:
+    """Calls `function` on batches, compiled for one batch size; smaller batches are padded.
 
-    Layer by layer PyTorch takes a pass over memory for every bias, activation and sum: of an
-    EfficientNet's time on a GPU that is half. And it launches hundreds of kernels a batch, for each
-    of which the interpreter's lock is to be had again from the threads that read images; a graph of
-    them all is launched once.
+    Eager PyTorch makes a pass over memory for every bias, activation and sum, half of an
+    EfficientNet's time on a GPU. It also launches hundreds of kernels per batch, each of which
+    waits for the GIL while other threads read images; a CUDA graph is one launch.
 
-    One instance serves one thread at a time. Making one takes some fifteen seconds.
+    Not thread-safe. Creating one takes about fifteen seconds.
 
     Args:
-        function: of tensors that have the images in their first dimension, without gradients.
-        inputs: as large as they get, whatever they hold; they are kept, and written to.
-        backend: torch.compile's.
+        function: takes tensors with the images in the first dimension; no gradients.
+        inputs: of the largest batch size, with any values. They become the static input buffers.
+        backend: of torch.compile.
 
     Raises:
-        ValueError: the function cannot be compiled, or recorded.
+        ValueError: the function cannot be compiled or captured.
         torch.OutOfMemoryError: the device's memory does not suffice for such a batch.
     """
 
@@ -47,12 +46,12 @@ class InductorBatches:
         self._run: Callable[[], Tensor] = lambda: compiled(*inputs)
         try:
             with warnings.catch_warnings():
-                # The only float32 products are of the head, which is to be exact.
+                # The only float32 matrix product is the head's, which should be exact.
                 warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
                 self._prepare()
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # any layer of the compiler may refuse
+        except Exception as error:  # the compiler may fail in any part, with any type
             logger.debug("Inductor cannot run the model", exc_info=True)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
@@ -72,7 +71,7 @@ class InductorBatches:
                 self._run()
             stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            # Other threads, such as a decoder's, may go on with what a recording would forbid.
+            # "thread_local": other threads, such as a decoder's, may call CUDA during the capture.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 recorded = self._run()
         torch.cuda.current_stream(device).wait_stream(stream)
@@ -85,7 +84,7 @@ class InductorBatches:
 
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The function's result for at most as many images."""
+        """The function's result, for at most the largest batch size."""
         count = len(inputs[0])
         for own, given in zip(self._inputs, inputs, strict=True):
             own[:count].copy_(given, non_blocking=True)

@@ -1,10 +1,10 @@
-"""Where Numba is installed, what it compiles for CPUs; PyTorch's own steps do without."""
+"""The optional import of `cpu_kernels`: without Numba, PyTorch's own operators do the same."""
 
 from types import ModuleType
 
 
 def cpu_kernels() -> ModuleType | None:
-    """`afd_model.inference.cpu_kernels`, or None without Numba."""
+    """The module `afd_model.inference.cpu_kernels`, or None if Numba is not installed."""
     try:
         from afd_model.inference import cpu_kernels as kernels
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""The kernels of `afd_model.inference.cpu_kernels`, in the Python that Numba compiles.
+"""The Numba kernels of `afd_model.inference.cpu_kernels`.
 
-All in one file: only from a kernel's own does Numba see whether what it has kept is out of date.
-Without annotations, which it does not read.
+All in one file: Numba's cache of compiled kernels checks only a kernel's own file for changes.
+Without type annotations, which Numba ignores. bfloat16 tensors come as their uint16 bits.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -14,49 +14,50 @@ import numpy as np
 from numba.extending import overload
 
 _TINY = np.finfo(np.float32).tiny
-_ONES_BITS = np.uint32(0x3F800000)  # of 1.0
+_BITS_OF_ONE = np.uint32(0x3F800000)
 _LOG_2 = np.float32(np.log(2))
-_QUARTER, _HALF = np.float32(np.pi / 2), np.float32(np.pi)  # of a turn, and half of one
-# Abramowitz and Stegun, the highest power first. 4.1.44: log(1 + t) / t from 0 to 1, to 3e-8.
-_LOGARITHM = (
+_HALF_PI, _PI = np.float32(np.pi / 2), np.float32(np.pi)
+# Polynomials of Abramowitz and Stegun, highest power first.
+# 4.1.44: log(1 + t) / t for t in 0..1, error 3e-8.
+_LOG1P_SERIES = (
     *(-0.0064535442, 0.0360884937, -0.0953293897, 0.1676540711),
     *(-0.2407338084, 0.3317990258, -0.4998741238, 0.9999964239),
 )
-# 4.4.49: (arctan(t) / t - 1) / t^2 by powers of t^2, for t from 0 to 1; the arc tangent to 2e-8.
-_ARC_TANGENT = (
+# 4.4.49: (arctan(t) / t - 1) / t^2 in powers of t^2, for t in 0..1; error of arctan 2e-8.
+_ARCTAN_SERIES = (
     *(0.0028662257, -0.0161657367, 0.0429096138, -0.0752896400),
     *(0.1065626393, -0.1420889944, 0.1999355085, -0.3333314528),
 )
-_NOT_A_NUMBER = np.uint32(0x7FC0)  # of bfloat16
+_BFLOAT16_NAN = np.uint32(0x7FC0)
 
-# Sums may be reordered, as vectors need it; a NaN stays a NaN.
-_REORDERED = {"reassoc", "contract", "nsz", "arcp"}
+# Lets LLVM reorder sums, which vectorising needs. Without "nnan" and "ninf": NaN must stay NaN.
+_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
-# For what a kernel calls. Left to LLVM it stays a call, and the loops around it go without vectors.
-part_of_kernel = numba.njit(fastmath=_REORDERED, error_model="numpy", inline="always")
+# For the functions that a kernel calls. If LLVM does not inline them, the loops are not vectorised.
+part_of_kernel = numba.njit(fastmath=_FASTMATH, error_model="numpy", inline="always")
 
 
 def kernel(function: Callable[..., None]) -> Callable[..., None]:
-    """The function compiled at its first call, for this machine, and kept for the next process."""
-    make = partial(numba.njit, nogil=True, fastmath=_REORDERED, error_model="numpy")
+    """Compiles a function at its first call, and caches the result on disk for other processes."""
+    make = partial(numba.njit, nogil=True, fastmath=_FASTMATH, error_model="numpy")
     made: Callable[..., None]
     try:
         made = make(cache=True)(function)
-    except RuntimeError:  # no folder to keep it in: neither beside this file nor of the user's
+    except RuntimeError:  # no writable cache folder, neither beside this file nor the user's
         made = make()(function)
     return made
 
 
-# A form of each for the types that features are stored in, float32 and bfloat16.
+# Overloads for the two storage types of features: float32, and bfloat16 as uint16 bits.
 
 
 def widened(x):
-    """A stored number as float32."""
+    """A stored value as float32."""
     raise NotImplementedError
 
 
 def stored(x, like):
-    """A float32 as `like` is stored, rounded to nearest, ties to even."""
+    """A float32 in the storage type of `like`, rounded to nearest, ties to even."""
     raise NotImplementedError
 
 
@@ -73,15 +74,15 @@ def _stored_form(x, like):
         bits = np.float32(x).view(np.uint32)
         tie = (bits >> np.uint32(16)) & np.uint32(1)
         rounded = (bits + np.uint32(0x7FFF) + tie) >> np.uint32(16)
-        # One whose bits are all set would come out as 0.
-        return np.uint16(_NOT_A_NUMBER if x != x else rounded)
+        # Rounding a NaN whose bits are all set would overflow to 0.
+        return np.uint16(_BFLOAT16_NAN if x != x else rounded)
 
     return as_bfloat16 if like == numba.types.uint16 else lambda x, like: x
 
 
 @part_of_kernel
-def _series(coefficients, x):
-    """The polynomial with these coefficients, the highest power's first."""
+def _polynomial(coefficients, x):
+    """Horner's scheme; the coefficient of the highest power comes first."""
     value = np.float32(0)
     for coefficient in coefficients:
         value = value * x + np.float32(coefficient)
@@ -94,25 +95,25 @@ def _log_magnitude(x):
     magnitude = abs(x)
     bits = np.float32(np.float32(1) + magnitude).view(np.uint32)
     exponent = np.int32(bits >> np.uint32(23)) - np.int32(127)
-    # The same number with an exponent of 0: 1 + t, from 1 to 2.
-    t = np.uint32((bits & np.uint32(0x007FFFFF)) | _ONES_BITS).view(np.float32) - np.float32(1)
-    logarithm = np.float32(exponent) * _LOG_2 + t * _series(_LOGARITHM, t)
+    # The mantissa: 1 + t in 1..2.
+    t = np.uint32((bits & np.uint32(0x007FFFFF)) | _BITS_OF_ONE).view(np.float32) - np.float32(1)
+    logarithm = np.float32(exponent) * _LOG_2 + t * _polynomial(_LOG1P_SERIES, t)
     return logarithm if magnitude < np.float32(np.inf) else magnitude
 
 
 @kernel
 def take_logarithms(numbers, found) -> None:
-    """log(1 + |x|) of (N,) float32 as bfloat16's bits (N,)."""
+    """log(1 + |x|): numbers (N,) float32 -> found (N,) bfloat16."""
     for i in range(numbers.size):
         found[i] = stored(_log_magnitude(numbers[i]), found[i])
 
 
 @kernel
 def take_hidden(dct, weight, bias, found) -> None:
-    """relu(weight log(1 + |dct|) + bias).
+    """relu(weight @ log(1 + |dct|) + bias).
 
-    dct: (B, K, N) float32. weight: (C, K) float32. bias: (C,) float32. found: (B, C, N), float32 or
-    bfloat16's bits.
+    dct: (B, K, N) float32; weight: (C, K) float32; bias: (C,) float32; found: (B, C, N) float32 or
+    bfloat16.
     """
     batch, inputs, places = dct.shape
     outputs = bias.size
@@ -131,13 +132,13 @@ def take_hidden(dct, weight, bias, found) -> None:
         for c in range(outputs):
             for i in range(places):
                 x = sums[c, i]
-                x = np.float32(0) if x < np.float32(0) else x  # a NaN is not, and stays one
+                x = np.float32(0) if x < np.float32(0) else x  # False for NaN, which stays NaN
                 found[b, c, i] = stored(x, found[b, c, i])
 
 
 @kernel
 def scale_levels(rows, scale, shift, out) -> None:
-    """See `cpu_kernels.scale_rows`; out: float32 or bfloat16's bits."""
+    """See `cpu_kernels.scale_rows`; out: float32 or bfloat16."""
     for r in range(rows.shape[0]):
         for i in range(rows.shape[1]):
             out[r, i] = stored(np.float32(rows[r, i]) * scale[i] + shift[i], out[r, i])
@@ -145,7 +146,7 @@ def scale_levels(rows, scale, shift, out) -> None:
 
 @part_of_kernel
 def _between(place, places, samples):
-    """The samples on both sides of a place, and how far it is from the first to the second."""
+    """Bilinear resizing: the two samples around an output position, and the second's weight."""
     at = np.float32(samples / places) * (np.float32(place) + np.float32(0.5)) - np.float32(0.5)
     at = max(at, np.float32(0))
     first = min(int(at), samples - 1)
@@ -154,7 +155,7 @@ def _between(place, places, samples):
 
 @part_of_kernel
 def _columns(width, samples):
-    """`_between` of every column: (W,) each."""
+    """`_between` for every column: (W,) each."""
     firsts, seconds = np.empty((2, width), np.int64)
     shares = np.empty(width, np.float32)
     for x in range(width):
@@ -163,8 +164,8 @@ def _columns(width, samples):
 
 
 @part_of_kernel
-def _enlarge_down(gate, y, height, out) -> None:
-    """Row y of a gate (h, w, C), were it enlarged to so many rows: out (w, C)."""
+def _resize_row(gate, y, height, out) -> None:
+    """Row y of a gate (h, w, C) resized vertically to `height` rows: out (w, C)."""
     upper, lower, share = _between(y, height, gate.shape[0])
     for x in range(out.shape[0]):
         for c in range(out.shape[1]):
@@ -174,16 +175,16 @@ def _enlarge_down(gate, y, height, out) -> None:
 
 @kernel
 def apply_gate(features, gate, out) -> None:
-    """features * gate, enlarged as `F.interpolate(mode="bilinear")` does.
+    """out = features * gate, the gate resized as by `F.interpolate(mode="bilinear")`.
 
-    features, out: (B, H, W, C), float32 or bfloat16's bits; gate: (B, h, w, C) float32.
+    features, out: (B, H, W, C) float32 or bfloat16; gate: (B, h, w, C) float32.
     """
     batch, height, width, channels = features.shape
     gates = np.empty((gate.shape[2], channels), np.float32)
     lefts, rights, shares = _columns(width, gate.shape[2])
     for b in range(batch):
         for y in range(height):
-            _enlarge_down(gate[b], y, height, gates)
+            _resize_row(gate[b], y, height, gates)
             for x in range(width):
                 left, right, share = lefts[x], rights[x], shares[x]
                 for c in range(channels):
@@ -194,23 +195,23 @@ def apply_gate(features, gate, out) -> None:
 
 @kernel
 def add_gated(features, correction, gate, limits, enhanced, angle, energy) -> None:
-    """features + correction * gate within the limits, and the drift.
+    """enhanced = clamp(features + correction * gate, limits), and the drift scores.
 
-    features, correction, enhanced: (B, H, W, C), float32 or bfloat16's bits; gate: (B, h, w, C)
-    float32, enlarged as in `apply_gate`, or None; angle, in radians, and energy: (B,) float32.
+    features, correction, enhanced: (B, H, W, C) float32 or bfloat16; gate: (B, h, w, C) float32,
+    resized as in `apply_gate`, or None for 1; angle, in radians, and energy: (B,) float32.
     """
     batch, height, width, channels = features.shape
     low, high = limits
     nothing = np.float32(0)
     norms, dots, moves = np.empty((3, width), np.float32)
-    if gate is not None:  # decided when compiling, here and below
+    if gate is not None:  # decided at compile time, here and below
         gates = np.empty((gate.shape[2], channels), np.float32)
         lefts, rights, shares = _columns(width, gate.shape[2])
     for b in range(batch):
         whole, moved_in_all, turned, weight = 0.0, 0.0, 0.0, 0.0
         for y in range(height):
             if gate is not None:
-                _enlarge_down(gate[b], y, height, gates)
+                _resize_row(gate[b], y, height, gates)
             for x in range(width):
                 if gate is not None:
                     left, right, share = lefts[x], rights[x], shares[x]
@@ -224,7 +225,7 @@ def add_gated(features, correction, gate, limits, enhanced, angle, energy) -> No
                     after = low if after < low else after
                     after = high if after > high else after
                     enhanced[b, y, x, c] = stored(after, features[b, y, x, c])
-                    moved = after - before  # before it is rounded: what the module meant
+                    moved = after - before  # before rounding to the storage type
                     norm += before * before
                     dot += before * moved
                     move += moved * moved
@@ -240,9 +241,9 @@ def add_gated(features, correction, gate, limits, enhanced, angle, energy) -> No
 
 @part_of_kernel
 def _turn(norms, dots, moves):
-    """How far a row's f^ is turned from f, in radians, times |f^|, and |f^|, both summed.
+    """Sums over a row of angle * |f^|, in radians, and of |f^|.
 
-    norms, dots, moves: (W,) float32: |f|^2, <f, d> and |d|^2, with d = f^ - f, see
+    norms, dots, moves: (W,) float32: |f|^2, <f, d> and |d|^2, with d = f^ - f; see
     `afd_model.drift`.
     """
     turned, weights = np.float32(0), np.float32(0)
@@ -254,9 +255,9 @@ def _turn(norms, dots, moves):
         longer = max(across, abs(ahead))
         t = min(across, abs(ahead)) / max(longer, _TINY)
         s = t * t
-        angle = t + t * s * _series(_ARC_TANGENT, s)
-        angle = _QUARTER - angle if across > abs(ahead) else angle
-        angle = _HALF - angle if ahead < np.float32(0) else angle
+        angle = t + t * s * _polynomial(_ARCTAN_SERIES, s)
+        angle = _HALF_PI - angle if across > abs(ahead) else angle
+        angle = _PI - angle if ahead < np.float32(0) else angle
         weight = np.sqrt(max(norms[x] + 2 * dots[x] + moves[x], np.float32(0)))
         turned += angle * weight if norm > np.float32(0) else np.float32(0)
         weights += weight

@@ -1,4 +1,4 @@
-"""The classifier compiled by OpenVINO for a CPU: the same layers in fewer and faster passes."""
+"""The classifier compiled by OpenVINO for a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afd_model.afd_module import AFDModule
 from afd_model.classifier import AFDClassifier, ClassifierOutput
+from afd_model.drift import Drift, drift_by_convolutions
 
 logger = logging.getLogger(__name__)
 
@@ -18,20 +20,20 @@ _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 class OpenVINOModel:
-    """Called as an `AFDClassifier` is, for one size of images.
+    """A drop-in for `AFDClassifier.forward`, compiled for one batch size and image size.
 
-    One instance serves one thread at a time. Making one takes seconds: the model is exported,
+    Not thread-safe. Creating one takes seconds: the classifier is exported by torch.export,
     converted and compiled.
 
     Args:
-        classifier: ready to run, in float32 on the CPU; it is only read.
-        num_images: of a call; fewer are filled up with blank ones, whose results are dropped.
+        classifier: in float32 on the CPU; not modified.
+        num_images: largest batch; smaller ones are padded with zeros.
         side: height and width of the images, pixels.
-        precision: of the pixels; float32, or bfloat16 for the layers' inputs and weights as well.
-            Logits are float32 sums in both.
+        precision: dtype of the pixels, and of the layers' inputs and weights: float32 or bfloat16.
+            Logits are float32 in both.
 
     Raises:
-        ValueError: OpenVINO is not installed, has no equal of a layer, or the CPU no bfloat16.
+        ValueError: OpenVINO is not installed or does not support a layer, or the CPU has no bf16.
     """
 
     def __init__(
@@ -46,33 +48,34 @@ class OpenVINOModel:
             raise ValueError("openvino not installed: pip install 'afd-label[openvino]'")
         self._num_images = num_images
         classifier = copy.deepcopy(classifier)
+        classifier.enhance = _enhance_and_score
         self._fde_net = classifier.afd.fde_net if classifier.afd else None
         inputs = [torch.zeros(num_images, side, side, 3, dtype=precision)]
         if self._fde_net:
-            # OpenVINO takes logarithms one number at a time.
-            self._fde_net.prepares = False
+            # OpenVINO's logarithm is not vectorised: PyTorch computes it.
+            self._fde_net.preprocesses = False
             inputs.append(torch.zeros(num_images, 192, side // 8, side // 8))
-        self._request = _compiled(_Outputs(classifier).eval(), tuple(inputs), precision)
+        self._request = _compiled(_Exported(classifier).eval(), tuple(inputs), precision)
 
     def __call__(self, pixels: Tensor, dct: Tensor) -> ClassifierOutput:
         """See `AFDClassifier.forward`; at most `num_images` images, the DCT in float32.
 
-        Pixels in channels_last are taken from where they are.
+        Pixels in channels_last are not copied.
         """
         count = pixels.shape[0]
         inputs = [pixels.permute(0, 2, 3, 1)]
         if self._fde_net:
-            inputs.append(self._fde_net.prepared(dct))
-        results = self._request.infer([self._filled(x) for x in inputs], share_inputs=True)
-        # A copy: the next call writes to the same memory.
+            inputs.append(self._fde_net.preprocess(dct))
+        results = self._request.infer([self._padded(x) for x in inputs], share_inputs=True)
+        # Copied: the next call overwrites this memory.
         outputs = [torch.from_numpy(array[:count].copy()) for array in results.values()]
         if self._fde_net:
             return ClassifierOutput(*outputs)
         zero = torch.zeros(count)
         return ClassifierOutput(outputs[0], zero, zero)
 
-    def _filled(self, x: Tensor) -> Any:
-        """(B, ...) -> (num_images, ...), as OpenVINO's tensor in C order."""
+    def _padded(self, x: Tensor) -> Any:
+        """(B, ...) -> (num_images, ...), padded with zeros, as an OpenVINO tensor."""
         import openvino as ov
 
         blank = self._num_images - x.shape[0]
@@ -84,28 +87,36 @@ class OpenVINOModel:
         return ov.Tensor(x.numpy(), shared_memory=True)
 
 
-class _Outputs(nn.Module):
-    """What is exported: without a module its zeros for the drift are no part of the graph."""
+def _enhance_and_score(
+    module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Drift]:
+    """An `Enhance` in operators that OpenVINO runs fast."""
+    enhanced, _ = module(features, dct)
+    return enhanced, drift_by_convolutions(features, enhanced)
+
+
+class _Exported(nn.Module):
+    """The graph to export: NHWC input, and without an AFD-Module no drift scores."""
 
     def __init__(self, classifier: AFDClassifier) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, pixels: Tensor, dct: Tensor | None = None) -> tuple[Tensor, ...]:
-        """pixels: (B, H, W, 3), as the decoder has them in memory."""
+        """pixels: (B, H, W, 3), the memory layout of channels_last."""
         pixels = pixels.permute(0, 3, 1, 2).float()
         if dct is None:
             return (self.classifier.bare(pixels).logits,)
-        return tuple(self.classifier.forward_for_compiler(pixels, dct))
+        return tuple(self.classifier(pixels, dct))
 
 
 def _compiled(model: nn.Module, inputs: tuple[Tensor, ...], precision: torch.dtype) -> Any:
-    """An inference request of the model for inputs of these very shapes."""
-    # An optional package, and a second to import.
+    """An inference request for inputs of exactly these shapes."""
+    # An optional package that takes a second to import.
     from openvino import Core
 
     core = Core()
-    # It would compute in float32 and say nothing.
+    # OpenVINO would silently compute in float32.
     if precision == torch.bfloat16 and "BF16" not in _capabilities(core):
         raise ValueError("OpenVINO has no bf16 on this CPU: use --precision fp32")
     properties = {
@@ -117,7 +128,7 @@ def _compiled(model: nn.Module, inputs: tuple[Tensor, ...], precision: torch.dty
     try:
         converted = _converted(torch.export.export(model, inputs))
         compiled = core.compile_model(converted, "CPU", properties)
-    except Exception as error:  # any layer of either library may refuse
+    except Exception as error:  # either library may reject any layer, with any type
         logger.debug("OpenVINO cannot run the model", exc_info=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ValueError(
@@ -132,10 +143,10 @@ def _capabilities(core: Any) -> list[str]:
 
 
 def _converted(program: torch.export.ExportedProgram) -> Any:
-    """The program as an `openvino.Model`, of the program's own shapes.
+    """The program as an `openvino.Model` of static shapes.
 
-    What `openvino.convert_model` does, which also reports its use to OpenVINO's makers and logs a
-    traceback for each operator that this PyTorch does not decompose.
+    The steps of `openvino.convert_model`, which in addition sends telemetry, and logs a traceback
+    for each operator that this version of PyTorch does not decompose.
     """
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -145,7 +156,7 @@ def _converted(program: torch.export.ExportedProgram) -> Any:
     for operator in ops_to_not_decompose():
         decompositions.pop(operator, None)
     graph = program.run_decompositions(decompositions).module()
-    # Held here: the front end does not keep what it reads from.
+    # In a variable: the front end does not keep its input alive.
     decoder = TorchFXPythonDecoder(graph, dynamic_shapes=False)
     front_end = FrontEndManager().load_by_framework("pytorch")
     return front_end.convert(front_end.load(decoder))

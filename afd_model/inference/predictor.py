@@ -1,4 +1,4 @@
-"""The classifier as it runs in production: one device, one precision, one transfer a batch."""
+"""Runs a classifier in production: one device, one precision, one copy to the host per batch."""
 
 import copy
 import math
@@ -12,22 +12,22 @@ from torch import Tensor
 from afd_model.classifier import AFDClassifier
 from afd_model.dct import DCT_CHANNELS
 from afd_model.drift import FlipModel, FlipScorer, flip_features
-from afd_model.inference.cpu_fit import fit_to_caches
-from afd_model.inference.folding import fold_batch_norms
-from afd_model.inference.inductor_model import InductorBatches
+from afd_model.inference.batch_norm_folding import fold_batch_norms
+from afd_model.inference.conv2d_same import replace_conv2d_same
+from afd_model.inference.inductor_model import InductorModel
 from afd_model.inference.kernels import cpu_kernels
+from afd_model.inference.micro_batches import micro_batch_sizes
 from afd_model.inference.openvino_model import OpenVINOModel
 from afd_model.inference.rounding import keep_head_in_float32, round_weights
-from afd_model.inference.same_padding import inline_same_padding
 
-_MOST_IN_OPENVINO = 16  # images at a time; with more nothing is gained
+_MAX_OPENVINO_IMAGES = 16  # at a time; more gain nothing
 
 Engine = Literal["torch", "inductor", "openvino"]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One batch on the CPU.
+    """The predictions for one batch, on the host.
 
     Attributes:
         labels: (B,) int32, top-1.
@@ -48,26 +48,30 @@ class Predictions:
 
 
 class Predictor:
-    """Runs a classifier: fused, batch norms folded, channels_last, without gradients.
+    """Runs a classifier: RepConvs fused, batch norms folded, channels_last, without gradients.
 
-    When the device's memory does not suffice for a batch, it is run without Inductor or in parts,
-    and those that come after it too; `notice` then says so, else it is None. Pixels that come in
-    `pixels_dtype` are not converted.
+    If a batch does not fit in the device's memory, this batch and all later ones run in smaller
+    micro-batches, or without Inductor, and `notice` says so.
 
     Args:
-        classifier: left as it is; the predictor works on a copy.
+        classifier: not modified; the predictor works on a copy.
         device: from `resolve_device`.
         precision: from `resolve_precision`.
-        top_k: most probable classes to give; at most the number of classes.
+        top_k: number of most probable classes to return, at most all.
         flip_model: from the AFD checkpoint.
-        engine: what runs the model; "openvino" on a CPU only, "inductor" on CUDA only and for at
-            most `num_images` at a time, both for images of `crop`.
-        crop: side of the images, pixels; None: the backbone's preset.
-        num_images: of the largest batch; "inductor" needs it, "openvino" is compiled for no more.
+        engine: "torch"; "openvino", on a CPU; or "inductor", on CUDA. The last two are compiled for
+            images of `crop` pixels.
+        crop: side of the images, pixels; None: that of the backbone's preset.
+        num_images: size of the largest batch. "inductor" needs it.
+
+    Attributes:
+        pixels_dtype: pixels of this dtype are not converted.
+        measures_drift: whether there is a trained AFD-Module.
+        notice: one line for the user after running out of memory; else None.
 
     Raises:
-        ValueError: top_k is below 1, or the engine cannot run the model so.
-        torch.OutOfMemoryError: CUDA's memory does not suffice for "inductor" and such a batch.
+        ValueError: top_k is below 1, or the engine cannot run this model on this device.
+        torch.OutOfMemoryError: CUDA's memory does not suffice to compile for `num_images`.
     """
 
     def __init__(
@@ -95,47 +99,47 @@ class Predictor:
         self.notice: str | None = None
         self._takes_dct = classifier.afd is not None
         self.measures_drift = classifier.afd is not None and not classifier.afd.is_identity
-        model = _lean(classifier, device, precision)
+        model = _optimized(classifier, device, precision)
         side = crop or classifier.crop
-        self._images_per_slice: int | None = None
-        self._compiled: OpenVINOModel | None = None
-        self._batches: InductorBatches | None = None
+        self._micro_batch: int | None = None
+        self._openvino_model: OpenVINOModel | None = None
+        self._inductor_model: InductorModel | None = None
         if engine == "openvino":
-            self._compile_openvino(model, classifier, side)  # which makes the precision itself
+            self._compile_openvino(model, classifier, side)  # from float32: it converts itself
         if precision != torch.float32:
             keep_head_in_float32(model.backbone)
         model = model.to(device=device, dtype=precision)
         self.pixels_dtype = precision
-        # The DCT is taken as the decoder has it: FDE-Net's first step makes the precision of it.
+        # The DCT stays float32, as the decoder gives it; FDE-Net converts it.
         on_cpu = device.type == "cpu"
         self._dct_layout = torch.contiguous_format if on_cpu else torch.channels_last
         self.model = model.to(memory_format=torch.channels_last)
         if on_cpu and engine == "torch":
-            fit = fit_to_caches(classifier, side, precision)
-            self._images_per_slice = fit.images_per_slice
-            self.model.images_per_part = fit.images_per_part
-            _compile_kernels(self.model)
+            sizes = micro_batch_sizes(classifier, side, precision)
+            self._micro_batch = sizes.backbone
+            self.model.afd_micro_batch = sizes.afd
+            _use_cpu_kernels(self.model)
         if engine == "inductor":
-            self._compile_batches(side)
+            self._compile_inductor(side)
 
     def _compile_openvino(self, model: AFDClassifier, classifier: AFDClassifier, side: int) -> None:
-        """model: `classifier` in fewer layers, in float32."""
-        most = min(_MOST_IN_OPENVINO, self.num_images or _MOST_IN_OPENVINO)
-        # It takes fewer passes a layer than PyTorch, so fewer images make up for them.
-        fitting = fit_to_caches(classifier, side, self.precision).images_per_slice // 2
-        self._images_per_slice = max(4, 2 * torch.get_num_threads(), min(most, fitting))
-        self._compiled = OpenVINOModel(
-            model, num_images=self._images_per_slice, side=side, precision=self.precision
+        """model: `classifier` from `_optimized`, in float32."""
+        most = min(_MAX_OPENVINO_IMAGES, self.num_images or _MAX_OPENVINO_IMAGES)
+        # OpenVINO's overhead per layer is smaller, so smaller micro-batches are best.
+        fitting = micro_batch_sizes(classifier, side, self.precision).backbone // 2
+        self._micro_batch = max(4, 2 * torch.get_num_threads(), min(most, fitting))
+        self._openvino_model = OpenVINOModel(
+            model, num_images=self._micro_batch, side=side, precision=self.precision
         )
 
-    def _compile_batches(self, side: int) -> None:
+    def _compile_inductor(self, side: int) -> None:
         if self.num_images is None:
-            raise ValueError("engine 'inductor' compiles for one size of batch: say num_images")
-        self._batches = InductorBatches(self._scores, self._blank(self.num_images, side))
-        self._images_per_slice = self.num_images
+            raise ValueError("engine 'inductor' compiles for one batch size: give num_images")
+        self._inductor_model = InductorModel(self._scores, self._blank(self.num_images, side))
+        self._micro_batch = self.num_images
 
     def _blank(self, num_images: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels, DCT and qualities as `_scores` takes them."""
+        """Inputs of zeros for `_scores`: pixels, DCT and qualities."""
         pixels = torch.zeros(num_images, 3, side, side)
         dct = torch.zeros(num_images, DCT_CHANNELS, side // 8, side // 8)
         if not self._takes_dct:
@@ -146,12 +150,12 @@ class Predictor:
     def __call__(
         self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor | None = None
     ) -> Predictions:
-        """Labels a batch.
+        """Classifies a batch.
 
         Args:
             pixels: (B, 3, H, W) normalised, any floating dtype, any device.
-            dct: (B, 192, H/8, W/8) as `block_dct` gives it, likewise.
-            jpeg_quality: (B,) 1..100, NaN where the header has none; only the flip model uses it.
+            dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype, any device.
+            jpeg_quality: (B,) 1..100, NaN where the header has none; for the flip model.
         """
         if jpeg_quality is None:
             jpeg_quality = torch.full((pixels.shape[0],), math.nan)
@@ -159,50 +163,50 @@ class Predictor:
             try:
                 return self._unpacked(self._sliced(pixels, dct, jpeg_quality))
             except torch.OutOfMemoryError:
-                if self._batches is None and self._step(pixels) == 1:
+                if self._inductor_model is None and self._step(pixels) == 1:
                     raise
-            self._take_less(self._step(pixels))  # out here: the error's traceback holds tensors
+            self._use_less_memory(self._step(pixels))  # outside: the traceback keeps tensors alive
 
-    def _take_less(self, step: int) -> None:
-        if self._batches is not None:
-            self._batches = None  # which computes all its images for however few
+    def _use_less_memory(self, step: int) -> None:
+        if self._inductor_model is not None:
+            self._inductor_model = None  # its batch size is fixed
             change = "the model runs without Inductor, more slowly,"
         else:
-            self._images_per_slice = (step + 1) // 2
-            change = f"the model takes {self._images_per_slice} images at a time"
+            self._micro_batch = (step + 1) // 2
+            change = f"the model takes {self._micro_batch} images at a time"
         self.notice = (
             f"out of memory on {self.device}: {change} from here on; a smaller --batch-size avoids"
-            " the detour"
+            " this"
         )
         torch.cuda.empty_cache()
 
     def _step(self, pixels: Tensor) -> int:
-        whole = max(1, pixels.shape[0])
-        return min(whole, self._images_per_slice or whole)
+        batch = max(1, pixels.shape[0])
+        return min(batch, self._micro_batch or batch)
 
     @torch.inference_mode()
     def _sliced(self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor) -> np.ndarray:
-        """(B, 2k + 3) float32 on the host, see `_packed`."""
+        """(B, 2k + 3) float32 on the host, see `_packed`; runs in micro-batches."""
         step = self._step(pixels)
         slices = zip(pixels.split(step), dct.split(step), jpeg_quality.split(step), strict=True)
         host: np.ndarray = torch.cat([self._packed(*slice_) for slice_ in slices]).cpu().numpy()
         return host
 
     def _packed(self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor) -> Tensor:
-        """(B, 2k + 3) float32 on the device: labels, confidences, angle, energy, flip.
+        """(B, 2k + 3) float32 on the device: labels, confidences, angle, energy, flip probability.
 
-        One tensor makes one transfer; class numbers below 2**24 are exact in float32.
+        One tensor needs one copy to the host. Class indices below 2**24 are exact in float32.
         """
         pixels, dct = self.placed_pixels(pixels), self.placed_dct(dct)
         qualities = jpeg_quality.to(self.device, torch.float32, non_blocking=True)
         if not self._takes_dct:
             dct = dct[:, :0]
-        if self._batches is not None:
-            return self._batches(pixels, dct, qualities)
+        if self._inductor_model is not None:
+            return self._inductor_model(pixels, dct, qualities)
         return self._scores(pixels, dct, qualities)
 
     def _scores(self, pixels: Tensor, dct: Tensor, qualities: Tensor) -> Tensor:
-        output = (self._compiled or self.model)(pixels, dct)
+        output = (self._openvino_model or self.model)(pixels, dct)
         probabilities = torch.softmax(output.logits.float(), dim=1)
         k = min(self.top_k, probabilities.shape[1])
         top = probabilities.topk(k, dim=1)
@@ -215,7 +219,7 @@ class Predictor:
         return torch.cat([top.indices.float(), top.values, scores], dim=1)
 
     def placed_pixels(self, pixels: Tensor) -> Tensor:
-        """The same pixels on the device, of the dtype and in the layout that the model takes."""
+        """The pixels on the model's device, in its dtype and memory format."""
         return pixels.to(
             device=self.device,
             dtype=self.pixels_dtype,
@@ -224,7 +228,7 @@ class Predictor:
         )
 
     def placed_dct(self, dct: Tensor) -> Tensor:
-        """Likewise for the DCT coefficients."""
+        """The DCT on the model's device, in float32 and its memory format."""
         return dct.to(
             device=self.device,
             dtype=torch.float32,
@@ -257,26 +261,28 @@ def _check_engine(engine: Engine, device: torch.device) -> None:
         )
 
 
-def _compile_kernels(model: AFDClassifier) -> None:
-    """Has the model use what Numba compiles, where it is installed: several times as fast."""
+def _use_cpu_kernels(model: AFDClassifier) -> None:
+    """Replaces parts of the AFD-Module by Numba kernels, if installed: several times as fast."""
     if (kernels := cpu_kernels()) is None:
         return
     model.enhance = kernels.enhance_and_score
     if model.afd is not None:
         fde_net = model.afd.fde_net
         fde_net.log_magnitude = kernels.log_magnitude_in_one_pass
-        if fde_net.hidden.out_channels <= kernels.MOST_HIDDEN:
-            fde_net.hidden_of_logs = kernels.hidden_of_logs
+        if fde_net.hidden.out_channels <= kernels.MAX_FUSED_HIDDEN:
+            fde_net.fused_log_hidden = kernels.fused_log_hidden
 
 
-def _lean(classifier: AFDClassifier, device: torch.device, precision: torch.dtype) -> AFDClassifier:
-    """A copy in fewer layers and passes, still float32, its weights ready for the precision."""
+def _optimized(
+    classifier: AFDClassifier, device: torch.device, precision: torch.dtype
+) -> AFDClassifier:
+    """A fused and folded copy in float32, its weights rounded to values of the precision."""
     model = copy.deepcopy(classifier).eval().requires_grad_(requires_grad=False)
     if model.afd is not None:
         model.afd.fuse()
     fold_batch_norms(model.backbone)
     if device.type == "cpu":
-        inline_same_padding(model.backbone)
+        replace_conv2d_same(model.backbone)
     if precision != torch.float32:
         round_weights(model.backbone, precision, classifier.crop)
     return model

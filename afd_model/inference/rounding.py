@@ -1,10 +1,11 @@
-"""Rounding a classifier's weights to bf16 or fp16 with less harm than a plain conversion does.
+"""Rounds a classifier's weights to bf16 or fp16, with bias correction.
 
-bf16 keeps 8 bits, so every weight moves by up to 0.2 %. Inputs of convolutions have a mean that is
-not zero (they follow ReLUs), so these errors do not cancel: they shift each channel by a constant,
-and a bias can take a constant back (Nagel et al. 2019, arXiv 1906.04721, section 4.2). On 400
-ImageNet photographs and EfficientNet-Lite0 the shifts change more labels than all rounding of
-activations does. In fp16, of 11 bits, they are most of the logits' error too: 0.006 of 0.007.
+bf16 has 8 significant bits, so rounding moves each weight by up to 0.2 %. The inputs of
+convolutions have non-zero means (they follow ReLUs), so the errors do not cancel: they shift the
+mean of each output channel. Adjusting the bias undoes the shift (Nagel et al. 2019, arXiv
+1906.04721, section 4.2). On 400 ImageNet photographs and EfficientNet-Lite0 the shifts change more
+labels than all rounding of activations. In fp16, with 11 bits, they cause 0.006 of the logits'
+error of 0.007.
 """
 
 from collections.abc import Callable
@@ -13,24 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afd_model.stages import head_path
+from afd_model.feature_taps import head_path
 
 IMAGES = 4
 
 
 @torch.no_grad()
 def round_weights(model: nn.Module, dtype: torch.dtype, side: int) -> None:
-    """Rounds the weights of all convolutions and linear layers but the last, in place.
+    """Rounds the weights of all convolutions and linear layers except the last, in place.
 
-    The tensors stay float32 (every value one of `dtype`'s), so the caller's conversion changes
-    nothing more. Each layer's bias is set, in order of execution, so that the mean of every output
-    channel is the unrounded model's on a synthetic picture: what one bias cannot hold after its
-    own rounding, the next layer's makes up for. The last linear layer keeps its weights and takes
-    the rest: it is for `keep_head_in_float32`.
+    Tensors stay float32 but hold values of `dtype`, so converting them later is exact. In order of
+    execution, each bias is set so that on synthetic images the mean of every output channel is that
+    of the unrounded model. The biases are rounded too; the next layer's bias corrects what this
+    leaves. The last linear layer is not rounded, only its bias corrected: see
+    `keep_head_in_float32`.
 
     Args:
-        model: in eval mode, float32, batch norms folded; layers without a bias are rounded plainly.
-        side: pixels of its square input.
+        model: in eval mode, float32, batch norms folded. Layers without a bias are only rounded.
+        side: of the input images, pixels.
     """
     layers = {
         name: layer
@@ -39,7 +40,7 @@ def round_weights(model: nn.Module, dtype: torch.dtype, side: int) -> None:
     }
     head = head_path(model)
     means: dict[str, Tensor] = {}
-    picture = pink_noise(side).to(next(model.parameters()))
+    image = pink_noise(side).to(next(model.parameters()))
 
     def record(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -58,17 +59,17 @@ def round_weights(model: nn.Module, dtype: torch.dtype, side: int) -> None:
 
         return hook
 
-    _run_hooked(model, layers, record, picture)
+    _run_hooked(model, layers, record, image)
     for name, layer in layers.items():
         if name != head:
             layer.weight.copy_(_rounded(layer.weight, dtype))
-    _run_hooked(model, layers, correct, picture)
+    _run_hooked(model, layers, correct, image)
 
 
 class Float32Linear(nn.Module):
-    """A linear layer that computes in float32 whatever it is given, and stays float32.
+    """A linear layer that stays float32 and computes in float32, whatever its input's dtype.
 
-    `.to(...)` moves it to another device, but its weights are not rounded.
+    `.to(...)` and `.half()` change its device only.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -90,8 +91,8 @@ class Float32Linear(nn.Module):
 def keep_head_in_float32(model: nn.Module) -> None:
     """Replaces a classifier's last linear layer by a `Float32Linear`, in place.
 
-    Logits near 10 are 0.06 apart in bf16 and 0.008 in fp16: without this, close calls become ties.
-    To be called before the classifier is brought to half precision.
+    Near 10, neighbouring numbers differ by 0.06 in bf16 and 0.008 in fp16: close logits would
+    become ties. Call it before converting the classifier to half precision.
     """
     path = head_path(model)
     if path is None:
@@ -102,10 +103,10 @@ def keep_head_in_float32(model: nn.Module) -> None:
 
 
 def pink_noise(side: int) -> Tensor:
-    """Pictures with the spectrum of photographs: amplitude falls as 1 / frequency.
+    """Random images with the spectrum of photographs: amplitude proportional to 1 / frequency.
 
     Returns:
-        (IMAGES, 3, side, side) float32, mostly within -2..2; the same in every process.
+        (IMAGES, 3, side, side) float32, mostly in -2..2; the same in every process.
     """
     generator = torch.Generator().manual_seed(0)
     frequency = torch.fft.fftfreq(side)
@@ -121,11 +122,11 @@ def _run_hooked(
     model: nn.Module,
     layers: dict[str, nn.Conv2d | nn.Linear],
     make: Callable[[str], Callable[..., Any]],
-    picture: Tensor,
+    image: Tensor,
 ) -> None:
     handles = [layer.register_forward_hook(make(name)) for name, layer in layers.items()]
     try:
-        model(picture)
+        model(image)
     finally:
         for handle in handles:
             handle.remove()

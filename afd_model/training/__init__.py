@@ -1,1 +1,1 @@
-"""Training an AFD-Module: pairs, losses, the loop, the flip model, the checkpoint."""
+"""Trains an AFD-Module: pairs, losses, the loop, the flip model, the checkpoint."""

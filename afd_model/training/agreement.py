@@ -1,4 +1,4 @@
-"""How often the labels of held-out pictures, compressed, are those of the clean ones."""
+"""The validation metric: how often compressed images keep the label of the clean image."""
 
 import torch
 from torch import Tensor
@@ -8,39 +8,40 @@ from afd_model.training.losses import kl_to_clean
 
 
 class Agreement:
-    """Adds up what a validation sees, batch by batch.
+    """Accumulates over batches, as in torchmetrics: `update`, then `compute`.
 
     Args:
         device: of the batches.
     """
 
     def __init__(self, device: torch.device) -> None:
-        # Pairs; compressed ones; of these, those whose label the module and the bare backbone
-        # keep; clean ones whose label the module keeps; the divergences.
+        # Counts: pairs; compressed ones; of these, label kept with the module, and by the backbone
+        # alone; clean ones with the label kept; and the sum of the KL divergences.
         self._sums = torch.zeros(6, dtype=torch.float64, device=device)
 
-    def add(self, found: Tensor, direct: Tensor, clean: Tensor, compressed: Tensor) -> None:
-        """Counts a batch.
+    def update(self, enhanced: Tensor, direct: Tensor, clean: Tensor, compressed: Tensor) -> None:
+        """Adds a batch of pairs.
 
         Args:
-            found, direct, clean: (B, K) logits: with the module, of the bare backbone, and of the
-                bare backbone for the clean picture.
-            compressed: (B,) bool.
+            enhanced: (B, K), logits of the second image of each pair, with the AFD-Module.
+            direct: the same by the backbone alone.
+            clean: logits of the clean images by the backbone alone.
+            compressed: (B,) bool, whether the second image is compressed at all.
         """
         labels = clean.argmax(1)
-        kept, kept_directly = found.argmax(1) == labels, direct.argmax(1) == labels
+        kept, kept_directly = enhanced.argmax(1) == labels, direct.argmax(1) == labels
         every_one = torch.ones_like(compressed)
         flags = (every_one, compressed, kept & compressed, kept_directly & compressed)
         self._sums[:5] += torch.stack([*flags, kept & ~compressed]).sum(1)
-        self._sums[5] += kl_to_clean(found, clean).sum()
+        self._sums[5] += kl_to_clean(enhanced, clean).sum()
 
-    def score(self) -> dict[str, float]:
-        """Over all workers; empty without a pair.
+    def compute(self) -> dict[str, float]:
+        """The metric over all workers; empty without pairs.
 
-        Shares of images: `agreement` of the label with the backbone's for the clean picture, over
-        all pairs; `compressed_agreement` over the compressed ones, and `direct_agreement`, which
-        is the bare backbone's on the same; `clean_agreement` over the clean ones; a share of no
-        pairs is left out. And `kl`, the mean divergence from the clean prediction, nats.
+        `agreement` is the share of pairs with the backbone's label for the clean image;
+        `compressed_agreement` that of the compressed ones, `clean_agreement` that of the others;
+        `direct_agreement` that of the compressed ones by the backbone alone. A share of no pairs is
+        left out. `kl` is the mean KL divergence from the clean prediction, nats.
         """
         images, compressed, kept, kept_directly, clean, kl = summed(self._sums).tolist()
         if not images:

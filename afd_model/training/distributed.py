@@ -1,4 +1,4 @@
-"""Several equal processes as one: sums over them, where torch.distributed has been started."""
+"""Collectives over data-parallel workers; without torch.distributed, those of a single one."""
 
 import torch
 import torch.distributed as dist
@@ -6,17 +6,17 @@ from torch import Tensor
 
 
 def num_workers() -> int:
-    """How many processes train side by side; 1 without torch.distributed."""
+    """The world size."""
     return dist.get_world_size() if _started() else 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is the worker of rank 0, which writes files."""
     return not _started() or dist.get_rank() == 0
 
 
 def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the workers, in one exchange."""
+    """Replaces each gradient by its mean over the workers, in one all-reduce."""
     if not _started():
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -28,17 +28,17 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
 
 
 def summed(values: Tensor) -> Tensor:
-    """Sum a tensor, of one shape on every worker, over the workers; in place."""
+    """Sums a tensor over the workers, in place."""
     if _started():
         dist.all_reduce(values)
     return values
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """The rows of all workers, (n_k, C) each, in the order of the workers: (sum n_k, C)."""
+    """Concatenates the rows of all workers, (n_k, C) each, by rank: (sum n_k, C)."""
     if not _started():
         return rows
-    # Workers may have unlike numbers of rows; collectives need equal ones.
+    # all_gather needs equal shapes: pad to the largest number of rows.
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(num_workers())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     most = max(int(count) for count in counts)
@@ -50,7 +50,7 @@ def gathered(rows: Tensor) -> Tensor:
 
 
 def any_worker(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up on any worker; every worker must ask."""
+    """Whether the flag is set on any worker; a collective call."""
     if not _started():
         return flag
     return bool(summed(torch.tensor([float(flag)], device=device))[0] > 0)

@@ -1,4 +1,4 @@
-"""A training run's result: the best averaged module as an AFD checkpoint, and its card."""
+"""The result of a training run: the best module as an AFD checkpoint, and its model card."""
 
 import json
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from afd_model.afd_module import AFDModule
+from afd_model.atomic_file import atomic_write
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, save_checkpoint
 from afd_model.classifier import AFDClassifier
@@ -15,14 +16,13 @@ from afd_model.drift import FLIP_FEATURES, FlipModel
 from afd_model.training.distributed import gathered, is_first
 from afd_model.training.flip_fit import fit_flip_model, flip_samples
 from afd_model.training.loop import Pairs, Trainer, TrainingError
-from afd_model.whole_file import replacing
 
 CHECKPOINT = "afd.safetensors"
 CARD = "afd.json"
 
 
 def best_module(trainer: Trainer) -> AFDModule:
-    """A copy of the module as it was at the best validation. Raises TrainingError before one."""
+    """The module with the weights of the best validation. Raises TrainingError before the first."""
     if trainer.best is None:
         raise TrainingError("nothing has been validated yet: there is nothing to export")
     module = AFDModule(trainer.afd.config)
@@ -33,10 +33,12 @@ def best_module(trainer: Trainer) -> AFDModule:
 def fit_flips(
     trainer: Trainer, backbone: Backbone, passes: Iterable[tuple[Pairs, int]]
 ) -> FlipModel:
-    """The flip model of the best module, on images compressed at random.
+    """Fits the flip model of the best module, on randomly compressed images.
 
-    passes: images, and how often each of them is drawn. Every worker must call it; all get the
-    same model.
+    A collective call; all workers get the same model.
+
+    Args:
+        passes: pairs, and how many times each of their images is compressed.
     """
     classifier = AFDClassifier(backbone, best_module(trainer).to(trainer.device)).eval()
     rows = [torch.empty(0, len(FLIP_FEATURES) + 1, device=trainer.device)]
@@ -54,10 +56,12 @@ def export(
     facts: dict[str, Any],
     flip_model: FlipModel | None = None,
 ) -> CheckpointFacts | None:
-    """Write the best module and its card to the trainer's folder; the first worker's duty.
+    """Writes the best module and its card to the trainer's folder; only the first worker does.
 
-    facts: JSON types, kept in both: the command, the data, the settings. The card is for people;
-    everything in it but the digest stands in the checkpoint too.
+    The card is for people; except for the digest, the checkpoint has everything in it too.
+
+    Args:
+        facts: command, data and settings, to be stored in both; JSON types.
     """
     module = best_module(trainer)
     if not is_first() or trainer.best is None:
@@ -78,6 +82,6 @@ def export(
         "has_flip_model": flip_model is not None,
         **training,
     }
-    with replacing(trainer.folder / CARD) as file:
+    with atomic_write(trainer.folder / CARD) as file:
         file.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return saved

@@ -1,4 +1,4 @@
-"""The flip model's fit: a ridge-regularised logistic regression by Newton's method."""
+"""Fits the flip model: logistic regression with L2 regularisation, by Newton's method."""
 
 import numpy as np
 import torch
@@ -8,17 +8,17 @@ from afd_model.classifier import AFDClassifier
 from afd_model.drift import FLIP_FEATURES, FlipModel, drift, flip_features
 from afd_model.training.pairs import PairBatch
 
-RIDGE = 1.0  # the coefficients' prior: standard normal, on standardised features
+RIDGE = 1.0  # a standard normal prior of the coefficients of standardised features
 _STEPS = 25
 _TOLERANCE = 1e-9
 
 
 @torch.no_grad()
 def flip_samples(classifier: AFDClassifier, batch: PairBatch) -> Tensor:
-    """What the fit needs of a batch: (B, 7 + 1) float32, `FLIP_FEATURES` and 1 for a flip.
+    """The samples of a batch: (B, 7 + 1) float32, `FLIP_FEATURES` and the target.
 
-    A flip is a compressed picture whose label, de-drifted, differs from the bare backbone's label
-    of the clean original.
+    The target is 1 if the label of the compressed image, with the AFD-Module, differs from the
+    label of the clean image by the backbone alone.
     """
     clean_labels = classifier.bare(batch.clean).logits.argmax(1)
     logits, before, after, _ = classifier.features(batch.degraded, batch.dct)
@@ -33,11 +33,11 @@ def fit_flip_model(features: np.ndarray, flipped: np.ndarray) -> FlipModel:
     """Maximises the penalised likelihood; the intercept is not penalised.
 
     Args:
-        features: (N, 7) as `flip_features` gives them, NaN for a missing quality.
+        features: (N, 7) from `flip_features`, NaN for a missing quality.
         flipped: (N,) 0 or 1.
 
     Raises:
-        ValueError: no samples, or features of another width.
+        ValueError: N is 0, or there are not 7 features.
     """
     if features.ndim != 2 or features.shape[1] != len(FLIP_FEATURES) or not len(features):
         raise ValueError(f"flip fit takes (N, {len(FLIP_FEATURES)}) features, not {features.shape}")
@@ -59,7 +59,7 @@ def fit_flip_model(features: np.ndarray, flipped: np.ndarray) -> FlipModel:
 
 
 def _newton(design: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(N, d), (N,) -> (d,). One pseudo-sample keeps the intercept finite when nothing flips."""
+    """(N, d), (N,) -> (d,). A pseudo-sample keeps the intercept finite if nothing is flipped."""
     rate = (target.sum() + 0.5) / (len(target) + 1)
     weights = np.zeros(design.shape[1])
     weights[0] = np.log(rate / (1 - rate))
@@ -74,7 +74,7 @@ def _newton(design: np.ndarray, target: np.ndarray) -> np.ndarray:
         hessian = (design * (p * (1 - p))[:, None]).T @ design + np.diag(penalty + 1e-9)
         step = np.linalg.solve(hessian, gradient)
         size = 1.0
-        # Newton's full step can overshoot far from the optimum; the loss is convex, so halve it.
+        # Far from the optimum a full Newton step can overshoot; the loss is convex, so halve it.
         while (new := _penalised_loss(design, target, weights - size * step, penalty)) > loss:
             size /= 2
             if size < 1e-6:

@@ -1,8 +1,7 @@
-"""The training loop. It knows no Ray and no files of images: batches of pairs come in.
+"""The training loop, independent of Ray and of where batches come from.
 
-The backbone is frozen; only the AFD-Module's parameters move. Several processes may run it side by
-side under torch.distributed, each on its share of every batch: they stay equal because they apply
-the same averaged gradients.
+Only the AFD-Module is trained; the backbone is frozen. With torch.distributed it is data-parallel:
+each worker takes its share of a batch, and gradients are averaged.
 """
 
 import copy
@@ -20,10 +19,11 @@ from torch import Tensor
 from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.inference.folding import fold_batch_norms
-from afd_model.inference.same_padding import inline_same_padding
-from afd_model.stages import EmbeddingTap, StageTaps, find_stages
+from afd_model.feature_taps import EmbeddingTap, StageTap, stages_after_stem
+from afd_model.inference.batch_norm_folding import fold_batch_norms
+from afd_model.inference.conv2d_same import replace_conv2d_same
 from afd_model.training.agreement import Agreement
+from afd_model.training.depthwise_backward import FastDepthwiseBackward
 from afd_model.training.distributed import (
     any_worker,
     average_gradients,
@@ -31,8 +31,7 @@ from afd_model.training.distributed import (
     num_workers,
     summed,
 )
-from afd_model.training.frozen_depthwise import FrozenDepthwise
-from afd_model.training.losses import Watched, feature_distance, training_loss
+from afd_model.training.losses import LossInputs, feature_distance, training_loss
 from afd_model.training.optimizer import ModuleOptimizer
 from afd_model.training.pairs import PairBatch
 from afd_model.training.schedule import TrainingOptions, learning_rate, stem_steps
@@ -48,11 +47,11 @@ Log = Callable[[dict[str, Any]], None]
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; one line for the user."""
+    """Training cannot continue; the message is one line for the user."""
 
 
 class Pairs(Protocol):
-    """Where pairs come from; see `pipeline.pairs.training_data.PairLoader`."""
+    """The source of pairs; implemented by `pipeline.pairs.training_data.PairLoader`."""
 
     def training(self, first_step: int) -> Generator[PairBatch, None, None]: ...
     def held_out(self) -> Iterable[PairBatch]: ...
@@ -60,11 +59,11 @@ class Pairs(Protocol):
 
 
 class Trainer:
-    """A module in training: one step at a time, saved to and resumed from `folder`.
+    """Trains a module step by step; saves to and resumes from `folder`.
 
     Args:
-        afd: trained in place; made for the backbone.
-        device: of the backbone and the module, which are moved there.
+        backbone: moved to `device`.
+        afd: made for the backbone; trained in place, moved to `device`.
     """
 
     def __init__(
@@ -90,24 +89,25 @@ class Trainer:
         self.classifier = AFDClassifier(backbone, self.afd).train()
         self.averaged_classifier = AFDClassifier(backbone, self._candidate).eval()
         for classifier in (self.classifier, self.averaged_classifier):
-            fold_batch_norms(classifier.backbone)  # frozen: half as many images/s again on a CPU
+            fold_batch_norms(classifier.backbone)  # 1.5 times the images/s on a CPU
             if device.type == "cpu":
-                inline_same_padding(classifier.backbone)
+                replace_conv2d_same(classifier.backbone)
         crop = backbone.preprocessing.crop
-        stages = find_stages(self.classifier, crop, options.num_stages)
-        self._taps = StageTaps(self.classifier, stages if options.losses.features else ())
+        stages = stages_after_stem(self.classifier, crop, options.num_stages)
+        self._taps = StageTap(self.classifier, stages if options.losses.features else ())
         embedded = options.losses.embedding > 0
         self._embedding = EmbeddingTap(self.classifier) if embedded else None
         self._optimizer = ModuleOptimizer(self.afd, options.optimizer, options.weight_decay)
 
     def train_step(self, batch: PairBatch) -> dict[str, Tensor]:
-        """One step of the optimizer; returns the loss's terms and the gradient's norm, scalars.
+        """One optimizer step on this worker's share of a batch.
 
-        batch: this worker's share.
+        Returns:
+            The loss, its terms and the gradient's norm; scalars.
         """
         batch = batch.to(self.device)
         if self.step == stem_steps(self.options):
-            self._optimizer.forget()  # its sums are of another loss's gradients
+            self._optimizer.reset_state()  # its moments are of another loss
         with self._autocast():
             loss, terms = self._loss(batch)
         self._optimizer.zero_grad()
@@ -117,15 +117,17 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
         self._optimizer.step(learning_rate(self.step, self.options))
         self.step += 1
-        self.average.follow(self.afd, self.step)
+        self.average.update(self.afd, self.step)
         return {"loss": loss.detach(), **terms, "grad_norm": norm}
 
     @torch.no_grad()
     def validate(self, batches: Iterable[PairBatch]) -> dict[str, float]:
-        """What would be exported, on held-out pairs; kept when it is the best so far.
+        """Validates the weights that would be exported on held-out pairs; keeps the best.
 
-        That is the averaged module, mixed with the one that training started from (`start_share`).
-        Returns `Agreement.score`.
+        Those are the moving average, mixed with the initial weights (`start_share`).
+
+        Returns:
+            `Agreement.compute`.
         """
         self._mix_candidate()
         counted = Agreement(self.device)
@@ -135,8 +137,8 @@ class Trainer:
                 clean = self.averaged_classifier.bare(batch.clean).logits
                 direct = self.averaged_classifier.bare(batch.degraded).logits
                 found = self.averaged_classifier.features(batch.degraded, batch.dct).logits
-            counted.add(found, direct, clean, batch.condition != 0)
-        score = counted.score()
+            counted.update(found, direct, clean, batch.condition != 0)
+        score = counted.compute()
         if not score:
             raise TrainingError("none of the held-out images can be decoded: hold out others")
         if not math.isfinite(score["kl"]):
@@ -148,7 +150,7 @@ class Trainer:
         return score
 
     def save(self) -> None:
-        """Write what the next step depends on; the first worker's duty."""
+        """Writes the training state; only the first worker does."""
         if not is_first():
             return
         state = {
@@ -164,10 +166,11 @@ class Trainer:
         save_state(self._state_path, state)
 
     def resume(self) -> bool:
-        """Go on from the saved state; False where there is none.
+        """Continues from the saved state; False if there is none.
 
-        Raises ValueError if it is damaged or another module's, or if the backbone's weights are no
-        longer those that the run began with: what it has learnt is theirs.
+        Raises:
+            ValueError: the state is damaged or of another module, or the run began with other
+                weights of the backbone.
         """
         state = load_state(self._state_path)
         if state is None:
@@ -191,7 +194,8 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         boundary = state.get("stem_steps", self.step + 1)
-        if self.step >= boundary:  # a longer run would move it, and go back to the stem alone
+        # With a larger max_steps the first phase would be longer, and training would return to it.
+        if self.step >= boundary:
             self.options = replace(self.options, stem_steps=boundary)
         self.afd.load_state_dict(state["afd"])
         self.average.module.load_state_dict(state["average"])
@@ -207,17 +211,17 @@ class Trainer:
             loss = self.options.losses.mean_distance(feature_distance(enhanced, clean_stem))
             return loss, {"stem": loss.detach()}
         with torch.no_grad():
-            clean = self._watch(self.classifier.bare(batch.clean))
-        # In float32 PyTorch's own gradients are as fast.
+            clean = self._loss_inputs(self.classifier.bare(batch.clean))
+        # In float32, PyTorch's own backward pass is as fast.
         bf16 = self.options.precision == torch.bfloat16
-        with FrozenDepthwise() if bf16 else nullcontext():
+        with FastDepthwiseBackward() if bf16 else nullcontext():
             features = self.classifier.features(batch.degraded, batch.dct)
-        found = self._watch(features)
+        found = self._loss_inputs(features)
         return training_loss(found, clean, self.options.losses)
 
-    def _watch(self, features: Any) -> Watched:
+    def _loss_inputs(self, features: Any) -> LossInputs:
         embedding = self._embedding.take() if self._embedding else None
-        return Watched(features.logits, features.after, self._taps.take(), embedding)
+        return LossInputs(features.logits, features.enhanced_features, self._taps.take(), embedding)
 
     def _mix_candidate(self) -> None:
         modules = (self._candidate, self.average.module, self._start)
@@ -230,7 +234,7 @@ class Trainer:
 
 
 def _is_better(score: dict[str, float], best: dict[str, float]) -> bool:
-    """By the divergence: it weighs every image, where agreement counts the few that turn."""
+    """By KL divergence: less noisy than agreement, which depends on the few labels that change."""
     return score["kl"] < best["kl"]
 
 
@@ -242,11 +246,18 @@ def train(
     log: Log,
     on_best: Callable[[], object] = lambda: None,
 ) -> str:
-    """Train from where the trainer stands to the end; returns why it ended, in two words.
+    """Trains to the end, from the trainer's current step.
 
-    log: called with each record: {"kind": "step" or "validation", "step": ..., numbers}, on every
-    worker. on_best: called, on every worker, after a validation that was the best so far.
-    Raises TrainingError when the loss is no longer a number.
+    Args:
+        log: called on every worker with each record:
+            {"kind": "step" or "validation", "step": ..., numbers}.
+        on_best: called on every worker after each validation that was the best so far.
+
+    Returns:
+        Why training ended: "out of time" or "all steps".
+
+    Raises:
+        TrainingError: the loss is not finite.
     """
     options = trainer.options
     started, meter = time.monotonic(), _Meter()
@@ -260,7 +271,7 @@ def train(
                 spent = time.monotonic() - started > options.max_time_s
                 out_of_time = any_worker(spent, trainer.device)
             last = out_of_time or step == options.max_steps
-            # A record is of one phase: their losses are not the same.
+            # No record spans both phases: their losses differ.
             if step % options.log_every_steps == 0 or last or step == stem_steps(options):
                 log({"kind": "step", "step": step, **meter.take(step, options)})
             due = step % options.validate_every_steps == 0 or last
@@ -282,7 +293,7 @@ def _diverged(step: int) -> TrainingError:
 
 
 class _Meter:
-    """Means of the steps' numbers between two log records, over all workers."""
+    """Means between two log records, over all steps and workers."""
 
     def __init__(self) -> None:
         self.restart()

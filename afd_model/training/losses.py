@@ -1,7 +1,7 @@
-"""What the AFD-Module is trained to: the frozen backbone's own answers for the clean picture.
+"""The training losses: distances from what the frozen backbone computes for the clean image.
 
-No labels anywhere: the clean twin of a compressed picture is the target, at the logits, at the stem
-and at a few stages between.
+No labels are used. The targets are the clean image's features at the stem and later stages, its
+embedding and its logits.
 """
 
 from collections.abc import Sequence
@@ -13,25 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Distance = Literal["squared", "plain"]
-_LEAST_SQUARED = 1e-6
-_LEAST_KL = 1e-4  # nats
+# Added under square roots, whose gradient is infinite at 0, where unchanged images are.
+_SQUARED_EPS = 1e-6
+_KL_EPS = 1e-4  # nats
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The terms' weights in the sum; 0 leaves a term out, and its cost.
+    """Weights of the loss terms; a term of weight 0 is not computed.
 
     Attributes:
-        kl: `kl_to_clean` of the logits.
-        root_kl: each picture's root of it. A hopeless picture pulls less by it than by the
-            divergence, and one whose label is about to change pulls more.
-        logits: `logit_distance`.
-        embedding: `embedding_distance`.
-        features: mean of `feature_distance` at the stem and the stages.
-        stem_l1: `stem_l1`, the paper's only term.
-        temperature: of the softmax in the first two.
-        distance: of logits, embedding and features. "plain" is the root of "squared": its pull does
-            not fade near 0, so that clean and nearly clean pictures are left as they are.
+        kl: of `kl_to_clean`.
+        root_kl: of its square root per image. Compared with the KL divergence, images that cannot
+            be recovered have smaller gradients, and those whose label is about to change larger
+            ones.
+        logits: of `logit_distance`.
+        embedding: of `embedding_distance`.
+        features: of the mean `feature_distance` over the stem and the stages.
+        stem_l1: of `stem_l1`, the paper's only term.
+        temperature: of the softmax in `kl` and `root_kl`.
+        distance: of logits, embedding and features: "squared", or "plain", its square root, whose
+            gradient does not vanish near 0, which keeps clean and nearly clean images unchanged.
     """
 
     kl: float = 0.0
@@ -56,19 +58,19 @@ class LossWeights:
             raise ValueError("temperature 0 is not positive")
 
     def mean_distance(self, squared: Tensor) -> Tensor:
-        """The pictures' mean: squared relative distances (B,) -> scalar."""
+        """The mean over the images: squared relative distances (B,) -> scalar."""
         if self.distance == "squared":
             return squared.mean()
-        # Not clamped: at 0 the root's gradient has no value, and a clean picture's may be 0.
-        return (squared + _LEAST_SQUARED).sqrt().mean()
+        return (squared + _SQUARED_EPS).sqrt().mean()
 
 
 def kl_to_clean(logits: Tensor, clean_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Divergence of the prediction from the clean picture's, in nats: T^2 KL(p_clean || p).
+    """KL divergence of the prediction from the clean image's, in nats: T^2 KL(p_clean || p).
 
     Args:
         logits, clean_logits: (B, K), any floating dtype; computed in float32.
-        temperature: T divides both; T^2 keeps the gradient's size (Hinton et al. 2015).
+        temperature: T, which divides both logits; T^2 keeps the scale of the gradient (Hinton et
+            al. 2015, arXiv 1503.02531).
 
     Returns:
         (B,) float32, at least 0.
@@ -82,8 +84,7 @@ def kl_to_clean(logits: Tensor, clean_logits: Tensor, temperature: float = 1.0) 
 def feature_distance(features: Tensor, clean: Tensor) -> Tensor:
     """|f - g|^2 / |g|^2 over channels and positions: (B, C, h, w) twice -> (B,) float32.
 
-    Dividing by the clean features' norm makes stages of unlike scale comparable; where they are
-    all zero the distance is taken as it is.
+    Dividing by the norm of the clean features makes stages comparable; a norm of 0 counts as 1.
     """
     difference = torch.linalg.vector_norm(features - clean, dim=(1, 2, 3), dtype=torch.float32)
     size = torch.linalg.vector_norm(clean, dim=(1, 2, 3), dtype=torch.float32)
@@ -91,20 +92,20 @@ def feature_distance(features: Tensor, clean: Tensor) -> Tensor:
 
 
 def logit_distance(logits: Tensor, clean_logits: Tensor) -> Tensor:
-    """|z - y|^2 / |y|^2 of the logits less their mean: (B, K) twice -> (B,) float32.
+    """|z - y|^2 / |y|^2 of the logits minus their mean: (B, K) twice -> (B,) float32.
 
-    The mean says nothing about the label. Unlike the KL it weighs a hopeless picture no more than
-    others, whose gradients would drown theirs.
+    The mean of the logits does not change the prediction. Unlike the KL divergence, this is bounded
+    for images that cannot be recovered, so their gradients do not dominate.
     """
     z, y = (x.float() - x.float().mean(1, keepdim=True) for x in (logits, clean_logits))
     return embedding_distance(z, y)
 
 
 def embedding_distance(embedding: Tensor, clean: Tensor) -> Tensor:
-    """|e - d|^2 / |d|^2 of what the last linear layer is given: (B, D) twice -> (B,) float32.
+    """|e - d|^2 / |d|^2 of the last linear layer's inputs: (B, D) twice -> (B,) float32.
 
-    The features that the label is read from, averaged over the picture: where in it they are found
-    does not count, as it does at the stages before.
+    These are averages over positions, so unlike `feature_distance` it ignores where in the image a
+    feature is.
     """
     e, d = embedding.float(), clean.float()
     size = d.square().sum(1)
@@ -112,19 +113,19 @@ def embedding_distance(embedding: Tensor, clean: Tensor) -> Tensor:
 
 
 def stem_l1(features: Tensor, clean: Tensor) -> Tensor:
-    """Peng et al. 2024, the training loss: mean |f - g|; (B, C, h, w) twice -> (B,) float32."""
+    """Mean |f - g|, the loss of Peng et al. 2024: (B, C, h, w) twice -> (B,) float32."""
     return (features.float() - clean.float()).abs().mean((1, 2, 3))
 
 
 @dataclass(frozen=True)
-class Watched:
-    """What the losses look at in one forward pass.
+class LossInputs:
+    """The tensors of a forward pass that the losses compare.
 
     Attributes:
         logits: (B, K).
-        stem: (B, C, H, W), enhanced where there is an AFD-Module.
-        stages: the features of `afd_model.stages`, (B, C_i, h_i, w_i) each.
-        embedding: (B, D), what the last linear layer is given; None where nothing looks at it.
+        stem: (B, C, H, W), the stem's features, enhanced for the compressed images.
+        stages: of `StageTap`, (B, C_i, h_i, w_i) each.
+        embedding: (B, D), of `EmbeddingTap`; None if no loss uses it.
     """
 
     logits: Tensor
@@ -134,19 +135,22 @@ class Watched:
 
 
 def training_loss(
-    found: Watched, clean: Watched, weights: LossWeights
+    found: LossInputs, clean: LossInputs, weights: LossWeights
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum, a scalar, and its terms before weighting, detached scalars.
+    """The weighted sum of the terms, and the terms before weighting; scalars, the latter detached.
 
-    found: of the compressed pictures. clean: of their clean twins, without gradients.
+    Args:
+        found: of the compressed images.
+        clean: of the same images uncompressed, without gradients.
+        weights: of the terms.
     """
     terms: dict[str, Tensor] = {}
     if weights.kl or weights.root_kl:
         divergence = kl_to_clean(found.logits, clean.logits, weights.temperature)
         if weights.kl:
             terms["kl"] = divergence.mean()
-        if weights.root_kl:  # not clamped, for the same reason as in `mean_distance`
-            terms["root_kl"] = (divergence + _LEAST_KL).sqrt().mean()
+        if weights.root_kl:
+            terms["root_kl"] = (divergence + _KL_EPS).sqrt().mean()
     if weights.logits:
         terms["logits"] = weights.mean_distance(logit_distance(found.logits, clean.logits))
     if weights.embedding:

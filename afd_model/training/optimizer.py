@@ -1,7 +1,7 @@
-"""What moves the AFD-Module's parameters: AdamW, or Muon for its kernels.
+"""The optimizer of an AFD-Module: AdamW, or Muon for the kernels and AdamW for the rest.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) takes a step of one size in
-every direction of a kernel, where AdamW's is almost all in the few that the gradient is large in.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) orthogonalises the update of
+each matrix, so that rare directions get steps as large as the dominant ones.
 """
 
 from typing import Any, Literal, get_args
@@ -14,13 +14,14 @@ OPTIMIZERS: tuple[str, ...] = get_args(OptimizerKind)
 
 
 class ModuleOptimizer:
-    """One learning rate for all parameters of a module; weights decay, biases and slopes do not.
+    """One learning rate for all parameters; weight decay for weights only, not biases and slopes.
 
     Args:
-        module: on its device already: its parameters' memory must stay where it is.
-        kind: "adamw"; "muon": `torch.optim.Muon` for what has two dimensions or more, with steps
-            as large as AdamW's (`match_rms_adamw`), and AdamW for the rest.
-        weight_decay: decoupled, of the weights.
+        module: already on its device; "muon" keeps views of its parameters.
+        kind: "adamw"; "muon": `torch.optim.Muon` for parameters of two dimensions or more, with
+            steps as large as AdamW's (`match_rms_adamw`), and AdamW for the rest.
+        weight_decay: decoupled.
+
     Raises:
         ValueError: an unknown kind.
     """
@@ -34,7 +35,7 @@ class ModuleOptimizer:
         self._matrices: list[tuple[Tensor, Tensor]] = []
         self._optimizers: list[torch.optim.Optimizer] = []
         if kind == "muon":
-            # Muon takes matrices only: an (out, in, 3, 3) kernel is one of (out, 9 in), in place.
+            # Muon takes matrices only: view each (out, in, 3, 3) kernel as (out, 9 in).
             self._matrices = [(p, p.detach().view(p.shape[0], -1)) for p in weights]
             self._optimizers = [
                 torch.optim.Muon(
@@ -49,12 +50,12 @@ class ModuleOptimizer:
             self._optimizers = [torch.optim.AdamW(groups)]
 
     def zero_grad(self) -> None:
-        """Forgets the gradients."""
+        """Sets the gradients to None."""
         for parameter in self._parameters:
             parameter.grad = None
 
     def step(self, learning_rate: float) -> None:
-        """Moves the parameters along their gradients."""
+        """Updates the parameters."""
         for parameter, matrix in self._matrices:
             matrix.grad = None if parameter.grad is None else parameter.grad.view_as(matrix)
         for optimizer in self._optimizers:
@@ -62,16 +63,16 @@ class ModuleOptimizer:
                 group["lr"] = learning_rate
             optimizer.step()
 
-    def forget(self) -> None:
-        """Drops the running sums: the next step is as the first."""
+    def reset_state(self) -> None:
+        """Clears momentum and second moments: the next step is like the first."""
         for optimizer in self._optimizers:
             optimizer.state.clear()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """What the next step depends on, for `load_state_dict`."""
+        """The state of each optimizer."""
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """The inverse of `state_dict`. Raises ValueError when it is another kind's."""
+        """The inverse of `state_dict`. Raises ValueError for the state of another kind."""
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)

@@ -1,6 +1,6 @@
-"""The record that training consumes: the same windows of the same pictures, clean and compressed.
+"""The input of training: batches of the same crops of the same images, clean and compressed.
 
-The training loop takes any iterable of these; `pipeline.pairs.training_data` makes them.
+`pipeline.pairs.training_data` makes them.
 """
 
 from typing import NamedTuple
@@ -14,11 +14,9 @@ class PairBatch(NamedTuple):
 
     Attributes:
         clean, degraded: (B, 3, crop, crop) float32, normalised for the backbone, channels_last.
-        dct: (B, 192, crop/8, crop/8) float32, of the degraded pixels, see `afd_model.dct`.
-        quality: (B,) float32, the IJG quality that the degraded picture's file would state; NaN
-            where it would state none.
-        condition: (B,) int64, the draw's kind: what it means is the maker's (training ignores it,
-            validation reports by it).
+        dct: (B, 192, crop/8, crop/8) float32, `block_dct` of the degraded pixels.
+        quality: (B,) float32, IJG quality in the degraded image's header; NaN without one.
+        condition: (B,) int64, the kind of compression; 0: none. Validation reports by it.
     """
 
     clean: Tensor

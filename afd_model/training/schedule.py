@@ -1,4 +1,4 @@
-"""How long and how fast to train: the options, the two phases, the learning rate of each step."""
+"""The training options, the two phases of training, and the learning rate schedule."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,23 +15,26 @@ class TrainingOptions:
     """How to train.
 
     Attributes:
-        max_steps: of the optimizer; the cosine ends there.
-        max_time_s: end earlier after so many seconds of this run; None: do not.
-        stem_steps: of those, the first ones: on the stem's features alone, the backbone behind
-            it not run, which is five times as fast. From scratch the later losses find no way to
-            the clean features (docs/experiments.md).
-        stem_learning_rate: `learning_rate` of the stem steps.
-        learning_rate: after `warmup_steps`; it falls to 0 along a cosine. Each phase has its own.
-        optimizer: "adamw" | "muon", see `ModuleOptimizer`.
-        weight_decay: of weights (not of biases and slopes).
-        ema_decay: of the averaged weights, which are what is validated and exported.
-        clip_norm: greatest norm of the gradient.
-        precision: of the arithmetic (autocast); parameters and sums stay float32.
-        num_stages: stages behind the stem that the feature term looks at.
-        start_share: of the weights to start from in those that are validated and exported; the
-            rest is the average's (Wortsman et al. 2022, arXiv 2109.01903).
-        keep: which averaged weights count as the best: those of the best validation, or of the
-            last one, where the held-out pictures are not like those that will be labelled.
+        max_steps: optimizer steps; the learning rate is 0 at the last one.
+        max_time_s: stop this run after so many seconds; None: no limit.
+        stem_steps: length of the first phase, which trains on the distance of the stem's features
+            only. It is five times as fast, because the rest of the backbone does not run, and from
+            scratch the later losses do not converge (docs/experiments.md).
+        stem_learning_rate: peak learning rate of the first phase.
+        learning_rate: peak learning rate of the second phase.
+        warmup_steps: of each phase, with a linearly increasing learning rate.
+        optimizer, weight_decay: see `ModuleOptimizer`.
+        ema_decay: of the exponential moving average of the weights, which is validated and
+            exported.
+        clip_norm: maximum norm of the gradient.
+        precision: of autocast; parameters and optimizer state stay float32.
+        num_stages: stages behind the stem in the feature loss.
+        start_share: share of the initial weights in the weights that are validated and exported;
+            the rest is the moving average (Wortsman et al. 2022, arXiv 2109.01903).
+        keep: "best": export the weights of the best validation; "last": of the last one, for
+            held-out images that are unlike those to be labelled.
+        log_every_steps, save_every_steps, validate_every_steps: intervals.
+        losses: weights of the loss terms in the second phase.
     """
 
     max_steps: int = 5000
@@ -55,12 +58,12 @@ class TrainingOptions:
 
 
 def stem_steps(options: TrainingOptions) -> int:
-    """How many steps are on the stem's features alone: never more than half of a short run."""
+    """The length of the first phase: `options.stem_steps`, but at most half of all steps."""
     return min(options.stem_steps, options.max_steps // 2)
 
 
 def learning_rate(step: int, options: TrainingOptions) -> float:
-    """Of step `step`, counted from 0: in each phase a linear rise, then half a cosine to 0."""
+    """The learning rate of a step, counted from 0: per phase, linear warm-up, then cosine to 0."""
     highest, steps = options.stem_learning_rate, stem_steps(options)
     if step >= steps:
         highest, step, steps = options.learning_rate, step - steps, options.max_steps - steps

@@ -1,4 +1,4 @@
-"""What a training run is between two steps, on disk: written whole, read without executing it."""
+"""The state of a training run on disk, from which it resumes."""
 
 import copy
 import io
@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 
 FORMAT = 1
 STATE = "state.pt"
 
 
 class ExponentialAverage:
-    """A copy of a module whose parameters follow the original's slowly.
+    """An exponential moving average (EMA) of a module's parameters.
 
-    The decay grows from 0.1 to its final value, so that the average is of use from the start.
+    The decay grows from 0.1 to its final value, so that early averages are not dominated by the
+    initial weights.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -26,8 +27,8 @@ class ExponentialAverage:
         self._decay = decay
 
     @torch.no_grad()
-    def follow(self, module: nn.Module, step: int) -> None:
-        """Move towards `module` after its step `step`, counted from 1."""
+    def update(self, module: nn.Module, step: int) -> None:
+        """Adds the parameters of `module` after step `step`, counted from 1."""
         decay = min(self._decay, step / (9 + step))
         for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
             mine.lerp_(theirs, 1 - decay)
@@ -35,7 +36,7 @@ class ExponentialAverage:
 
 @dataclass
 class Best:
-    """The best validation so far and the averaged weights that it was made with."""
+    """The best validation so far, and the weights that were validated."""
 
     score: dict[str, float]
     step: int
@@ -43,19 +44,19 @@ class Best:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write the state, whole or not at all; what was there stays until the new one is complete."""
-    # By way of memory: PyTorch's own writer answers a full disk with a RuntimeError.
+    """Writes the state atomically."""
+    # Via memory: torch.save to a file raises RuntimeError, not OSError, when the disk is full.
     written = io.BytesIO()
     torch.save({"format": FORMAT, **state}, written)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write_bytes(written.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """The state, tensors on the CPU, or None where there is none.
+    """Reads the state, with tensors on the CPU; None if there is no file. Executes nothing in it.
 
     Raises:
-        ValueError: it is damaged or of another version; nothing in the file is executed.
+        ValueError: it is damaged or of another version.
     """
     if not path.is_file():
         return None

@@ -1,1 +1,1 @@
-"""What `afd benchmark` is made of."""
+"""The parts of `afd benchmark`."""

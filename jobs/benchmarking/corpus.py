@@ -1,8 +1,8 @@
-"""JPEGs to measure with: natural pictures, ImageNet's sizes, every quality.
+"""JPEGs to measure with: natural pictures in ImageNet's sizes, at all qualities.
 
-What a JPEG costs to decode depends on its pixels and on their statistics, so the pictures are the
-photographs that the scikit-image and scikit-learn wheels carry, never enlarged: what is larger than
-a photograph is filled with its mirror images, which have the photograph's statistics everywhere.
+The cost of decoding depends on the number of pixels and on their statistics. So the pictures are
+made from the photographs in the scikit-image and scikit-learn packages, and never enlarged: a
+picture larger than its photograph is filled with mirror images, which have the same statistics.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jobs.demo_corpus import PHOTOGRAPHS, photograph
 from jobs.machine import num_cores
 from pipeline.degrade import RgbImage, compress
 
-# (height, width) and how often: the sizes that ImageNet's photographs mostly have.
+# ((height, width), share): the most frequent sizes in ImageNet.
 _COMMON_SIZES = (
     ((375, 500), 0.42),
     ((500, 375), 0.13),
@@ -30,8 +30,8 @@ _COMMON_SIZES = (
     ((500, 500), 0.03),
     ((480, 640), 0.03),
 )
-# The rest has a long tail: the longer side is log-normal about 500, sides from 1:1 to 1:1.8.
-_MEDIAN_LONG_SIDE, _SIGMA, _LONG_SIDES, _MOST_OBLONG = 500.0, 0.65, (48, 4000), 1.8
+# The others: a log-normal longer side, and aspect ratios from 1 to 1.8.
+_MEDIAN_LONG_SIDE, _SIGMA, _LONG_SIDES, _MAX_ASPECT_RATIO = 500.0, 0.65, (48, 4000), 1.8
 _SUBSAMPLINGS = {"4:2:0": 0.8, "4:4:4": 0.12, "4:2:2": 0.08}
 _PROGRESSIVE_SHARE = 0.05
 _QUALITIES = (5, 95)
@@ -39,7 +39,7 @@ _SCALES = (0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def make_corpus(folder: Path, num_images: int, seed: int) -> None:
-    """Write `num_images` JPEGs; equal for equal arguments. A complete folder is used again.
+    """Write `num_images` JPEGs; equal for equal arguments. A complete folder is reused.
 
     Raises ValueError when the folder holds anything else, or the photographs are not installed.
     """
@@ -83,19 +83,19 @@ def make_jpeg(rng: np.random.Generator) -> bytes:
 
 
 def random_size(rng: np.random.Generator) -> tuple[int, int]:
-    """(height, width) in pixels, distributed about as ImageNet's."""
+    """(height, width) in pixels, distributed roughly as in ImageNet."""
     place = rng.random()
     for size, share in _COMMON_SIZES:
         place -= share
         if place < 0:
             return size
     long_side = int(np.clip(rng.lognormal(np.log(_MEDIAN_LONG_SIDE), _SIGMA), *_LONG_SIDES))
-    short_side = round(long_side / rng.uniform(1.0, _MOST_OBLONG))
+    short_side = round(long_side / rng.uniform(1.0, _MAX_ASPECT_RATIO))
     return (short_side, long_side) if rng.random() < 0.7 else (long_side, short_side)
 
 
 def natural_picture(rng: np.random.Generator, height: int, width: int) -> RgbImage:
-    """uint8 (height, width, 3): a window of a reduced photograph and its mirror images."""
+    """uint8 (height, width, 3): a window of a scaled-down photograph and its mirror images."""
     names = sorted(PHOTOGRAPHS)
     name = names[int(rng.integers(len(names)))]
     photo = _reduced(name, _SCALES[int(rng.integers(len(_SCALES)))])
@@ -111,7 +111,7 @@ def _reduced(name: str, scale: float) -> RgbImage:
 
 
 def _mirrored(rng: np.random.Generator, wanted: int, available: int) -> np.ndarray:
-    """(wanted,) places along a side: a run of 0, 1, ..., available - 1, ..., 1, 0, 0, 1, ..."""
+    """(wanted,) indices along a side: part of 0, 1, ..., available - 1, ..., 1, 0, 0, 1, ..."""
     start = int(rng.integers(max(1, available - wanted + 1)))
     places = (start + np.arange(wanted)) % (2 * available)
     return np.minimum(places, 2 * available - 1 - places)

@@ -1,6 +1,6 @@
-"""The benchmark's figures: rounds -> spreads, the speed of light, and how near to it the job is.
+"""Rounds -> the benchmark's figures: spreads, the speed of light, and the job's share of it.
 
-Ratios are taken within a round, whose parts ran one after the other, and then their median.
+A ratio is computed within each round, whose parts ran shortly after each other; then the median.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from jobs.benchmarking.stages import Cost
 from jobs.benchmarking.workers import JobRun
 
-# What has to be computed for every image. Reading waits for the disk, not for a core.
+# The stages that need a CPU core. Reading mostly waits for the disk.
 _CPU_WORK = ("decode", "dct", "model")
 _TITLES = {
     "read": "read",
@@ -44,14 +44,14 @@ def cpu_speed_of_light(stages: Mapping[str, Cost], cores: int) -> float:
 
 
 def gpu_speed_of_light(stages: Mapping[str, Cost]) -> float:
-    """Images/s if decoding and the model ran side by side at the speeds each has alone."""
+    """Images/s if decoding and the model ran in parallel, each as fast as alone."""
     return min(stages[name].images / stages[name].wall_s for name in ("decode_and_dct", "model"))
 
 
 def figures(
     rounds: Sequence[Round], *, cuda: bool, cores: int, with_module: bool
 ) -> dict[str, Any]:
-    """The measured part of the JSON document. with_module: whether one was in the path."""
+    """The measured part of the JSON document. with_module: the model has an AFD-Module."""
 
     def light(done: Round) -> float:
         return gpu_speed_of_light(done.stages) if cuda else cpu_speed_of_light(done.stages, cores)
@@ -95,7 +95,7 @@ def _stage(name: str, rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """{"median", "min", "max"}, to four digits."""
+    """{"median", "min", "max"}, rounded to four digits."""
     return {
         "median": _rounded(statistics.median(values)),
         "min": _rounded(min(values)),
@@ -108,7 +108,7 @@ def _rounded(value: float) -> float:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The document's figures for a reader, medians with their extremes."""
+    """The document's figures as a table for people: medians, with minimum and maximum."""
     job, light = result["whole_job"], result["speed_of_light"]
     ratio, added = result["whole_job_over_speed_of_light"], result["afd_added_time"]
     lines = [f"{'':<30}{'images':>8}  {'CPU ms/image':>30}  {'wall ms/image':>30}"]

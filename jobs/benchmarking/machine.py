@@ -1,4 +1,4 @@
-"""What a figure was measured on: hardware, software and images; no names of hosts or folders."""
+"""What was measured on: hardware, software and images; without names of hosts or folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.records import ImageRef
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """The hardware, and how busy it is before anything is measured."""
+    """The hardware, and its load before the measurements."""
     facts: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": num_cores(),
@@ -36,7 +36,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 
 
 def software() -> dict[str, str | None]:
-    """Versions of what the figures depend on."""
+    """Versions of the software that the figures depend on."""
     return {
         **versions(),
         "python": platform.python_version(),
@@ -45,13 +45,13 @@ def software() -> dict[str, str | None]:
 
 
 def corpus_facts(refs: Sequence[ImageRef]) -> dict[str, Any]:
-    """How many images, how large and how strongly compressed."""
+    """The number of images, their sizes and their JPEG qualities."""
     sizes, pixels, widths, heights, qualities = [], [], [], [], []
     for ref in refs:
         try:
             data = read_image(ref)
             header = scan_jpeg(data)
-        except (OSError, JpegFormatError):  # counted in `images` alone
+        except (OSError, JpegFormatError):  # counted only in `images`
             continue
         sizes.append(len(data))
         pixels.append(header.width * header.height)

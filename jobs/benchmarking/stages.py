@@ -1,8 +1,8 @@
-"""Each stage alone: what an image costs in it, with nothing else running.
+"""Measures what an image costs in each stage, with no other stage running.
 
-On a CPU each stage has one thread, as in the label job's workers, and its cost is processor time,
-which other work on the machine disturbs little. On CUDA it is the time that passes until the device
-is done, and all workers decode at the same time, as they do in the job.
+On a CPU each stage has one thread, as in the label job's workers, and its cost is CPU time, which
+other work on the machine affects little. On CUDA the cost is wall time until the device is done,
+and all workers decode at the same time, as in the job.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MODEL_BATCHES = {"cpu": 2, "cuda": 8}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a stage took for `images` images: processor time of all threads, and wall time."""
+    """CPU time of all threads and wall time of a stage for `images` images."""
 
     images: int
     cpu_s: float
@@ -48,10 +48,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A batch of the model, on its device: what `DecodedBatch` and the headers hold.
+    """A batch for the model, on its device.
 
     pixels: (B, 3, crop, crop). dct: (B, 192, crop/8, crop/8). rgb: (B, crop, crop, 3) uint8 on the
-    host, random: the DCT's cost does not depend on the content.
+    host; random, because the cost of the DCT does not depend on the content.
     """
 
     pixels: Tensor
@@ -60,9 +60,9 @@ class Inputs:
 
 
 class Stages:
-    """Everything loaded that the stages need; `measure` runs each of them once.
+    """Loads what the stages need; each call of `measure` runs every stage once.
 
-    num_threads: of the decoder and of the model. scratch: a folder for the parts that are written.
+    num_threads: of the decoder and of the model. scratch: a folder for parts.
     Raises ValueError, worded for the user, as `load_model` does.
     """
 
@@ -78,10 +78,10 @@ class Stages:
         self._files = [data for ref in refs if (data := _bytes_of(ref)) is not None]
         self._batches = self._take_batches(_MODEL_BATCHES[self._predictor.device.type])
         crop = self._batches[0].rgb.shape[1]
-        self._backbone = _bare(settings, self._predictor, crop)
-        # Compiled into one graph with the backbone, the module cannot be timed by itself.
-        alone = settings.afd != "none" and self._model.host["engine"] == "torch"
-        self._afd_calls = self._take_afd_calls() if alone else []
+        self._backbone = _without_module(settings, self._predictor, crop)
+        # The other engines compile module and backbone into one graph: no time for the module.
+        separate = settings.afd != "none" and self._model.host["engine"] == "torch"
+        self._afd_calls = self._take_afd_calls() if separate else []
         self._block_dct = BlockDct(crop)
         self._dct = torch.empty(self._batches[0].dct.shape)
         self._table = self._make_table(len(next(cut(refs, settings.images_per_shard))))
@@ -95,9 +95,9 @@ class Stages:
         return self._model.facts
 
     def measure(self, decode: Callable[[], Cost] | None = None) -> dict[str, Cost]:
-        """stage -> cost, in the order of the data's way.
+        """stage -> cost, in the order of the data path.
 
-        decode: measures decoding instead; None: it is measured here, with one decoder.
+        decode: a function that measures decoding; None: it is measured here, with one decoder.
         """
         files, images = len(self._files), sum(len(batch.pixels) for batch in self._batches)
         costs = {
@@ -129,7 +129,7 @@ class Stages:
             _bytes_of(ref)
 
     def _scan(self) -> None:
-        """The markers alone, which `_screen` has too."""
+        """Only the marker scan, which is also a part of `_screen`."""
         for data in self._files:
             try:
                 scan_jpeg(data)
@@ -143,24 +143,25 @@ class Stages:
         return images
 
     def _decoding(self) -> dict[str, Cost]:
-        """The decoder as the job runs it on a CPU, and its parts.
+        """The cost of the decoder as the job runs it on a CPU, and of its parts.
 
-        The DCT runs in this thread and the rest in DALI's: the thread's own time tells them apart.
+        The DCT runs in this thread and the rest in DALI's threads, so this thread's CPU time is
+        that of the DCT.
         """
         screened = self._screen()
         images = sum(image.decodable for image in screened)
         clock = StageClock(time.thread_time)
         decoded: list[int] = []
         whole = self._timed(images, lambda: decoded.extend(self._decode(screened, clock)))
-        sound = sum(image.decodable for image in screened)  # those that the decoder did not refuse
-        if sum(decoded) != sound:
-            raise RuntimeError(f"{sum(decoded)} of {sound} images were decoded")
+        accepted = sum(image.decodable for image in screened)  # those the decoder did not refuse
+        if sum(decoded) != accepted:
+            raise RuntimeError(f"{sum(decoded)} of {accepted} images were decoded")
         dct_s = clock.seconds["dct"]
         costs = {
             "decode_and_dct": whole,
             "decode": replace(whole, cpu_s=whole.cpu_s - dct_s, wall_s=whole.wall_s - dct_s),
         }
-        if self._batches[0].dct.numel():  # the decoder extracts none where no module needs it
+        if self._batches[0].dct.numel():  # empty without a module
             num_crops = sum(len(batch.rgb) for batch in self._batches)
             costs["dct"] = self._timed(num_crops, self._transform)
         return costs
@@ -185,7 +186,7 @@ class Stages:
         write_part(self._scratch, 0, self._table, {})
 
     def _make_table(self, num_rows: int) -> pa.Table:
-        """The rows of a whole shard: those of one batch, as often as it takes."""
+        """The rows of a whole shard: those of one batch, repeated."""
         table = label_shard(
             Shard(0, tuple(self._refs[: self._model.decoder.batch_size])),
             decoder=self._model.decoder,
@@ -197,7 +198,7 @@ class Stages:
         return pa.concat_tables([table] * copies).slice(0, num_rows).combine_chunks()
 
     def _take_batches(self, count: int) -> list[Inputs]:
-        """The first batches that decode, kept on the model's device."""
+        """The first `count` decoded batches, kept on the model's device."""
         batches: list[Inputs] = []
         for batch in self._model.decoder.decode(self._screen(), StageClock()):
             if len(batches) < count:
@@ -209,26 +210,26 @@ class Stages:
         return batches
 
     def _take_afd_calls(self) -> list[Callable[[], object]]:
-        """What the model asks of the AFD-Module, in parts as the predictor makes them.
+        """The calls that the model makes to the AFD-Module, recorded so that they can be repeated.
 
-        Each asks it once more.
+        The predictor splits a batch into parts, and calls the module for each of them.
         """
         calls: list[Callable[[], object]] = []
         model = self._predictor.model
         assert model.afd is not None
         enhance = model.enhance
 
-        def noting(
+        def recorded(
             module: AFDModule, features: Tensor, dct: Tensor, out: Tensor | None = None
         ) -> tuple[Tensor, Drift]:
             calls.append(partial(enhance, module, features.clone(), dct.clone()))
             return enhance(module, features, dct, out)
 
-        def note(correction: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        def record(correction: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             calls.append(partial(correction, inputs[0].clone()))
 
-        model.enhance = noting
-        hooks = [layer.register_forward_pre_hook(note) for layer in model.afd.stage_corrections]
+        model.enhance = recorded
+        hooks = [layer.register_forward_pre_hook(record) for layer in model.afd.stage_corrections]
         try:
             self._predict(self._predictor)
         finally:
@@ -241,12 +242,12 @@ class Stages:
 def _bytes_of(ref: ImageRef) -> bytes | None:
     try:
         return read_image(ref)
-    except OSError:  # the label job gives it a row that says so
+    except OSError:  # the label job would report it as unreadable
         return None
 
 
-def _bare(settings: LabelSettings, like: Predictor, crop: int) -> Predictor:
-    """The backbone without a module, in the same arithmetic, for the same pixels."""
+def _without_module(settings: LabelSettings, like: Predictor, crop: int) -> Predictor:
+    """A predictor like `like`, but of the backbone without a module."""
     backbone = backbone_of(settings)
     return Predictor(
         AFDClassifier(backbone, None),

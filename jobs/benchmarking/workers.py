@@ -1,7 +1,7 @@
-"""The whole label job without Ray: the same workers, in processes of this program.
+"""Runs the whole label job without Ray, in worker processes of this program.
 
-Each process holds a `ShardLabeler`, as an actor of the label job does, and labels and commits its
-share of the shards.
+As in the label job, each process has a `ShardLabeler`, which labels and commits a share of the
+shards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from jobs.benchmarking.stages import Cost
-from jobs.labelling.shard_labeler import CommitRecord, ShardLabeler
+from jobs.labelling.messages import CommitRecord, WorkerConfig
+from jobs.labelling.shard_labeler import ShardLabeler
 from jobs.settings import LabelSettings
 from pipeline.output import OutputFolder
 from pipeline.reading.read_ahead import ReadAhead
@@ -28,7 +29,7 @@ from pipeline.sink import read_facts
 from pipeline.stage_clock import StageClock
 
 _START_TIMEOUT_S = 600.0
-_NAME = "benchmark"  # run and driver
+_NAME = "benchmark"  # of the run and of the driver
 
 _labeler: ShardLabeler | None = None  # of this worker process
 _all_ready: Any = None
@@ -38,8 +39,8 @@ _all_ready: Any = None
 class JobRun:
     """One run of the whole job.
 
-    wall_s: from handing out the first shard to the last commit. cpu_s: of the workers, added up.
-    counts: rows per status. seconds: per stage, see `LabelledShard`, added up over the workers.
+    wall_s: from the start of the first shard to the last commit. cpu_s: sum over the workers.
+    counts: rows per status. seconds: per stage, see `LabelledShard`, sum over the workers.
     """
 
     images: int
@@ -54,10 +55,11 @@ class JobRun:
 
 
 class Workers:
-    """The job's worker processes, loaded and warm; `run` runs the job once more.
+    """The job's worker processes. Each call of `run` runs the whole job, after a first warm-up.
 
-    settings.output: a folder that is this object's alone. Raises ValueError when a worker cannot
-    load its model, RuntimeError when an image is missing or a shard fails.
+    settings.output: a folder that nothing else uses.
+    `run` raises ValueError when a worker cannot load its model, RuntimeError when an image is
+    missing or a shard fails.
     """
 
     def __init__(
@@ -89,10 +91,10 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def run(self) -> JobRun:
-        """Label every image and commit every shard; nothing is left over from the run before."""
+        """Label every image and commit every shard, without the parts of an earlier run."""
         if not self._is_warm:
-            first_ones = [[worker] for worker in range(self.num_workers)]
-            self._checked([done.records for done in self._pool.map(_label, first_ones)])
+            one_each = [[worker] for worker in range(self.num_workers)]
+            self._checked([done.records for done in self._pool.map(_label, one_each)])
             self._is_warm = True
         self._remove_parts()
         began = time.perf_counter()
@@ -114,7 +116,7 @@ class Workers:
         )
 
     def decode_alone(self) -> Cost:
-        """What decoding takes when all workers do nothing else, each its share of the images."""
+        """The cost of decoding when all workers decode at once, and do nothing else."""
         if not self._is_warm:
             self.run()
         done = list(self._pool.map(_decode, self._shares()))
@@ -131,6 +133,7 @@ class Workers:
             part_path(self._output, shard).unlink(missing_ok=True)
 
     def _checked(self, shares: list[list[CommitRecord]]) -> list[CommitRecord]:
+        """All records. Raises ValueError or RuntimeError when one of them reports an error."""
         records = [record for share in shares for record in share]
         for record in records:
             if record.fatal is not None:
@@ -147,19 +150,29 @@ class Workers:
 
 def _start(settings: LabelSettings, num_threads: int, all_ready: threading.Barrier) -> None:
     global _labeler, _all_ready
-    _labeler = ShardLabeler(settings, _NAME, None, num_threads, _NAME)
+    config = WorkerConfig(
+        settings=settings,
+        run_id=_NAME,
+        expected_model=None,
+        driver=_NAME,
+        num_threads=num_threads,
+    )
+    _labeler = ShardLabeler(config)
     _all_ready = all_ready
 
 
 class _LabelledShare(NamedTuple):
-    """cpu_s: processor seconds of the process."""
+    """cpu_s: CPU time of the process."""
 
     records: list[CommitRecord]
     cpu_s: float
 
 
 def _label(shards: Iterable[int]) -> _LabelledShare:
-    """Waits for the other workers, or one could take two shares; then labels as the job does."""
+    """Label a share of the shards, once all workers are ready.
+
+    Without the barrier one worker could take two shares.
+    """
     assert _labeler is not None
     _all_ready.wait(_START_TIMEOUT_S)
     began = time.process_time()
@@ -168,7 +181,7 @@ def _label(shards: Iterable[int]) -> _LabelledShare:
 
 
 class _DecodedShare(NamedTuple):
-    """began_at, ended_at: of a clock that all processes of the machine share, seconds."""
+    """began_at, ended_at: seconds on a clock that all processes of the machine share."""
 
     images: int
     cpu_s: float
@@ -177,15 +190,15 @@ class _DecodedShare(NamedTuple):
 
 
 def _decode(shards: Iterable[int]) -> _DecodedShare:
-    """Reads and screens the shards' images, waits for the other workers, and decodes."""
+    """Read and screen a share of the images, wait for the other workers, then decode."""
     assert _labeler is not None
     refs = [ref for shard in shards for ref in _labeler.plan.shard(shard).refs]
-    reading = ReadAhead(refs, _labeler.limits, num_threads=4, max_images=len(refs))
+    reading = ReadAhead(refs, _labeler.pipeline.limits, num_threads=4, max_images=len(refs))
     images = list(reading)
     _all_ready.wait(_START_TIMEOUT_S)
     began_at, cpu = time.perf_counter(), time.process_time()
     count = 0
-    for batch in _labeler.model.decoder.decode(images, StageClock()):
+    for batch in _labeler.pipeline.model.decoder.decode(images, StageClock()):
         if batch.pixels.is_cuda:
             torch.cuda.synchronize(batch.pixels.device)
         count += len(batch.images)

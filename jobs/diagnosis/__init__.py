@@ -1,1 +1,1 @@
-"""What `afd doctor` is made of."""
+"""The parts of `afd doctor`."""

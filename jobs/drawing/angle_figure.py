@@ -1,4 +1,4 @@
-"""The paper's Fig. 4: how far blocks' features turn, against how far their DCT does."""
+"""The paper's Fig. 4: angle between features, against angle between DCT coefficients."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 from jobs.drawing.figures import BLUE, ORANGE, CloudPanel, Line, Panel, draw_panels
 from jobs.evaluation.angles import AngleStudy, Curve
 
-_SHOWN_PERCENTILE = 99.7  # a few blocks of nearly no features turn by up to 90 degrees
+_SHOWN_PERCENTILE = 99.7  # not 100: blocks with features near 0 have angles of up to 90 degrees
 _COLOURS = {"direct": BLUE, "enhanced": ORANGE}
 _X_LABEL, _Y_LABEL = "DCT coefficient angle, degrees", "feature response angle, degrees"
 
 
 def angle_figure(study: AngleStudy, model: str) -> Figure:
-    """A panel for each quality, all on the same axes. model: backbone and module, in words."""
+    """One panel per quality, with the same axes. model: backbone and module in words."""
     everything = study.angles.values()
     ends = (
         float(np.percentile([found.dct_deg for found in everything], _SHOWN_PERCENTILE)),
@@ -22,9 +22,9 @@ def angle_figure(study: AngleStudy, model: str) -> Figure:
     )
     blocks = study.curves[0].blocks
     lines = [
-        f"{model}; {len(study.names)} images, {blocks} blocks of 8x8 pixels a panel",
-        "every block against the same block of the clean picture; gray: how many blocks (log"
-        " scale), direct features; lines: medians, bands: quartiles",
+        f"{model}; {len(study.names)} images, {blocks} blocks of 8x8 pixels per panel",
+        "angles between each block and the same block of the clean picture; gray: number of"
+        " blocks (log scale), direct features; lines: medians; bands: quartiles",
     ]
     panels = [
         _panel(study, quality, ends, (_X_LABEL, "" if k else _Y_LABEL))

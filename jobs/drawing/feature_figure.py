@@ -1,4 +1,4 @@
-"""The paper's feature figure for one image: what is shown, in which panel, in which words."""
+"""The figure of `afd explain` for one image: its panels and their texts."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from jobs.drawing.figures import (
 )
 
 _NAME_CHARACTERS = 20
-_TOP_PERCENTILE = 99.5  # a difference map's few brightest positions would darken the rest
+_TOP_PERCENTILE = 99.5  # not 100: a few outliers would make the rest of a map too dark
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a figure says beside the explanation.
+    """What a figure shows besides the explanation.
 
-    name: of the file. facts: what its header says, in words. model: backbone and module, in words.
+    name: of the file. facts: its header in words. model: backbone and module in words.
     degraded, clean: (H, W, 3) uint8, what the model saw; clean is None without an original.
-    class_names: one a class, or None where they are not known.
-    gated: what the FDM's channels are: "stem" or "bottleneck".
-    trained: whether the module was ever trained.
+    class_names: one per class; None when not known.
+    fdm_layer: the layer whose channels the FDM scales: "stem" or "bottleneck".
+    trained: False for an untrained module.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Shown:
     degraded: np.ndarray
     clean: np.ndarray | None
     class_names: tuple[str, ...] | None
-    gated: str
+    fdm_layer: str
     trained: bool
 
 
 def feature_figure(found: Explanation, shown: Shown) -> Figure:
-    """The picture, its features as they are, enhanced and clean, what differs, and the FDM."""
+    """The picture; its degraded, enhanced and clean features; their differences; the FDM."""
     basis = found.degraded if found.clean_features is None else found.clean_features
     colours = fit_colours(basis)
     lines = [shown.facts, _angles(found, shown), shown.model, _legend(found, colours)]
@@ -57,7 +57,7 @@ def feature_figure(found: Explanation, shown: Shown) -> Figure:
 
 
 def _rows(found: Explanation, shown: Shown, colours: ColourScale) -> list[list[Panel]]:
-    """Pictures and features above, what differs below; the FDM stands in the last column."""
+    """Pictures and features in the first row, differences in the second, the FDM at the end."""
     jpeg = PicturePanel("JPEG as it is", "the model's window of it", rgb=shown.degraded)
     features = _feature_panels(found, shown, colours)
     differences = _difference_panels(found)
@@ -94,9 +94,9 @@ def _in_words(label: Label, class_names: tuple[str, ...] | None) -> str:
 
 
 def _difference_panels(found: Explanation) -> list[Panel]:
-    """|degraded - clean| and |enhanced - clean| on one scale, and which is less, where it is.
+    """|degraded - clean| and |enhanced - clean| on the same scale, and the first minus the second.
 
-    Without a clean original what the module changed, without a module nothing.
+    Without a clean original: what the module changed. Without either: no panel.
     """
     if found.clean_features is None:
         if found.enhanced is None:
@@ -123,12 +123,12 @@ def _difference_panels(found: Explanation) -> list[Panel]:
 
 
 def _top(values: np.ndarray) -> float:
-    """The upper end of a colour scale that starts at 0; 1 where there is nothing to see."""
+    """The upper end of a colour scale that starts at 0; 1 when all values are 0."""
     return float(np.percentile(values, _TOP_PERCENTILE)) or 1.0
 
 
 def _fdm_panels(fdm: Tensor, shown: Shown) -> list[Panel]:
-    """The FDM over the picture and over the channels, as far as it varies there."""
+    """The FDM by position and by channel, as far as it varies with either."""
     views = fdm_views(fdm)
     channels, rows, columns = fdm.shape
     title = "FDM" if shown.trained else "FDM (untrained)"
@@ -143,7 +143,7 @@ def _fdm_panels(fdm: Tensor, shown: Shown) -> list[Panel]:
         )
     if views.gates is not None:
         note = "mean over the positions" if views.places is not None else f"{channels} channels"
-        label = f"{shown.gated} channel"
+        label = f"{shown.fdm_layer} channel"
         panels.append(BarsPanel(f"{title} by channel", note, values=views.gates, label=label))
     return panels
 
@@ -153,7 +153,7 @@ def _angles(found: Explanation, shown: Shown) -> str:
     if found.drift_angle_deg is not None:
         parts = [f"drift angle {found.drift_angle_deg:.2f}° (degraded to enhanced)"]
     elif found.enhanced is not None and not shown.trained:
-        parts = ["drift angle unknown: the AFD-Module is untrained, the identity"]
+        parts = ["drift angle unknown: the AFD-Module is untrained"]
     if found.true_angle_deg is not None:
         parts = [*parts, f"true angle {found.true_angle_deg:.2f}° (degraded to clean)"]
     if found.remaining_angle_deg is not None:

@@ -1,7 +1,7 @@
-"""Drawing: rows of panels under a heading, and curves over clouds of points. Needs matplotlib.
+"""Draws figures as rows of panels under a heading. Needs matplotlib.
 
-Everything is placed in inches, so that a figure's panels have exactly one size; nothing depends on
-matplotlib's global state.
+Positions are in inches, so that all panels have the same size. Matplotlib's global state is neither
+used nor changed.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 
-# Okabe and Ito's colours, which people who confuse red and green can tell apart.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#007A5E", "#555555"
 
+# Inches.
 _CELL, _GAP, _MARGIN = 2.5, 0.2, 0.18
 _PANEL_TITLE, _BAR_ROOM, _BAR = 0.42, 0.44, 0.09
 _TICK_ROOM = 0.28  # left of bars
 _HEADING, _LINE = 0.32, 0.185
-_CHARACTERS_PER_INCH = 16  # of the heading's lines
-_MIN_COLUMNS = 3  # narrower figures would break the heading's lines into pieces
+_CHARACTERS_PER_INCH = 16  # of the lines under the heading
+_MIN_COLUMNS = 3  # a narrower figure would wrap those lines too often
 
 
 @dataclass(frozen=True)
 class Panel:
-    """title, note: two lines above it. note_colour: of the second."""
+    """title, note: two lines above the panel. note_colour: of the second line."""
 
     title: str
     note: str = ""
@@ -43,14 +44,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class PicturePanel(Panel):
-    """rgb: (H, W, 3), uint8, or floating in 0..1."""
+    """rgb: (H, W, 3) uint8, or float from 0 to 1."""
 
     rgb: np.ndarray = field(kw_only=True)
 
 
 @dataclass(frozen=True)
 class MapPanel(Panel):
-    """values: (H, W). low, high: of the colour scale. colours: matplotlib's name of it."""
+    """values: (H, W). low, high: ends of the colour scale. colours: matplotlib's name of it."""
 
     values: np.ndarray = field(kw_only=True)
     low: float = field(kw_only=True)
@@ -60,7 +61,7 @@ class MapPanel(Panel):
 
 @dataclass(frozen=True)
 class BarsPanel(Panel):
-    """values: (C,) in 0..1, a bar each. label: of the axis that they stand on."""
+    """values: (C,) in 0..1, one bar each. label: of the horizontal axis."""
 
     values: np.ndarray = field(kw_only=True)
     label: str = field(kw_only=True)
@@ -80,9 +81,9 @@ class Line:
 
 @dataclass(frozen=True)
 class CloudPanel(Panel):
-    """x, y: (N,), shown as density, and curves over it. ends: the axes' upper ends, from 0.
+    """x, y: (N,) points, drawn as density, with curves over them. ends: upper ends of the axes.
 
-    labels: of the axes; the curves' are shown where the second is not empty.
+    labels: of the axes. The legend is drawn only when the second label is not empty.
     """
 
     x: np.ndarray = field(kw_only=True)
@@ -93,15 +94,15 @@ class CloudPanel(Panel):
 
 
 def write_png(figure: Figure, path: Path, dpi: int) -> None:
-    """Write the file whole or not at all. Raises OSError."""
-    with replacing(path) as temporary, warnings.catch_warnings():
-        # A file's name may have letters that the font lacks: they are drawn as boxes.
+    """Write the file completely or not at all. Raises OSError."""
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        # Characters of a file's name that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary, format="png", dpi=dpi)
 
 
 def draw_panels(rows: Sequence[Sequence[Panel]], heading: str, lines: Sequence[str]) -> Figure:
-    """A grid of panels. heading: one line, shortened where it is too long. lines: wrapped."""
+    """A grid of panels. heading: one line, shortened to fit. lines: below it, wrapped to fit."""
     columns = max(_MIN_COLUMNS, *(len(row) for row in rows))
     width = 2 * _MARGIN + columns * (_CELL + _GAP) - _GAP
     wrapped = [part for line in lines for part in _wrapped(line, width)]
@@ -128,7 +129,7 @@ def _wrapped(line: str, width: float) -> list[str]:
 
 
 def shortened(text: str, characters: int) -> str:
-    """One line of at most so many characters: the middle of a longer one is left out."""
+    """The text as one line of at most `characters`; the middle of a longer one is left out."""
     text = " ".join(text.split())
     if len(text) <= characters:
         return text
@@ -137,7 +138,7 @@ def shortened(text: str, characters: int) -> str:
 
 
 class _Page:
-    """A figure in inches from its top left corner."""
+    """Places text and panels on a figure, in inches from its top left corner."""
 
     def __init__(self, figure: Figure) -> None:
         self._figure = figure
@@ -161,7 +162,7 @@ class _Page:
             weight=weight,
             color=colour,
             va="top",
-            parse_math=False,  # a file's name may hold two dollar signs
+            parse_math=False,  # a file's name may contain two dollar signs
         )
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:

@@ -1,1 +1,1 @@
-"""What `afd evaluate` is made of."""
+"""The parts of `afd evaluate`."""

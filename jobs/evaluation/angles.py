@@ -1,4 +1,4 @@
-"""The paper's Fig. 4 for a classifier and a collection: measured, as Parquet and as Markdown."""
+"""Measures the paper's Fig. 4 for a classifier and a collection; its Parquet and Markdown form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from afd_model.backbones import Backbone
-from afd_model.dct import BlockDCT
 from afd_model.evaluation.evaluator import Evaluator
 from afd_model.evaluation.response_angles import (
     AngleMeter,
@@ -27,18 +26,18 @@ from pipeline.records import ImageRef
 from pipeline.screening.screen import Limits
 
 QUALITIES = (10, 25, 50, 60)  # the paper's
-MOST_IMAGES = 200  # at 784 blocks an image, more do not change a curve
-# What the model sees is compressed, so that JPEG's blocks are those of the DCT; compressed at full
-# size, they would lie across them after the resize.
+MAX_IMAGES = 200  # with 784 blocks per image, more do not change a curve
+# Compresses the model's input, so that the blocks of the JPEG and of the DCT are the same. After
+# compression at full size and a resize they would not be aligned.
 MODEL_INPUT = CompressionProtocol("model-input", applies_to="model_input")
 _BINS = 24
 
 
 @dataclass(frozen=True)
 class Curve:
-    """How the features of one quality's blocks turn with their DCT coefficients.
+    """Feature angle against DCT angle, over all blocks at one quality.
 
-    features: "direct" or "enhanced". spearman: over the blocks. median_deg: of the features' angle.
+    features: "direct" or "enhanced". spearman: over the blocks. median_deg: of the feature angle.
     """
 
     quality: int
@@ -51,7 +50,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class AngleStudy:
-    """names: of the N images. angles: per quality, (N, rows, columns) each. curves: of those."""
+    """names: of the N images. angles: per quality, (N, rows, columns) each; summed up in curves."""
 
     names: list[str]
     angles: dict[int, BlockAngles]
@@ -67,10 +66,10 @@ def measure_angles(
     options: DecodeOptions,
     limits: Limits,
 ) -> AngleStudy:
-    """The block angles of at most `MOST_IMAGES` of the images, evenly spaced over them."""
-    refs, names = evenly(refs, MOST_IMAGES), evenly(names, MOST_IMAGES)
+    """The block angles of at most `MAX_IMAGES` images, evenly spaced over all of them."""
+    refs, names = evenly(refs, MAX_IMAGES), evenly(names, MAX_IMAGES)
     preset = backbone.preprocessing
-    meter = AngleMeter(evaluator, BlockDCT(preset.mean, preset.std), backbone.stem_stride)
+    meter = AngleMeter(evaluator, backbone)
     images = ImageEvaluator(
         meter,
         Geometry.of_preset(preset, in_blocks=True),
@@ -112,7 +111,7 @@ def curves_of(angles: dict[int, BlockAngles]) -> list[Curve]:
 
 
 def points_table(study: AngleStudy) -> pa.Table:
-    """One row a block and quality."""
+    """One row per block and quality."""
     return pa.concat_tables(_points(study.names, q, found) for q, found in study.angles.items())
 
 
@@ -136,7 +135,7 @@ def _points(names: Sequence[str], quality: int, found: BlockAngles) -> pa.Table:
 
 
 def bins_table(study: AngleStudy) -> pa.Table:
-    """One row a point of a curve: the quartiles of the features' angle in a bin of blocks."""
+    """One row per point of a curve: the quartiles of the feature angle in a bin of blocks."""
     rows = [
         {
             "quality": curve.quality,
@@ -162,7 +161,7 @@ def summaries(study: AngleStudy) -> list[dict[str, object]]:
 
 
 def angles_markdown(study: AngleStudy, picture: str) -> Iterable[str]:
-    """Lines; picture: the figure's file, beside the report."""
+    """Lines of Markdown. picture: the figure's file name, in the report's folder."""
     yield f"## Feature response angle against DCT angle, {len(study.names)} images\n"
     yield f"![Feature response angle against DCT coefficient angle]({picture})\n"
     yield "| | features | blocks | Spearman | median angle |"

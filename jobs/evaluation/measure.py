@@ -1,4 +1,4 @@
-"""Settings -> the outcomes of every image under every condition."""
+"""Runs the model over every image under every condition."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from afd_model.evaluation.response_angles import BLOCK_PIXELS
 from afd_model.inference.device import dtype_name, resolve_device, resolve_precision
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation.angles import AngleStudy, measure_angles
-from jobs.log import counted, say
+from jobs.log import say, with_progress
 from jobs.model import backbone_of, decoding_on, model_facts
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
 from pipeline.inputs.folder_classes import FolderClasses
 from pipeline.inputs.sampling import evenly
 from pipeline.output import OutputFolder
-from pipeline.own_files import list_apart
+from pipeline.own_files import list_images_outside
 from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
 from pipeline.pairs.recompress import collection_root, relative_name
 from pipeline.pixels.geometry import Geometry
@@ -33,12 +33,12 @@ from pipeline.screening.screen import Limits
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, image by image.
+    """The results of every image.
 
-    names: of the N images, in their collection. truth: (N,) class by folder, -1 where unknown.
-    outcomes: per condition, of the N images in their order. left_out: (uri, why).
-    model: the names and digests of what was evaluated. seed: of the random qualities.
-    angles: for the figure; None unless it was asked for.
+    names: of the N images, within their collection. truth: (N,) class by folder; -1: not known.
+    outcomes: per condition, of the N images in the same order. left_out: (uri, reason).
+    model: names and digests of the evaluated weights. seed: of the random qualities.
+    angles: for the figure; None without --figures.
     """
 
     names: list[str]
@@ -80,7 +80,7 @@ def measure(settings: EvaluateSettings) -> Evaluation:
     full = [chunk for chunk in chunks if chunk.indices]
     angles = None
     if settings.figures:
-        say("response angles, for the figure")
+        say("measuring response angles for the figure")
         angles = measure_angles(
             model,
             backbone,
@@ -107,7 +107,7 @@ def _measured(
     refs: list[ImageRef],
     names: list[str],
 ) -> list[MeasuredChunk]:
-    """Every image under every condition, a batch of images in each chunk."""
+    """Every image under every condition, in chunks of one batch of images."""
     images = ImageEvaluator(
         model,
         Geometry.of_preset(backbone.preprocessing, in_blocks=model.has_module),
@@ -117,12 +117,14 @@ def _measured(
         limits=Limits(settings.max_pixels),
     )
     return list(
-        counted(images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs))
+        with_progress(
+            images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs)
+        )
     )
 
 
 def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, Any]]:
-    """The classifier, ready, and the facts about it for the report."""
+    """The backbone, the loaded classifier, and the facts about it for the report."""
     backbone = backbone_of(settings)
     afd, checkpoint = resolve_afd(settings.afd, backbone)
     device = resolve_device(settings.device)
@@ -151,7 +153,7 @@ def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
 
 
 def _collection(settings: EvaluateSettings) -> tuple[list[ImageRef], list[str]]:
-    refs = list_apart(settings.input, OutputFolder(settings.output))
+    refs = list_images_outside(settings.input, OutputFolder(settings.output))
     root = collection_root(settings.input, refs)
     if isinstance(settings.num_images, int):
         refs = evenly(refs, settings.num_images)

@@ -1,10 +1,11 @@
-"""Outcomes per image -> the paper's tables, with paired bootstrap intervals, and as Markdown."""
+"""Outcomes per image -> the paper's tables with paired bootstrap intervals; also as Markdown."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,7 +19,7 @@ _DRIFT_RESAMPLES = 300  # each costs three sorts of the images
 
 @dataclass(frozen=True)
 class Share:
-    """A share of images, or a difference of two, with its 95 % interval; NaN where undefined."""
+    """A share of images or another statistic, with its 95 % interval; NaN when undefined."""
 
     value: float
     low: float
@@ -26,17 +27,18 @@ class Share:
 
     @staticmethod
     def of(value: float, samples: np.ndarray) -> Share:
-        """With the interval of its bootstrap samples; what is undefined has none either."""
+        """The value with the interval of its bootstrap samples; all NaN when the value is."""
         return Share(value, *((math.nan, math.nan) if math.isnan(value) else interval(samples)))
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """direct: of the bare classifier. afd: with the module. gain: afd - direct.
+    """One row of a table.
 
-    recovered: gain over what compression took from the direct test; NaN in the clean row.
+    direct: without the module. afd: with it. gain: afd - direct.
+    recovered: gain divided by the loss that compression causes without the module; NaN for clean.
     metric: top1, top5 or agreement (with the backbone's label of the clean picture).
-    table: quality (Table V/R1) or times (Table VI).
+    table: quality (the paper's Table V/R1) or times (Table VI).
     """
 
     protocol: str
@@ -50,7 +52,7 @@ class TableRow:
     recovered: Share
 
     def flat(self) -> dict[str, object]:
-        """For Parquet: one column a number."""
+        """For Parquet: one column per number."""
         found: dict[str, object] = {}
         for name, value in asdict(self).items():
             if isinstance(value, dict):
@@ -63,9 +65,10 @@ class TableRow:
 
 @dataclass(frozen=True)
 class DriftRow:
-    """spearman: of drift_angle_deg with the true angle. The others: AUROC for label flips.
+    """spearman: of drift_angle_deg with the true angle.
 
-    flip_gain: AUROC of flip_probability minus the best baseline's.
+    flip_probability, max_softmax, header_quality: AUROC of each as a predictor of label flips.
+    flip_gain: AUROC of flip_probability minus that of the better of the other two.
     """
 
     protocol: str
@@ -86,7 +89,7 @@ def condition_name(condition: Condition) -> str:
 
 
 def correct(outcome: Outcome, metric: str, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(direct, afd), each (N,) bool. truth: (N,) class; for agreement, the clean picture's."""
+    """(direct, afd), each (N,) bool. truth: (N,) class; for agreement the clean picture's label."""
     k = TOP_K if metric == "top5" else 1
     direct = (outcome.direct_top[:, :k] == truth[:, None]).any(1)
     afd = (outcome.afd_top[:, :k] == truth[:, None]).any(1)
@@ -96,9 +99,9 @@ def correct(outcome: Outcome, metric: str, truth: np.ndarray) -> tuple[np.ndarra
 def make_tables(
     outcomes: Mapping[Condition, Outcome], truth: np.ndarray, *, resamples: int, seed: int
 ) -> list[TableRow]:
-    """Every protocol, table and metric. truth: (N,) class by folder, `UNKNOWN` where it has none.
+    """Every protocol, table and metric. truth: (N,) class by folder, or `UNKNOWN`.
 
-    Accuracy is measured on the images whose class is known, and only where most are.
+    Accuracy is measured on the images of known class, and only when these are half or more.
     """
     known = truth != UNKNOWN
     everything = np.ones(len(truth), bool)
@@ -133,7 +136,7 @@ def make_tables(
 def _shares(hits: np.ndarray, *, resamples: int, seed: int) -> list[tuple[Share, ...]]:
     """(direct, afd, gain, recovered) of each condition, of their mean, and of the clean pictures.
 
-    hits: (conditions + clean, 2, N), 1 where right.
+    hits: (conditions + clean, 2, N), 1 for a correct label, else 0.
     """
     conditions, _, images = hits.shape
     flat = hits.reshape(conditions * 2, images)
@@ -170,9 +173,9 @@ def make_drift_table(
     *,
     seed: int,
 ) -> list[DriftRow]:
-    """Within each quality of each protocol, and over all qualities of a protocol together.
+    """One row per protocol and quality, and one per protocol for all qualities together.
 
-    stated_quality: what the files' headers of a condition say.
+    stated_quality: per condition, the JPEG quality according to the files' headers.
     """
     clean = outcomes[CLEAN].direct_top[:, 0]
     rows = []
@@ -185,30 +188,30 @@ def make_drift_table(
             joined = Outcome.joined([outcomes[c] for c in group])
             flipped = joined.afd_top[:, 0] != np.tile(clean, len(group))
             header = np.repeat([-stated_quality[c] for c in group], len(clean))
-            row = _drift_row(
-                *(protocol.name, name, joined, flipped, header), num_images=len(clean), seed=seed
-            )
-            rows.append(row)
+            scores = {
+                "flip_probability": joined.flip_probability,
+                "max_softmax": -joined.afd_confidence,
+                "header_quality": header,
+            }
+            shares = _drift_shares(joined, flipped, scores, num_images=len(clean), seed=seed)
+            rows.append(DriftRow(protocol.name, name, len(flipped), int(flipped.sum()), **shares))
     return rows
 
 
-def _drift_row(
-    protocol: str,
-    row: str,
+def _drift_shares(
     outcome: Outcome,
     flipped: np.ndarray,
-    header: np.ndarray,
+    scores: Mapping[str, np.ndarray],
     *,
     num_images: int,
     seed: int,
-) -> DriftRow:
-    """outcome: of the images under one quality after the other."""
+) -> dict[str, Share]:
+    """The statistics of a `DriftRow`, by name.
+
+    outcome, flipped, scores: of all images at the first quality, then of all at the next, and so
+    on. scores: the predictors of a flip.
+    """
     angle, truth = outcome.drift_angle_deg, outcome.true_angle_deg
-    scores = {
-        "flip_probability": outcome.flip_probability,
-        "max_softmax": -outcome.afd_confidence,
-        "header_quality": header,
-    }
 
     def share(statistic: Callable[[np.ndarray], float]) -> Share:
         return _over_images(statistic, len(flipped), num_images=num_images, seed=seed)
@@ -221,27 +224,21 @@ def _drift_row(
         baselines = area("max_softmax", at), area("header_quality", at)
         return area("flip_probability", at) - max(baselines)
 
-    return DriftRow(
-        protocol=protocol,
-        row=row,
-        images=len(flipped),
-        flips=int(flipped.sum()),
-        spearman=share(lambda at: spearman(angle[at], truth[at])),
-        flip_probability=share(lambda at: area("flip_probability", at)),
-        max_softmax=share(lambda at: area("max_softmax", at)),
-        header_quality=share(lambda at: area("header_quality", at)),
-        flip_gain=share(gain),
-    )
+    return {
+        "spearman": share(lambda at: spearman(angle[at], truth[at])),
+        **{name: share(partial(area, name)) for name in scores},
+        "flip_gain": share(gain),
+    }
 
 
 def _over_images(
     statistic: Callable[[np.ndarray], float], count: int, *, num_images: int, seed: int
 ) -> Share:
-    """A statistic of `count` outcomes with its interval, by a bootstrap over images.
+    """A statistic of `count` outcomes, with its interval from a bootstrap over images.
 
-    statistic: given places among the outcomes, which are `num_images` of one quality after the
-    other. An image that is drawn brings its outcomes under every quality, as they are not
-    independent.
+    statistic: a function of indices into the outcomes. These are `num_images` at the first quality,
+        then as many at the next. An image's outcomes at all qualities are drawn together, because
+        they are not independent.
     """
     starts = np.arange(0, count, num_images)[:, None]
     spread = resampled(
@@ -254,7 +251,7 @@ def _over_images(
 
 
 def tables_markdown(rows: Sequence[TableRow]) -> Iterable[str]:
-    """Lines; shares in percent."""
+    """Lines of Markdown, shares in percent."""
     titles = {"quality": "one compression", "times": "random compressions"}
     keys = dict.fromkeys((r.protocol, r.table, r.metric) for r in rows)
     for protocol, table, metric in keys:

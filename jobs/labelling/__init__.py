@@ -1,1 +1,1 @@
-"""What `afd label` is made of."""
+"""The parts of `afd label`."""

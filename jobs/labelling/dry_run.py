@@ -1,4 +1,4 @@
-"""`afd label --dry-run`: how large a run would be, from the listing and a short probe."""
+"""`afd label --dry-run`: the size and duration of a run, from the listing and a short probe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROBED_IMAGES = 64
 
 @dataclass(frozen=True)
 class Listing:
-    """num_bytes: None where the listing does not know them. sample: some images, at random."""
+    """num_bytes: None when the listing does not say. sample: images chosen at random."""
 
     num_images: int
     num_shards: int
@@ -32,7 +32,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Probe:
-    """images_per_s: of one worker. bytes_per_image: mean of those that could be read."""
+    """images_per_s: of one worker. bytes_per_image: mean over the images that could be read."""
 
     num_images: int
     images_per_s: float
@@ -40,12 +40,12 @@ class Probe:
 
 
 def dry_run(settings: LabelSettings) -> str:
-    """The plan in lines of text; nothing is written. Raises as `jobs.label.label`."""
+    """The plan as lines of text; writes nothing. Raises the same errors as `jobs.label.label`."""
     settings = settings.located()
     own = own_files(settings.input, OutputFolder(settings.output))
     listing = survey(list_images(settings.input, own), settings.images_per_shard)
     pool = _pool(settings, listing.num_shards)
-    say(f"labelling {len(listing.sample)} of {listing.num_images} images, to see how long it takes")
+    say(f"labelling {len(listing.sample)} of {listing.num_images} images to measure the speed")
     probed = probe(
         settings,
         listing.sample,
@@ -56,7 +56,7 @@ def dry_run(settings: LabelSettings) -> str:
 
 
 def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listing:
-    """Counts a collection in one pass; holds as much of it in memory as `cut` does."""
+    """Count a collection in one pass; holds as much of it in memory as `cut` does."""
     rng = random.Random(0)
     sample: list[ImageRef] = []
     num_images = num_shards = num_bytes = 0
@@ -78,7 +78,10 @@ def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listin
 def probe(
     settings: LabelSettings, sample: tuple[ImageRef, ...], *, num_threads: int, images_to_label: int
 ) -> Probe:
-    """Label a sample as a worker with so many to label would, after a batch to warm up."""
+    """Label a sample as one worker would, after a batch to warm up.
+
+    images_to_label: by one worker in the real run; the engine depends on it.
+    """
     from jobs.model import load_model
     from pipeline.label_shard import label_shard
     from pipeline.screening.screen import Limits
@@ -107,7 +110,7 @@ def probe(
 def _pool(settings: LabelSettings, num_shards: int) -> Pool:
     if settings.address == "local":
         return pool_for(settings, [this_machine()], num_shards)
-    from jobs.cluster import cluster, nodes  # a second, and Ray
+    from jobs.cluster import cluster, nodes  # takes a second, and needs Ray
 
     with cluster(settings.address):
         return pool_for(settings, nodes(), num_shards)
@@ -130,7 +133,7 @@ def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:
     )
     if 0 < pool.num_gpus < 1:
         counts = sorted({max(1, round(count * pool.num_gpus)) for count in counts})
-        bound = "or less: those that share a GPU are counted as one"
+        bound = "or less: workers that share a GPU are counted as one"
     else:
         bound = "if the workers do not slow each other down"
     times = [duration(images / (probed.images_per_s * count)) for count in reversed(counts)]

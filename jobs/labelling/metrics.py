@@ -1,6 +1,6 @@
-"""What a worker tells Ray's metrics agent, which Prometheus scrapes; conf/grafana draws it.
+"""What a worker reports to Ray's metrics agent, from which Prometheus reads it; see conf/grafana.
 
-Counters add up over the workers of a run; they begin anew with each worker process.
+The counters start at zero in each worker process; a run's total is the sum over its workers.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from ray.util.metrics import Counter
@@ -20,12 +22,12 @@ IMAGES_READY = "afd_images_ready"
 
 
 class ShardMetrics:
-    """Counts shards as they end. Does nothing in a process without Ray."""
+    """Counts shards as they end. Does nothing in a process that is not connected to Ray."""
 
     def __init__(self) -> None:
-        ray = sys.modules.get("ray")  # a worker of Ray's has it; the benchmark does without
-        self._heard = ray is not None and ray.is_initialized()
-        if self._heard:
+        ray = sys.modules.get("ray")  # not imported: --workers 0 and the benchmark work without it
+        self._enabled = ray is not None and ray.is_initialized()
+        if self._enabled:
             from ray.util.metrics import Counter, Gauge
 
             self._images = Counter(IMAGES, "Rows committed, by status.", ("status",))
@@ -34,25 +36,23 @@ class ShardMetrics:
             self._seconds = Counter(STAGE_SECONDS, "Seconds of workers, by stage.", ("stage",))
             self._ready = Gauge(IMAGES_READY, "Images read ahead of the decoder, shard's mean.")
 
-    def committed(
-        self, labelled: LabelledShard, num_bytes: int, seconds: Mapping[str, float]
-    ) -> None:
-        """num_bytes: of the shard's images. seconds: per stage, with the commit's."""
-        if not self._heard:
+    def committed(self, labelled: LabelledShard, seconds: Mapping[str, float]) -> None:
+        """seconds: per stage, including the commit's."""
+        if not self._enabled:
             return
         self._shards.inc(1, {"outcome": "committed"})
         for status, count in labelled.counts.items():
             _add(self._images, count, {"status": status})
-        _add(self._bytes, num_bytes, {})
+        _add(self._bytes, pc.sum(labelled.table["num_bytes"]).as_py() or 0, {})
         for stage, spent_s in seconds.items():
             _add(self._seconds, spent_s, {"stage": stage})
         self._ready.set(labelled.mean_ready)
 
     def failed(self) -> None:
-        if self._heard:
+        if self._enabled:
             self._shards.inc(1, {"outcome": "failed"})
 
 
 def _add(counter: Counter, value: float, tags: dict[str, str]) -> None:
-    if value > 0:  # Ray refuses to count nothing
+    if value > 0:  # Ray's counters refuse 0
         counter.inc(value, tags)

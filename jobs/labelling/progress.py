@@ -1,4 +1,4 @@
-"""How far a run is, for people: a live bar on a terminal, plain lines elsewhere."""
+"""Shows a run's progress: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import rich.progress
 from rich.console import Console
 
-from jobs.labelling.shard_labeler import CommitRecord
+from jobs.labelling.messages import CommitRecord
 from jobs.log import is_json, say
 from jobs.quantities import duration
 from pipeline.shards import part_name
@@ -24,7 +24,7 @@ Style = Literal["auto", "bar", "plain", "off"]
 class Progress:
     """Counts images as shards are committed. Use as a context manager.
 
-    total: images of the run. done: of those, the ones labelled by an earlier run.
+    total: images of the run. done: how many of them an earlier run has labelled.
     """
 
     def __init__(self, total: int, done: int, style: Style) -> None:
@@ -58,18 +58,18 @@ class Progress:
             self._bar.stop()
 
     def add(self, images: int, record: CommitRecord) -> None:
-        """Count a shard that ended; one that failed leaves its images undone.
+        """Count the images of a shard that was committed; show a worker's notice once.
 
-        What the worker has to say is shown once, whatever the style and however many say it.
+        images: in the shard.
         """
-        _report(record)
+        _log_shard(record)
         if record.error is None:
             self._done += images
             self._bad += images - record.counts["ok"]
         if record.notice is not None and record.notice not in self._noticed:
             self._noticed.add(record.notice)
             self._say(record.notice)
-        # The speed counts from the first shard's start: what came before was start-up.
+        # The speed is measured from the first shard's start, so without the start-up time.
         self._started = min(self._started, record.started_at)
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, text=self._pace())
@@ -100,8 +100,8 @@ class Progress:
             say(line, **fields)
 
 
-def _report(commit: CommitRecord) -> None:
-    """A shard that ended, for whoever looks closely."""
+def _log_shard(commit: CommitRecord) -> None:
+    """One line at debug level: what a shard contained, and the seconds it took."""
     name = part_name(commit.shard)
     seconds = {stage: round(spent_s, 3) for stage, spent_s in commit.seconds.items()}
     fields = {"part": name, "counts": commit.counts, "seconds": seconds, "error": commit.error}

@@ -1,154 +1,96 @@
-"""The worker: holds a loaded model, labels the shards it is handed, commits each as it ends.
+"""The worker: labels the shards it is given, two at a time, and commits each one.
 
-Two at a time: while one is decoded and classified, the next one's images are read and the last one
-is written, which with a store at a distance takes as long as labelling some thousand images.
+While one shard is decoded and classified, the images of the next are read and the rows of the
+previous one are written. With a remote store, reading and writing take as long as labelling a
+thousand images or so.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow.compute as pc
-
+from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.metrics import ShardMetrics
+from jobs.labelling.shard_output import AttemptsUsedUpError, OutputRefusedError, ShardOutput
 from jobs.machine import release_free_memory
-from jobs.pool import CONTINUES
-from jobs.run_record import other_model, versions
-from jobs.settings import LabelSettings
-from pipeline.error_text import named, reason_of
+from jobs.pool import SAME_COMMAND_CONTINUES
+from pipeline.error_text import named
 from pipeline.output import OutputFolder
 from pipeline.records import Shard
-from pipeline.shards import Plan, part_name
-from pipeline.sink import read_facts, write_part
-from pipeline.stores.attempts import AccessError, refuses_all_writing
+from pipeline.shards import Plan
 
 if TYPE_CHECKING:
+    from jobs.labelling.shard_pipeline import ShardPipeline
     from pipeline.label_shard import LabelledShard
     from pipeline.reading.read_ahead import ReadAhead
 
 SHARDS_AT_ONCE = 2
 EXIT_DEVICE_LOST = 70  # EX_SOFTWARE
-_RELEASE_EVERY_S = 30  # to give free memory back takes a thousandth of this
-
-
-@dataclass(frozen=True, slots=True)
-class CommitRecord:
-    """What a worker tells the driver about a shard. `error` is None when its part is committed.
-
-    started_at: seconds since the epoch. seconds: see `LabelledShard`, and `write`.
-    model: the facts of the model that the worker holds. fatal: why no shard can be labelled.
-    notice: what a user should know of the worker, though it goes on.
-    """
-
-    shard: int
-    started_at: float
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-    fatal: str | None = None
-    notice: str | None = None
+STOPPED = "the worker was stopped before the shard was labelled"
+_RELEASE_EVERY_S = 30  # releasing free memory then takes a thousandth of the time
 
 
 class ShardLabeler:
-    """Built once in each worker process; called by Ray Data with one shard descriptor at a time.
+    """Created once in each worker process, then called with one shard at a time.
 
-    Serves `SHARDS_AT_ONCE` threads. It never raises: Ray would retry, and print its own traceback.
-    A model that cannot be built is reported by the first record instead, as `fatal`; so is a device
-    that this process has lost, but on Ray, where another process takes this one's place, and an
-    output that takes no more files.
+    Up to `SHARDS_AT_ONCE` threads may call it at once. It never raises: Ray would retry, and print
+    its own traceback. When the model cannot be loaded or the output accepts no more files, every
+    record says why in `fatal`. A process that has lost its device does the same without Ray; on
+    Ray it exits, because Ray then starts another one in its place.
     """
 
-    def __init__(
-        self,
-        settings: LabelSettings,
-        run_id: str,
-        expected_model: Mapping[str, Any] | None,
-        num_threads: int,
-        driver: str,
-        num_workers: int = 1,
-        witness: str | None = None,
-    ) -> None:
-        """expected_model: the facts of the model that the run was begun with, if it is known.
-
-        num_workers: that share the job.
-        driver: the name of the driver, see `pipeline.presence`; each counts its own attempts.
-        witness: a file of the input that is on a disk of the driver's, if any is.
-        """
-        self._settings = settings
-        self._output = OutputFolder(settings.output)
-        self._driver = driver
+    def __init__(self, config: WorkerConfig) -> None:
+        self._settings = config.settings
+        self._output = ShardOutput(OutputFolder(config.settings.output), config.driver)
         self._metrics = ShardMetrics()
         self._released_at = 0.0
         self._fatal: str | None = None
         self._device_fault: str | None = None
-        # The decoder and the model are one thread's, whoever calls: PyTorch keeps its own threads
-        # for each that it is called from.
-        self._turns = ThreadPoolExecutor(1, thread_name_prefix="turn")
-        self._in_hand: set[ReadAhead] = set()
+        # Only this thread uses the decoder and the model: PyTorch starts a set of its own threads
+        # for each thread that calls it.
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._being_read: set[ReadAhead] = set()
         self._stopping = False
         try:
-            _check_mounts(self._output, witness)
-            self._turns.submit(
-                self._load, run_id, expected_model, num_threads, num_workers
-            ).result()
+            _check_mounts(config)
+            self.plan = Plan(OutputFolder(config.settings.output))
+            self.pipeline = self._model_thread.submit(self._load, config).result()
         except Exception as error:
             self._fatal = str(error) if isinstance(error, ValueError) else named(error)
 
-    def _load(
-        self,
-        run_id: str,
-        expected_model: Mapping[str, Any] | None,
-        num_threads: int,
-        num_workers: int,
-    ) -> None:
-        # Imported here: the driver imports this module too, and does without PyTorch and DALI,
-        # which take longer to import than everything else takes to start.
-        from jobs.model import load_model
-        from pipeline.screening.screen import Limits
+    def _load(self, config: WorkerConfig) -> ShardPipeline:
+        # Imported here because the driver imports this module too. It does without PyTorch and
+        # DALI, which take longer to import than the rest of its start.
+        from jobs.labelling.shard_pipeline import ShardPipeline
 
-        settings = self._settings
-        self.plan = Plan(self._output)
-        self.limits = Limits(settings.max_pixels, settings.integrity)
-        self.model = load_model(
-            settings,
-            num_threads=num_threads,
-            images_to_label=self.plan.size.num_images // num_workers,
-        )
-        if expected_model and (changed := other_model(expected_model, self.model.facts)):
-            raise ValueError(f"the model is not the one the run was begun with: {changed}")
-        self._facts = {
-            "run_id": run_id,
-            "settings": asdict(settings),
-            **self.model.facts,
-            **self.model.host,
-            "versions": versions(),
-        }
+        return ShardPipeline(config, self.plan.size.num_images)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """{"shard": (1,)} -> {"record": [JSON of a `CommitRecord`]}. Never raises for a shard."""
-        record = self.label(int(batch["shard"][0]))
+    def ready(self) -> None:
+        """Return when the worker can label."""
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        """Label one shard on Ray; exit when the process has lost its device.
+
+        Every shard would fail here, and fast, so that this worker would be given all the others.
+        """
+        record = self.label(shard)
         if self._device_fault is not None:
-            # Else a worker whose every shard fails at once would be handed all that are left.
             print(self._device_fault, file=sys.stderr, flush=True)
             os._exit(EXIT_DEVICE_LOST)
-        return {"record": [json.dumps(asdict(record))]}
+        return record
 
     def label_each(self, shards: Iterable[int]) -> Generator[CommitRecord, None, None]:
-        """Label the shards as a worker of Ray's does; records in the order of the shards.
+        """Label shards in this process; yields their records in the order of `shards`.
 
-        When it is closed before its end, the shards in hand are given up.
+        When it is closed or interrupted, shards that are not committed yet are abandoned.
         """
         self._stopping = False
         with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as threads:
@@ -160,148 +102,100 @@ class ShardLabeler:
                         yield running.popleft().result()
                 while running:
                     yield running.popleft().result()
-            finally:
-                self._stopping = bool(running)
-                for reading in tuple(self._in_hand):
-                    reading.close()
+            except BaseException:
+                self._stop()  # or leaving the block would wait until the shards are labelled
+                raise
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for images in tuple(self._being_read):
+            images.close()
 
     def label(self, shard: int) -> CommitRecord:
-        """Try until the part is committed or the attempts are used up."""
+        """Label one shard; retry until it is committed or the attempts are used up."""
         started_at = time.time()
-        if self._fatal is not None:
-            return CommitRecord(shard, started_at, fatal=self._fatal)
         allowed = self._settings.attempts_per_shard
         error = f"the worker process died in each of {allowed} attempts"
-        try:
-            for _ in range(allowed):
-                if (counts := self._committed_counts(shard)) is not None:
-                    return CommitRecord(shard, started_at, counts)
-                try:
-                    if (labelled := self._labelled(shard)) is None:
-                        break
-                    record = self._commit(shard, started_at, labelled)
-                except Exception as failure:
-                    error = named(failure)
-                    if self._fatal is not None or self._has_lost_device():
-                        return CommitRecord(shard, started_at, fatal=self._fatal)
-                else:
-                    self._output.end_attempts(self._attempts_name(shard))
-                    return record
-                if self._stopping:
-                    break
-        except Exception as failure:  # of the output itself
-            error = named(failure)
+        for _ in range(allowed):
+            if self._fatal is not None:
+                break
+            try:
+                return self._attempt(shard, started_at)
+            except CancelledError:
+                return CommitRecord(shard, started_at, error=STOPPED)
+            except AttemptsUsedUpError:
+                break
+            except Exception as failure:
+                error = named(failure)
+                self._note_if_fatal(failure)
+        if self._fatal is not None:
+            return CommitRecord(shard, started_at, fatal=self._fatal)
         self._metrics.failed()
         return CommitRecord(shard, started_at, error=error)
 
-    def _has_lost_device(self) -> bool:
-        from afd_model.inference.device import fault_of
-
-        self._device_fault = self._device_fault or fault_of(self.model.predictor.device)
-        if self._device_fault is None:
-            return False
-        self._fatal = f"{self._device_fault}{CONTINUES}"
-        return True
-
-    def _committed_counts(self, shard: int) -> dict[str, int] | None:
-        """Of a shard that another worker committed, and died before it said so."""
-        try:
-            counts: dict[str, int] = read_facts(self._output, shard)["counts"]
-        except FileNotFoundError:
-            return None
-        return counts
-
-    def _attempts_name(self, shard: int) -> str:
-        return f"{part_name(shard)}.{self._driver}"
-
-    def _labelled(self, shard: int) -> LabelledShard | None:
-        """Read the shard's images ahead until it is its turn. None: see `_turn`."""
-        planned = self.plan.shard(shard)
-        with closing(self._reading(planned)) as reading:
-            self._in_hand.add(reading)
-            try:
-                reading.start_early()
-                return self._turns.submit(self._turn, planned, reading).result()
-            finally:
-                self._in_hand.discard(reading)
-
-    def _turn(self, shard: Shard, reading: ReadAhead) -> LabelledShard | None:
-        """Label a shard whose turn it is; None: no attempt is left, or the worker is stopping.
-
-        Attempts are counted on storage, so that one in which the whole process dies counts too. It
-        begins here: a shard that was only waiting for its turn has used none up.
-        """
-        if self._stopping:
-            return None
-        with self._writing():
-            attempt = self._output.begin_attempt(self._attempts_name(shard.index))
-        if attempt > self._settings.attempts_per_shard:
-            return None
-        return self._classified(shard, reading)
-
-    def _reading(self, shard: Shard) -> ReadAhead:
-        from pipeline.label_shard import read_shard
-
-        return read_shard(shard, self.model.decoder, self.limits, self._settings.read_threads)
-
-    def _classified(self, shard: Shard, reading: ReadAhead) -> LabelledShard:
-        from pipeline.label_shard import label_images
-
-        return label_images(
-            shard,
-            reading,
-            decoder=self.model.decoder,
-            classifier=self.model.predictor,
-            class_names=self.model.class_names,
-        )
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Around a write: a full disk ends the run, or the rest would be labelled in vain."""
-        try:
-            yield
-        except (OSError, AccessError) as error:
-            if refuses_all_writing(error):
-                where = self._output.location
-                self._fatal = f"cannot write to {where!r}: {reason_of(error)}{CONTINUES}"
-            raise
-
-    def _commit(self, shard: int, started_at: float, labelled: LabelledShard) -> CommitRecord:
-        began = time.perf_counter()
-        facts = {
-            **self._facts,
-            "began_at": labelled.began_at,  # seconds since the epoch
-            "counts": labelled.counts,
-            "seconds": labelled.seconds,
-        }
-        with self._writing():
-            write_part(self._output, shard, labelled.table, facts)
-        seconds = {**labelled.seconds, "write": time.perf_counter() - began}
-        num_bytes = pc.sum(labelled.table["num_bytes"]).as_py() or 0
-        self._metrics.committed(labelled, num_bytes, seconds)
-        if time.monotonic() - self._released_at > _RELEASE_EVERY_S:
-            release_free_memory()
-            self._released_at = time.monotonic()
+    def _attempt(self, shard: int, started_at: float) -> CommitRecord:
+        if (counts := self._output.committed_counts(shard)) is not None:
+            return CommitRecord(shard, started_at, counts)
+        labelled = self._read_and_label(self.plan.shard(shard))
+        write_s = self._output.commit(shard, labelled, self.pipeline.part_facts)
+        seconds = {**labelled.seconds, "write": write_s}
+        self._metrics.committed(labelled, seconds)
+        self._release_memory()
+        model = self.pipeline.model
         return CommitRecord(
             shard,
             started_at,
             labelled.counts,
             seconds,
-            self.model.facts,
-            notice=self.model.predictor.notice,
+            model.facts,
+            notice=model.predictor.notice,
         )
 
+    def _read_and_label(self, shard: Shard) -> LabelledShard:
+        """Start reading the shard's images, then label them when the model's thread is free.
 
-def _check_mounts(output: OutputFolder, witness: str | None) -> None:
-    """Raise ValueError where this node lacks a disk that the driver has.
+        Raises CancelledError when the worker is stopped.
+        """
+        with closing(self.pipeline.read(shard)) as images:
+            self._being_read.add(images)
+            try:
+                images.start_early()
+                return self._model_thread.submit(self._label_read, shard, images).result()
+            finally:
+                self._being_read.discard(images)
 
-    Without the input every row would be `unreadable`, which no later run would make good, and a
-    worker whose rows all are takes most of the shards.
+    def _label_read(self, shard: Shard, images: ReadAhead) -> LabelledShard:
+        if self._stopping:
+            raise CancelledError
+        # Only now: a shard that was still waiting when the process died has used up no attempt.
+        self._output.begin_attempt(shard.index, self._settings.attempts_per_shard)
+        return self.pipeline.label(shard, images)
+
+    def _note_if_fatal(self, failure: Exception) -> None:
+        """Set `_fatal` when every further shard would fail for the same reason."""
+        if isinstance(failure, OutputRefusedError):
+            self._fatal = str(failure)
+        elif (fault := self.pipeline.device_fault()) is not None:
+            self._device_fault = fault
+            self._fatal = f"{fault}{SAME_COMMAND_CONTINUES}"
+
+    def _release_memory(self) -> None:
+        if time.monotonic() - self._released_at > _RELEASE_EVERY_S:
+            release_free_memory()
+            self._released_at = time.monotonic()
+
+
+def _check_mounts(config: WorkerConfig) -> None:
+    """Raise ValueError when this node cannot see the output or the input of the driver.
+
+    Without the input, each of its rows would be `unreadable` for good. And a worker whose images
+    are all unreadable is the fastest, so that it would be given most of the shards.
     """
+    output = OutputFolder(config.settings.output)
     plan = None if "://" in output.location else str(output.plan)
-    for what, path in (("output", plan), ("input", witness)):
+    for what, path in (("output", plan), ("input", config.input_file)):
         if path is not None and not os.path.exists(path):
             raise ValueError(
-                f"{path!r} is not there on the node {socket.gethostname()}: mount the {what} at the"
-                " same path on every node"
+                f"{path!r} does not exist on the node {socket.gethostname()}: mount the {what} at"
+                " the same path on every node"
             )

@@ -1,4 +1,4 @@
-"""summary.json: what a run came to, audited against the plan and the parts on storage."""
+"""summary.json: the result of a run, checked against the plan and the parts on storage."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jobs.labelling.shard_labeler import CommitRecord
+from jobs.labelling.messages import CommitRecord
 from jobs.log import say
 from pipeline.error_text import reason_of
 from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
 from pipeline.records import STATUSES
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts
-from pipeline.stores.attempts import AccessError, TemporaryReadError, blames_content
+from pipeline.stores.errors import AccessError, TransientStoreError, is_content_error
 
 COMPLETE = "complete"
 FAILED = "failed shards"
@@ -25,12 +25,12 @@ NOT_LABELLED = "not labelled yet"
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts over the whole output; times and `images_per_s` of the last run alone.
+    """Counts of the whole output; times and speed of the last run only.
 
-    images: rows committed. planned_images: of the plan. counts: rows per status.
-    failed: what happened to each shard that has no part, by part name.
+    images: rows committed. planned_images: images in the plan. counts: rows per status.
+    shards: committed. failed: part name -> why that part is missing or damaged.
     start_up_s: from the command to the first shard's start. images_per_s: over the rest of wall_s.
-    seconds: per stage, added up over the workers, see `pipeline.label_shard.LabelledShard`.
+    seconds: per stage, summed over the workers, see `pipeline.label_shard.LabelledShard`.
     exit_reason: "complete", "failed shards", "interrupted", or an error.
     """
 
@@ -55,13 +55,13 @@ class Summary:
 
 
 def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
-    """The shards whose part exists. One listing, however many there are."""
-    present = output.changed_at(LABELS)
+    """The shards whose part exists, found with one listing of the folder."""
+    present = output.modification_times(LABELS)
     return {shard for shard in range(num_shards) if part_name(shard) in present}
 
 
 def finished_summary(output: OutputFolder) -> Summary | None:
-    """The summary of a run that has nothing left to do, else None."""
+    """The summary of a run that is complete; None for any other."""
     stored = _stored(output)
     if stored is None or not stored.complete:
         return None
@@ -70,7 +70,7 @@ def finished_summary(output: OutputFolder) -> Summary | None:
 
 
 def _stored(output: OutputFolder) -> Summary | None:
-    """None also where it is damaged or of another version: it is then made anew from the parts."""
+    """None also when it is damaged or of another version: it is then written anew."""
     try:
         return Summary(**(output.read_json(SUMMARY) or {}))
     except (DamagedError, TypeError):
@@ -85,13 +85,13 @@ def summarise(
     began: float,
     exit_reason: str,
 ) -> Summary:
-    """Audit the parts against the plan: what the run came to.
+    """Check the parts against the plan and sum them up.
 
     records: of this run. began: when its command started, seconds since the epoch.
     """
     sizes = Plan(output).size.shard_sizes
     counts, failed = _audit(output, sizes, records)
-    # What another driver committed first has a record, but no seconds of this run.
+    # A shard that another driver committed has a record here too, but no seconds.
     committed = [record for record in records if record.error is None and record.seconds]
     images_now = sum(sizes[record.shard] for record in committed)
     wall_s = time.time() - began
@@ -118,7 +118,7 @@ def summarise(
 
 
 def write_summary(output: OutputFolder, summary: Summary) -> None:
-    """Write it down. Raises OSError or AccessError when that of a complete run cannot be."""
+    """Raises OSError or AccessError when the summary of a complete run cannot be written."""
     try:
         output.write_json(SUMMARY, asdict(summary))
     except (OSError, AccessError) as error:  # a full disk may be what ended the run
@@ -130,7 +130,7 @@ def write_summary(output: OutputFolder, summary: Summary) -> None:
 def _audit(
     output: OutputFolder, sizes: Sequence[int], records: Iterable[CommitRecord]
 ) -> tuple[Counter[str], dict[str, str]]:
-    """(rows per status, what is wrong by part name), from the parts themselves."""
+    """(rows per status, part name -> what is wrong with it), read from the parts themselves."""
     errors = {record.shard: record.error for record in records if record.error is not None}
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
@@ -140,10 +140,10 @@ def _audit(
             facts = read_facts(output, shard)
         except FileNotFoundError:
             return errors.get(shard) or NOT_LABELLED
-        except (TemporaryReadError, AccessError):
-            raise  # of the store, and of no part
+        except (TransientStoreError, AccessError):
+            raise  # the store fails, and says nothing about this part
         except (OSError, ValueError) as error:
-            what = "damaged" if blames_content(error) else "cannot be read"
+            what = "damaged" if is_content_error(error) else "cannot be read"
             return f"{what}: {error}"
         if facts["num_rows"] != sizes[shard]:
             return f"damaged: {facts['num_rows']} rows for {sizes[shard]} planned images"

@@ -1,1 +1,1 @@
-"""What `afd report` is made of."""
+"""The parts of `afd report`."""

@@ -1,4 +1,4 @@
-"""Every step of a report, in order: count, compare, read pictures, draw, write."""
+"""The steps of a report, in order: count, compare, read pictures, draw, write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 from jobs.labels_view import connect, message_of, require_parts
 from jobs.log import say
 from jobs.report_settings import Report, ReportSettings
@@ -28,7 +28,7 @@ _PAGE = "report.html"
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One of the outputs that a report is about."""
+    """One of the outputs that are compared, or the only one."""
 
     output: OutputFolder
     run: Run
@@ -45,7 +45,7 @@ def build(settings: ReportSettings) -> Report:
             found, compared = _count(connection, now, earlier, settings)
         except duckdb.OutOfMemoryException as error:
             raise OutputError(
-                f"--memory-limit {settings.memory_limit} is too little: give more"
+                f"--memory-limit {settings.memory_limit} is too low: give more"
                 f" ({message_of(error)})"
             ) from error
     say("reading pictures and drawing")
@@ -108,7 +108,7 @@ def _page_path(output: OutputFolder, settings: ReportSettings) -> Path:
 
 def _write(page: Path, text: str) -> None:
     try:
-        with replacing(page) as temporary:
+        with atomic_write(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(

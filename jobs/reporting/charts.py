@@ -1,4 +1,4 @@
-"""What the report charts of one run, each with a sentence on it and its figures as a table."""
+"""The report's charts of one run, each with a caption and its figures as a table."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def confidence(found: Distributions, trust: Trust) -> Chart:
     return Chart(
         "confidence",
         "Confidence of the labels",
-        f"Half of the labels have a confidence above {decimal(middle)}. Below {trust.sure:g},"
-        " set apart, another class may well be meant.",
+        f"Half of the labels have a confidence above {decimal(middle)}. Labels below"
+        f" {trust.sure:g}, in another colour, are uncertain.",
         draw.histogram(rows, "confidence", domain=(0, 1), warn_below=trust.sure),
         ("confidence", "images"),
         [(f"{row['from']:.2f}–{row['to']:.2f}", count(row["images"])) for row in rows],
@@ -91,7 +91,7 @@ def confidence_by_quality(found: Distributions) -> Chart:
     return Chart(
         "confidence-by-quality",
         "Confidence by JPEG quality",
-        "The line is the median; the area around it holds the middle half of the labels.",
+        "The line is the median; the area around it contains the middle half of the labels.",
         draw.confidence_by_quality(rows),
         ("JPEG quality", "labels", "lower quartile", "median", "upper quartile"),
         [
@@ -117,7 +117,7 @@ def trusted_by_quality(found: Distributions, trust: Trust) -> Chart:
 
 
 def drift(found: Distributions) -> Chart:
-    """Each column of the density adds up to one: a band of few images reads like one of many."""
+    """The density is normalised within each band, so that bands with few images are visible too."""
     angles = by_band(found.angles)
     (top,) = quantiles(angles.sum(0), 1.0, [0.995]) or [1.0]
     factor = nice_factor(int(top), _ANGLE_BINS)
@@ -133,9 +133,9 @@ def drift(found: Distributions) -> Chart:
     return Chart(
         "drift",
         "Drift angle by JPEG quality",
-        "How far compression has turned the classifier's features. The line joins the medians of"
-        f" the bands; the median of all images is {degrees(middle)}. The top cells also hold what"
-        " lies above them.",
+        "The angle by which compression has turned the classifier's features. The line connects the"
+        f" medians of the bands; the median of all images is {degrees(middle)}. The top cells also"
+        " contain all larger angles.",
         draw.drift_by_quality(density, rows),
         ("JPEG quality", "images", "lower quartile", "median", "upper quartile"),
         [
@@ -182,7 +182,7 @@ def speed(run: Run) -> Chart | None:
         "speed",
         "Speed over the run",
         f"{mean:,.1f} images/s on average over {duration(rows[-1]['to_s'])} of work, all workers"
-        " together; start-up and the time between runs are left out.",
+        " together, without start-up and the time between runs.",
         draw.speed_over_time(drawn, unit),
         (f"{unit} of work", "images/s"),
         [(_time_span(row), f"{row['images_per_s']:,.1f}") for row in drawn],
@@ -203,7 +203,7 @@ def stages(run: Run) -> Chart | None:
     return Chart(
         "stages",
         "Where the workers' time went",
-        f"Most of it, {percent(most['share'])}, went into {most['stage']}.",
+        f"The largest part, {percent(most['share'])}, went into {most['stage']}.",
         draw.shares_over_time(drawn, STAGES, unit),
         (f"{unit} of work", *STAGES),
         [(_time_span(row), *(percent(row[stage]) for stage in STAGES)) for row in binned],
@@ -211,7 +211,7 @@ def stages(run: Run) -> Chart | None:
 
 
 def _in_unit(rows: Sequence[Row]) -> tuple[list[Row], str]:
-    """The rows with "from" and "to" in a unit that gives readable numbers, and its name."""
+    """(the rows with "from" and "to" in a suitable unit of time, the unit's name)."""
     worked_s = rows[-1]["to_s"]
     scale, unit = (1, "seconds") if worked_s < 300 else (60, "minutes")
     if worked_s > 4 * 3600:
@@ -227,7 +227,7 @@ _QUARTILES = ("low", "median", "high")
 
 
 def quartiles(counts: np.ndarray, width: float) -> list[Row]:
-    """(20, bins) counts by band -> a row for each band that holds something."""
+    """(20, bins) counts by band -> one row per band that is not empty."""
     rows = []
     for band in range(BANDS):
         if found := quantiles(counts[band], width, [0.25, 0.5, 0.75]):
@@ -237,7 +237,7 @@ def quartiles(counts: np.ndarray, width: float) -> list[Row]:
 
 
 def shares(part: np.ndarray, whole: np.ndarray) -> list[Row]:
-    """(101,) sums by quality twice -> a row for each band that holds something."""
+    """(101,) sums by quality, of a part and of the whole -> one row per band that is not empty."""
     parts, wholes = by_band(part), by_band(whole)
     return [
         {
@@ -262,7 +262,7 @@ def span(band: int) -> Row:
 
 
 def by_quality(found: Distributions, name: str) -> np.ndarray:
-    """A column of the counts -> (101,) float64 sums by JPEG quality; 0: none."""
+    """The sums of a column of the counts: (101,) float64 by JPEG quality; 0: not known."""
     sums = np.zeros(QUALITIES)
     for value, total in found.by("quality", name).items():
         sums[value] = total

@@ -1,7 +1,7 @@
-"""One output against an earlier one: which labels changed, what drifted, what fails now.
+"""Compares an output with an earlier one: changed labels, shifted distributions, new errors.
 
-Images are the same when their URIs are. They are paired by 64-bit hashes of these: of a thousand
-million URIs about three pairs in a hundred runs would share one.
+Images are matched by 64-bit hashes of their URIs. With 10⁹ URIs, the probability that any two of
+them have the same hash is about 3 %.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jobs.reporting.statistics import (
 from pipeline.output import OutputFolder
 
 BEFORE = "before"  # the table of the earlier output
-FEW = 100  # images in a band; the distances of fewer say little
+FEW = 100  # images in a band; with fewer, its distances mean little
 _TOP_CHANGES = 200
 _ERRORS = 40
 
@@ -40,7 +40,7 @@ _ONE_RUN = """
            any_value(quality) AS quality, any_value(confidence) AS confidence,
            any_value(shard) AS shard, any_value(row) AS row
     FROM {name} GROUP BY id
-"""  # a URI that a run holds twice, as of two members of a tar with one name, counts once
+"""  # a URI that a run contains twice (two members of a tar with the same name) counts once
 _PAIRS = f"""
     CREATE OR REPLACE TEMP TABLE pairs AS
     SELECT id, b.status AS before_status, n.status AS status, b.label AS before_label,
@@ -77,12 +77,13 @@ _NEW_ERRORS = f"""
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What changed from `before` to now.
+    """What changed between the earlier run and this one.
 
-    transitions: images by status before and now; None: not in that run. by_quality: images that
-    both labelled, and how many of them otherwise, by JPEG quality now (0: none). changes: the most
-    frequent, by class. examples: changes that both runs were sure of. new_errors: images that were
-    ok before. shifts: distances of the distributions, a row a quality band.
+    transitions: images by status before and now; None: not in that run.
+    by_quality: images with a label in both runs, and how many labels changed, by JPEG quality now
+    (0: none). changes: the most frequent changes, by class. examples: the changes with the highest
+    confidence in both runs. new_errors: images that were ok before.
+    shifts: distances of the distributions, one row per quality band.
     """
 
     before: Distributions
@@ -122,7 +123,7 @@ class Comparison:
 
     @property
     def newly_failed(self) -> int:
-        """Images that were ok before and are not any more."""
+        """Images that were ok before and are not ok now."""
         return sum(
             row["images"]
             for row in self.transitions
@@ -138,9 +139,9 @@ def compare(
     *,
     examples: int,
 ) -> Comparison:
-    """Hold the table NOW, whose distributions are `now`, against the table BEFORE.
+    """Compare the table NOW, whose distributions are `now`, with the table BEFORE.
 
-    outputs: the folders of both, before and now.
+    outputs: the folders of both, (before, now). examples: number of examples.
     """
     before = find_distributions(connection, BEFORE, trust)
     connection.execute(_PAIRS)
@@ -157,10 +158,10 @@ def compare(
 
 
 def shifts(before: Distributions, now: Distributions) -> list[Row]:
-    """PSI and KS of drift angle and confidence, a row a quality band and one, band None, for all.
+    """PSI and KS of drift angle and confidence: one row for all images (band None), one per band.
 
-    `before` and `images` count the images with a confidence. Bands that neither run has are left
-    out; a distance is None where a run has no value.
+    `before` and `images` count the images with a confidence. Bands without images in either run are
+    left out. A distance is None when a run has no values.
     """
     angles = same_length(before.angles, now.angles)
     confidences = same_length(before.confidences, now.confidences)
@@ -203,7 +204,7 @@ def _named(changes: list[Row], before: Sequence[Row], now: Sequence[Row]) -> lis
 def _examples(
     outputs: tuple[OutputFolder, OutputFolder], places: Sequence[tuple[int, int, int, int]]
 ) -> list[Row]:
-    """Rows as of a gallery, with the label and the confidence before."""
+    """Rows of a gallery, with `before_label` and `before_confidence`."""
     before = read_rows(outputs[0], [place[:2] for place in places])
     now = read_rows(outputs[1], [place[2:] for place in places])
     return [

@@ -1,4 +1,4 @@
-"""What the report charts of two runs."""
+"""The report's charts that compare two runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def changed_by_quality(found: Comparison) -> Chart | None:
 
 
 def quality_shift(before: Distributions, now: Distributions) -> Chart | None:
-    """Shares, so that runs of different sizes can be compared."""
+    """In shares, so that runs of different sizes can be compared."""
     parts = {}
     for name, found in ((_NOW, now), (_BEFORE, before)):
         sums = by_quality(found, "images")
@@ -62,7 +62,7 @@ def quality_shift(before: Distributions, now: Distributions) -> Chart | None:
 
 
 def drift_shift(before: Distributions, now: Distributions) -> Chart | None:
-    """None unless both runs measured drift."""
+    """Median drift angles by quality; None unless both runs measured drift."""
     if not (before.has_drift and now.has_drift):
         return None
     medians = {
@@ -83,8 +83,8 @@ def drift_shift(before: Distributions, now: Distributions) -> Chart | None:
     return Chart(
         "drift-shift",
         "Median drift angle, now and before",
-        "At the same JPEG quality the drift should be the same: a gap says that the images or the"
-        " model have changed, not only how strongly they are compressed.",
+        "At the same JPEG quality the drift should be the same. A gap means that the images or the"
+        " model have changed, not only the strength of compression.",
         draw.lines(rows, "degrees", tick_format=".2~f"),
         ("JPEG quality", "now", "before"),
         table,

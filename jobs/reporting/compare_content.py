@@ -1,4 +1,4 @@
-"""What stands in the page's section on changes: a comparison -> what its template names."""
+"""A comparison -> the variables of the template's section on changes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jobs.reporting.run import Run
 from jobs.reporting.statistics import band_name
 from pipeline.records import STATUSES
 
-_MODERATE, _LARGE = 0.1, 0.25  # of PSI, as is the custom
-_ABSENT = "not there"
+_MODERATE, _LARGE = 0.1, 0.25  # the usual limits of PSI
+_ABSENT = "absent"
 
 
 def change(
     found: Comparison, now: Distributions, runs: tuple[Run, Run], location: str
 ) -> dict[str, Any]:
-    """runs: before and now. location: of the earlier output."""
+    """The section's variables. runs: (before, now). location: of the earlier output."""
     drawn = (
         charts.changed_by_quality(found),
         charts.drift_shift(found.before, now),
@@ -54,13 +54,13 @@ def _notices(
         )
     if any(name == "backbone" for name, _, _ in settings):
         notices.append(
-            "The runs have different backbones: changed labels tell the models apart as much as"
-            " the images, and class numbers may not mean the same."
+            "The runs have different backbones: labels may differ because of the model, and class"
+            " numbers may have different meanings."
         )
     if not (now.has_drift and found.before.has_drift):
         without = "Neither run" if now.has_drift == found.before.has_drift else "One of the runs"
         verb = "measured" if without.startswith("Neither") else "did not measure"
-        notices.append(f"{without} {verb} drift: its shift is not known.")
+        notices.append(f"{without} {verb} drift, so its shift is not known.")
     return notices
 
 
@@ -69,9 +69,9 @@ def _cards(found: Comparison) -> list[Card]:
     share = percent(found.changed / found.compared) if found.compared else "–"
     return [
         (share, "labels changed", f"{count(found.changed)} of {count(found.compared)}"),
-        (count(found.newly_failed), "new errors", "ok before, not any more"),
+        (count(found.newly_failed), "new errors", "ok before, not ok now"),
         (count(found.added), "images added", f"{count(found.in_both)} in both"),
-        (count(found.gone), "images gone", ""),
+        (count(found.gone), "images removed", ""),
         (decimal(overall.get("drift_psi"), 3), "drift PSI", "all qualities"),
         (decimal(overall.get("confidence_psi"), 3), "confidence PSI", "all qualities"),
     ]
@@ -98,7 +98,7 @@ def _verdict(psi: float | None, *, few: bool) -> str:
 
 
 def _matrix(found: Comparison) -> list[tuple[str, ...]]:
-    """A row for each status before, a column for each status now."""
+    """One row per status before, one column per status now."""
     names = [*STATUSES, None]
     return [
         (
@@ -110,7 +110,7 @@ def _matrix(found: Comparison) -> list[tuple[str, ...]]:
 
 
 def _differences(before: Run, now: Run) -> list[tuple[str, str, str]]:
-    """(name, before, now) of the settings, of the model and of the versions that differ."""
+    """(name, before, now) of the settings, model facts and versions that differ."""
     facts = [
         {**run.facts.get("settings", {}), **model_facts(run), **run.facts.get("versions", {})}
         for run in (before, now)

@@ -1,4 +1,4 @@
-"""What stands where on the report's page: findings -> what its template names."""
+"""Findings -> the variables of the page's template."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Card = tuple[str, str, str]  # value, name, note
 
 _MEANINGS = {
     "ok": "decoded and labelled",
-    "damaged": "labelled from what could be decoded of a truncated or corrupt file",
-    "rejected": "not labelled: no image that can be decoded, or over a limit",
+    "damaged": "truncated or corrupt file, labelled from the part that could be decoded",
+    "rejected": "not labelled: not a decodable image, or over a limit",
     "unreadable": "not labelled: the bytes could not be fetched",
 }
 _NO_DRIFT = (
     "Drift was not measured: the run had no trained AFD-Module (the columns drift_angle_deg,"
-    " drift_energy and flip_probability are null). Label with a trained one (--afd) to have them."
+    " drift_energy and flip_probability are null). Use --afd with a trained one to get them."
 )
 _NO_FLIP = (
-    "Flip probabilities are not known: the AFD checkpoint of the run holds no flip model. Which"
-    " labels are at risk cannot be told."
+    "Flip probabilities are not known, because the run's AFD checkpoint contains no flip model. So"
+    " it is not known which labels are at risk."
 )
 
 
@@ -73,7 +73,7 @@ def _cards(found: Findings, trust: Trust) -> list[Card]:
             "not labelled",
             f"{count(images - labelled)} rejected or unreadable",
         ),
-        (count(found.by("status")["damaged"]), "damaged", "labelled from what is left"),
+        (count(found.by("status")["damaged"]), "damaged", "labelled from the decoded part"),
         (decimal(confidence), "median confidence", f"of {count(labelled)} labels"),
     ]
     if known:
@@ -96,7 +96,7 @@ def _cards(found: Findings, trust: Trust) -> list[Card]:
 
 
 def _median_quality(images: dict[int, int]) -> int:
-    """Of the known ones, at least one of which there is."""
+    """Of the known qualities; there must be at least one."""
     half = sum(n for quality, n in images.items() if quality) / 2
     below = 0
     for quality in sorted(q for q in images if q):
@@ -107,7 +107,7 @@ def _median_quality(images: dict[int, int]) -> int:
 
 
 def _notices(run: Run, images: int) -> list[tuple[str, str]]:
-    """(kind, text) of what is wrong with the output as a whole."""
+    """(kind, text) of each problem of the output as a whole."""
     notices = []
     if run.planned_images is not None and run.planned_images > images:
         missing = run.planned_images - images
@@ -122,15 +122,15 @@ def _notices(run: Run, images: int) -> list[tuple[str, str]]:
         notices.append(
             (
                 "bad",
-                f"{name} cannot be read and is left out ({reason}). Remove it and run the same"
-                " `afd label` command again.",
+                f"{name} cannot be read and is left out of this report ({reason}). Remove it and"
+                " run the same `afd label` command again.",
             )
         )
     return notices
 
 
 def _reason(row: Row) -> Row:
-    """One error as it is; many as what they share."""
+    """The row with its text: the error if all are the same, else what the errors share."""
     same = row["first_error"] == row["last_error"]
     return {**row, "text": row["first_error"] if same else row["reason"]}
 
@@ -180,21 +180,21 @@ def drift(found: Findings, trust: Trust) -> dict[str, Any]:
 
 
 def galleries(found: Findings, images: int) -> dict[str, Any]:
-    """(name, note, rows) of each; none where none were asked for."""
+    """(name, note, rows) of each gallery; no galleries when `images` is 0."""
     if not images:
         return {"galleries": []}
-    drift_note = "Where compression has turned the classifier's features furthest."
+    drift_note = "The images whose features compression has changed most."
     return {
         "galleries": [
             ("Highest drift", drift_note if found.has_drift else _NO_DRIFT, found.highest_drift),
             (
                 "Lowest confidence",
-                "Where the classifier knows least; often no picture of its classes.",
+                "The least certain labels; many of these pictures show none of the classes.",
                 found.lowest_confidence,
             ),
             (
                 "Damaged",
-                "Some of the files that were labelled from what is left of them."
+                "Some of the files that were labelled from the part that could be decoded."
                 if found.damaged
                 else "No image is damaged.",
                 found.damaged,
@@ -205,7 +205,7 @@ def galleries(found: Findings, images: int) -> dict[str, Any]:
 
 def run_facts(run: Run) -> dict[str, Any]:
     drawn = [chart for chart in (charts.speed(run), charts.stages(run)) if chart]
-    notice = "The parts do not say when they were made: speed over time cannot be drawn."
+    notice = "The parts do not contain their times, so speed over time cannot be shown."
     return {
         "run_charts": drawn,
         "run_notices": [] if drawn else [notice],
@@ -234,8 +234,8 @@ def _fact_tables(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
         *((device, f"{count(parts)} parts") for device, parts in run.devices.items()),
     ]
     if began:
-        about.insert(0, ("first shard begun", when(min(began))))
-        about.insert(1, ("last shard begun", when(max(began))))
+        about.insert(0, ("first shard started", when(min(began))))
+        about.insert(1, ("last shard started", when(max(began))))
     return [
         ("Model", _sorted(model)),
         ("Settings", _sorted(settings)),
@@ -258,7 +258,7 @@ def when(seconds: float) -> str:
 
 
 def queries(output: str, trust: Trust) -> dict[str, str]:
-    """The commands that give the rows behind a section."""
+    """Commands that list the rows behind a section."""
     asked = {
         "bad": "SELECT uri, status, error FROM labels WHERE status <> 'ok'",
         "at_risk": "SELECT uri, label_name, confidence, flip_probability FROM labels"
@@ -271,7 +271,7 @@ def queries(output: str, trust: Trust) -> dict[str, str]:
 
 
 def drawn(context: dict[str, Any]) -> list[Chart]:
-    """Every chart that a context holds."""
+    """All charts in a context."""
     found: list[Chart] = []
     for name, value in context.items():
         if name.endswith("charts"):
@@ -282,7 +282,7 @@ def drawn(context: dict[str, Any]) -> list[Chart]:
 
 
 def sections(context: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """(id, name) of what the page's navigation leads to."""
+    """(id, name) of the sections in the page's navigation."""
     needs = {"changes": "change", "images": "galleries"}
     names = ["summary", "changes", "status", "labels", "compression", "drift", "images", "run"]
     return [(name, name.capitalize()) for name in names if context.get(needs.get(name, "cards"))]

@@ -1,7 +1,7 @@
-"""Rows of a gallery -> small pictures that the page holds, where their sources can still be read.
+"""Rows of a gallery -> thumbnails embedded in the page, when the sources can still be read.
 
-A source is an unknown file: what it claims of its size is checked before anything is decoded, and
-whatever goes wrong costs that picture alone.
+A source may be any file: its stated size is checked before it is decoded, and an error costs only
+that thumbnail.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from pipeline.output import OutputFolder
 from pipeline.records import Container, ImageRef
 from pipeline.screening.pillow_warnings import silenced
 from pipeline.shards import Plan
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 
 SIDE = 176  # pixels, of the longer side
 _JPEG_QUALITY = 72
-_MAX_BYTES = 32 * 2**20  # of a source; larger ones are not read
+_MAX_BYTES = 32 * 2**20  # larger sources are not read
 _MAX_PIXELS = 64_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP")
-# Of a plan or an image that cannot be had; other pictures may be in another store.
-_NOT_TO_BE_HAD = (OSError, ValueError, AccessError)
+# Of a plan or an image; the others may still be readable, for example from another store.
+_READ_ERRORS = (OSError, ValueError, AccessError)
 
 
 class Thumbnails:
-    """Makes data URIs of an output's images, as long as its time lasts."""
+    """Makes data URIs of an output's images, within a time limit."""
 
     def __init__(self, output: OutputFolder, *, budget_s: float) -> None:
-        """budget_s: no picture is begun after so many seconds; sources may be slow."""
+        """budget_s: seconds after which no further picture is read; sources may be slow."""
         self._deadline = time.monotonic() + budget_s
         try:
             self._plan: Plan | None = Plan(output)
-        except _NOT_TO_BE_HAD:
+        except _READ_ERRORS:
             self._plan = None
         self._refs = lru_cache(maxsize=4)(self._read_refs)
 
     def add(self, rows: list[Row]) -> list[Row]:
-        """The rows with a `thumbnail`: a data URI, or None where there can be none."""
+        """The rows with a `thumbnail`: a data URI, or None when it cannot be made."""
         return [{**row, "thumbnail": self._make(row)} for row in rows]
 
     def _make(self, row: Row) -> str | None:
@@ -54,15 +54,15 @@ class Thumbnails:
             return None
         ref = self._ref(row)
         if ref.container == Container.TAR_GZ and (ref.offset or 0) > _MAX_BYTES:
-            return None  # all before it would have to be unpacked
+            return None  # everything before it would have to be decompressed
         try:
             data = read_image(ref)
-        except _NOT_TO_BE_HAD:
+        except _READ_ERRORS:
             return None
-        return thumbnail(data) if len(data) == size else None  # another file by now
+        return thumbnail(data) if len(data) == size else None  # the file has changed
 
     def _ref(self, row: Row) -> ImageRef:
-        """Where the image's bytes are; the plan knows a tar's members."""
+        """Where the image's bytes are. For the members of a tar this needs the plan."""
         return self._refs(row["shard"]).get(row["uri"]) or ImageRef(row["uri"])
 
     def _read_refs(self, shard: int) -> dict[str, ImageRef]:
@@ -70,14 +70,14 @@ class Thumbnails:
             return {}
         try:
             return {ref.uri: ref for ref in self._plan.shard(shard).refs}
-        except _NOT_TO_BE_HAD:
+        except _READ_ERRORS:
             return {}
 
 
 def thumbnail(data: bytes) -> str | None:
-    """An encoded image -> a small JPEG of it as a data URI; None for what cannot be decoded.
+    """An encoded image -> a small JPEG as a data URI; None when it cannot be decoded.
 
-    What is left of a truncated image is shown, gray where it ends.
+    The missing part of a truncated image is gray.
     """
     try:
         with _tolerant(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -87,14 +87,14 @@ def thumbnail(data: bytes) -> str | None:
             image.thumbnail((SIDE, SIDE))
             small = io.BytesIO()
             image.convert("RGB").save(small, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    except Exception:  # Pillow's decoders raise whatever they stumble over
+    except Exception:  # Pillow's decoders raise errors of all kinds
         return None
     return "data:image/jpeg;base64," + base64.b64encode(small.getvalue()).decode()
 
 
 @contextmanager
 def _tolerant() -> Iterator[None]:
-    """Pillow reads what is there, and keeps its warnings of damage and of size to itself."""
+    """Makes Pillow read truncated files, and silences its warnings about damage and size."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:

@@ -1,6 +1,6 @@
 "use strict";
 
-// Charts. The interpreter (`ast`) stands in for compiled expressions, which the page's policy bars.
+// Charts. `ast` makes Vega interpret expressions: the page's policy forbids compiling them.
 const specs = JSON.parse(document.getElementById("specs").textContent);
 const drawn = Object.entries(specs).map(([name, spec]) =>
   vegaEmbed(document.getElementById(`chart-${name}`), spec, {

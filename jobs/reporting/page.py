@@ -1,7 +1,7 @@
-"""The report's page: one HTML file that needs nothing else, and may run nothing else.
+"""Renders the report as one HTML file that needs no other file and no network.
 
-Its policy (CSP) allows the scripts and the style that are in it, by their hashes, and pictures
-that are in it; so the page asks no network, and text that looks like a script is text.
+Its content security policy (CSP) allows only the scripts and styles with the hashes of those in
+the page, and embedded pictures. So text from an input that looks like a script cannot run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TEMPLATE, _STYLE, _SCRIPT = "page.html", "page.css", "page.js"
 
 
 def render(context: dict[str, Any], charts: Sequence[Chart]) -> str:
-    """The page. charts: every one that the template draws; context: the rest of what it names."""
+    """The page. charts: all charts that the template shows. context: its other variables."""
     style = (_HERE / _STYLE).read_text(encoding="utf-8")
     scripts = [
         _vega(),
@@ -64,15 +64,18 @@ def render(context: dict[str, Any], charts: Sequence[Chart]) -> str:
 
 @cache
 def _vega() -> str:
-    """Vega, Vega-Lite and vega-embed, which vl-convert carries; putting them together is slow."""
+    """Vega, Vega-Lite and vega-embed from vl-convert. Cached, because bundling them is slow."""
     return _script_text(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub's fault
 
 
 def _script_text(script: str) -> str:
-    r"""JavaScript that cannot end its element: it says so in strings only, where `<` is `\x3c`."""
+    r"""JavaScript without `</script>`, which would end its element: `<` becomes `\x3c`.
+
+    Such sequences occur only in strings, where both mean the same.
+    """
     return re.sub(r"<(?=/script|script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
 
 
 def _allowed(inline: str) -> str:
-    """A CSP source: an inline script or style with exactly this content."""
+    """The CSP source that allows an inline script or style with exactly this content."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"

@@ -1,8 +1,8 @@
-"""What the report says of the rows: counted by DuckDB from the Parquet parts.
+"""What the report says about the rows, counted by DuckDB.
 
-The columns that are counted are read once, into a narrow temporary table that DuckDB keeps within
-its memory limit; the few rows that are shown are read afterwards from their parts. Distributions
-are counted in fine bins; `jobs.reporting.statistics` makes quantiles of them.
+The columns that are counted are read once, into a temporary table that DuckDB keeps within its
+memory limit. The few rows that are shown are read from their parts afterwards. Distributions are
+counted in fine bins, from which `jobs.reporting.statistics` computes quantiles.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pipeline.shards import part_path
 Row = dict[str, Any]
 
 NOW = "now"  # the table of the output that the report is about
-_CONFIDENCE_BINS, _ANGLE_BINS = 200, 100  # of a confidence of 1, of a degree
+_CONFIDENCE_BINS, _ANGLE_BINS = 200, 100  # per confidence of 1, per degree
 CONFIDENCE_WIDTH = 1 / _CONFIDENCE_BINS
 ANGLE_WIDTH = 1 / _ANGLE_BINS  # degrees
 _REASONS = 40
-_SHOWN = {  # column of the labels: name in a gallery's row
+_SHOWN = {  # column of the labels -> its name in a gallery's row
     "uri": "uri",
     "shard": "shard",
     "status": "status",
@@ -43,7 +43,7 @@ _SHOWN = {  # column of the labels: name in a gallery's row
     "flip_probability": "flip",
 }
 
-# A model that overflows gives NaN, which is no number to count: unknown.
+# A model that overflows gives NaN, which is treated as null.
 _LOAD = """
     CREATE TEMP TABLE {name} AS
     SELECT hash(uri) AS id, shard, file_row_number AS row, status,
@@ -80,7 +80,7 @@ _ANGLES = f"""
     SELECT quality, floor(drift * {_ANGLE_BINS})::INTEGER AS bin, count(*) AS images
     FROM {{name}} WHERE drift IS NOT NULL GROUP BY ALL
 """
-# Numbers and quoted parts differ from file to file; the reason is what is left without them.
+# Errors are grouped without their numbers and quoted parts, which differ from file to file.
 _REASON = """
     regexp_replace(regexp_replace(error, '''[^'']*''', '''…''', 'g'),
                    '0x[0-9A-Fa-f]+|[0-9]+', '…', 'g')
@@ -94,14 +94,14 @@ _REASONS_FOUND = f"""
 _PLACES = f"SELECT shard, row FROM {NOW} WHERE {{condition}} ORDER BY {{order}}, id LIMIT $images"
 _HIGHEST_DRIFT = _PLACES.format(condition="drift IS NOT NULL", order="drift DESC")
 _LOWEST_CONFIDENCE = _PLACES.format(condition="confidence IS NOT NULL", order="confidence")
-_DAMAGED = _PLACES.format(condition="status = 'damaged'", order="hash(id)")  # some of each kind
+_DAMAGED = _PLACES.format(condition="status = 'damaged'", order="hash(id)")  # a random choice
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """When a label can be relied upon: its image is ok and neither of these says otherwise.
+    """When a label is trustworthy: its image is ok, and it meets both limits.
 
-    sure: the least confidence. at_risk: from which flip probability on it is doubtful.
+    sure: minimum confidence. at_risk: flip probability from which a label is at risk.
     """
 
     sure: float = 0.5
@@ -110,12 +110,13 @@ class Trust:
 
 @dataclass(frozen=True, kw_only=True)
 class Distributions:
-    """What two runs can be compared by.
+    """Counts of one run's rows.
 
-    counts: by status, quality (0: no IJG-like table) and subsampling; `flips` is the sum of the
-    flip probabilities, the number of labels that compression is expected to have changed.
-    labels: by class, most frequent first. confidences, angles: (101, bins) int64 images by JPEG
-    quality and bin of CONFIDENCE_WIDTH or ANGLE_WIDTH.
+    counts: by status, quality (0: no IJG-like table) and subsampling. `flips` is the sum of the
+    flip probabilities, which is the expected number of labels that compression has changed.
+    labels: by class, most frequent first.
+    confidences, angles: (101, bins) int64, images by JPEG quality and by bin of CONFIDENCE_WIDTH
+    or ANGLE_WIDTH.
     """
 
     counts: list[Row]
@@ -124,11 +125,11 @@ class Distributions:
     angles: np.ndarray
 
     def total(self, name: str) -> Any:
-        """A column of `counts` added up; null counts as nothing."""
+        """The sum of a column of `counts`; nulls count as 0."""
         return sum(row[name] or 0 for row in self.counts)
 
     def by(self, key: str, name: str = "images") -> Counter[Any]:
-        """A column of `counts` added up for each value of another."""
+        """The sums of a column of `counts`, for each value of the column `key`."""
         found: Counter[Any] = Counter()
         for row in self.counts:
             found[row[key]] += row[name] or 0
@@ -145,9 +146,9 @@ class Distributions:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings(Distributions):
-    """Everything the report says of one output's rows.
+    """Everything that the report shows about one output's rows.
 
-    reasons: of the rows that are not ok. A gallery is empty where nothing is known.
+    reasons: of the rows that are not ok. The other lists are galleries; they may be empty.
     """
 
     reasons: list[Row]
@@ -157,14 +158,17 @@ class Findings(Distributions):
 
 
 def load(connection: duckdb.DuckDBPyConnection, name: str, parts: Sequence[Path]) -> None:
-    """Read what is counted of the parts into a table of that name."""
+    """Create a table of that name with the columns of the parts that are counted."""
     connection.execute(_LOAD.format(name=name, parts=scan_parts(parts)))
 
 
 def find(
     connection: duckdb.DuckDBPyConnection, output: OutputFolder, trust: Trust, *, gallery: int
 ) -> Findings:
-    """Ask everything of the table NOW, the output's. gallery: images in each gallery."""
+    """All findings about the table NOW, which `load` made of `output`.
+
+    gallery: images per gallery.
+    """
 
     def shown(query: str) -> list[Row]:
         return read_rows(output, connection.execute(query, {"images": gallery}).fetchall())
@@ -181,7 +185,7 @@ def find(
 def find_distributions(
     connection: duckdb.DuckDBPyConnection, name: str, trust: Trust
 ) -> Distributions:
-    """Of the table of that name."""
+    """The distributions of the table of that name."""
     return Distributions(
         counts=fetch(connection, _COUNTS.format(name=name), **asdict(trust)),
         labels=fetch(connection, _LABELS.format(name=name), sure=trust.sure),
@@ -191,14 +195,14 @@ def find_distributions(
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, query: str, **values: Any) -> list[Row]:
-    """A query's rows by column name."""
+    """The rows of a query, each by column name."""
     found = connection.execute(query, values or None)
     columns = [column[0] for column in found.description or ()]
     return [dict(zip(columns, row, strict=True)) for row in found.fetchall()]
 
 
 def read_rows(output: OutputFolder, places: Iterable[tuple[int, int]]) -> list[Row]:
-    """Rows to show, by (shard, row of its part)."""
+    """The rows to show. places: (shard, row within its part)."""
     rows = []
     for shard, number in places:
         part = pq.ParquetFile(part_path(output, shard)).read(list(_SHOWN))

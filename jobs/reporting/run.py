@@ -1,4 +1,4 @@
-"""How a run went, as its parts tell it: what was run, how fast, and where the time went."""
+"""How a run went, from its parts' metadata: settings, speed, and time per stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.output import OutputError, OutputFolder
 from pipeline.shards import Plan
 from pipeline.sink import facts_of
 
-# What makes up a worker's time, in the order of the work; what else is in the facts runs beside it.
+# These add up to a worker's time, in this order. Other stages in the facts run in parallel.
 STAGES = ("read", "decode", "dct", "model", "rows")
 _TIME_BINS = 40
 _THREADS = 4
@@ -26,7 +26,7 @@ _THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class PartTimes:
-    """One part's rows and when they were made. began_at: seconds since the epoch, if known."""
+    """One part's number of rows and its times. began_at: seconds since the epoch, if known."""
 
     rows: int
     began_at: float | None
@@ -41,9 +41,9 @@ class PartTimes:
 class Run:
     """A run's parts and facts.
 
-    parts: those that are whole. damaged: what is wrong with the others, by name.
-    planned_images: of the plan, if it can be read. facts: of the first part, which the others
-    share. devices: parts by device and precision.
+    parts: those that are intact. damaged: name -> what is wrong with it.
+    planned_images: in the plan, if it can be read. facts: of the first part; the others have the
+    same. devices: number of parts by device and precision.
     """
 
     parts: list[Path]
@@ -105,7 +105,7 @@ def _times(facts: dict[str, Any]) -> PartTimes:
 
 
 def stage_totals(times: Sequence[PartTimes]) -> list[Row]:
-    """Seconds of each stage over all workers: {"stage", "seconds", "share", "ms_per_image"}."""
+    """Each stage's time, summed over the workers: {"stage", "seconds", "share", "ms_per_image"}."""
     seconds = np.sum([part.seconds for part in times], axis=0) if times else np.zeros(len(STAGES))
     rows = max(sum(part.rows for part in times), 1)
     total = max(float(seconds.sum()), 1e-9)
@@ -116,11 +116,11 @@ def stage_totals(times: Sequence[PartTimes]) -> list[Row]:
 
 
 def timeline(times: Sequence[PartTimes]) -> list[Row]:
-    """Speed and stages over the run: {"from_s", "to_s", "images_per_s", one share a stage}.
+    """Speed and stages over the run: {"from_s", "to_s", "images_per_s", one share per stage}.
 
-    The time between an interrupted run and its continuation is left out: seconds are of work. A
-    part's images and seconds are spread evenly over the time that it took. Empty when the parts do
-    not say when they began.
+    Times in which nothing was labelled, as between an interrupted run and its continuation, are
+    left out. A part's images and seconds are spread evenly over the time it took. Empty when the
+    parts do not contain their start times.
     """
     if not times or any(part.began_at is None for part in times):
         return []
@@ -145,7 +145,7 @@ def timeline(times: Sequence[PartTimes]) -> list[Row]:
 
 
 def _without_pauses(began: np.ndarray, ended: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) seconds twice -> the same on a clock that stands still while no part is worked on."""
+    """(P,) start and end times -> the same on a clock that stops while no part is in work."""
     order = np.argsort(began)
     busy_until = np.maximum.accumulate(ended[order])
     pauses = np.maximum(began[order][1:] - busy_until[:-1], 0)

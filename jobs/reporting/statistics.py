@@ -1,7 +1,6 @@
-"""Quantiles and distances of distributions that are known as counts in bins of one width.
+"""Quantiles and distances of distributions, from counts in bins of equal width.
 
-Counts of two runs in the same bins can be held against each other, and need no second look at the
-rows. Every array of counts is int64.
+So two runs can be compared without reading their rows again. All arrays of counts are int64.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import numpy as np
 
 BAND_WIDTH = 5  # of JPEG quality: 1-5, 6-10, ... 96-100
 BANDS = 100 // BAND_WIDTH
-QUALITIES = 101  # rows of counts by quality; row 0 is of images without an IJG-like table
+QUALITIES = 101  # rows of counts by quality; row 0: images without an IJG-like table
 _PSI_BINS = 10
 
 
@@ -21,14 +20,14 @@ def band_name(band: int) -> str:
 
 
 def by_band(counts: np.ndarray) -> np.ndarray:
-    """(101, ...) by JPEG quality 0 to 100 -> (20, ...) by band; quality 0, unknown, is left out."""
+    """(101, ...) by JPEG quality 0 to 100 -> (20, ...) by band, without quality 0 (unknown)."""
     return counts[1:].reshape(BANDS, BAND_WIDTH, *counts.shape[1:]).sum(1)
 
 
 def quantiles(counts: np.ndarray, width: float, shares: Sequence[float]) -> list[float] | None:
-    """The values below which so large shares lie, spread evenly within a bin; None without any.
+    """The quantiles for these shares, interpolated linearly within a bin; None without any values.
 
-    counts: (n,), of values from k * width to (k + 1) * width.
+    counts: (n,); bin k holds the values from k * width to (k + 1) * width.
     """
     total = counts.sum()
     if total == 0:
@@ -51,7 +50,7 @@ def median(counts: np.ndarray, width: float) -> float | None:
 
 
 def coarser(counts: np.ndarray, factor: int, bins: int) -> np.ndarray:
-    """(..., n) -> (..., bins), `factor` bins in one; the last one takes all above it too."""
+    """(..., n) -> (..., bins): merges `factor` bins each; the last one gets all above it too."""
     padded = np.zeros((*counts.shape[:-1], max(factor * bins, counts.shape[-1])), counts.dtype)
     padded[..., : counts.shape[-1]] = counts
     found = padded[..., : factor * bins].reshape(*counts.shape[:-1], bins, factor).sum(-1)
@@ -60,7 +59,7 @@ def coarser(counts: np.ndarray, factor: int, bins: int) -> np.ndarray:
 
 
 def nice_factor(top: int, bins: int) -> int:
-    """The least of 1, 2, 5, 10, 20, ... with which `bins` bins reach `top`."""
+    """The smallest of 1, 2, 5, 10, 20, ... for which `bins` bins of that width exceed `top`."""
     factor = 1
     while True:
         for step in (1, 2, 5):
@@ -72,15 +71,16 @@ def nice_factor(top: int, bins: int) -> int:
 def population_stability_index(before: np.ndarray, now: np.ndarray) -> float | None:
     """PSI: sum over bins of (q - p) ln(q / p), p and q the shares before and now.
 
-    before, now: (n,) counts in the same bins; merged to about ten that hold as much of
-    `before` each. Half an image is added to every bin, so that none is empty. By custom up to 0.1
-    is no change to speak of, and from 0.25 on a large one. None when either holds nothing.
+    before, now: (n,) counts in the same bins; merged into about ten bins with equal counts of
+    `before`. Half an image is added to every bin, so that none is empty. Usually a PSI below 0.1
+    is considered a small shift, and one of 0.25 or more a large one. None when either is empty.
     """
     if before.sum() == 0 or now.sum() == 0:
         return None
     below = np.cumsum(before)
     cuts = np.searchsorted(below, np.arange(1, _PSI_BINS) / _PSI_BINS * below[-1]) + 1
-    crowded = np.flatnonzero(before > below[-1] / _PSI_BINS)  # stands alone: what is below it too
+    # A bin with more than a tenth of all is not merged with the bins below it.
+    crowded = np.flatnonzero(before > below[-1] / _PSI_BINS)
     starts = np.unique(np.concatenate([[0], cuts, crowded]))
     starts = starts[starts < len(before)]
     p = np.add.reduceat(before, starts) + 0.5
@@ -90,7 +90,7 @@ def population_stability_index(before: np.ndarray, now: np.ndarray) -> float | N
 
 
 def kolmogorov_smirnov(before: np.ndarray, now: np.ndarray) -> float | None:
-    """The largest distance of the two cumulative shares, 0 to 1; None when either holds nothing."""
+    """The largest distance between the cumulative shares, 0 to 1; None when either is empty."""
     if before.sum() == 0 or now.sum() == 0:
         return None
     distance = np.cumsum(before) / before.sum() - np.cumsum(now) / now.sum()
@@ -98,7 +98,7 @@ def kolmogorov_smirnov(before: np.ndarray, now: np.ndarray) -> float | None:
 
 
 def same_length(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (..., n) and (..., m) with zeros behind, so that both have as many bins."""
+    """Counts (..., n) and (..., m), the shorter one padded with zeros at the end."""
     bins = max(first.shape[-1], second.shape[-1])
     padded = [
         np.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(0, bins - counts.shape[-1])])

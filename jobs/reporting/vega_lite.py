@@ -1,7 +1,7 @@
-"""How the report draws: Vega-Lite, by Altair, in the page's own colours.
+"""Draws the report's charts as Vega-Lite specifications, with Altair.
 
-Colours are names of the page (`var(--accent)`), so that one drawing serves light, dark and paper.
-Widths follow the page.
+Colours are CSS variables of the page (`var(--accent)`), so that a chart fits the light, dark and
+print styles. Its width is that of the page.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from jobs.reporting.queries import Row
 HEIGHT = 230  # pixels
 TALL = 320
 _ACCENT, _WARN = "var(--accent)", "var(--warn)"
-_SEQUENCE = [f"var(--seq-{k})" for k in range(1, 8)]  # from few to most
-_DENSITY_STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]  # finer where most cells are
+_SEQUENCE = [f"var(--seq-{k})" for k in range(1, 8)]  # from few to many
+_DENSITY_STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]  # most cells have a small share
 _CATEGORIES = [f"var(--cat-{k})" for k in range(1, 6)]
 _CONFIG: dict[str, Any] = {
     "background": None,
@@ -49,9 +49,9 @@ _CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing, and its figures as text for whoever cannot see it.
+    """A chart, and its figures as a table for readers who cannot see it.
 
-    name: its id within the page. caption: what it says. spec: Vega-Lite.
+    name: its id within the page. spec: in Vega-Lite.
     """
 
     name: str
@@ -70,10 +70,10 @@ def finished(chart: alt.TopLevelMixin, height: int = HEIGHT) -> dict[str, Any]:
 def histogram(
     rows: Sequence[Row], title: str, *, domain: tuple[float, float], warn_below: float | None = None
 ) -> dict[str, Any]:
-    """rows: {"from", "to", "images"}. Bars that end at or below `warn_below` are set apart."""
+    """rows: {"from", "to", "images"}. Bars up to `warn_below` have another colour."""
     color: Any = alt.value(_ACCENT)
     if warn_below is not None:
-        # A bin's end is a sum of floats.
+        # Plus a little, because of rounding errors in a bin's end.
         color = alt.condition(f"datum.to < {warn_below} + 1e-9", alt.value(_WARN), color)
     x = alt.X("from:Q", title=title, bin="binned", scale=alt.Scale(domain=list(domain), nice=False))
     bars = _chart(rows).mark_bar(binSpacing=0.5)
@@ -84,7 +84,7 @@ def histogram(
 
 
 def bars(rows: Sequence[Row]) -> dict[str, Any]:
-    """rows: {"name", "images", "share"}; lying bars, in that order."""
+    """rows: {"name", "images", "share"}; horizontal bars in the order of the rows."""
     y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=140, ticks=False))
     x = alt.X("share:Q", title="share of the images", axis=alt.Axis(format="%", tickCount=5))
     drawn = _chart(rows).mark_bar(color=_ACCENT, height={"band": 0.7})
@@ -94,7 +94,7 @@ def bars(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def bars_by_quality(rows: Sequence[Row], title: str, *, warn: bool = False) -> dict[str, Any]:
-    """rows: {"quality", "from", "to", "share", ...}; shares of 0 to 1."""
+    """rows: {"quality", "from", "to", "share", ...}; shares from 0 to 1."""
     y = alt.Y("share:Q", title=title, axis=alt.Axis(format="%", tickCount=5))
     drawn = _chart(rows).mark_bar(color=_WARN if warn else _ACCENT, binSpacing=1)
     return finished(
@@ -108,7 +108,7 @@ def bars_by_quality(rows: Sequence[Row], title: str, *, warn: bool = False) -> d
 
 
 def confidence_by_quality(rows: Sequence[Row]) -> dict[str, Any]:
-    """rows: {"quality", "middle", "images", "low", "median", "high"}; quartiles of 0 to 1."""
+    """rows: {"quality", "middle", "images", "low", "median", "high"}; quartiles from 0 to 1."""
     title, scale = "confidence", alt.Scale(domain=[0, 1])
     base = _chart(rows).encode(x=_quality("middle:Q"))
     band = base.mark_area(color=_ACCENT, opacity=0.25).encode(
@@ -122,7 +122,10 @@ def confidence_by_quality(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def drift_by_quality(cells: Sequence[Row], medians: Sequence[Row]) -> dict[str, Any]:
-    """cells: {"quality", "from", "to", "low", "high", "share"}; medians: as for the quartiles."""
+    """cells: {"quality", "from", "to", "low", "high", "share"}.
+
+    medians: as the rows of `confidence_by_quality`.
+    """
     scale = alt.Scale(type="threshold", domain=_DENSITY_STEPS, range=_SEQUENCE)
     legend = alt.Legend(title="share of the band's images", format=".0%", gradientLength=252)
     rectangles = (
@@ -146,9 +149,9 @@ def drift_by_quality(cells: Sequence[Row], medians: Sequence[Row]) -> dict[str, 
 
 
 def lines(rows: Sequence[Row], title: str, *, tick_format: str) -> dict[str, Any]:
-    """rows: {"quality", "middle", "series", "value"}; told apart by dashes too, not by colour only.
+    """rows: {"quality", "middle", "series", "value"}.
 
-    The first series named in the rows is solid.
+    The series differ in colour and in dashes; the first one in the rows is solid.
     """
     names = list(dict.fromkeys(row["series"] for row in rows))
     legend = alt.Legend(
@@ -225,7 +228,7 @@ def _points(color: str) -> dict[str, Any]:
 
 
 def _tips(rows: Sequence[Row], **formats: str) -> list[alt.Tooltip]:
-    """What is shown of a mark under the pointer: its name, where it has one, and its numbers."""
+    """The tooltips of marks: their name, if they have one, and their numbers."""
     names: tuple[str, ...] = ("name", "quality", "series")
     shown = [key for key in names if key in rows[0]] or [k for k in ("from", "to") if k in rows[0]]
     texts = [alt.Tooltip(key, type="nominal") for key in shown if key not in formats]

@@ -1,1 +1,1 @@
-"""What `afd train` is made of."""
+"""The parts of `afd train`."""

@@ -1,4 +1,4 @@
-"""What a training run says while it runs: log.jsonl, TensorBoard where it is installed, a line."""
+"""The log of a training run: log.jsonl, TensorBoard when it is installed, and lines on stderr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 from jobs.log import say
 
 LOG = "log.jsonl"
@@ -18,16 +18,16 @@ _POLL_S = 0.5
 
 
 class TrainingLog:
-    """Appends records to the run's log. One process of a run writes it.
+    """Appends records to the run's log. Only one process of a run may write it.
 
-    first_step: where the run goes on; records of later steps, made by a process that died before
-    it saved its state, are dropped.
+    first_step: the step from which the run continues. Records of later steps are dropped: a process
+    wrote them and died before it saved its state.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / LOG
         kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= first_step]
-        with replacing(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._board: Any = None
         if find_spec("tensorboard") is not None:
@@ -36,7 +36,7 @@ class TrainingLog:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """A record: {"kind": ..., "step": ..., numbers}."""
+        """Append a record: {"kind": ..., "step": ..., further numbers}."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._board is not None:
@@ -50,8 +50,8 @@ class TrainingLog:
 
 
 @contextmanager
-def shown_live(folder: Path, max_steps: int) -> Iterator[None]:
-    """Print each new record of the run's log while the block runs, wherever it is written."""
+def log_followed(folder: Path, max_steps: int) -> Iterator[None]:
+    """While the block runs, print each new record of log.jsonl, whichever process writes it."""
     ended = threading.Event()
     path = folder / LOG
     shown = set(_lines(path))
@@ -62,7 +62,7 @@ def shown_live(folder: Path, max_steps: int) -> Iterator[None]:
             for line in _lines(path):
                 if line not in shown:
                     shown.add(line)
-                    say(_for_people(json.loads(line), max_steps))
+                    say(_as_text(json.loads(line), max_steps))
             if last_time:
                 return
 
@@ -75,7 +75,7 @@ def shown_live(folder: Path, max_steps: int) -> Iterator[None]:
         thread.join()
 
 
-def _for_people(record: dict[str, Any], max_steps: int) -> str:
+def _as_text(record: dict[str, Any], max_steps: int) -> str:
     head = f"step {record['step']}/{max_steps}"
     if record["kind"] == "validation":
         return (
@@ -89,12 +89,12 @@ def _for_people(record: dict[str, Any], max_steps: int) -> str:
 
 
 def share(score: dict[str, float], name: str) -> str:
-    """In percent; a dash where too few images are held out for there to be any."""
+    """In percent; a dash when the score was not measured because too few images are held out."""
     return f"{score[name]:.1%}" if name in score else "–"
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole records; a killed writer may have left half of one, a crash zeros."""
+    """The complete records. A killed writer may leave half a line, and a power failure zeros."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""A training run on Ray Train workers. Ray starts them and starts them again; the loop is ours.
+"""A training run on Ray Train's workers, which Ray starts and restarts.
 
-State is saved by the loop itself, in the output folder, which every worker must reach: the same
-file resumes a run whether a worker, the driver or the whole cluster died. Ray's own snapshots are
-kept under a name of their own for each start, so that an old one never comes back in silence.
+The training loop saves its own state in the output folder, which every worker must be able to read
+and write. The same file resumes the run after a worker, the driver or the whole cluster died. Ray's
+snapshots get a new name at each start, because Ray resumes silently from one of the same name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from jobs.cluster import cluster, free
 from jobs.machine import num_cores
-from jobs.pool import ClusterError, warn_of_waiting
+from jobs.pool import ClusterError, warn_if_full
 from jobs.train_settings import TrainSettings
 from pipeline.pairs.training_data import Rank
 
@@ -28,20 +28,20 @@ _RAY = ".ray"
 def run_on_cluster(settings: TrainSettings) -> None:
     """Train with `settings.workers` workers.
 
-    Raises ClusterError when they do not fit, or died more often than `settings.attempts` allows.
+    Raises ClusterError when they do not fit, or when they failed `settings.attempts` times.
     """
     use_gpu = settings.device == "cuda"
-    # A cluster of our own offers what was asked for: two workers may share a core.
+    # A private cluster may declare more CPUs than there are: two workers may share a core.
     needed = settings.workers * settings.cpus_per_worker
     with cluster(settings.address, num_cpus=max(needed, num_cores())):
-        use_gpu = use_gpu or (settings.device == "auto" and _num("GPU") > 0)
+        use_gpu = use_gpu or (settings.device == "auto" and _cluster_total("GPU") > 0)
         _check_room(settings, use_gpu=use_gpu)
         if settings.address != "local":
             num_gpus = settings.workers if use_gpu else 0
-            warn_of_waiting("the workers take", needed, num_gpus, free())
+            warn_if_full("the workers take", needed, num_gpus, free())
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         trainer = TorchTrainer(
-            _work,
+            _run_on_worker,
             train_loop_config=asdict(settings),
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
@@ -62,12 +62,12 @@ def run_on_cluster(settings: TrainSettings) -> None:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise ClusterError(_last_line(error)) from error
-        except SystemExit as ended:  # by which Ray Train answers Ctrl-C
+        except SystemExit as ended:  # raised by Ray Train's own handler of Ctrl-C
             raise KeyboardInterrupt from ended
 
 
-def _work(config: dict[str, Any]) -> None:
-    # Imported on the worker: the driver does without DALI.
+def _run_on_worker(config: dict[str, Any]) -> None:
+    # Imported on the worker only: the driver does not need DALI.
     from jobs.training.worker import run_worker
 
     context = ray.train.get_context()
@@ -76,8 +76,8 @@ def _work(config: dict[str, Any]) -> None:
 
 
 def _check_room(settings: TrainSettings, *, use_gpu: bool) -> None:
-    """Ray would wait for ever for a worker that fits nowhere."""
-    cpus, gpus = _num("CPU"), _num("GPU")
+    """Raise ClusterError when the workers do not fit: Ray would wait for ever."""
+    cpus, gpus = _cluster_total("CPU"), _cluster_total("GPU")
     wanted = settings.workers * settings.cpus_per_worker
     if wanted > cpus or (use_gpu and settings.workers > gpus):
         raise ClusterError(
@@ -87,7 +87,7 @@ def _check_room(settings: TrainSettings, *, use_gpu: bool) -> None:
         )
 
 
-def _num(resource: str) -> int:
+def _cluster_total(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))
 
 

@@ -1,21 +1,22 @@
-"""One worker's part of a training run, from settings to the exported checkpoint; without Ray."""
+"""One worker of a training run, from settings to the exported checkpoint. Does not use Ray."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from afd_model.afd_module import AFDModule, with_parts_of
+from afd_model.afd_module import AFDModule, reconfigured
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
+from afd_model.feature_taps import head_path
 from afd_model.inference.device import device_name, dtype_name, resolve_device, resolve_precision
-from afd_model.stages import head_path
 from afd_model.training.distributed import is_first
 from afd_model.training.export import export, fit_flips
 from afd_model.training.loop import Trainer, train
@@ -29,7 +30,7 @@ from jobs.train_settings import TrainSettings
 from jobs.training.log import TrainingLog
 from pipeline.inputs.sampling import evenly
 from pipeline.output import RUN, OutputFolder
-from pipeline.own_files import list_apart
+from pipeline.own_files import list_images_outside
 from pipeline.pairs.training_data import PairLoader, Rank, split_held_out
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef
@@ -38,14 +39,18 @@ from pipeline.screening.screen import Limits
 
 @dataclass(frozen=True)
 class Prepared:
-    """What can go wrong by a user's mistake, done before anything is started."""
+    """Everything that can fail because of a user's mistake; made before training starts.
+
+    start: facts about the checkpoint that `afd` was loaded from; None for an untrained module.
+    geometry: of the training windows. preset: of labelling, and so of the held-out images.
+    """
 
     backbone: Backbone
     afd: AFDModule
-    start: CheckpointFacts | None  # of the weights that `afd` has, if it was trained before
+    start: CheckpointFacts | None
     options: TrainingOptions
-    geometry: Geometry  # of the training windows
-    preset: Geometry  # of labelling, and so of what is held out
+    geometry: Geometry
+    preset: Geometry
     training: list[ImageRef]
     held_out: list[ImageRef]
 
@@ -55,7 +60,7 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     backbone = backbone_of(settings)
     geometry = preset = Geometry.of_preset(backbone.preprocessing, in_blocks=True)
     if settings.crop != "auto":
-        # The share of the picture that the model sees stays the preset's.
+        # So that the window covers the same share of the picture as in the preset.
         resize = geometry.resize and max(
             settings.crop, round(settings.crop * geometry.resize / geometry.crop)
         )
@@ -67,16 +72,18 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
             " --embedding-weight 0"
         )
     torch.manual_seed(settings.seed)
-    afd, start = _start(settings, backbone)
-    # A run that found its own files among the images when it is resumed would draw other pairs.
-    refs = list_apart(settings.input, OutputFolder(settings.output))
+    afd, start = _initial_module(settings, backbone)
+    # Without the run's own files: a resumed run would find them, and draw other pairs.
+    refs = list_images_outside(settings.input, OutputFolder(settings.output))
     training, held_out = split_held_out(refs, settings.held_out_images)
     options = _options(settings, device)
     return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)
 
 
-def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, CheckpointFacts | None]:
-    """The module to train, and where its weights come from. Raises ValueError."""
+def _initial_module(
+    settings: TrainSettings, backbone: Backbone
+) -> tuple[AFDModule, CheckpointFacts | None]:
+    """The module to train, and the checkpoint its weights come from. Raises ValueError."""
     changes: dict[str, Any] = {
         name: value
         for name, value in (("fdm", settings.fdm), ("dct_input", settings.dct_input))
@@ -93,17 +100,18 @@ def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, Chec
         )
     found = afd.config
     if settings.corrected_stages in ("auto", len(found.stages)):
-        # The stem's part is sized by itself: what is kept is not to make it narrower.
+        # The stages' corrections are kept as they are. `config_for` sizes the stem's part as if
+        # there were none, because counting them would make it narrower.
         changes["corrected_stages"] = 0
         config = config_for(backbone, settings.afd_size, **changes)
         config = replace(config, stages=found.stages, stage_width=found.stage_width)
     else:
         config = config_for(backbone, settings.afd_size, **changes)
     try:
-        return with_parts_of(afd, config), start
+        return reconfigured(afd, config), start
     except ValueError:
         raise ValueError(
-            f"--afd {settings.afd} is another module than these settings make: it needs --afd-size"
+            f"--afd {settings.afd} has another architecture than these settings: use --afd-size"
             f" {found.size} --fdm {found.fdm} --dct-input {found.dct_input} --corrected-stages"
             f" {len(found.stages)}"
         ) from None
@@ -112,7 +120,7 @@ def _start(settings: TrainSettings, backbone: Backbone) -> tuple[AFDModule, Chec
 def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
     requested = settings.precision
     if requested == "auto" and device.type == "cuda":
-        requested = "bf16"  # the range of fp32, so the loss needs no scaling
+        requested = "bf16"  # has the range of fp32, so the loss needs no scaling
     return TrainingOptions(
         max_steps=settings.max_steps,
         max_time_s=None if isinstance(settings.max_time_s, str) else settings.max_time_s,
@@ -145,23 +153,25 @@ def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
 
 
 def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None = None) -> None:
-    """Train this worker's share to the end, or go on from the saved state.
+    """Train as one of the workers, from the start or from the saved state.
 
-    Every worker reads the same output folder; the first one writes it.
+    rank: this worker's number and the number of workers. device: None: as the settings say.
+    All workers read the same output folder; only the first one writes to it.
     """
     torch.set_num_threads(settings.cpus_per_worker)
     device = device or resolve_device(settings.device)
     ready = prepare(settings, device)
     if settings.workers == 0:
-        note_images(settings, ready)
+        record_images(settings, ready)
     counts = f"{len(ready.training)} images to train on, {len(ready.held_out)} held out"
     say(counts)
     folder = Path(settings.output)
     trainer = Trainer(ready.backbone, ready.afd, ready.options, device=device, folder=folder)
     trainer.resume()
-    training = _loader(ready.training, ready.geometry, settings, rank, device)
-    held_out = _loader(ready.held_out, ready.preset, settings, rank, device)
-    facts = {**_facts(settings, ready, device), **_earlier(folder)}
+    loader = partial(_loader, settings=settings, rank=rank, device=device)
+    training = loader(ready.training, ready.geometry)
+    held_out = loader(ready.held_out, ready.preset)
+    facts = {**_facts(settings, ready, device), **_earlier_max_steps(folder)}
     log = TrainingLog(folder, trainer.step) if is_first() else None
     try:
         reason = train(
@@ -171,10 +181,8 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             log=log or (lambda record: None),
             on_best=lambda: export(trainer, ready.backbone, facts),
         )
-        fitted_too = _loader(
-            evenly(ready.training, settings.flip_images), ready.preset, settings, rank, device
-        )
-        passes = [(held_out, settings.flip_passes), (fitted_too, 1)]
+        flip_images = loader(evenly(ready.training, settings.flip_images), ready.preset)
+        passes = [(held_out, settings.flip_passes), (flip_images, 1)]
         flips = fit_flips(trainer, ready.backbone, passes)
         export(trainer, ready.backbone, {**facts, "ended": reason}, flips)
     finally:
@@ -182,10 +190,10 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             log.close()
 
 
-def note_images(settings: TrainSettings, ready: Prepared) -> None:
-    """Record which images a run has, and say so when it goes on with others than it began with.
+def record_images(settings: TrainSettings, ready: Prepared) -> None:
+    """Record in run.json which images a run uses; warn when they have changed since it started.
 
-    Held-out images are chosen from all of them: chosen anew, some may have been trained on before.
+    Another choice of held-out images may include some that were already trained on.
     """
     output = OutputFolder(settings.output)
     record = output.read_json(RUN) or {}
@@ -195,8 +203,8 @@ def note_images(settings: TrainSettings, ready: Prepared) -> None:
     before = record.get("images", now)
     if before != now:
         say(
-            f"the collection has changed since the run began ({before['count']} images, now"
-            f" {len(uris)}): some that are held out may have been trained on"
+            f"the collection has changed since the run started ({before['count']} images, now"
+            f" {len(uris)}): some held-out images may have been trained on"
         )
     output.write_json(RUN, {**record, "images": now})
 
@@ -227,7 +235,7 @@ def _loader(
 
 
 def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> dict[str, Any]:
-    """What the checkpoint's card says of its making; names of machines' folders are not in it."""
+    """What the checkpoint's card says about its training; files by name, without their folders."""
     named = {name: Path(getattr(settings, name)).name for name in ("input", "afd", "weights")}
     start = ready.start
     return {
@@ -238,7 +246,7 @@ def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> di
             "training_images": len(ready.training),
             "held_out_images": len(ready.held_out),
         },
-        "settings": {**_told(settings), **named},
+        "settings": {**_result_settings(settings), **named},
         "workers": max(1, settings.workers),
         "device": device_name(device),
         "precision": dtype_name(ready.options.precision),
@@ -246,23 +254,24 @@ def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> di
     }
 
 
-def _told(settings: TrainSettings) -> dict[str, Any]:
+def _result_settings(settings: TrainSettings) -> dict[str, Any]:
     """The settings that the weights and the flip model depend on."""
     flips = ("flip_passes", "flip_images")
     return {**settings.model_settings, **{name: getattr(settings, name) for name in flips}}
 
 
-def _earlier(folder: Path) -> dict[str, Any]:
-    """The lengths that the run had before it was continued for more steps, if it was."""
+def _earlier_max_steps(folder: Path) -> dict[str, Any]:
+    """The earlier values of --max-steps when the run was continued for more steps; else empty."""
     name = "earlier_max_steps"
     record = OutputFolder(str(folder)).read_json(RUN) or {}
     return {name: record[name]} if name in record else {}
 
 
 def _changed_flags(settings: TrainSettings, named: dict[str, str]) -> str:
+    """The flags that differ from their defaults. named: settings that are shown by file name."""
     fields = TrainSettings.__dataclass_fields__
     return " ".join(
         f"{flag_of(name)} {json.dumps(value).strip(chr(34))}"
-        for name, value in {**_told(settings), **named}.items()
+        for name, value in {**_result_settings(settings), **named}.items()
         if name != "input" and value != fields[name].default
     )

@@ -1,1 +1,1 @@
-"""What an input may be, and how its images are found and read."""
+"""The kinds of input: how their images are listed and read."""

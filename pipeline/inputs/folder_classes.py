@@ -1,4 +1,4 @@
-"""What class an image is of, by the name of its folder: a WordNet id, or a class's name."""
+"""The true class of an image, by the name of its folder: a WordNet id or a class name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _LEFT_OUT = str.maketrans("", "", string.punctuation + string.whitespace)
 
 
 class FolderClasses:
-    """Looks folders up among a classifier's classes.
+    """Maps folder names to a classifier's classes.
 
-    class_ids: one a class (n01440764), or None. class_names: one a class, synonyms after commas,
-    or None. Names are compared without regard to case, spaces, - and _; one that stands for two
-    classes stands for neither, and one of nothing else for none.
+    class_ids: one per class (n01440764), or None. class_names: one per class, synonyms separated
+    by commas, or None. Case, white space and punctuation are ignored. A name that fits two classes,
+    or that consists of ignored characters alone, maps to none.
     """
 
     def __init__(self, class_ids: Sequence[str] | None, class_names: Sequence[str] | None) -> None:
@@ -27,13 +27,13 @@ class FolderClasses:
                 found[_plain(synonym)].add(index)
         self._index_of = {name: min(at) for name, at in found.items() if len(at) == 1}
         self._index_of |= {_plain(name): index for index, name in enumerate(class_ids or ())}
-        self._index_of.pop("", None)  # an image in no folder is of no class
+        self._index_of.pop("", None)  # an image outside any folder has no class
 
     def of(self, name: str) -> int:
-        """The class of an image by its name in the collection; `UNKNOWN` where it has none."""
+        """The class index of an image, by its path in the collection; `UNKNOWN` without one."""
         return self._index_of.get(_plain(PurePosixPath(name).parent.name), UNKNOWN)
 
 
 def _plain(text: str) -> str:
-    """In any script; composed and decomposed accents are one, for file systems differ in them."""
+    """The name for comparison, in any script; NFC, since file systems compose accents or not."""
     return unicodedata.normalize("NFC", text).casefold().translate(_LEFT_OUT)

@@ -1,4 +1,4 @@
-"""The files of a local or network folder, and those that match a pattern, in a stable order."""
+"""Lists the files below a mounted folder, or those that match a glob, in a stable order."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pipeline.stores.locations import SourceError, leading_alternatives
 
 
 def absolute_pattern(pattern: str) -> str:
-    """A path or a pattern that means the same in every working folder; a URI stays as it is.
+    """A path or pattern made absolute; a URI stays as it is.
 
-    Where braces at its start hold an absolute path (`{/a/x,b/y}.tar`), all of them become one.
+    If one of the alternatives at the start of a pattern is absolute (`{/a/x,b/y}.tar`), each
+    alternative is made absolute.
     """
     if "://" in pattern:
         return pattern
@@ -27,15 +28,15 @@ def absolute_pattern(pattern: str) -> str:
 def list_folder(folder: str, ancestors: frozenset[str] = frozenset()) -> Iterator[str]:
     """Every regular file below a folder, in the byte order of their whole paths.
 
-    Links are followed, but never back to a parent. What is no folder, such as a link that leads
-    nowhere, is listed: reading it tells what is wrong.
+    Symbolic links are followed, except those to a parent folder. A broken link is listed, so that
+    it gets a row with an error.
     """
     real = os.path.realpath(folder)
-    if real in ancestors:  # a symbolic link back to a parent
+    if real in ancestors:
         return
     try:
         with os.scandir(folder) as entries:
-            # A trailing slash makes the order that of whole paths, as an object store lists them.
+            # With a final slash, folders sort as in an object store: by whole paths.
             found = sorted(
                 (os.fsencode(e.name) + (b"/" if _is_folder(e) else b""), e.path, _is_folder(e))
                 for e in entries
@@ -53,12 +54,12 @@ def list_folder(folder: str, ancestors: frozenset[str] = frozenset()) -> Iterato
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a symbolic link to itself: its row will say so
+    except OSError:  # a symbolic link to itself: listed as a file
         return False
 
 
 def list_glob(pattern: str) -> Iterator[str]:
-    """The files that match a pattern, in byte order; `**` stands for any number of folders."""
+    """The files that match a glob, in byte order; `**` matches any number of folders."""
     top, *parts = (
         Path(pattern).parts if os.path.isabs(pattern) else (os.getcwd(), *Path(pattern).parts)
     )
@@ -69,9 +70,10 @@ def list_glob(pattern: str) -> Iterator[str]:
 
 
 def _matches(folder: str, parts: list[str]) -> Iterator[str]:
-    """What matches a pattern's parts below a folder.
+    """The paths below a folder that match a pattern's parts.
 
-    `glob` alone would follow a symbolic link to a parent forty times, and two of them for ever.
+    `glob`'s own `**` would follow a symbolic link to a parent forty times, and two of them for
+    ever.
     """
     if not parts:
         yield folder

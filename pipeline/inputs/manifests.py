@@ -1,4 +1,4 @@
-"""Lists of locations in a file: text with one a line, CSV with a header, or Parquet."""
+"""Manifests, files that list locations: text with one per line, CSV with a header, or Parquet."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.inputs.tar_source import IMAGE_NAME, TAR_SUFFIXES
-from pipeline.stores.attempts import AccessError
-from pipeline.stores.locations import SourceError, folder_of, is_remote, joined, name_of
+from pipeline.stores.errors import AccessError
+from pipeline.stores.locations import (
+    SourceError,
+    folder_of,
+    is_remote,
+    resolve_entry,
+    without_query,
+)
 from pipeline.stores.storage import open_input, read_range
 
 PARQUET_MAGIC = b"PAR1"
@@ -25,16 +31,17 @@ _BATCH_ROWS = 65_536
 _ENTRY = "manifest:"
 _TABLES = (".csv", ".tsv")
 _ARCHIVES = (*TAR_SUFFIXES, ".parquet")
-_BOM = b"\xef\xbb\xbf"  # as Windows' editors begin a file
-# Hundreds of reading threads begin at once; without it each would go over the whole manifest.
-_LOOK_UP = threading.Lock()
+_BOM = b"\xef\xbb\xbf"  # Windows editors write it
+# Hundreds of reading threads start at once; without the lock, each would index the whole manifest.
+_INDEX_LOCK = threading.Lock()
 
 
 def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
-    """The entries of a manifest in their order, "" for a row without one.
+    """The entries of a manifest in order, "" for a row without one.
 
-    file: at its start. location: of it; a name that ends in .csv or .tsv tells a table, the
-    content Parquet. Raises SourceError when it cannot be read or has no column of paths.
+    file: at its start. location: the manifest's; .csv and .tsv files are tables, Parquet is
+    detected by its content. Raises SourceError when the manifest cannot be read or has no column
+    of paths.
     """
     number = 0
     try:
@@ -44,7 +51,7 @@ def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
             for entry in _text_entries(file, _layout(file, location)):
                 yield entry
                 number += 1
-    except csv.Error as error:  # a quote that is not closed shows far behind it
+    except csv.Error as error:  # a quote that is never closed is found far after it
         raise SourceError(
             f"cannot read the manifest {location!r} after {number} entries: {error}"
         ) from error
@@ -52,50 +59,49 @@ def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
         raise SourceError(f"cannot read the manifest {location!r}: {error}") from error
 
 
-def read_entry(location: str, number: int) -> str:
-    """The entry that `list_manifest` gives at place `number`, from 0. Raises OSError."""
-    try:
-        with _LOOK_UP:
-            index = _index(location)
-            if index is None:
-                return _parquet_entry(location, number)
-        layout, starts = index
-        entry = read_range(location, starts[number], starts[number + 1] - starts[number])
-        return next(_text_entries(io.BytesIO(entry), layout))
-    except (pa.ArrowException, IndexError, StopIteration, SourceError, csv.Error) as error:
-        raise OSError(f"{location} has changed since planning: {error}") from error
+def entry_location(manifest: str, number: int) -> str:
+    """A reference to an entry, for one that holds credentials: "manifest:NUMBER:LOCATION".
 
-
-def entry_location(location: str, number: int) -> str:
-    """What stands for an entry that may not be recorded: its place in the manifest."""
-    return f"{_ENTRY}{number}:{location}"
+    number: the entry's position in `list_manifest`, from 0.
+    """
+    return f"{_ENTRY}{number}:{manifest}"
 
 
 def is_entry(location: str) -> bool:
     return location.startswith(_ENTRY)
 
 
-def read_entry_at(location: str) -> str:
-    """The entry that `entry_location` stands for. Raises OSError."""
-    number, _, manifest = location.removeprefix(_ENTRY).partition(":")
-    return read_entry(manifest, int(number))
+def read_entry(location: str) -> str:
+    """The entry that an `entry_location` refers to. Raises OSError."""
+    position, _, manifest = location.removeprefix(_ENTRY).partition(":")
+    number = int(position)
+    try:
+        with _INDEX_LOCK:
+            index = _index(manifest)
+            if index is None:
+                return _parquet_entry(manifest, number)
+        layout, starts = index
+        entry = read_range(manifest, starts[number], starts[number + 1] - starts[number])
+        return next(_text_entries(io.BytesIO(entry), layout))
+    except (pa.ArrowException, IndexError, StopIteration, SourceError, csv.Error) as error:
+        raise OSError(f"{manifest} has changed since planning: {error}") from error
 
 
-def forget_places() -> None:
-    """Look anew where entries stand: a manifest may be written again while it is in use."""
+def clear_caches() -> None:
+    """Read manifests again: one may be rewritten while it is in use."""
     for cached in (_index, _row_counts, _row_group):
         cached.cache_clear()
 
 
 def is_parquet(file: BinaryIO) -> bool:
-    """By the content; leaves the file at its start."""
+    """Whether a file's content is Parquet; leaves the file at its start."""
     head = file.read(len(PARQUET_MAGIC))
     file.seek(0)
     return head == PARQUET_MAGIC
 
 
 def path_column(names: Sequence[str]) -> str | None:
-    """The column of paths among columns of text: one of a known name, or the only one there is."""
+    """The column of paths among text columns: the first known name, else the only column."""
     for name in _PATH_COLUMNS:
         if name in names:
             return name
@@ -115,9 +121,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def column_values(parquet: pq.ParquetFile, name: str) -> Iterator[str | None]:
-    """A column of text, row by row.
+    """The values of a text column, row by row.
 
-    Raises OSError when it is no text after all, or rows are missing, as damage may have it.
+    Raises OSError when a value is not UTF-8, or when rows are missing, as in a damaged file.
     """
     num_rows = 0
     for batch in parquet.iter_batches(_BATCH_ROWS, columns=[name]):
@@ -126,8 +132,8 @@ def column_values(parquet: pq.ParquetFile, name: str) -> Iterator[str | None]:
             values = first_named(batch, name).to_pylist()
         except UnicodeDecodeError as error:
             raise OSError(
-                f"the column {name!r} holds {error.object[:80]!r}, which is no UTF-8:"
-                " write it again without that column, or with text in it"
+                f"the column {name!r} holds {error.object[:80]!r}, which is not UTF-8:"
+                " rewrite the file without that column, or with valid text in it"
             ) from error
         yield from values
     if num_rows != parquet.metadata.num_rows:
@@ -135,7 +141,7 @@ def column_values(parquet: pq.ParquetFile, name: str) -> Iterator[str | None]:
 
 
 def first_named(table: pa.RecordBatch | pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
-    """Of the columns that pyarrow reads by a name: `file.size` comes along with `file`."""
+    """The column of this name. pyarrow's `columns=["file"]` also reads a column `file.size`."""
     return table.column(table.schema.names.index(name))
 
 
@@ -148,23 +154,23 @@ def _parquet_entries(manifest: pq.ParquetFile, location: str) -> Iterator[str]:
 
 
 def _parquet_column(schema: pa.Schema, location: str) -> str:
-    """A lone column of text beside what may be images is no path, but rather a caption."""
+    """The column of paths. A single text column beside a column of bytes is rather a caption."""
     name = path_column(text_columns(schema))
     if name in _PATH_COLUMNS or (name and not any(_holds_bytes(field.type) for field in schema)):
         return name
     found = ", ".join(f"{field.name} ({field.type})" for field in schema)
     raise SourceError(
         f"the manifest {location!r} has no column of paths: name one of its string columns 'path';"
-        " or, where it holds images, name their column 'image', with one a row, as bytes or as a"
+        " or, where it holds images, name their column 'image', with one per row, as bytes or as a"
         f" struct with a field 'bytes' (found {found or 'no columns'})"
     )
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column may be of images, in whatever form: bytes, lists of them, or deeper."""
+    """Whether a column may hold images: bytes, lists of bytes, or either one nested deeper."""
     inner = [kind.field(index).type for index in range(kind.num_fields)]
     if not inner:
-        return "binary" in str(kind)  # large, fixed-size and view too
+        return "binary" in str(kind)  # also large, fixed-size and view types
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_uint8(inner[0]):
         return True
     return any(map(_holds_bytes, inner))
@@ -196,18 +202,18 @@ def _row_group(location: str, group: int) -> pa.ChunkedArray:
 # Text and CSV
 
 
-class _Layout(NamedTuple):
-    """How a table's records are read; None in its place stands for lines of plain text."""
+class _TableLayout(NamedTuple):
+    """How a table's rows are read; plain text has None instead."""
 
     delimiter: str
     column: int
 
 
-def _layout(file: BinaryIO, location: str) -> _Layout | None:
-    """Leaves the file at its first entry."""
+def _layout(file: BinaryIO, location: str) -> _TableLayout | None:
+    """The layout of a text manifest; leaves the file at its first entry."""
     if file.read(len(_BOM)) != _BOM:
         file.seek(0)
-    if not name_of(location).lower().endswith(_TABLES):
+    if not without_query(location).lower().endswith(_TABLES):
         return None
     start = file.tell()
     first_line = file.readline().decode("utf-8", "surrogateescape")
@@ -222,18 +228,18 @@ def _layout(file: BinaryIO, location: str) -> _Layout | None:
             f" 'path' (found {', '.join(names) or 'no columns'})"
         )
     if column not in _PATH_COLUMNS and _looks_like_a_path(column, location):
-        # Taken for the column's name, the first image would be lost.
+        # As the header, the first image would be lost.
         raise SourceError(
             f"the manifest {location!r} has no header: its first line {column!r} looks like a path,"
             " but must name the column; put the line 'path' before it, or call the file .txt"
         )
-    return _Layout(delimiter, names.index(column))
+    return _TableLayout(delimiter, names.index(column))
 
 
 def _looks_like_a_path(name: str, manifest: str) -> bool:
     if "/" in name or IMAGE_NAME.search(name) or name.lower().endswith(_ARCHIVES):
         return True
-    return not is_remote(manifest) and os.path.isfile(joined(folder_of(manifest), name))
+    return not is_remote(manifest) and os.path.isfile(resolve_entry(folder_of(manifest), name))
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
@@ -241,11 +247,14 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
 
 
 def _records(lines: Iterable[bytes], delimiter: str) -> Iterator[list[str]]:
-    """Raises csv.Error; else a quote that is not closed would take in the records behind it."""
+    """The rows of a table. Raises csv.Error for a quote that is never closed.
+
+    Without `strict`, such a quote would swallow the rows after it.
+    """
     return csv.reader(_decoded(lines), delimiter=delimiter, strict=True)
 
 
-def _text_entries(lines: Iterable[bytes], layout: _Layout | None) -> Iterator[str]:
+def _text_entries(lines: Iterable[bytes], layout: _TableLayout | None) -> Iterator[str]:
     if layout is None:
         for line in _decoded(lines):
             yield line.rstrip("\r\n")
@@ -255,10 +264,10 @@ def _text_entries(lines: Iterable[bytes], layout: _Layout | None) -> Iterator[st
 
 
 @lru_cache(maxsize=2)
-def _index(location: str) -> tuple[_Layout | None, Sequence[int]] | None:
-    """How a manifest is read, where each of its entries begins, and the end: 8 bytes per entry.
+def _index(location: str) -> tuple[_TableLayout | None, Sequence[int]] | None:
+    """(layout, byte offset of each entry and of the end) of a text manifest; None for Parquet.
 
-    None for Parquet.
+    Takes 8 bytes of memory per entry.
     """
     with open_input(location) as file:
         if is_parquet(file):

@@ -1,4 +1,4 @@
-"""What folders, patterns and manifests stand for: the files of a collection, in a stable order."""
+"""Folders, patterns and manifests -> the files of a collection, in a stable order."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ import pyarrow as pa
 from pipeline.error_text import reason_of
 from pipeline.inputs.local_files import list_folder, list_glob
 from pipeline.inputs.manifests import entry_location, list_manifest
-from pipeline.inputs.tar_source import DAMAGE
+from pipeline.inputs.tar_source import TAR_ERRORS
 from pipeline.records import ImageRef
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 from pipeline.stores.locations import (
     SourceError,
     expand_braces,
-    fixed_start,
     folder_of,
     glob_regex,
     has_braces,
     has_credentials,
     is_remote,
     is_web,
-    joined,
-    name_of,
-    recorded,
+    literal_prefix,
     refuse_credentials,
+    resolve_entry,
     uri_of,
+    without_credentials,
+    without_query,
 )
 from pipeline.stores.storage import list_objects
 
-# What may be a pattern, a folder or hold credentials; of ten million entries most are none.
+# Entries that may be a pattern or a folder, or hold credentials. Most of ten million entries are
+# none of these, and this one search is all that they cost.
 _MORE_THAN_A_NAME = re.compile(r"[*{@?]|/$")
 
 
 class Place(NamedTuple):
     """A file of a collection.
 
-    location: what opens it now, perhaps with credentials. uri: what is recorded for it. source:
-    what is recorded to open it again.
+    location: opens it now; may hold credentials. uri: its name in the output. source: opens it
+    later; written to the plan, so without credentials (see `manifests.entry_location`).
     """
 
     location: str
@@ -53,7 +54,7 @@ class Place(NamedTuple):
 
     @property
     def name(self) -> str:
-        return name_of(self.location)
+        return without_query(self.location)
 
     def as_image(self) -> ImageRef:
         source = None if self.source == self.uri else self.source
@@ -65,11 +66,11 @@ def place_of(location: str, num_bytes: int | None = None) -> Place:
     return Place(location, uri, uri, num_bytes)
 
 
-def matches(pattern: str) -> Iterator[Place]:
-    """The files that a pattern stands for; what is written out need not exist."""
+def expand_pattern(pattern: str) -> Iterator[Place]:
+    """The files that match a glob or brace pattern; without a glob, a file need not exist."""
     for part in expand_braces(pattern):
         if is_remote(part):
-            yield from _remote_matches(part)
+            yield from _expand_remote_pattern(part)
         elif glob.has_magic(part):
             yield from map(place_of, list_glob(part))
         elif os.path.isdir(part):
@@ -78,61 +79,63 @@ def matches(pattern: str) -> Iterator[Place]:
             yield place_of(os.path.abspath(part))
 
 
-def _remote_matches(pattern: str) -> Iterator[Place]:
+def _expand_remote_pattern(pattern: str) -> Iterator[Place]:
     if pattern.endswith("/"):
-        yield from remote_folder(pattern)
+        yield from list_remote_folder(pattern)
     elif glob.has_magic(pattern) and not is_web(pattern):
-        start, wanted = fixed_start(pattern), glob_regex(pattern)
+        start, wanted = literal_prefix(pattern), glob_regex(pattern)
         folder = start.rpartition("/")[0] + "/"
-        found = remote_folder(folder, start.removeprefix(folder))
+        found = list_remote_folder(folder, start.removeprefix(folder))
         yield from (place for place in found if wanted.fullmatch(place.location))
     else:
         yield place_of(pattern)
 
 
-def remote_folder(location: str, prefix: str = "") -> Iterator[Place]:
-    """The files below a remote folder whose names begin with a prefix."""
-    with refusal(f"list {location!r}"):
+def list_remote_folder(location: str, prefix: str = "") -> Iterator[Place]:
+    """The files below a remote folder whose paths below it start with a prefix."""
+    with listing_errors(f"list {location!r}"):
         yield from (place_of(*found) for found in list_objects(location, prefix))
 
 
 @contextmanager
-def refusal(what: str) -> Iterator[None]:
-    """What cannot be listed is refused in one line, whatever is wrong with it."""
+def listing_errors(what: str) -> Iterator[None]:
+    """Raise whatever goes wrong inside as a SourceError: "cannot {what}: {reason}"."""
     try:
         yield
-    except (*DAMAGE, pa.ArrowException, AccessError, UnicodeDecodeError) as error:
+    except (*TAR_ERRORS, pa.ArrowException, AccessError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot {what}: {reason_of(error)}") from error
 
 
 def list_entries(file: BinaryIO, place: Place) -> Iterator[Place]:
-    """What the entries of a manifest stand for; a missing file shows when it is read.
+    """The files that the entries of a manifest name; whether they exist shows when they are read.
 
-    Relative entries are relative to the manifest. An entry that stands for nothing is listed
-    itself: its row will say so.
+    Relative entries are relative to the manifest. A pattern that matches nothing is listed itself,
+    so that it gets a row that says so.
     """
     folder = folder_of(place.location)
     for number, entry in enumerate(list_manifest(file, place.uri)):
         if not entry:
             continue
-        location = joined(folder, entry)
+        location = resolve_entry(folder, entry)
         if not _MORE_THAN_A_NAME.search(entry):
             yield place_of(location)
         elif has_credentials(location) and is_web(location):
-            yield Place(location, recorded(location), entry_location(place.source, number))
-        elif _is_plain(location):
+            yield Place(
+                location, without_credentials(location), entry_location(place.source, number)
+            )
+        elif _is_single_file(location):
             yield place_of(location)
         else:
             refuse_credentials(location)
             found = False
-            for match in matches(location):
+            for match in expand_pattern(location):
                 found = True
                 yield match
             if not found:
                 yield place_of(location)
 
 
-def _is_plain(location: str) -> bool:
+def _is_single_file(location: str) -> bool:
     """Whether an entry of a manifest names one file, rather than a pattern or a folder."""
     if not (location.endswith("/") or "*" in location or has_braces(location)):
         return not has_credentials(location)

@@ -1,4 +1,4 @@
-"""Some images of a collection, where all of them are not needed."""
+"""A sample of a collection."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ _Item = TypeVar("_Item")
 
 
 def evenly(items: Sequence[_Item], count: int) -> list[_Item]:
-    """`count` of the items, or all where there are fewer, spread over the whole sequence."""
+    """At most `count` of the items, evenly spread over the sequence, in its order."""
     count = min(count, len(items))
     return [items[k * len(items) // count] for k in range(count)]

@@ -1,4 +1,4 @@
-"""What an uncompressed tar holds: its regular files, the links to them, and the tars behind it."""
+"""The members of an uncompressed tar: regular files, links to them, and concatenated tars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DRAIN_BYTES = 1 << 20
 
 
 class Member(NamedTuple):
-    """offset: of the content in the uncompressed tar; None where it does not stand in one piece."""
+    """offset: of the content, in bytes; None if the content is not one contiguous range."""
 
     name: str
     offset: int | None
@@ -19,10 +19,10 @@ class Member(NamedTuple):
 
 
 def members_of(file: BinaryIO) -> Iterator[Member]:
-    """The regular files in the tar's order, and the links to them under their own names.
+    """The regular files in the tar's order, and the links to them under the links' names.
 
-    file: seekable, uncompressed. Raises tarfile.TarError where the tar is damaged or other data
-    follows it.
+    file: seekable, uncompressed. Raises tarfile.TarError when the tar is damaged, or followed by
+    data that is not a tar.
     """
     links: dict[int, Member] | None = None
     for header in _headers(file):
@@ -34,19 +34,19 @@ def members_of(file: BinaryIO) -> Iterator[Member]:
             if header.offset in links:
                 yield links[header.offset]
             elif header.islnk():
-                yield Member(header.name, None, None)  # its row will say so
+                yield Member(header.name, None, None)  # gets a row that says why
 
 
 def _member(header: tarfile.TarInfo) -> Member:
-    if header.issparse():  # its holes are left out of the tar
+    if header.issparse():  # the tar does not store its holes
         return Member(header.name, None, None)
     return Member(header.name, header.offset_data, header.size)
 
 
 def _links(file: BinaryIO) -> dict[int, Member]:
-    """What the links to regular files of the tar stand for, by the offset of their headers.
+    """The targets of the links to regular files of the tar, by the offset of the links' headers.
 
-    Goes over the whole tar once more and holds its names meanwhile; few tars have links.
+    Reads all headers once more, with all names in memory; few tars have links.
     """
     files: dict[str, Member] = {}
     links: dict[int, Member] = {}
@@ -67,27 +67,27 @@ def _links(file: BinaryIO) -> dict[int, Member]:
 
 
 def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The headers of a tar, and of those that `cat` has put behind it."""
+    """The headers of a tar, and of further tars that `cat` has appended to it."""
     start: int | None = 0
     while start is not None:
         file.seek(start)
-        # Opened without decompression: a member's bytes are then a plain range of the file.
+        # "r:" never decompresses, so an offset in the tar is an offset in the file.
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for header in archive:
-                archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
+                archive.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every header
                 yield header
             start = _next_archive(file, archive.offset)
 
 
 def _next_archive(file: BinaryIO, end: int) -> int | None:
-    """Where something stands behind a tar that ends at `end`; None where nothing but zeros does.
+    """The offset of the next tar in the file after `end`; None if only zeros follow.
 
-    Reads all of the file, as the checksum of a compressed one stands at its end.
+    Reads to the end of the file, which also verifies the checksum of a gzip file.
     """
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        # tarfile takes a damaged header for the archive's end, which is zeros or nothing.
-        raise tarfile.ReadError(f"no tar header at byte {end}: damaged, or no part of the tar")
+        # tarfile treats a damaged header as the end of the archive; a real end is zeros or EOF.
+        raise tarfile.ReadError(f"no tar header at byte {end}: damaged, or not part of the tar")
     at = end + tarfile.BLOCKSIZE
     while block := file.read(_DRAIN_BYTES):
         if rest := block.lstrip(b"\0"):

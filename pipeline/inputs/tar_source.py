@@ -1,4 +1,4 @@
-"""The images of a tar, plain or gzip-compressed: where each stands, and their bytes in order."""
+"""Tar archives of images, plain or gzip-compressed: lists and reads their members."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ GZIP_MAGIC = b"\x1f\x8b"
 IMAGE_NAME = re.compile(
     r"\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf]|jp2|jxl|p[bgp]m)$", re.IGNORECASE
 )
-# What reading damaged bytes raises; TarError and OSError (BadGzipFile) among them.
-DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
+# What reading a damaged tar may raise; OSError includes gzip's BadGzipFile.
+TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 
 def container_of(path: str, head: bytes) -> Container | None:
-    """What kind of tar a file is by its name or its first 512 bytes; None when it is none."""
+    """The kind of tar, from the file's name or its first 512 bytes; None if it is not a tar."""
     if head.startswith(GZIP_MAGIC):
         return Container.TAR_GZ if path.endswith((".tar.gz", ".tgz")) or _holds_tar(head) else None
     return Container.TAR if head[257:262] == b"ustar" or path.endswith(TAR_SUFFIXES) else None
 
 
 def _holds_tar(head: bytes) -> bool:
-    """Whether the first bytes of a gzip file decompress to the first header of a tar."""
+    """Whether the start of a gzip file decompresses to a tar header."""
     try:
         return zlib.decompressobj(wbits=31).decompress(head)[257:262] == b"ustar"
     except zlib.error:
@@ -39,12 +39,12 @@ def _holds_tar(head: bytes) -> bool:
 
 
 def list_tar(file: BinaryIO, uri: str, source: str, container: Container) -> Iterator[ImageRef]:
-    """The images of a tar in its own order; one of its headers is held at a time.
+    """The images of a tar in its own order, with one member's header in memory at a time.
 
-    file: opened at its start. uri: what the names are recorded below. source: what opens it again.
-    Every regular file and every link to one counts, but for a WebDataset sample's metadata: members
-    that share an image's key (`a/7` of `a/7.jpg` and `a/7.json`) and have no image's extension.
-    Raises one of `DAMAGE` when the archive is damaged or its end is missing.
+    file: open, at its start. uri: the tar's name in the output. source: opens the tar later.
+    Every regular file is an image, and so is every link to one, except the metadata of WebDataset
+    samples: files with an image's key (`a/7` of `a/7.jpg` and `a/7.json`) but no image's extension.
+    Raises one of `TAR_ERRORS` when the archive is damaged or its end is missing.
     """
     for name, offset, num_bytes in _images(members_of(_uncompressed(file, container))):
         yield ImageRef(f"{uri}#{_printable(name)}", source, container, offset, num_bytes)
@@ -52,7 +52,7 @@ def list_tar(file: BinaryIO, uri: str, source: str, container: Container) -> Ite
 
 def _images(members: Iterator[Member]) -> Iterator[Member]:
     key, has_image = "", False
-    others: list[Member] = []  # of this key, as long as no image is
+    others: list[Member] = []  # files of this key, while it has no image
     for member in members:
         if _key(member.name) != key:
             yield from others
@@ -66,19 +66,20 @@ def _images(members: Iterator[Member]) -> Iterator[Member]:
 
 
 def range_of_member(ref: ImageRef) -> tuple[int, int]:
-    """(start, bytes) of the member and its header in the uncompressed tar.
+    """(start, length) of the member with its header, in bytes of the uncompressed tar.
 
-    Raises OSError when it is not there in one piece.
+    Raises OSError when the member is not one contiguous byte range.
     """
     if ref.offset is None:
-        raise OSError("the tar holds it as a sparse file, or as a link to no file before it")
+        raise OSError("it is a sparse file, or a link without a target before it")
     return ref.offset - tarfile.BLOCKSIZE, (ref.num_bytes or 0) + tarfile.BLOCKSIZE
 
 
 def content_of_member(ref: ImageRef, data: bytes) -> bytes:
-    """The member's bytes out of its range. Raises OSError when the tar is not the planned one.
+    """The member's bytes. Raises OSError when the tar has changed since planning.
 
-    The header's name is not looked at: behind a link it is another than the plan's.
+    data: the bytes of `range_of_member`. The name in the header is not checked: for a link, the
+    header is that of the file it leads to.
     """
     num_bytes = ref.num_bytes or 0
     if len(data) != tarfile.BLOCKSIZE + num_bytes:
@@ -87,13 +88,13 @@ def content_of_member(ref: ImageRef, data: bytes) -> bytes:
         size = tarfile.nti(data[124:136])  # type: ignore[attr-defined]
     except tarfile.HeaderError:
         size = None
-    if size not in (num_bytes, 0):  # 0: the size may stand in a pax header instead
+    if size not in (num_bytes, 0):  # 0: the size may be in a pax header instead
         raise OSError(f"{ref.source} has no such member here: it has changed since planning")
     return data[tarfile.BLOCKSIZE :]
 
 
 def _key(name: str) -> str:
-    """What WebDataset calls the key: the path up to the first dot of the file's name."""
+    """WebDataset's key: the path up to the first dot in the file's name."""
     folder, file_name = posixpath.split(name)
     return posixpath.join(folder, file_name[0:1] + file_name[1:].partition(".")[0])
 
@@ -109,21 +110,21 @@ def _uncompressed(file: BinaryIO, container: Container) -> BinaryIO:
 
 
 class TarReader:
-    """Reads members of an opened tar; fastest in their order, as a gzip file only goes forward."""
+    """Reads members of an open tar; fastest in their order, since gzip cannot seek backwards."""
 
     def __init__(self, file: BinaryIO, container: Container) -> None:
         self._file = file
         self._tar = _uncompressed(file, container)
         self._compressed = container == Container.TAR_GZ
-        self._damage: tuple[int, str] | None = None  # nothing from this byte on can be read
+        self._damage: tuple[int, str] | None = None  # (first unreadable byte, reason)
 
     @property
     def position(self) -> int:
-        """The byte up to which the tar has been read."""
+        """The offset in the uncompressed tar up to which it has been read."""
         return self._tar.tell()
 
     def read(self, ref: ImageRef) -> bytes:
-        """The member's bytes. Raises OSError when they are not there or damaged."""
+        """The member's bytes. Raises OSError when they are missing or damaged."""
         start, num_bytes = range_of_member(ref)
         if self._damage and start + num_bytes > self._damage[0]:
             raise OSError(self._damage[1])
@@ -131,15 +132,15 @@ class TarReader:
             self._tar.seek(start)
             data = self._tar.read(num_bytes)
         except (EOFError, BadGzipFile, zlib.error) as error:
-            # Without this every later member would decompress all up to the damage again.
+            # Remembered, so that later members do not decompress everything before it again.
             self._damage = (self.position, f"the archive is damaged: {error}")
             raise OSError(self._damage[1]) from error
         return content_of_member(ref, data)
 
-    def expect(self, last: ImageRef) -> None:
-        """Say which member will be read last."""
-        if not self._compressed and last.offset is not None:
-            limit_read_ahead(self._file, last.offset + (last.num_bytes or 0))
+    def set_last(self, ref: ImageRef) -> None:
+        """Announce the last member that will be read: nothing after it is prefetched."""
+        if not self._compressed and ref.offset is not None:
+            limit_read_ahead(self._file, ref.offset + (ref.num_bytes or 0))
 
     def close(self) -> None:
         self._tar.close()

@@ -1,1 +1,1 @@
-"""Images beside compressed versions of themselves: for training, evaluation and test sets."""
+"""Images paired with compressed versions of themselves: for training, evaluation, test sets."""

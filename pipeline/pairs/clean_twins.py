@@ -1,4 +1,4 @@
-"""A compressed image -> the clean original of the same picture, by its place in a folder."""
+"""Finds the clean original of a compressed image, by its path in a folder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.records import ImageRef
 
 
 class CleanTwins:
-    """Looks clean originals up.
+    """Finds clean originals.
 
-    location: a folder that holds the originals as the images' own folders do, or one file.
-    Raises ValueError when there is neither.
+    location: a folder with the same subfolders as the compressed images, or one file.
+    Raises ValueError when it does not exist.
     """
 
     def __init__(self, location: str) -> None:
@@ -26,10 +26,10 @@ class CleanTwins:
     def of(self, ref: ImageRef) -> ImageRef:
         """The original of an image.
 
-        q10/n01440764/x.jpg is looked for as q10/n01440764/x.jpg, n01440764/x.jpg and x.jpg below
-        the folder, each time under its name first, then with another extension (x.png), or
-        without the .jpg that `afd compress` adds (x.png for x.png.jpg).
-        Raises ValueError when there is none, or several that differ in their extension.
+        q10/n01440764/x.jpg is searched as q10/n01440764/x.jpg, n01440764/x.jpg and x.jpg below the
+        folder; each time first under this name, then with another extension (x.png), or without the
+        .jpg that `afd compress` adds (x.png for x.png.jpg).
+        Raises ValueError when there is none, or several that differ only in their extension.
         """
         if not self.is_folder:
             return ImageRef(uri=str(self._location))
@@ -42,11 +42,11 @@ class CleanTwins:
                 raise ValueError(f"several clean twins in {str(place.parent)!r}: {names}")
             if found:
                 return ImageRef(uri=str(found[0]))
-        raise ValueError(f"no clean twin in {str(self._location)!r}: no file of its name")
+        raise ValueError(f"no clean twin in {str(self._location)!r}: no file with its name")
 
 
 def _candidates(place: Path) -> Iterator[Path]:
-    """The file itself, else those of the same name but for the extension."""
+    """The file itself; if it does not exist, files that differ only in their extension."""
     if place.is_file():
         yield place
     elif place.parent.is_dir():
@@ -56,5 +56,5 @@ def _candidates(place: Path) -> Iterator[Path]:
 
 
 def _is_file(path: Path, ref: ImageRef) -> bool:
-    """Whether an image is looked at as its own original."""
+    """Whether a path is the image itself, which cannot be its own original."""
     return ref.source is None and os.path.realpath(path) == os.path.realpath(ref.uri)

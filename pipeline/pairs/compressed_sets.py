@@ -1,4 +1,4 @@
-"""One image -> its files in the compressed test sets, each written whole, and its manifest rows."""
+"""One image -> its files in the compressed test sets, written atomically, and its manifest rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 from pipeline.degrade import CompressionProtocol
 from pipeline.pairs.recompress import (
     compressed_file,
@@ -25,13 +25,13 @@ from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screening.screen import Limits
 from pipeline.stores.output_store import STAGING
 
-# `path` is relative to the manifest, which makes it a collection that `afd label` reads.
+# `path` is relative to the manifest, so `afd label` can read the manifest as its input.
 MANIFEST_SCHEMA = pa.schema(
     [
-        pa.field("path", pa.string()),  # null for an image that is in no set
+        pa.field("path", pa.string()),  # null if the image has no files
         pa.field("set", pa.string()),
         pa.field("uri", pa.string(), nullable=False),
-        pa.field("qualities", pa.list_(pa.int16())),  # of its compressions, in order
+        pa.field("qualities", pa.list_(pa.int16())),  # of the compressions, in order
         pa.field("num_bytes", pa.int64()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
@@ -43,8 +43,8 @@ MANIFEST_SCHEMA = pa.schema(
 class SetRecipe:
     """How the sets are made.
 
-    quality: a set q07, q10, ... for each. times: sets times1 to timesN of random compressions.
-    shift_grid: the 8x8 grid moves between compressions, by an offset of the image's own.
+    quality: one set (q07, q10, ...) for each. times: sets times1 to timesN of random compressions.
+    shift_grid: shift the 8x8 grid between compressions, by a random offset per image.
     """
 
     quality: tuple[int, ...]
@@ -59,9 +59,9 @@ class SetRecipe:
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """ref: the original. files: its path in each set -> the qualities asked for.
+    """ref: the original. files: the image's path in each set -> the qualities of its compressions.
 
-    grid_shift: (down, right) pixels between one compression and the next.
+    grid_shift: (down, right) in pixels, from one compression to the next.
     """
 
     ref: ImageRef
@@ -72,7 +72,7 @@ class PlannedImage:
 def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe, root: str) -> Iterator[PlannedImage]:
     """Every image's files, named as in the collection; no two images share a file.
 
-    The random qualities are drawn by the name in the collection, by which `afd evaluate` draws too.
+    The random qualities depend on the name in the collection, as in `afd evaluate`.
 
     root: see `collection_root`.
     """
@@ -84,22 +84,22 @@ def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe, root: str) -> Itera
 
 
 def set_qualities(recipe: SetRecipe, name: str) -> dict[str, tuple[int, ...]]:
-    """The sets, and the qualities that the image called `name` is compressed with in each."""
+    """Set -> the qualities of the compressions of the image called `name`."""
     drawn = drawn_qualities(name, recipe.seed, recipe.times)
     sets: dict[str, tuple[int, ...]] = {f"q{quality:02d}": (quality,) for quality in recipe.quality}
     return sets | {f"times{n}": drawn[:n] for n in range(1, recipe.times + 1)}
 
 
 def _as_jpeg(name: str) -> str:
-    """A PNG that becomes a JPEG keeps its name in front: x.png and x.jpg may stand side by side."""
+    """The JPEG's name: x.jpg stays, x.png becomes x.png.jpg, so that a folder may hold both."""
     return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
 
 
 def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[dict[str, Any]]:
     """Write the image's missing files under `folder`.
 
-    Returns rows of `MANIFEST_SCHEMA`, one a file; or one that says why the image has none: damaged
-    ones have none either, for what they show is not what the original showed.
+    Returns rows of `MANIFEST_SCHEMA`: one per file, or one with the reason why the image has no
+    files. A damaged image has none, since its pixels are not those of the original.
     """
     missing = {p: q for p, q in image.files.items() if not (folder / p).is_file()}
     if missing:
@@ -128,7 +128,7 @@ def _write_missing(
     recipe: SetRecipe,
     grid_shift: tuple[int, int],
 ) -> str | None:
-    """The error of an image that has no files, else None."""
+    """Write the files; returns the error of an image that cannot have any, else None."""
     if image.status is not Status.OK:
         return image.error
     try:
@@ -145,6 +145,6 @@ def _write_missing(
             subsampling=recipe.subsampling,
             grid_shift=grid_shift,
         )
-        with replacing(folder / path, staging=folder / STAGING) as temporary:
+        with atomic_write(folder / path, staging=folder / STAGING) as temporary:
             temporary.write_bytes(data)
     return None

@@ -1,9 +1,8 @@
-"""The DALI graph of training: one JPEG -> the same window of it clean and compressed.
+"""The DALI graph of training: one JPEG -> the same window of it, clean and compressed.
 
-Beside `pipeline.decode` the only file that imports nvidia.dali. The compression is DALI's own
-operator, so on CUDA nothing leaves the device. On a CPU its result is libjpeg-turbo's at 4:2:0 to
-the last bit (`tests/test_decode_training.py` holds it to that); on CUDA it is DALI's own
-implementation of the same steps, without the entropy coding.
+The compression is DALI's own operator, so on CUDA nothing leaves the device. On a CPU, its result
+is bit-identical to libjpeg-turbo's at 4:2:0 (see `tests/test_decode_training.py`); on CUDA, it is
+DALI's own implementation of the same steps, without entropy coding.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from pipeline.pairs.pair_plan import Colours, PairPlan
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import EncodedImage, Status
 from pipeline.rescue import (
-    give_up,
+    admit,
+    decoder_fault,
     is_refusal,
-    machine_fault,
-    passes_header_check,
-    sound_picture,
+    known_good_image,
+    reject,
     split_refused,
 )
 
@@ -36,12 +35,12 @@ def _window(rgb: Any, window: Any, mirrored: Any, geometry: Geometry) -> Any:
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=1, enable_conditionals=True)
 def _graph(
-    geometry: Geometry, options: DecodeOptions, most: int, *, varied: bool
+    geometry: Geometry, options: DecodeOptions, max_compressions: int, *, varied: bool
 ) -> tuple[Any, Any]:
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
     window = fn.external_source(name="window", dtype=types.FLOAT, ndim=1)
     mirrored = fn.external_source(name="mirrored", dtype=types.INT32, ndim=0)
-    # `most` qualities a sample, 0 for no compression: first the ones that there are.
+    # `max_compressions` qualities per sample, padded with 0 for no compression.
     on_full = fn.external_source(name="full_qualities", dtype=types.INT32, ndim=1)
     on_crop = fn.external_source(name="crop_qualities", dtype=types.INT32, ndim=1)
     rgb = decode_rgb(encoded, options)
@@ -62,20 +61,20 @@ def _graph(
     clean = _window(rgb, window, mirrored, geometry)
     if on_full[0] > 0:
         full = fn.jpeg_compression_distortion(rgb, quality=on_full[0])
-        for k in range(1, most):
+        for k in range(1, max_compressions):
             if on_full[k] > 0:
                 full = fn.jpeg_compression_distortion(full, quality=on_full[k])
         degraded = _window(full, window, mirrored, geometry)
     else:
         degraded = clean
-    for k in range(most):
+    for k in range(max_compressions):
         if on_crop[k] > 0:
             degraded = fn.jpeg_compression_distortion(degraded, quality=on_crop[k])
     return clean, degraded
 
 
-def _can_be_compressed(image: EncodedImage) -> bool:
-    """Whether a JPEG can hold it; where not, it is given up, for DALI would fail its batch."""
+def _admit_size(image: EncodedImage) -> bool:
+    """Reject an image that is too large for JPEG, which would fail its batch; False if so."""
     try:
         check_sides(*(image.size or (0, 0)))
     except ValueError as error:
@@ -87,9 +86,9 @@ def _can_be_compressed(image: EncodedImage) -> bool:
 class PairDecoder:
     """A running DALI pipeline. Not thread-safe.
 
-    geometry: crop and interpolation are used; `PairPlan.window` says which window.
-    most_compressions: of the whole picture, and of the window, that a plan may ask for. varied:
-        whether one may ask for other colours, or upside down.
+    geometry: its crop and interpolation are used; the window is that of the `PairPlan`.
+    max_compressions: in a plan, of the whole image, and of the window.
+    varied: whether plans may change colours or turn images upside down.
     """
 
     def __init__(
@@ -97,18 +96,18 @@ class PairDecoder:
         geometry: Geometry,
         options: DecodeOptions,
         *,
-        most_compressions: int,
+        max_compressions: int,
         varied: bool = False,
     ) -> None:
         self.batch_size = options.batch_size
-        self._most = most_compressions
+        self._max_compressions = max_compressions
         self._varied = varied
         self._side = geometry.crop
         cuda = options.device == "cuda"
         self._pipeline = _graph(
             geometry,
             options,
-            most_compressions,
+            max_compressions,
             varied=varied,
             batch_size=options.batch_size,
             num_threads=options.num_threads,
@@ -121,17 +120,13 @@ class PairDecoder:
     ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """Decode at most `batch_size` images and carry out their plans.
 
-        Returns clean and degraded windows, (B, crop, crop, 3) uint8 each on the options' device
-        and the caller's own, and which of the images they are. An image that the decoder refuses,
-        or that no JPEG can hold, is marked rejected and left out. Raises RuntimeError when a sound
-        picture is refused after it: then it was not the image's fault.
+        Returns clean and degraded windows, (B, crop, crop, 3) uint8 each, on the options' device
+        and owned by the caller; and the indices of their images. An image that the decoder refuses,
+        or that is too large for JPEG, is marked as rejected and left out. Raises RuntimeError when
+        the decoder then refuses a known-good image too: the fault is the machine's.
         """
         clean, degraded, kept = [], [], []
-        checked = [
-            k
-            for k, image in enumerate(images)
-            if passes_header_check(image) and _can_be_compressed(image)
-        ]
+        checked = [k for k, image in enumerate(images) if admit(image) and _admit_size(image)]
         groups = [checked] if checked else []
         while groups:
             group = groups.pop(0)
@@ -142,8 +137,8 @@ class PairDecoder:
                 if not is_refusal(message):
                     raise
                 if len(group) == 1:
-                    self._expect_sound()
-                    give_up(images[group[0]], message)
+                    self._check_decoder()
+                    reject(images[group[0]], message)
                 else:
                     groups = split_refused(group, message) + groups
                 continue
@@ -155,13 +150,14 @@ class PairDecoder:
             return nothing, nothing, kept
         return torch.cat(clean), torch.cat(degraded), kept
 
-    def _expect_sound(self) -> None:
-        sound = sound_picture()
-        whole = np.array([0, 0, *(sound.size or ())], np.float32)
+    def _check_decoder(self) -> None:
+        """Raises RuntimeError if a known-good image does not decode."""
+        image = known_good_image()
+        whole = np.array([0, 0, *(image.size or ())], np.float32)
         try:
-            self._run([sound], [PairPlan(whole)])
+            self._run([image], [PairPlan(whole)])
         except RuntimeError as error:
-            raise machine_fault(error) from error
+            raise decoder_fault(error) from error
 
     def _run(
         self, images: list[EncodedImage], plans: list[PairPlan]
@@ -178,7 +174,7 @@ class PairDecoder:
         feed("crop_qualities", [self._padded(plan.crop_qualities) for plan in plans])
         self._pipeline.schedule_run()
         outputs = self._pipeline.share_outputs()
-        # Copied: DALI writes the next batch to the same memory.
+        # Cloned, because DALI writes the next batch to the same memory.
         clean, degraded = (torch.from_dlpack(o.as_tensor()).clone() for o in outputs)
         if clean.is_cuda:
             torch.cuda.current_stream(clean.device).synchronize()
@@ -186,8 +182,10 @@ class PairDecoder:
         return clean, degraded
 
     def _padded(self, qualities: tuple[int, ...]) -> np.ndarray:
-        if len(qualities) > self._most:
-            raise ValueError(f"{len(qualities)} compressions planned, built for {self._most}")
-        padded = np.zeros(self._most, np.int32)
+        if len(qualities) > self._max_compressions:
+            raise ValueError(
+                f"{len(qualities)} compressions planned, built for {self._max_compressions}"
+            )
+        padded = np.zeros(self._max_compressions, np.int32)
         padded[: len(qualities)] = qualities
         return padded

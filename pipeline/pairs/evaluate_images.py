@@ -1,4 +1,4 @@
-"""Images -> what a model says about them clean and under each condition of the paper's tables."""
+"""Images -> a model's results for them, clean and under each condition of the paper's tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.stage_clock import StageClock
 class Condition:
     """One row of a table: a protocol with one compression at `quality`, or `times` random ones.
 
-    Without either: the clean picture.
+    Without either: the clean image.
     """
 
     protocol: CompressionProtocol | None = None
@@ -31,7 +31,7 @@ class Condition:
     times: int | None = None
 
     def qualities(self, name: str, seed: int) -> tuple[int, ...]:
-        """The compressions asked for of the image called `name`."""
+        """The qualities of the compressions of the image called `name`."""
         if self.times is not None:
             return drawn_qualities(name, seed, self.times)
         return () if self.quality is None else (self.quality,)
@@ -41,7 +41,7 @@ CLEAN = Condition()
 
 
 class Model(Protocol):
-    """As `afd_model.evaluation.evaluator.Evaluator`; what `clean_stem` gives goes back to it."""
+    """See `afd_model.evaluation.evaluator.Evaluator`. `measure` takes a result of `clean_stem`."""
 
     def clean_stem(self, pixels: torch.Tensor) -> Any: ...
     def measure(
@@ -55,9 +55,10 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredChunk:
-    """indices: of the images, into the list given. outcomes: per condition, of those images.
+    """The results of one batch.
 
-    left_out: (index, why) of the images that cannot be evaluated.
+    indices: of its images, in the evaluated list. outcomes: the images' results per condition.
+    left_out: (index, reason) of the images that cannot be evaluated.
     """
 
     indices: list[int]
@@ -66,7 +67,7 @@ class MeasuredChunk:
 
 
 class ImageEvaluator:
-    """Measures images under every condition. Holds two decoders and a pool of threads."""
+    """Evaluates images under every condition. Owns two decoders and a thread pool."""
 
     def __init__(
         self,
@@ -83,22 +84,22 @@ class ImageEvaluator:
         self._seed = seed
         self._batch_size = options.batch_size
         self._decoder = Decoder(geometry, options)
-        # What was compressed as the model's window is decoded as it is.
+        # For images that were compressed as the model's window: no resize.
         self._window_decoder = Decoder(replace(geometry, resize=None), options)
         self._pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="compress")
 
     def measure(self, refs: Sequence[ImageRef], names: Sequence[str]) -> Iterator[MeasuredChunk]:
-        """Every image under every condition, a batch of images at a time.
+        """Every image under every condition, in batches.
 
-        names: one for each reference; the random qualities are drawn by it.
+        names: one per reference; it determines the random qualities.
         """
         for start in range(0, len(refs), self._batch_size):
             stop = min(start + self._batch_size, len(refs))
             rows = range(start, stop)
             images = list(self._pool.map(lambda k: read_and_screen(k, refs[k], self._limits), rows))
-            yield self._chunk(images, names)
+            yield self._measure_batch(images, names)
 
-    def _chunk(self, images: list[EncodedImage], names: Sequence[str]) -> MeasuredChunk:
+    def _measure_batch(self, images: list[EncodedImage], names: Sequence[str]) -> MeasuredChunk:
         originals: dict[int, RgbImage] = {}
         left_out = []
         for image in images:
@@ -108,10 +109,10 @@ class ImageEvaluator:
                 originals[image.row] = open_rgb(image.data or b"")
             except ValueError as error:
                 left_out.append((image.row, str(error)))
-        sound = [image for image in images if image.row in originals]
-        stated = {image.row: image.stated_quality for image in sound}
-        rows, pixels, dct = _decoded(self._decoder, sound)
-        refused = [i for i in sound if i.row not in rows]
+        usable = [image for image in images if image.row in originals]
+        stated = {image.row: image.stated_quality for image in usable}
+        rows, pixels, dct = _decoded(self._decoder, usable)
+        refused = [i for i in usable if i.row not in rows]
         left_out += [(i.row, i.error or "cannot be decoded") for i in refused]
         if not rows:
             return MeasuredChunk([], {}, sorted(left_out))
@@ -119,10 +120,10 @@ class ImageEvaluator:
         quality = torch.tensor([stated[row] for row in rows])
         outcomes = {CLEAN: self._model.measure(pixels, dct, stem, quality)}
         for condition in self._conditions:
-            outcomes[condition] = self._under(condition, rows, originals, names, stem)
+            outcomes[condition] = self._measure_under(condition, rows, originals, names, stem)
         return MeasuredChunk(rows, outcomes, sorted(left_out))
 
-    def _under(
+    def _measure_under(
         self,
         condition: Condition,
         rows: list[int],
@@ -132,12 +133,12 @@ class ImageEvaluator:
     ) -> Any:
         protocol = condition.protocol
         assert protocol is not None
-        asked = {row: condition.qualities(names[row], self._seed) for row in rows}
+        qualities = {row: condition.qualities(names[row], self._seed) for row in rows}
         on_window = protocol.applies_to == "model_input"
 
         def compressed(row: int) -> EncodedImage:
             data = compressed_file(
-                originals[row], asked[row], protocol=protocol, geometry=self._geometry
+                originals[row], qualities[row], protocol=protocol, geometry=self._geometry
             )
             side = self._geometry.crop
             size = (side, side) if on_window else originals[row].shape[:2]
@@ -147,7 +148,7 @@ class ImageEvaluator:
         found, pixels, dct = _decoded(self._window_decoder if on_window else self._decoder, images)
         if found != rows:
             raise RuntimeError(f"the decoder refused JPEGs made here: {set(rows) - set(found)}")
-        last = [float((*asked[row], *protocol.later_qualities)[-1]) for row in rows]
+        last = [float((*qualities[row], *protocol.later_qualities)[-1]) for row in rows]
         return self._model.measure(pixels, dct, stem, torch.tensor(last))
 
 

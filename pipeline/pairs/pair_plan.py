@@ -1,6 +1,6 @@
-"""What is drawn for one training pair: the window, its mirroring, and how it is compressed.
+"""The random plan of one training pair: window, mirroring, compressions.
 
-A draw is a pure function of a random generator and the picture's size;
+A plan is a pure function of a random generator and the image's size.
 `pipeline.pairs.decode_training` carries it out.
 """
 
@@ -26,7 +26,7 @@ _WINDOW_ATTEMPTS = 10
 
 
 class Colours(NamedTuple):
-    """How a picture's colours are changed: hue by degrees, the others by a factor."""
+    """A change of an image's colours: hue in degrees, the others as factors."""
 
     hue_deg: float = 0.0
     saturation: float = 1.0
@@ -34,19 +34,19 @@ class Colours(NamedTuple):
     contrast: float = 1.0
 
 
-_MOST_HUE_DEG = 40.0
-_LEAST_SATURATION, _MOST_SATURATION = 0.4, 1.6
-_DARKEST, _BRIGHTEST = 0.7, 1.3  # of contrast too
+_MAX_HUE_DEG = 40.0
+_MIN_SATURATION, _MAX_SATURATION = 0.4, 1.6
+_DARKEST, _BRIGHTEST = 0.7, 1.3  # also the range of contrast
 
 
 @dataclass(frozen=True, slots=True)
 class PairPlan:
     """window: (top, left, bottom, right) in source pixels, float32 (4,).
 
-    full_qualities: compressions of the whole picture, before the window is resampled.
-    crop_qualities: compressions of the resampled window. Both in order, both may be empty.
-    condition: what kind of draw this is, see `validation_plan`; 0 in training.
-    colours, upside_down: what is done to the picture before all this; None: its colours are kept.
+    full_qualities: of compressions of the whole image, before the window is resampled, in order.
+    crop_qualities: of compressions of the resampled window, in order. Both may be empty.
+    condition: index into `VALIDATION_CONDITIONS`; 0 in training.
+    colours, upside_down: changes to the image before all this. colours None: unchanged.
     """
 
     window: np.ndarray
@@ -59,28 +59,28 @@ class PairPlan:
 
     @property
     def quality(self) -> int | None:
-        """The last compression's; None where there is none."""
+        """The quality of the last compression; None without one."""
         qualities = self.full_qualities + self.crop_qualities
         return qualities[-1] if qualities else None
 
 
 @dataclass(frozen=True, slots=True)
 class DegradationMix:
-    """How often a pair is degraded how; shares of all pairs, each from 0 to 1.
+    """The mix of degradations in training, as shares of all pairs, each from 0 to 1.
 
     Attributes:
-        clean_share: not compressed at all.
-        high_quality_share: once, at 75 to 95.
-        multiple_share: 2 to `max_compressions` times at 5 to 95; a third each on the whole
-            picture, on the window, and first on the one and then on the other, which also moves
-            the 8x8 grid between them.
-        paper_share: of the rest, which is compressed once: at one of the paper's qualities, the
-            others at 5 to 95.
-        imagenet_c_share: of what is compressed once: on the window and again at quality 85, the
-            others on the whole picture.
-        min_area: the smallest window's share of the picture.
-        recoloured_share, upside_down_share: of all pairs, whatever else is done to them: other
-            pictures than there are, for the same compressions.
+        clean_share: not compressed.
+        high_quality_share: compressed once, at quality 75 to 95.
+        multiple_share: compressed 2 to `max_compressions` times, at 5 to 95: a third each on the
+            whole image, on the window, and on first the image and then the window, which also
+            shifts the 8x8 grid in between.
+        paper_share: of the remaining pairs, which are compressed once: those at one of the paper's
+            qualities. The others are at 5 to 95.
+        imagenet_c_share: of all pairs compressed once: those compressed on the window, and again at
+            quality 85. The others are compressed on the whole image.
+        min_area: the smallest window, as a share of the image's area.
+        recoloured_share, upside_down_share: of all pairs, independent of the shares above:
+            augmentation.
     """
 
     clean_share: float = 0.10
@@ -108,7 +108,7 @@ class DegradationMix:
 
 
 def training_plan(rng: np.random.Generator, size: tuple[int, int], mix: DegradationMix) -> PairPlan:
-    """Draw a pair. size: (height, width) of the picture in pixels."""
+    """Draw the plan of a training pair. size: (height, width) of the image in pixels."""
     plan = _degradation(rng, size, mix)
     if mix.recoloured_share and rng.random() < mix.recoloured_share:
         plan = replace(plan, colours=_random_colours(rng))
@@ -119,8 +119,8 @@ def training_plan(rng: np.random.Generator, size: tuple[int, int], mix: Degradat
 
 def _random_colours(rng: np.random.Generator) -> Colours:
     return Colours(
-        rng.uniform(-_MOST_HUE_DEG, _MOST_HUE_DEG),
-        rng.uniform(_LEAST_SATURATION, _MOST_SATURATION),
+        rng.uniform(-_MAX_HUE_DEG, _MAX_HUE_DEG),
+        rng.uniform(_MIN_SATURATION, _MAX_SATURATION),
         rng.uniform(_DARKEST, _BRIGHTEST),
         rng.uniform(_DARKEST, _BRIGHTEST),
     )
@@ -173,7 +173,7 @@ def _by_protocol(
     return PairPlan(window, mirrored, (), qualities, condition)
 
 
-# condition -> what it is: the clean picture, then each protocol at each of the paper's qualities.
+# The clean image (None), and each protocol at each of the paper's qualities.
 VALIDATION_CONDITIONS: tuple[tuple[CompressionProtocol, int] | None, ...] = (
     None,
     *((protocol, q) for q in PAPER_QUALITIES for protocol in (FULL_IMAGE, IMAGENET_C)),
@@ -181,9 +181,9 @@ VALIDATION_CONDITIONS: tuple[tuple[CompressionProtocol, int] | None, ...] = (
 
 
 def validation_plan(index: int, size: tuple[int, int], geometry: Geometry) -> PairPlan:
-    """The pair that held-out image `index` is validated with: the model's own window.
+    """The validation pair of held-out image `index`, with the model's own window.
 
-    Successive indices go through `VALIDATION_CONDITIONS`, so that every condition has its share.
+    Successive indices cycle through `VALIDATION_CONDITIONS`, so that each gets the same share.
     """
     condition = index % len(VALIDATION_CONDITIONS)
     window = crop_window(size, geometry)
@@ -195,9 +195,9 @@ def validation_plan(index: int, size: tuple[int, int], geometry: Geometry) -> Pa
 
 
 def random_window(rng: np.random.Generator, size: tuple[int, int], min_area: float) -> np.ndarray:
-    """torchvision's RandomResizedCrop: a share of the area from `min_area` to 1, 3:4 to 4:3.
+    """As torchvision's RandomResizedCrop: `min_area` to 1 of the area, aspect ratio 3:4 to 4:3.
 
-    size: (height, width). Returns (top, left, bottom, right) in pixels, float32 (4,), inside.
+    size: (height, width). Returns (top, left, bottom, right) in pixels, float32 (4,).
     """
     height, width = size
     for _ in range(_WINDOW_ATTEMPTS):
@@ -207,7 +207,7 @@ def random_window(rng: np.random.Generator, size: tuple[int, int], min_area: flo
         if w <= width and h <= height:
             top, left = rng.uniform(0, height - h), rng.uniform(0, width - w)
             break
-    else:  # a picture much longer than wide: the centre's square
+    else:  # a very long image: its centre square
         w = h = min(height, width)
         top, left = (height - h) / 2, (width - w) / 2
     return np.array([top, left, top + h, left + w], np.float32)

@@ -1,4 +1,4 @@
-"""One image as the model sees it, beside the same picture before it was compressed."""
+"""An image as the model sees it, paired with the same image before it was compressed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pipeline.stage_clock import StageClock
 
 @dataclass(frozen=True, slots=True)
 class PicturePair:
-    """image: what its header says, and whether it is damaged; its bytes are freed.
+    """image: its header and status; the bytes are freed.
 
     pixels: (1, 3, crop, crop), dct: (1, 192, crop/8, crop/8), see `DecodedBatch`.
-    clean_pixels: as pixels, of the picture before it was compressed; None where that is not known.
+    clean_pixels: the pixels of the clean original; None without one.
     """
 
     image: EncodedImage
@@ -35,8 +35,8 @@ class PairReader:
     """Reads images one at a time.
 
     twin_of: finds an image's clean original, see `CleanTwins.of`; None: there are none.
-    quality: None, or the IJG quality that every image is compressed with, as a whole file: the
-    image itself is then the clean original.
+    quality: if given, every image is compressed as a whole file with this IJG quality, and is
+        itself the clean original.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PairReader:
         self._twin_of, self._quality = twin_of, quality
 
     def read(self, ref: ImageRef) -> PicturePair:
-        """The image and its original. Raises ValueError, one line, when either cannot be had."""
+        """The image and its original. Raises a one-line ValueError when either cannot be read."""
         image = read_and_screen(0, ref, self._limits)
         if not image.decodable:
             raise ValueError(image.error)
@@ -92,7 +92,7 @@ class PairReader:
         return twin
 
     def _decoded(self, images: list[EncodedImage]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(pixels, dct) of each, a batch of one; raises ValueError when one does not decode."""
+        """(pixels, dct) of each image, as batches of one. Raises ValueError if one is rejected."""
         found = {}
         for batch in self._decoder.decode(images, StageClock()):
             for k, image in enumerate(batch.images):

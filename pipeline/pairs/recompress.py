@@ -1,7 +1,7 @@
-"""The paper's test images: what a picture becomes under a protocol, as the bytes of a JPEG file.
+"""The paper's test images: an image degraded by a protocol, as the bytes of a JPEG file.
 
-`afd compress` writes these bytes to disk and `afd evaluate` hands them to the decoder, so the two
-see the same images.
+`afd compress` writes these bytes to disk and `afd evaluate` decodes them, so both use the same
+images.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from pipeline.records import ImageRef
 from pipeline.screening.pillow_warnings import silenced
 from pipeline.stores.locations import is_remote, local_path
 
-MAX_TIMES = 20  # random compressions of an image, one after the other
+MAX_TIMES = 20  # random compressions of one image
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def open_rgb(data: bytes) -> RgbImage:
-    """The pixels of an encoded image of any kind Pillow reads, as uint8 (H, W, 3) RGB.
+    """The pixels of an image in any format that Pillow reads, as uint8 (H, W, 3) RGB.
 
-    As the decoder: not turned by EXIF.
-    Raises ValueError, one line, when it cannot be decoded whole or is too large for a JPEG.
+    An EXIF orientation is ignored, as in `pipeline.decode`. Raises a one-line ValueError when the
+    image cannot be decoded completely, or is too large for JPEG.
     """
     try:
         with silenced(), Image.open(io.BytesIO(data)) as picture:
@@ -52,7 +52,7 @@ def open_rgb(data: bytes) -> RgbImage:
 
 
 def model_window(rgb: RgbImage, geometry: Geometry) -> RgbImage:
-    """What the model sees of a picture, uint8 (crop, crop, 3): resized and cropped by Pillow."""
+    """The model's window of an image, uint8 (crop, crop, 3), resized and cropped by Pillow."""
     top, left, bottom, right = (float(value) for value in crop_window(rgb.shape[:2], geometry))
     picture = Image.fromarray(rgb)
     if geometry.resize is None:
@@ -71,11 +71,11 @@ def compressed_file(
     subsampling: str = "4:2:0",
     grid_shift: tuple[int, int] = (0, 0),
 ) -> bytes:
-    """A JPEG that holds `rgb` as the protocol degrades it.
+    """`rgb` degraded by a protocol, as a JPEG.
 
-    rgb: uint8 (H, W, 3), the whole picture. qualities: at least one, in order; the protocol's own
-    later ones follow. geometry: of the model; only a protocol on the model's input uses it.
-    grid_shift: between one compression and the next, see `degrade`.
+    rgb: uint8 (H, W, 3), the whole image. qualities: at least one, in order; the protocol's later
+    qualities follow. geometry: the model's, for protocols on the model's input. grid_shift: see
+    `degrade`.
     Raises ValueError for a quality outside 1 to 100 or an unknown subsampling.
     """
     if protocol.applies_to == "model_input":
@@ -88,14 +88,14 @@ def compressed_file(
 def drawn_qualities(name: str, seed: int, times: int) -> tuple[int, ...]:
     """The qualities of an image's `times` random compressions (Table VI), uniform from 5 to 95.
 
-    A draw depends on the image's name and the seed alone, and fewer compressions are the first of
-    more: every run and every job gives an image the same.
+    They depend on the image's name and the seed alone, and n compressions are the first n of more:
+    so an image gets the same qualities in every run and every job.
     """
     return random_qualities(_rng_of(name, seed), times)
 
 
 def drawn_grid_shift(name: str, seed: int) -> tuple[int, int]:
-    """An image's own way to miss the grid of its last compression, by its name and the seed."""
+    """The image's random shift of the 8x8 grid; depends on its name and the seed alone."""
     return random_grid_shift(_rng_of(f"grid of {name}", seed))
 
 
@@ -105,10 +105,10 @@ def _rng_of(name: str, seed: int) -> np.random.Generator:
 
 
 def relative_name(ref: ImageRef, root: str) -> str:
-    """Where an image stands in its collection, with / between the parts.
+    """An image's path within its collection, with slashes.
 
-    A tar's member has its own name; a file its path below `root`, see `common_root`.
-    Parts that would lead out of a folder are left out.
+    For a member of a tar, its name there; for a file, its path below `root`, see `collection_root`.
+    Parts that would lead out of a folder, such as "..", are removed.
     """
     if ref.source is not None:
         name = ref.uri.removeprefix(f"{ref.source}#")
@@ -119,12 +119,12 @@ def relative_name(ref: ImageRef, root: str) -> str:
 
 
 def distinct(paths: Iterable[str]) -> Iterator[str]:
-    """The paths in their order, each once: one that is taken gets -2 before its extension, or -3.
+    """The paths in their order, made unique: duplicates get -2, -3, ... before the extension.
 
-    Two tars of a folder may hold members of one name, and two such names may fall together. The
-    same paths in the same order always give the same.
+    Duplicates come from tars with members of the same name. The result depends on the paths and
+    their order alone.
     """
-    taken: dict[str, int] = {}  # -> the last number that was tried
+    taken: dict[str, int] = {}  # path -> the last number that was tried
     for path in paths:
         stem, extension = os.path.splitext(path)
         own = path
@@ -136,9 +136,10 @@ def distinct(paths: Iterable[str]) -> Iterator[str]:
 
 
 def collection_root(location: str, refs: Sequence[ImageRef]) -> str:
-    """The folder that names are given below: `location` where that holds every file.
+    """The folder that names in the collection are relative to.
 
-    So the folder of the only class is not lost. Else `common_root`: of a manifest, a pattern.
+    This is `location`, if all files are below it: so that a collection of one class keeps the
+    class's folder in its names. Otherwise, as for a manifest or a pattern, it is `common_root`.
     """
     folder = location if is_remote(location) else os.path.abspath(local_path(location))
     files = [ref.uri for ref in refs if ref.source is None]
@@ -147,7 +148,7 @@ def collection_root(location: str, refs: Sequence[ImageRef]) -> str:
 
 
 def common_root(refs: Sequence[ImageRef]) -> str:
-    """The deepest folder that holds every file among the references; "" when there is none."""
+    """The deepest folder that contains all files among the references; "" if there is none."""
     folders = {os.path.dirname(ref.uri) for ref in refs if ref.source is None}
     try:
         return os.path.commonpath(folders) if folders else ""

@@ -1,8 +1,8 @@
-"""A collection -> clean/compressed pairs for training, shuffled, sharded by rank, repeatable.
+"""A collection -> clean/compressed pairs for training: shuffled, split among ranks, reproducible.
 
-Which images make a step, and what is drawn for each, follow from (seed, step) alone: a run that is
-resumed at a step goes on with the very pairs it would have had, and N ranks together see the
-batches that one would (but for bad images, whose places each rank fills from its own share).
+The images and plans of a step depend on (seed, step) alone. So a resumed run gets the same pairs as
+an uninterrupted one, and N ranks together see the same batches as a single one (except for bad
+images, which each rank replaces from its own share).
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from pipeline.pairs.pair_plan import (
 from pipeline.pairs.recompress import common_root, relative_name
 from pipeline.pixels.block_dct import BlockDct
 from pipeline.pixels.geometry import Geometry
+from pipeline.pixels.normalize import Normalize
+from pipeline.prefetch import prefetch
 from pipeline.reading.reading_tasks import read_and_screen
 from pipeline.records import EncodedImage, ImageRef, Status
-from pipeline.run_ahead import run_ahead
 from pipeline.screening.screen import Limits
 
-_MOST_BAD_IN_A_ROW = 100
+_MAX_BAD_IN_A_ROW = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Which of `count` equal workers this is."""
+    """This worker's number among `count` equal workers, from 0."""
 
     index: int = 0
     count: int = 1
@@ -48,9 +49,10 @@ class Rank:
 def split_held_out(
     refs: Sequence[ImageRef], num_held_out: int
 ) -> tuple[list[ImageRef], list[ImageRef]]:
-    """(training, held out), by a hash of the images' names: the same wherever they lie.
+    """(training, held-out) images, chosen by a hash of their names in the collection.
 
-    Raises ValueError when nothing would be left to train on.
+    So the split stays the same when the collection is moved. Raises ValueError when no image would
+    be held out, or none left to train on.
     """
     if not 0 < num_held_out < len(refs):
         raise ValueError(
@@ -72,28 +74,28 @@ def split_held_out(
 def images_of_step(
     step: int, *, num_images: int, batch_size: int, seed: int, rank: Rank
 ) -> list[tuple[int, int]]:
-    """(epoch, image) of each pair in a rank's share of a step.
+    """(epoch, image index) of each pair in a rank's share of a step.
 
-    The images are dealt in an endless sequence of shuffled decks, one an epoch; a step takes the
-    next `batch_size` and the ranks deal them out among each other.
+    Every epoch is a new permutation of the images. A step takes the next `batch_size` images, and
+    the ranks take turns among them.
     """
     first = step * batch_size
     positions = range(first + rank.index, first + batch_size, rank.count)
     return [
-        (p // num_images, int(_deck(num_images, seed, p // num_images)[p % num_images]))
+        (p // num_images, int(_permutation(num_images, seed, p // num_images)[p % num_images]))
         for p in positions
     ]
 
 
 @lru_cache(maxsize=2)
-def _deck(num_images: int, seed: int, epoch: int) -> np.ndarray:
+def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_images)
 
 
 class PairLoader:
-    """References -> `PairBatch`es. Holds a DALI pipeline and reading threads; one user at a time.
+    """References -> `PairBatch`es. Owns a DALI pipeline and reading threads. Not thread-safe.
 
-    options: `batch_size` is this rank's. Images that are damaged are not trained on.
+    options: `batch_size` is per rank. Damaged images are not used.
     """
 
     def __init__(
@@ -114,26 +116,31 @@ class PairLoader:
         self._decoder = PairDecoder(
             geometry,
             options,
-            most_compressions=mix.max_compressions,
+            max_compressions=mix.max_compressions,
             varied=mix.recoloured_share > 0 or mix.upside_down_share > 0,
         )
+        self._normalize = Normalize(geometry, torch.float32, options.torch_device)
         self._block_dct = BlockDct(geometry.crop)
         self._pool = ThreadPoolExecutor(read_threads, thread_name_prefix="read")
 
     def training(self, first_step: int = 0) -> Generator[PairBatch, None, None]:
-        """This rank's share of every step from `first_step` on, without end.
+        """This rank's share of every step from `first_step` on; endless.
 
-        A bad image's place is taken by another of its batch, so that every batch is full; a batch
-        without a good image is one of a later step. Raises ValueError when they have none either.
+        A bad image is replaced by another one of its batch, so that every batch is full. A batch
+        without any good image is replaced by that of a later step. Raises ValueError after about
+        100 bad images in a row.
         """
-        return run_ahead(self._training(first_step), self._options.prefetch_batches)
+        return prefetch(self._training(first_step), self._options.prefetch_batches)
 
     def held_out(self) -> Iterator[PairBatch]:
-        """This rank's share of the images, once, in order, as `validation_plan` has them."""
+        """This rank's share of the images, once, in order, with the plans of `validation_plan`."""
         return self._one_pass(lambda index, size: validation_plan(index, size, self._geometry))
 
     def random_pass(self, number: int) -> Iterator[PairBatch]:
-        """This rank's share of the images, once, in order, drawn as in training."""
+        """This rank's share of the images, once, in order, with plans as in training.
+
+        number: passes with different numbers have different plans.
+        """
         return self._one_pass(lambda index, size: self._drawn(number, index, size))
 
     def _one_pass(self, plan: Callable[[int, tuple[int, int]], PairPlan]) -> Iterator[PairBatch]:
@@ -156,7 +163,7 @@ class PairLoader:
 
     def _batch_of(self, step: int) -> PairBatch:
         tried: list[int] = []
-        while len(tried) < _MOST_BAD_IN_A_ROW:
+        while len(tried) < _MAX_BAD_IN_A_ROW:
             chosen = images_of_step(
                 step + len(tried) // self.batch_size,
                 num_images=len(self._refs),
@@ -171,12 +178,12 @@ class PairLoader:
                 return _filled(batch, len(chosen))
             tried += indices
         raise ValueError(
-            f"none of {len(set(tried))} images, one after the other, can be trained on; the first"
+            f"none of {len(set(tried))} images in a row can be used for training; the first"
             f" is {self._refs[tried[0]].uri}"
         )
 
     def _read(self, indices: Sequence[int]) -> list[EncodedImage]:
-        """The sound ones among the images; `row` is the place in `indices`."""
+        """The undamaged ones of the images; `row` is the position in `indices`."""
         found = self._pool.map(
             lambda place: read_and_screen(place, self._refs[indices[place]], self._limits),
             range(len(indices)),
@@ -192,18 +199,12 @@ class PairLoader:
             return None
         quality = [_stated_quality(images[k], plans[k]) for k in kept]
         return PairBatch(
-            clean=self._normalised(clean),
-            degraded=self._normalised(degraded),
+            clean=self._normalize(clean),
+            degraded=self._normalize(degraded),
             dct=self._dct(degraded),
             quality=torch.tensor(quality, device=clean.device),
             condition=torch.tensor([plans[k].condition for k in kept], device=clean.device),
         )
-
-    def _normalised(self, rgb: torch.Tensor) -> torch.Tensor:
-        """(B, crop, crop, 3) uint8 -> (B, 3, crop, crop) float32, channels_last."""
-        scale = rgb.new_tensor(self._geometry.std, dtype=torch.float32) * 255
-        mean = rgb.new_tensor(self._geometry.mean, dtype=torch.float32) * 255
-        return ((rgb - mean) / scale).permute(0, 3, 1, 2)
 
     def _dct(self, rgb: torch.Tensor) -> torch.Tensor:
         if rgb.is_cuda:
@@ -216,7 +217,7 @@ def _stated_quality(image: EncodedImage, plan: PairPlan) -> float:
 
 
 def _filled(batch: PairBatch, size: int) -> PairBatch:
-    """The batch with its pairs repeated in order until there are `size`."""
+    """The batch, with its pairs repeated in order up to `size` pairs."""
     if len(batch.quality) == size:
         return batch
     again = torch.arange(size, device=batch.quality.device) % len(batch.quality)

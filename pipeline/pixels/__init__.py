@@ -1,1 +1,1 @@
-"""What happens to pixels beside the decoder: grouping, resampling, normalising, DCT."""
+"""Batching before the decoder; resampling, normalising and DCT after it."""

@@ -1,4 +1,4 @@
-"""Images -> the batches that are decoded together."""
+"""Groups images into the batches that are decoded together."""
 
 from __future__ import annotations
 
@@ -7,54 +7,56 @@ from dataclasses import dataclass, field
 
 from pipeline.records import EncodedImage
 
-# 2 in 100 of ImageNet's photographs have more pixels, up to sixty times as many as the others. A
-# batch of several takes little longer than one; without them an H200 decodes 3.4 times as fast.
+# 2 % of ImageNet's images have more pixels, up to sixty times as many as the others. A batch of
+# several large images takes little longer than one large image, and the batches without any are
+# decoded 3.4 times as fast by an H200.
 LARGE_PIXELS = 1_000_000
-# Decoded they take three bytes each: so a batch fits into memory, whatever a collection holds.
-MOST_PIXELS = 256_000_000
+# A decoded pixel takes three bytes: so a batch fits into memory, however large its images are.
+MAX_BATCH_PIXELS = 256_000_000
 
 
 @dataclass(slots=True)
-class _Gathered:
+class _OpenBatch:
     images: list[EncodedImage] = field(default_factory=list)
     pixels: int = 0
 
-    def taken(self) -> list[EncodedImage]:
+    def take(self) -> list[EncodedImage]:
         images, self.images, self.pixels = self.images, [], 0
         return images
 
 
 def batches(
-    images: Iterable[EncodedImage], most_images: int, *, large_apart: bool
+    images: Iterable[EncodedImage], max_images: int, *, large_apart: bool
 ) -> Iterator[list[EncodedImage]]:
-    """Every decodable image in exactly one batch, none of which is empty.
+    """Every decodable image in exactly one batch; no batch is empty.
 
-    A batch has up to `most_images`, and up to `MOST_PIXELS` unless it is one image of more.
+    A batch has at most `max_images` images and `MAX_BATCH_PIXELS` pixels; a larger image is a batch
+    of its own.
 
     Args:
-        large_apart: images of more than `LARGE_PIXELS` are batches of their own, which come once
-            they are full or at the end. Where images are decoded side by side a batch takes as
-            long as its largest. Otherwise all stay in their order.
+        large_apart: put images of more than `LARGE_PIXELS` into separate batches, which come when
+            they are full, or at the end. Where the images of a batch are decoded in parallel, it
+            takes as long as its largest image. False: all images stay in their order.
     """
-    small, large = _Gathered(), _Gathered()
+    small, large = _OpenBatch(), _OpenBatch()
     for image in images:
         if not image.decodable:
             continue
         pixels = _pixels_of(image)
-        gathered = large if large_apart and pixels > LARGE_PIXELS else small
-        if gathered.images and gathered.pixels + pixels > MOST_PIXELS:
-            yield gathered.taken()
-        gathered.images.append(image)
-        gathered.pixels += pixels
-        if len(gathered.images) == most_images:
-            yield gathered.taken()
-    for gathered in (small, large):
-        if gathered.images:
-            yield gathered.taken()
+        batch = large if large_apart and pixels > LARGE_PIXELS else small
+        if batch.images and batch.pixels + pixels > MAX_BATCH_PIXELS:
+            yield batch.take()
+        batch.images.append(image)
+        batch.pixels += pixels
+        if len(batch.images) == max_images:
+            yield batch.take()
+    for batch in (small, large):
+        if batch.images:
+            yield batch.take()
 
 
 def num_pixels(batch: Iterable[EncodedImage]) -> int:
-    """Of all its images, by their headers."""
+    """Pixels of all images of a batch, by their headers."""
     return sum(map(_pixels_of, batch))
 
 

@@ -1,7 +1,7 @@
-"""The 8x8 block DCT of the model's input, fast, as products of matrices: on the CPU and on CUDA.
+"""The 8x8 block DCT of the model's input as matrix products, for the CPU and for CUDA.
 
-DALI has no such operator. Two passes of its `fn.mfcc` are exact, but cost seven times as much on a
-CPU and ten times on a GPU. `afd_model.dct.block_dct` is the reference both are tested against.
+DALI has no such operator. Two passes of its `fn.mfcc` are exact, but take seven times as long on a
+CPU and ten times on a GPU. Both classes are tested against `afd_model.dct.block_dct`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from torch import Tensor
 from afd_model.dct import DCT_CHANNELS, JFIF_RGB_TO_YCBCR, ZIGZAG, dct_basis
 
 LEVEL_SHIFT = 128.0
-_IMAGES_AT_A_TIME = 4  # the intermediates of four 224x224 images stay in a core's L2 cache
+_IMAGES_AT_A_TIME = 4  # the intermediate results of four 224x224 images fit into an L2 cache
 
 
 class BlockDct:
-    """The transform for square images of one size; keeps its intermediate buffers.
+    """The transform for square images of one size on a CPU; reuses its buffers.
 
-    Separable: the colour matrix and the horizontal DCT act on the 8 pixels x 3 channels of a
-    block's row, which lie side by side in memory, so one (24, 24) matrix does both; the vertical
-    DCT is an (8, 8) matrix on the rows. ITU-T T.81 A.3.3, colour ITU-T T.871.
+    It is separable. The 8 pixels x 3 channels of a block's row are contiguous in memory, so one
+    (24, 24) matrix does both the colour conversion and the horizontal DCT; the vertical DCT is an
+    (8, 8) matrix on the rows. ITU-T T.81 A.3.3; colour: ITU-T T.871.
     """
 
     def __init__(self, side: int) -> None:
@@ -38,8 +38,8 @@ class BlockDct:
                 for place in ZIGZAG
             ]
         )
-        # Row (image, channel, block row) of the result is row (image, block row, source channel)
-        # of the transformed columns; each is one contiguous run of block columns.
+        # Row (image, channel, block row) of the result is row (image, block row, source channel) of
+        # the transformed columns. Each row is contiguous: one value per block column.
         of_image = DCT_CHANNELS * blocks * torch.arange(n)[:, None, None]
         of_block_row = DCT_CHANNELS * torch.arange(blocks)
         self._source_row = (of_image + channel[:, None] + of_block_row).flatten()
@@ -50,7 +50,7 @@ class BlockDct:
     def __call__(self, rgb: Tensor, out: Tensor | None = None) -> Tensor:
         """rgb: (B, side, side, 3) uint8 -> (B, 192, side/8, side/8) float32.
 
-        out: a result to overwrite; a new one costs as much again in page faults.
+        out: written to, and returned. A new tensor doubles the time, because of page faults.
         """
         if out is None:
             out = torch.empty(len(rgb), DCT_CHANNELS, self._blocks, self._blocks)
@@ -61,8 +61,8 @@ class BlockDct:
     def _transform(self, rgb: Tensor, out: Tensor) -> None:
         n, blocks = len(rgb), self._blocks
         num_rows, num_block_rows = n * self._side, n * blocks
-        # A gray shift moves luma by as much and chroma not at all: it is luma's level shift, made
-        # first so that the sums that follow stay small and exact.
+        # Luma's level shift: an equal shift of R, G and B shifts luma by as much, and chroma not at
+        # all. It comes first, so that the sums that follow stay small and exact.
         pixels = self._pixels[:num_rows].copy_(rgb.reshape(num_rows, blocks, 24)).sub_(LEVEL_SHIFT)
         rows = torch.bmm(
             self._row.expand(num_rows, 24, 24), pixels.transpose(1, 2), out=self._rows[:num_rows]
@@ -78,9 +78,9 @@ class BlockDct:
 
 
 class BlockDctByOneProduct:
-    """The same as one (192, 192) product for each block: more arithmetic in fewer passes.
+    """The same as one (192, 192) product per block: more arithmetic, but fewer passes over memory.
 
-    On a GPU the passes over its memory count. Any device; no intermediate buffers are kept.
+    This is faster on a GPU, where memory is the bottleneck. Works on any device.
     """
 
     def __init__(self, side: int, device: torch.device) -> None:
@@ -93,7 +93,7 @@ class BlockDctByOneProduct:
     def __call__(self, rgb: Tensor, out: Tensor | None = None) -> Tensor:
         """rgb: (B, side, side, 3) uint8 -> (B, 192, side/8, side/8) float32, channels_last.
 
-        out: a result to overwrite.
+        out: written to, and returned.
         """
         count, blocks = len(rgb), self._blocks
         if out is None:

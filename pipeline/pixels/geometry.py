@@ -1,7 +1,7 @@
-"""Which part of an image the model sees: torchvision's `Resize -> CenterCrop`, as one window.
+"""The part of an image that the model sees: torchvision's `Resize -> CenterCrop` as one window.
 
-Resizing the whole image and then cropping is the same as resampling only the window of the source
-that the crop maps to; the decoder asks for that window and never makes the full resized image.
+To resize the whole image and then crop it gives the same as to resample only the window of the
+source that the crop maps to. So the full resized image is never made.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ DCT_BLOCK = 8
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Size, crop and normalisation of the model's input.
+    """Resize, crop and normalisation of the model's input.
 
-    resize: length of the shorter side in pixels after resizing; None takes the centre crop as is.
+    resize: length of the shorter side in pixels after resizing; None: crop without resizing.
     crop: side of the square crop in pixels.
-    mean, std: per RGB channel, on the 0..1 scale.
+    mean, std: per RGB channel, of pixels from 0 to 1.
     """
 
     resize: int | None
@@ -36,9 +36,9 @@ class Geometry:
 
     @classmethod
     def of_preset(cls, preset: Preprocessing, *, in_blocks: bool) -> Self:
-        """A classifier's own.
+        """A classifier's own geometry.
 
-        in_blocks: with the crop taken to the nearest whole number of DCT blocks (304 for 300).
+        in_blocks: round the crop to the nearest multiple of a DCT block (300 to 304).
         """
         crop = _in_blocks(preset.crop) if in_blocks else preset.crop
         resize = preset.resize and max(preset.resize, crop)
@@ -58,7 +58,7 @@ class Geometry:
             )
 
     def check_blocks(self) -> None:
-        """Raises ValueError where DCT blocks do not fill the crop."""
+        """Raises ValueError if the crop is not a multiple of a DCT block."""
         if self.crop % DCT_BLOCK:
             raise ValueError(
                 f"crop {self.crop} is not a multiple of {DCT_BLOCK}, the DCT's block size:"
@@ -71,7 +71,7 @@ def _in_blocks(side: int) -> int:
 
 
 def _centre(length: int, crop: int) -> int:
-    # torchvision's CenterCrop: int(round(x / 2.0)), and Python rounds halves to even.
+    # As torchvision's CenterCrop: int(round(x / 2.0)); Python rounds halves to even.
     return round((length - crop) / 2.0)
 
 
@@ -88,7 +88,7 @@ def crop_window(size: tuple[int, int], geometry: Geometry) -> np.ndarray:
         top, left = _centre_or_pad(height, crop), _centre_or_pad(width, crop)
         return np.array([top, left, top + crop, left + crop], np.float32)
     short = min(height, width)
-    # torchvision truncates the long side, so the two axes are scaled by slightly unlike factors.
+    # torchvision truncates the long side, so the two axes have slightly different scales.
     new_height = geometry.resize * height // short
     new_width = geometry.resize * width // short
     top, left = _centre(new_height, crop), _centre(new_width, crop)

@@ -1,8 +1,8 @@
-"""8-bit pixels -> the scale that a backbone was trained on, in the model's precision.
+"""8-bit pixels -> pixels as the backbone was trained on, in the model's precision.
 
-DALI has an operator for it. On a CPU it takes ten times as long, knows no bfloat16, and hands four
-bytes a number from one thread's cache to the other's instead of one; on CUDA it has to be prepared
-image by image.
+DALI has an operator for this. On a CPU, it takes ten times as long, does not support bfloat16, and
+moves four bytes per value between the threads' caches instead of one. On CUDA, it needs a set-up
+per image.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pipeline.pixels.geometry import Geometry
 
 
 class Normalize:
-    """(x / 255 - mean) / std for square pictures of one size.
+    """(x / 255 - mean) / std for square images of one size.
 
-    geometry: mean, std and the side. dtype: of the result, any floating one. device: of both.
+    geometry: gives mean, std and side. dtype: of the result, any floating-point type. device: of
+    the pixels and of the result.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class Normalize:
             255 * torch.tensor(values, dtype=torch.float64)
             for values in (geometry.mean, geometry.std)
         )
-        # A row of pixels as one vector: with three numbers an inner loop would be over at once.
+        # One vector per row of pixels: an inner loop over three channels would be too short.
         self._scale = (1 / std).float().repeat(geometry.crop).to(device)
         self._shift = (-mean / std).float().repeat(geometry.crop).to(device)
         kernels = cpu_kernels() if self._scale.device.type == "cpu" else None
@@ -39,7 +40,7 @@ class Normalize:
     def __call__(self, rgb: Tensor, out: Tensor | None = None) -> Tensor:
         """rgb: (B, side, side, 3) uint8 -> (B, 3, side, side), channels_last.
 
-        out: (B, side, side, 3) of the dtype, to be overwritten; the result is a view of it.
+        out: (B, side, side, 3) of the dtype, written to; the result is a view of it.
         """
         if out is None:
             out = torch.empty(rgb.shape, dtype=self._dtype, device=rgb.device)
@@ -49,5 +50,5 @@ class Normalize:
 
 
 def _scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
-    """`cpu_kernels.scale_rows` by PyTorch."""
+    """The same as the compiled `cpu_kernels.scale_rows`, in PyTorch."""
     out.copy_(torch.addcmul(shift, rows.float(), scale))

@@ -1,7 +1,7 @@
-"""Decoded pictures -> the model's input on a CPU: windows of them, resampled.
+"""Resamples windows of decoded images to the model's input size, on a CPU.
 
-DALI resamples as well, to the same pixels, and takes three to four times as long: as long as it
-takes to decode.
+DALI's own operator gives the same pixels, but takes three to four times as long: as long as
+decoding.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor
 from afd_model.inference.kernels import cpu_kernels
 from pipeline.pixels.geometry import Geometry, crop_window
 
-# Pictures, (H, W, 3) uint8 each, and where their windows go, (B, crop, crop, 3) uint8.
+# (images, (H, W, 3) uint8 each; output tensor, (B, crop, crop, 3) uint8)
 Resample = Callable[[Sequence[np.ndarray], Tensor], None]
 
 
 def cpu_resample(geometry: Geometry) -> Resample | None:
-    """The pictures' crop windows, resampled in as many threads as PyTorch uses.
+    """A function that resamples the images' crop windows, in as many threads as PyTorch uses.
 
-    Bilinear or bicubic with antialiasing, as Pillow has them, but without rounding between the two
-    directions. None where Numba is missing, or where nothing is resized.
+    Bilinear or bicubic with antialiasing, as in Pillow, but without rounding between the two
+    passes. None if Numba is not installed, or if the geometry does not resize.
     """
     if geometry.resize is None or (kernels := cpu_kernels()) is None:
         return None
@@ -30,15 +30,15 @@ def cpu_resample(geometry: Geometry) -> Resample | None:
 
     cubic = geometry.interpolation == "bicubic"
 
-    def of_all(pictures: Sequence[np.ndarray], out: Tensor) -> None:
+    def resample_all(pictures: Sequence[np.ndarray], out: Tensor) -> None:
         windows = out.numpy()
 
-        def of_some(part: slice) -> None:
+        def resample_some(part: slice) -> None:
             for picture, window in zip(pictures[part], windows[part], strict=True):
                 height, width, _ = picture.shape
-                place = crop_window((height, width), geometry).astype(np.float64)
-                resample(picture, place, cubic, window)
+                box = crop_window((height, width), geometry).astype(np.float64)
+                resample(picture, box, cubic, window)
 
-        kernels.in_threads(of_some, len(pictures))
+        kernels.in_threads(resample_some, len(pictures))
 
-    return of_all
+    return resample_all

@@ -1,6 +1,6 @@
-"""A window of a picture -> its size at the model's input, in the Python that Numba compiles.
+"""The Numba kernel that resamples a window of an image to the size of the model's input.
 
-Without annotations, which it does not read.
+It has no type annotations, because Numba ignores them.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -10,7 +10,7 @@ import numpy as np
 from afd_model.inference.numba_kernels import kernel, part_of_kernel
 
 _WHITE = np.float32(255)
-_HALF = np.float32(0.5)  # what is cut off after it is rounded
+_HALF = np.float32(0.5)  # added before truncation, to round
 
 
 @part_of_kernel
@@ -20,7 +20,7 @@ def _triangle(x):
 
 @part_of_kernel
 def _cubic(x):
-    """Keys' with a = -1/2, as Pillow has it."""
+    """Keys' cubic kernel with a = -1/2, as in Pillow."""
     if x < 1.0:
         return (1.5 * x - 2.5) * x * x + 1.0
     if x < 2.0:
@@ -29,35 +29,36 @@ def _cubic(x):
 
 
 @part_of_kernel
-def _taps(start, end, samples, places, cubic):
-    """Which samples make up each of so many places from `start` to `end`, and by what weights.
+def _taps(start, end, samples, outputs, cubic):
+    """The source samples and weights of each output pixel along one axis.
 
-    Where places are wider than samples the filter is widened with them; what would lie outside the
-    picture is left out. Both are Pillow's rules.
+    start, end: the window, in source samples. samples: number of source samples. outputs: number of
+    output pixels. When the image gets smaller, the filter is widened by the scale; samples outside
+    the image are left out. Both are Pillow's rules.
 
     Returns:
-        the first sample of each place, (places,) int64; how many, (places,) int64; their weights,
-        (places, an even number) float32, which add up to 1 and are followed by zeros.
+        first sample of each output pixel, (outputs,) int64; number of samples, (outputs,) int64;
+        weights, (outputs, an even number) float32, which add up to 1 and are padded with zeros.
     """
-    scale = (end - start) / places
-    widened = max(scale, 1.0)
-    reach = widened * (2.0 if cubic else 1.0)
-    most = int(2.0 * reach) + 2
-    firsts, counts = np.empty((2, places), np.int64)
-    weights = np.zeros((places, most + most % 2), np.float32)
-    for place in range(places):
-        centre = start + (place + 0.5) * scale
-        first = max(int(centre - reach + 0.5), 0)
-        count = min(int(centre + reach + 0.5), samples) - first
+    scale = (end - start) / outputs
+    filter_scale = max(scale, 1.0)
+    support = filter_scale * (2.0 if cubic else 1.0)
+    max_taps = int(2.0 * support) + 2
+    firsts, counts = np.empty((2, outputs), np.int64)
+    weights = np.zeros((outputs, max_taps + max_taps % 2), np.float32)
+    for output in range(outputs):
+        centre = start + (output + 0.5) * scale
+        first = max(int(centre - support + 0.5), 0)
+        count = min(int(centre + support + 0.5), samples) - first
         total = 0.0
         for k in range(count):
-            away = abs(first + k + 0.5 - centre) / widened
-            weight = _cubic(away) if cubic else _triangle(away)
-            weights[place, k] = weight
+            distance = abs(first + k + 0.5 - centre) / filter_scale
+            weight = _cubic(distance) if cubic else _triangle(distance)
+            weights[output, k] = weight
             total += weight
         for k in range(count):
-            weights[place, k] /= total
-        firsts[place], counts[place] = first, count
+            weights[output, k] /= total
+        firsts[output], counts[output] = first, count
     return firsts, counts, weights
 
 
@@ -68,34 +69,35 @@ def _grey_level(x):
 
 @kernel
 def resample(picture, window, cubic, out) -> None:
-    """See `pipeline.pixels.resample.Resample`; one picture.
+    """Resample a window of one image.
 
     picture: (H, W, 3) uint8, contiguous. window: (top, left, bottom, right), float64 (4,), of
-    positive size, inside the picture. cubic: bool. out: (h, w, 3) uint8, to be overwritten.
+    positive size, inside the image. cubic: bicubic rather than bilinear. out: (h, w, 3) uint8,
+    written to.
 
-    Rows first: a row of the picture is one vector, whatever its columns become.
+    The vertical pass comes first, because it works on whole rows, which are contiguous.
     """
     height, width, _ = picture.shape
     rows, columns, _ = out.shape
-    tops, depths, by_row = _taps(window[0], window[2], height, rows, cubic)
-    lefts, breadths, by_column = _taps(window[1], window[3], width, columns, cubic)
-    begin, end = 3 * lefts[0], 3 * (lefts[columns - 1] + breadths[columns - 1])
+    tops, row_counts, row_weights = _taps(window[0], window[2], height, rows, cubic)
+    lefts, column_counts, column_weights = _taps(window[1], window[3], width, columns, cubic)
+    start, end = 3 * lefts[0], 3 * (lefts[columns - 1] + column_counts[columns - 1])
     samples = picture.reshape(height, 3 * width)
-    line = np.empty(end - begin, np.float32)
+    line = np.empty(end - start, np.float32)
     for y in range(rows):
         line[:] = _HALF
-        for k in range(0, depths[y], 2):
-            upper = samples[tops[y] + k, begin:end]
-            lower = samples[min(tops[y] + k + 1, height - 1), begin:end]
-            of_upper, of_lower = by_row[y, k], by_row[y, k + 1]
+        for k in range(0, row_counts[y], 2):
+            upper = samples[tops[y] + k, start:end]
+            lower = samples[min(tops[y] + k + 1, height - 1), start:end]
+            upper_weight, lower_weight = row_weights[y, k], row_weights[y, k + 1]
             for i in range(line.size):
-                line[i] += of_upper * np.float32(upper[i]) + of_lower * np.float32(lower[i])
+                line[i] += upper_weight * np.float32(upper[i]) + lower_weight * np.float32(lower[i])
         for x in range(columns):
-            # Unsigned, or Numba would look whether each is to be counted from the end.
-            at = np.uint64(3 * lefts[x] - begin)
+            # Unsigned, or Numba would check for negative indices, which count from the end.
+            at = np.uint64(3 * lefts[x] - start)
             red, green, blue = np.float32(0), np.float32(0), np.float32(0)
-            for k in range(breadths[x]):
-                weight = by_column[x, k]
+            for k in range(column_counts[x]):
+                weight = column_weights[x, k]
                 red += weight * line[at]
                 green += weight * line[at + np.uint64(1)]
                 blue += weight * line[at + np.uint64(2)]

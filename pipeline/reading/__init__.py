@@ -1,1 +1,1 @@
-"""Bytes read ahead, by threads, in bounded memory."""
+"""References -> screened bytes, read ahead of the decoder by threads, within a memory limit."""

@@ -1,4 +1,4 @@
-"""References -> screened bytes, in order, read by threads ahead of their use."""
+"""Prefetch: the images of a shard, read and screened by threads ahead of the decoder."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 
-from pipeline.inputs.image_bytes import is_elsewhere, is_read_once, is_streamed
-from pipeline.reading.reading_tasks import Loaded, Reading, ReadingArchive, StoreDownError
+from pipeline.inputs.image_bytes import has_random_access, is_remote_image, is_streamed
+from pipeline.reading.reading_tasks import ArchiveReadPool, LoadedRun, ReadPool, StoreDownError
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screening.screen import Limits
-from pipeline.stores.attempts import TemporaryReadError
+from pipeline.stores.errors import TransientStoreError
 
-_IMAGES_PER_TASK = 16  # a task costs the pool some 50 µs, a small image less
-_MOST_BYTES_PER_TASK = 1 << 26  # as far as the plan tells: all of them are in memory at once
-_REMOTE_READS = 256  # under way at once: at 50 ms each 5,000 images/s
-_MOST_LOST_IN_A_ROW = 32
-_FEW_LOST = 8  # of a store that fails, rather than refuses; or all that a shard has
+_IMAGES_PER_TASK = 16  # a task costs about 50 µs, which is more than a small image does
+_MAX_BYTES_PER_TASK = 1 << 26  # by the sizes in the plan; a task's images are in memory together
+_REMOTE_READS = 256  # at the same time; at 50 ms each, this is 5,000 images/s
+# Images in a row that their store failed to return; for any reason, or each after all retries.
+_MAX_STORE_FAILURES_IN_A_ROW = 32
+_MAX_TRANSIENT_FAILURES_IN_A_ROW = 8
 
 
 class ReadAhead:
     """Reads and screens the images of a shard in `num_threads` threads.
 
-    Up to `max_images`, or 16 if that is more, are read beyond the 16 in use, but no more once half
-    a gigabyte of them waits. Files elsewhere are read by up to 256 threads, as these mostly wait;
-    an archive that is best gone through once, by a thread of its own. `read_s` and `screen_s` are
-    the seconds that the threads have spent, added up; `mean_ready` is how many images lay ready
-    when the next were asked for: about 0 where reading holds the decoder up.
-
-    It is gone through once. The threads begin when the first image is asked for, or with
+    Iterate over it once. The threads start with the first image that is asked for, or with
     `start_early`, and end with the last image or with `close`.
+
+    Up to `max_images` (at least 16) are read ahead, and no more while 512 MiB of them wait. Remote
+    files are read by up to 256 other threads, since these mostly wait for the network; a streamed
+    archive by one other thread, see `is_streamed`.
+
+    read_s, screen_s: seconds of all threads together. mean_ready: how many images were ready, on
+    average, when the next were needed; near 0 where reading is the bottleneck.
     """
 
     def __init__(
@@ -43,9 +45,9 @@ class ReadAhead:
         self._num_threads = num_threads
         self._max_images = max(max_images, _IMAGES_PER_TASK)
         self._runs = deque(_runs(refs))
-        self._tasks: deque[Future[Loaded]] = deque()
-        self._ahead = 0  # images of the tasks
-        self._reading: Reading | None = None
+        self._tasks: deque[Future[LoadedRun]] = deque()
+        self._ahead = 0  # images in the tasks
+        self._pool: ReadPool | None = None
         self._closed = False
 
     @property
@@ -53,93 +55,102 @@ class ReadAhead:
         return self._ready / max(1, self._asked)
 
     def start_early(self) -> None:
-        """Begin to read, unless the shard before may still be going through the same archive."""
-        if not (self._refs and is_read_once(self._refs[0])):
+        """Start reading, unless the shard before may still read the same archive.
+
+        That archive can only be read from its start: this shard continues where the other ends.
+        """
+        if not self._refs or has_random_access(self._refs[0]):
             self._start()
 
-    def _start(self) -> Reading:
-        if self._reading is None:
-            self._reading = self._make_reading()
-            self._submit_more(self._reading)
-        return self._reading
+    def _start(self) -> ReadPool:
+        if self._pool is None:
+            self._pool = self._make_pool()
+            self._submit_more(self._pool)
+        return self._pool
 
     def close(self) -> None:
-        """Read no more; for another thread's use, where CancelledError is raised from now on."""
+        """Stop reading, from any thread; the iterating thread gets a CancelledError."""
         self._closed = True
-        if self._reading is not None:
-            self._reading.close()
+        if self._pool is not None:
+            self._pool.close()
 
     def __iter__(self) -> Iterator[EncodedImage]:
-        """The images in the order of their references; one that cannot be read says so.
+        """The images in the order of their references; an unreadable one carries its error.
 
-        Raises StoreDownError or AccessError when it is not the images that something is wrong
-        with: the shard is to be tried again. CancelledError once it is closed.
+        Raises StoreDownError or AccessError when the store fails rather than single images: then
+        the shard has to be retried. Raises CancelledError once it is closed.
         """
         try:
             yield from self._in_order()
         finally:
             self.close()
 
-    def _make_reading(self) -> Reading:
+    def _make_pool(self) -> ReadPool:
         if self._refs and is_streamed(self._refs[0]):
-            return ReadingArchive(self._refs, self._limits, self._num_threads)
-        elsewhere = any(is_elsewhere(ref) for ref in self._refs)
-        num_readers = min(_REMOTE_READS, self._max_images) if elsewhere else 0
-        return Reading(self._refs, self._limits, self._num_threads, num_readers)
+            return ArchiveReadPool(self._refs, self._limits, self._num_threads)
+        remote = any(is_remote_image(ref) for ref in self._refs)
+        num_readers = min(_REMOTE_READS, self._max_images) if remote else 0
+        return ReadPool(self._refs, self._limits, self._num_threads, num_readers)
 
-    def _submit_more(self, reading: Reading) -> None:
+    def _submit_more(self, pool: ReadPool) -> None:
         while self._runs and (
             not self._tasks or self._ahead + len(self._runs[0]) <= self._max_images
         ):
             self._ahead += len(self._runs[0])
             try:
-                self._tasks.append(reading.submit(self._runs.popleft()))
-            except RuntimeError as error:  # its threads have just been ended
+                self._tasks.append(pool.submit(self._runs.popleft()))
+            except RuntimeError as error:  # `close` has just shut the threads down
                 if self._closed:
                     raise CancelledError from error
                 raise
 
     def _in_order(self) -> Iterator[EncodedImage]:
-        reading = self._start()
-        most_lost = min(_MOST_LOST_IN_A_ROW, max(len(self._refs), _FEW_LOST))
-        lost_in_a_row = failed_in_a_row = 0
+        pool = self._start()
+        # A smaller shard fails if its store returns none of its images, unless it is tiny.
+        max_failures = min(
+            _MAX_STORE_FAILURES_IN_A_ROW, max(len(self._refs), _MAX_TRANSIENT_FAILURES_IN_A_ROW)
+        )
+        failures_in_a_row = transient_in_a_row = 0
         while self._tasks:
             if self._closed:
                 raise CancelledError
-            self._ready += reading.num_ready
+            self._ready += pool.num_ready
             self._asked += 1
             loaded = self._tasks.popleft().result()
             self._ahead -= len(loaded.images)
-            reading.take(loaded)
-            self._submit_more(reading)
+            pool.mark_used(loaded)
+            self._submit_more(pool)
             self.read_s += loaded.read_s
             self.screen_s += loaded.screen_s
-            for image, lost in zip(loaded.images, loaded.lost, strict=True):
-                lost_in_a_row = lost_in_a_row + 1 if lost else 0
-                failed = isinstance(lost, TemporaryReadError)
-                failed_in_a_row = failed_in_a_row + 1 if failed else 0
-                if lost_in_a_row == most_lost or failed_in_a_row == _FEW_LOST:
+            for image, store_error in zip(loaded.images, loaded.store_errors, strict=True):
+                failures_in_a_row = failures_in_a_row + 1 if store_error else 0
+                is_transient = isinstance(store_error, TransientStoreError)
+                transient_in_a_row = transient_in_a_row + 1 if is_transient else 0
+                if (
+                    failures_in_a_row == max_failures
+                    or transient_in_a_row == _MAX_TRANSIENT_FAILURES_IN_A_ROW
+                ):
                     raise StoreDownError(
-                        f"{lost_in_a_row} images in a row, the last: {image.error}"
+                        f"{failures_in_a_row} images in a row, the last: {image.error}"
                     )
                 yield image
 
 
 def _runs(refs: Sequence[ImageRef]) -> Iterator[range]:
-    """The rows of each task: members of an archive and files on disk by 16, others alone."""
+    """The rows of each task: up to 16 local files or members of an archive, or one remote file."""
     start = 0
     while start < len(refs):
         stop, num_bytes = start + 1, refs[start].num_bytes or 0
         while (
             stop < min(start + _IMAGES_PER_TASK, len(refs))
-            and (num_bytes := num_bytes + (refs[stop].num_bytes or 0)) <= _MOST_BYTES_PER_TASK
-            and not _is_read_alone(refs[start])
-            and not _is_read_alone(refs[stop])
+            and (num_bytes := num_bytes + (refs[stop].num_bytes or 0)) <= _MAX_BYTES_PER_TASK
+            and not _is_remote_file(refs[start])
+            and not _is_remote_file(refs[stop])
         ):
             stop += 1
         yield range(start, stop)
         start = stop
 
 
-def _is_read_alone(ref: ImageRef) -> bool:
-    return ref.container is None and is_elsewhere(ref)
+def _is_remote_file(ref: ImageRef) -> bool:
+    return ref.container is None and is_remote_image(ref)

@@ -1,1 +1,1 @@
-"""What is decided about encoded bytes before a decoder sees them."""
+"""Checks of encoded bytes before they are decoded."""

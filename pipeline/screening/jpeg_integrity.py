@@ -1,4 +1,4 @@
-"""Is a JPEG's entropy-coded data whole? Three levels of proof, at three prices.
+"""Checks whether a JPEG's entropy-coded data is complete, at three levels of cost.
 
 Source: ITU-T T.81.
 """
@@ -13,15 +13,15 @@ from pipeline.jpeg_scan import MAX_SEGMENTS, JpegHeader
 
 IntegrityLevel = Literal["off", "fast", "full"]
 
-# A strict decode allocates 3 bytes a pixel, whatever the file's size is.
+# A strict decode allocates 3 bytes per pixel, however small the file is.
 MAX_PIXELS_FOR_STRICT_DECODE = 100_000_000
 ZERO_HOLE_BYTES = 48
-# libjpeg visits every block once a scan, so scans cost time that the file's size does not show.
-# Encoders write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
-_MOST_SCANS = 500
+# libjpeg visits every block in every scan, so many scans cost time even in a small file. Encoders
+# write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
+_MAX_SCANS = 500
 
 _EOI, _SOS = 0xD9, 0xDA
-# DHT, DAC, SOS, DQT, DNL, DRI, COM and APPn may stand between two scans (B.2.1, B.2.5).
+# DHT, DAC, SOS, DQT, DNL, DRI, COM and APPn may occur between two scans (B.2.1, B.2.5).
 _BETWEEN_SCANS = frozenset((0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)))
 # Any marker but the restart markers, which belong inside the scan data (B.1.1.3).
 _SCAN_ENDER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -31,8 +31,8 @@ _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
     """Offset of the first `ZERO_HOLE_BYTES` zero bytes between the first scan and its EOI, or None.
 
-    A suspicion only: flat pictures with optimised Huffman tables and progressive scans of flat
-    planes hold such runs too. About 12 µs for 100 KB.
+    Not a proof of damage: sound images with flat areas, if optimised or progressive, have such
+    runs too. About 12 µs for 100 KB.
     """
     hole = data.find(bytes(ZERO_HOLE_BYTES), header.scan_offset)
     if hole < 0 or data.find(b"\xff\xd9", header.scan_offset, hole) >= 0:
@@ -41,10 +41,10 @@ def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
 
 
 def strict_decode_error(data: bytes) -> str | None:
-    """What libjpeg-turbo says when its warnings count as errors; None when it is content.
+    """libjpeg-turbo's first warning or error, in one line; None if there is none.
 
-    Decodes the whole picture (1.5 ms for 500x375) and allocates width x height x 3 bytes: check
-    the size first, or call `check_integrity`, which does.
+    Decodes the whole image (1.5 ms for 500x375) and allocates width x height x 3 bytes: check the
+    size first, or call `check_integrity`, which does.
     """
     try:
         turbojpeg.decompress(data, raise_on_warnings=True)
@@ -60,15 +60,15 @@ def check_integrity(
     *,
     max_pixels: int = MAX_PIXELS_FOR_STRICT_DECODE,
 ) -> str | None:
-    """Say in one line why the stream is damaged, or None.
+    """Why the JPEG is damaged, in one line; None if no damage is found.
 
     Args:
         data: the whole file.
         header: `scan_jpeg(data)`.
         level: "off" checks nothing. "fast" (80 µs for 100 KB) finds a missing end, a broken marker
-            structure, and zero-filled holes; a hole counts only when a strict decode complains
-            too. "full" strictly decodes every image, which also finds most bit flips and scans
-            that were cut and closed again.
+            structure, and zero-filled holes that a strict decode confirms. "full" strictly decodes
+            every image; it also finds one in six single flipped bits, most images with ten, and
+            truncated scans that end with a marker.
         max_pixels: larger images, and sample depths other than 8 bits, are not strictly decoded.
 
     Raises:
@@ -96,7 +96,7 @@ def check_integrity(
 
 
 def _structure_error(data: bytes, header: JpegHeader) -> str | None:
-    """Why the markers after the first SOS cannot belong to one sound image, or None (B.1.1.4)."""
+    """Why the markers after the first SOS are invalid, or None (B.1.1.4)."""
     if header.sof_marker & 7 > 3:
         return None  # hierarchical: more frames may follow
     scan_start, pos, scans = header.scan_offset, header.scan_offset, 1
@@ -119,15 +119,15 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
             return f"segment 0xFF{code:02X} at byte {at} has an impossible length of {length}"
         if code == _SOS:
             scan_start, scans = pos, scans + 1
-            if scans > _MOST_SCANS:
-                return f"more than {_MOST_SCANS} scans"
+            if scans > _MAX_SCANS:
+                return f"more than {_MAX_SCANS} scans"
         elif data[pos : pos + 1] not in (b"\xff", b""):
             return f"no marker follows the segment 0xFF{code:02X} at byte {at}"
     return f"more than {MAX_SEGMENTS} segments after the first scan"
 
 
 def _restart_error(data: bytes, start: int, end: int) -> str | None:
-    """Restart markers count 0 to 7 cyclically within one scan (F.1.1.5.1)."""
+    """Why the restart markers are out of order, or None: they count 0 to 7 in turn (F.1.1.5.1)."""
     if b"\xff\xdd" not in data[:start]:
         return None
     for count, match in enumerate(_RESTART.finditer(data, start, end)):

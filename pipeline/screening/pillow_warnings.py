@@ -1,7 +1,7 @@
-"""Pillow's warnings of damage and of size, kept quiet by any number of threads at once.
+"""Silences Pillow's warnings about damaged and large images, in many threads at once.
 
-Python has one list of warning filters for all threads: where each thread saved and restored it for
-itself, the last one to leave could restore what another had set, for good.
+Python's warning filters are global. If each thread saved and restored them on its own, the last
+one to leave could restore the filters that another had set, and leave them so for good.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _filters: warnings.catch_warnings[None] | None = None
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """The first thread to enter changes the filters, the last to leave restores them."""
+    """Ignore warnings inside: the first thread sets the filters, the last one restores them."""
     global _inside, _filters
     with _lock:
         if _inside == 0:

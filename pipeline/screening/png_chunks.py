@@ -1,4 +1,4 @@
-"""A PNG without what the decoder is better off not reading.
+"""Removes from a PNG the chunks that do not affect its pixels, some of which harm the decoder.
 
 Source: the PNG specification, third edition; clauses are cited where they matter.
 """
@@ -11,22 +11,23 @@ _TRANSPARENCY = b"tRNS"
 
 
 def picture_chunks(png: bytes) -> bytes:
-    """The chunks that say what the picture is, in their order: the critical ones and `tRNS`.
+    """The PNG with only its critical chunks and `tRNS`, in their order.
 
-    The decoder inflates up to 8 MB for every chunk of text, of which 8 KB of a file hold one, and
-    keeps them all; of an animation with a damaged frame it kills the process, and of one whose
-    picture is not a frame it gives another picture. Neither colour spaces nor anything else that
-    is left out changes its pixels.
+    The others are removed because the decoder
+    - inflates each chunk of text to up to 8 MB (from 8 KB of the file), and keeps them all;
+    - crashes the process on an animation with a damaged frame;
+    - returns the wrong image for an animation whose default image is not one of the frames.
+    It ignores colour spaces and all other chunks that are removed, so its pixels stay the same.
 
-    A damaged file keeps its damage: from a chunk that the file ends in, all is as it was.
+    A damaged file stays damaged: everything from an incomplete chunk on is kept.
     """
     kept = [png[:_SIGNATURE_BYTES]]
-    start = at = _SIGNATURE_BYTES  # of the chunks that are kept next, and of the one looked at
+    start = at = _SIGNATURE_BYTES  # of the next run of kept chunks; of the current chunk
     while at + _FRAME_BYTES <= len(png):
         end = at + _FRAME_BYTES + int.from_bytes(png[at : at + 4], "big")
         if end > len(png):
             break
-        # An ancillary chunk's type begins with a small letter (5.4).
+        # The type of an ancillary chunk starts with a lower-case letter (5.4).
         if png[at + 4] & 0x20 and png[at + 4 : at + 8] != _TRANSPARENCY:
             kept.append(png[start:at])
             start = end

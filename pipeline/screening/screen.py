@@ -1,4 +1,4 @@
-"""What is decided about an image from its bytes alone, before the decoder sees it."""
+"""Checks an image's encoded bytes before they are decoded: format, header, size and integrity."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from pipeline.screening.jpeg_integrity import IntegrityLevel, check_integrity
 from pipeline.screening.pillow_warnings import silenced
 from pipeline.screening.png_chunks import picture_chunks
 
-# Encoders write about ten. A decoder goes over the whole picture once for each.
+# Encoders write about ten scans. For each, the decoder goes over the whole image.
 REJECTED_ABOVE_SCANS = 100
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
-# What a web crawl saves as .jpg besides JPEG, and DALI decodes to the same pixels as PIL.
+# Web crawls also save these as .jpg, and DALI decodes them to the same pixels as PIL.
 _OTHER_FORMATS = ("png", "webp")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """max_pixels: width x height above which an image is rejected before anything is allocated.
-    integrity: how hard to look for silent corruption, see `check_integrity`.
+    """max_pixels: images with a larger width x height are rejected before memory is allocated.
+
+    integrity: how thoroughly to look for silent corruption, see `check_integrity`.
     """
 
     max_pixels: int = 100_000_000
@@ -40,8 +41,8 @@ class Limits:
 def screen(image: EncodedImage, limits: Limits) -> None:
     """Read the header of `image.data`; set size, header, status and error in place.
 
-    A truncated JPEG gets the end marker that it lacks: the decoder then gives what there is. A PNG
-    loses what says nothing about its picture, see `picture_chunks`.
+    A truncated JPEG gets the end marker that it lacks, so that the decoder returns what there is.
+    A PNG loses the chunks that do not affect its pixels, see `picture_chunks`.
     """
     data = image.data
     if data is None:
@@ -62,17 +63,17 @@ def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
     image.header, image.size = header, (header.height, header.width)
     if header.precision_bits != 8:
         image.fail(
-            Status.REJECTED, f"{header.precision_bits}-bit JPEG: only 8-bit ones can be read"
+            Status.REJECTED, f"{header.precision_bits}-bit JPEG: only 8-bit JPEGs are supported"
         )
     elif header.scans > REJECTED_ABOVE_SCANS:
         image.fail(
             Status.REJECTED,
-            f"JPEG of {header.scans} scans: over the limit of {REJECTED_ABOVE_SCANS}, for each"
-            " costs as much as a picture",
+            f"JPEG of {header.scans} scans: over the limit of {REJECTED_ABOVE_SCANS}, since each"
+            " costs as much time as a whole image",
         )
     elif len(data) <= header.scan_offset + len(_JPEG_END):
         image.fail(Status.REJECTED, "header only: the JPEG ends before its image data")
-    elif _within(image, limits):
+    elif _check_pixels(image, limits):
         if reason := check_integrity(data, header, limits.integrity, max_pixels=limits.max_pixels):
             image.flag(reason)
         if not header.complete:
@@ -89,17 +90,18 @@ def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
             picture = Image.open(io.BytesIO(data))
         image.size = (picture.height, picture.width)
     except Image.DecompressionBombError:
-        image.fail(Status.REJECTED, f"{found} image of too many pixels to open")
-    except UnidentifiedImageError:  # its text holds the address of the BytesIO
+        image.fail(Status.REJECTED, f"{found} image with too many pixels to open")
+    except UnidentifiedImageError:  # its message contains the address of the BytesIO
         image.fail(Status.REJECTED, f"{found} header is damaged: cannot identify image file")
     except (OSError, ValueError, SyntaxError) as error:
         image.fail(Status.REJECTED, f"{found} header is damaged: {one_line(error)}")
     else:
-        if _within(image, limits) and found == "png":
+        if _check_pixels(image, limits) and found == "png":
             image.data = picture_chunks(data)
 
 
-def _within(image: EncodedImage, limits: Limits) -> bool:
+def _check_pixels(image: EncodedImage, limits: Limits) -> bool:
+    """Reject an image with too many pixels; False if it was rejected."""
     height, width = image.size or (0, 0)
     if width * height <= limits.max_pixels:
         return True

@@ -1,1 +1,1 @@
-"""Files wherever they lie: disks, HTTP, S3, Google Cloud Storage, the Hugging Face Hub."""
+"""Access to files: local disks, HTTP, S3, Google Cloud Storage, the Hugging Face Hub."""

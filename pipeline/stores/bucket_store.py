@@ -1,4 +1,4 @@
-"""A bucket behind S3's REST interface: lists its keys, and makes requests for its objects."""
+"""A bucket with S3's REST interface: lists its keys, and gives the URLs of its objects."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree
 
-from pipeline.stores.attempts import ReadError
+from pipeline.stores.errors import StoreError
 from pipeline.stores.http_transfer import Resource, Sign, get
 from pipeline.stores.locations import SourceError
 
 _BUCKET = re.compile(r"[a-z0-9A-Z][\w.-]{1,221}")
-_MOST_LISTING_BYTES = 64 << 20
-_KEY_SAFE = "/-_.~"  # what a signature takes as it is
+_MAX_LISTING_BYTES = 64 << 20
+_KEY_SAFE = "/-_.~"  # the characters that a signature leaves unescaped
 
 
 class StoredObject(NamedTuple):
-    """A key as it is in the bucket, or a folder of keys (`num_bytes` None, a trailing slash).
+    """An object; or a folder, whose key has a final slash and whose `num_bytes` is None.
 
-    modified: when it was stored, as the store wrote it (ISO 8601).
+    modified: ISO 8601, as the store gives it.
     """
 
     key: str
@@ -29,7 +29,7 @@ class StoredObject(NamedTuple):
 
 
 class BucketStore:
-    """One bucket. base_url: what its keys stand below. sign: gives a request's headers."""
+    """One bucket. base_url: of its objects, without the key. sign: see `http_transfer.Sign`."""
 
     def __init__(self, base_url: str, sign: Sign) -> None:
         self._base_url = base_url
@@ -41,9 +41,9 @@ class BucketStore:
     def pages(
         self, prefix: str, *, delimiter: str = ""
     ) -> Generator[list[StoredObject], None, None]:
-        """The keys that begin with `prefix`, in the store's byte order; at least one page.
+        """The objects whose keys start with `prefix`, in byte order; at least one page.
 
-        delimiter: with "/", keys below a folder are given as that folder alone.
+        delimiter: with "/", the keys of a subfolder are replaced by one entry for the subfolder.
         Raises OSError, AccessError.
         """
         query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
@@ -51,7 +51,7 @@ class BucketStore:
         while True:
             words = (f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
             listing = Resource(f"{self._base_url}?{'&'.join(words)}", self._sign, "store")
-            page, token = _parse(get(listing, most_bytes=_MOST_LISTING_BYTES).data)
+            page, token = _parse(get(listing, max_bytes=_MAX_LISTING_BYTES).data)
             yield page
             if token is None:
                 return
@@ -64,15 +64,16 @@ def check_bucket_name(bucket: str, location: str) -> None:
 
 
 def _parse(data: bytes) -> tuple[list[StoredObject], str | None]:
-    """(keys and folders of one page in byte order, the token of the next page if there is one)."""
+    """(objects and folders of one page in byte order, token of the next page or None)."""
     try:
         root = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
-        raise ReadError(f"the store's listing is no XML: {error}") from None
+        raise StoreError(f"the store's listing is not XML: {error}") from None
     space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
     if root.tag != f"{space}ListBucketResult":
-        raise ReadError(f"the store's listing is not one: it is <{root.tag.removeprefix(space)}>")
-    encoded = root.findtext(f"{space}EncodingType") == "url"  # not every store can
+        found_tag = root.tag.removeprefix(space)
+        raise StoreError(f"the store's listing is <{found_tag}>, not <ListBucketResult>")
+    encoded = root.findtext(f"{space}EncodingType") == "url"  # not every store supports it
 
     def key_of(item: ElementTree.Element, name: str) -> str:
         text = item.findtext(f"{space}{name}") or ""

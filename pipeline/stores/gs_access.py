@@ -1,8 +1,8 @@
-"""How Google Cloud Storage is reached: through its S3-like XML interface, with an access token.
+"""Access to Google Cloud Storage, through its S3-compatible XML interface with an access token.
 
-Credentials are Google's application default ones (a variable, gcloud's login, the machine's role);
-without them requests are anonymous, as public buckets allow. STORAGE_EMULATOR_HOST as Google's own
-libraries take it.
+Credentials are Google's application default credentials (a variable, gcloud's login, the machine's
+role); without them, requests are anonymous, which public buckets allow. STORAGE_EMULATOR_HOST works
+as in Google's own libraries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from pipeline.error_text import one_line
-from pipeline.stores.attempts import AccessError
+from pipeline.stores.errors import AccessError
 from pipeline.stores.http_transfer import Sign
 from pipeline.stores.locations import SourceError
 
@@ -24,9 +24,9 @@ _LOCK = threading.Lock()
 
 
 def gs_bucket(bucket: str) -> tuple[str, Sign]:
-    """(the URL that the bucket's keys stand below, what gives the headers that let us in).
+    """(base URL of the bucket's objects, function that authenticates requests).
 
-    Raises SourceError where the package that finds credentials is missing.
+    Raises SourceError when google-auth is not installed.
     """
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
         endpoint = emulator if "://" in emulator else f"http://{emulator}"
@@ -43,7 +43,7 @@ def _token_header() -> dict[str, str]:
     from google.auth.transport.requests import Request
 
     try:
-        with _LOCK:  # or every thread would renew the token at once
+        with _LOCK:  # otherwise every thread would renew the token at once
             credentials = _credentials()
             if credentials is None:
                 return {}

@@ -1,6 +1,6 @@
-"""A repository of the Hugging Face Hub: its files, and how one is read.
+"""A repository of the Hugging Face Hub: lists its files, and gives their URLs.
 
-HF_ENDPOINT and HF_TOKEN (or `hf auth login`) as the Hub's own library takes them.
+HF_ENDPOINT and HF_TOKEN (or `hf auth login`) work as in the Hub's own library.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from pipeline.stores.attempts import ReadError
+from pipeline.stores.errors import StoreError
 from pipeline.stores.http_transfer import Resource, get
 from pipeline.stores.locations import SourceError
 
 _ENDPOINT = "https://huggingface.co"
-_MOST_LISTING_BYTES = 64 << 20
+_MAX_LISTING_BYTES = 64 << 20
 # hf://[datasets/]owner/name[@revision]/path; revisions with slashes are refs/… or percent-encoded.
 _PLACE = re.compile(
     r"hf://(?:(?P<kind>datasets|spaces|models)/)?"
@@ -28,7 +28,7 @@ _NEXT = re.compile(r'<([^<>]+)>;\s*rel="next"')
 
 
 class HfPlace(NamedTuple):
-    """A file or folder of a repository; `root` is the location of the repository itself."""
+    """A file or folder of a repository. root: the location of the repository itself."""
 
     root: str
     kind: str  # "datasets", "spaces" or "models"
@@ -58,7 +58,7 @@ def hf_resource(location: str) -> Resource:
 def list_hf(location: str) -> list[tuple[str, int]]:
     """(path in the repository, bytes) of the files below a folder, in byte order of their paths.
 
-    Raises OSError, AccessError; MissingError where there is no such folder.
+    Raises OSError, AccessError; MissingError when the folder does not exist.
     """
     place = parse_hf(location)
     folder = quote(place.path.rstrip("/"))
@@ -68,7 +68,7 @@ def list_hf(location: str) -> list[tuple[str, int]]:
     )
     files = []
     while url is not None:
-        answer = get(Resource(url, _token_header, "store"), most_bytes=_MOST_LISTING_BYTES)
+        answer = get(Resource(url, _token_header, "store"), max_bytes=_MAX_LISTING_BYTES)
         files += _files_of(answer.data)
         following = _NEXT.search(answer.headers.get("Link", ""))
         url = following[1] if following else None
@@ -81,7 +81,7 @@ def _files_of(data: bytes) -> list[tuple[str, int]]:
             (item["path"], int(item["size"])) for item in json.loads(data) if item["type"] == "file"
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise ReadError(f"the Hub's listing cannot be understood: {error!r}") from None
+        raise StoreError(f"the Hub's listing has an unknown form: {error!r}") from None
 
 
 def _endpoint() -> str:

@@ -1,6 +1,6 @@
-"""What the text of a location says: its scheme, its parts, its patterns, and what may be recorded.
+"""Locations as text: their scheme, parts, patterns and credentials.
 
-Pure functions; nothing here looks at a disk or a network.
+Pure functions, without access to a disk or a network.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ REMOTE_SCHEMES = ("s3", "gs", "hf", "https", "http")
 _REMOTE = tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES)
 _SCHEME = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
 _BRACES = re.compile(r"\{(-?\d+\.\.-?\d+|[^{}]*,[^{}]*)\}")
-# Query parameters that let whoever holds the URI in: signatures and tokens of S3, GCS, Azure,
-# CloudFront, OSS and of web services. Their companions (dates, expiry) tell nothing.
+# Query parameters that grant access: signatures and tokens of S3, GCS, Azure, CloudFront, OSS and
+# of web services. The parameters beside them (dates, expiry) are no secret.
 _SECRET_PARAMETER = re.compile(
     r"(x-(amz|goog|oss)-(signature|credential|security-token)|awsaccesskeyid|googleaccessid"
     r"|ossaccesskeyid|signature|sig|key-pair-id|policy|hdnts|(access|auth|id|security)?[_-]?token"
@@ -27,13 +27,13 @@ _SECRET_PARAMETER = re.compile(
 
 
 class SourceError(ValueError):
-    """The collection as a whole cannot be listed; the message says what to do."""
+    """The collection cannot be listed, or not all of it; the message says what to do."""
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is on a network store rather than a path.
+    """Whether a location is a URI of a remote store, rather than a path or a file:// URI.
 
-    Raises SourceError for a scheme that cannot be read.
+    Raises SourceError for a scheme that is not supported.
     """
     if location.startswith("/"):
         return False
@@ -41,26 +41,25 @@ def is_remote(location: str) -> bool:
         return True
     if found := _SCHEME.match(location):
         raise SourceError(
-            f"cannot read {recorded(location)!r}: {found[0]} is not supported; give a path, or"
-            f" one of {', '.join(_REMOTE)}"
+            f"cannot read {without_credentials(location)!r}: {found[0]} is not supported;"
+            f" give a path, or one of {', '.join(_REMOTE)}"
         )
     return False
 
 
 def scheme_of(location: str) -> str:
-    """The scheme of a remote location."""
     return location.partition("://")[0]
 
 
 def local_path(location: str) -> str:
-    """The path behind a path or a file:// URI."""
-    return (
-        os.fsdecode(unquote_to_bytes(location[7:])) if location.startswith("file://") else location
-    )
+    """A file:// URI as a path; a path as it is."""
+    if location.startswith("file://"):
+        return os.fsdecode(unquote_to_bytes(location.removeprefix("file://")))
+    return location
 
 
 def uri_of(path: str) -> str:
-    """A path as text that any reader can store; a name that is not UTF-8 becomes a file:// URI."""
+    """A path as valid Unicode: the path, or a percent-encoded file:// URI if it is not UTF-8."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
@@ -68,10 +67,10 @@ def uri_of(path: str) -> str:
     return path
 
 
-def joined(folder: str, entry: str) -> str:
-    """What an entry of a manifest in `folder` stands for: a path, or a remote location.
+def resolve_entry(folder: str, entry: str) -> str:
+    """An entry of a manifest as an absolute path or a remote location.
 
-    folder: ends with a slash if it is remote.
+    folder: the manifest's, with a final slash if it is remote.
     """
     if entry.startswith("/") and not is_web(folder):
         return entry
@@ -92,16 +91,17 @@ def joined(folder: str, entry: str) -> str:
 
 
 def folder_of(location: str) -> str:
-    """What the entries of a manifest are relative to."""
+    """The folder of a file, with a final slash if it is remote."""
     if not is_remote(location):
         return os.path.dirname(location)
-    return name_of(location).rpartition("/")[0] + "/"
+    return without_query(location).rpartition("/")[0] + "/"
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """`{000..010}` and `{a,b}` written out, the last one fastest, as a shell does.
+    """Expand `{000..010}` and `{a,b}` as a shell does; the last braces vary fastest.
 
-    Numbers are padded to the longer end where either starts with a zero.
+    Numbers are padded with zeros to the length of the longer end if one of the ends has a
+    leading zero.
     """
     parts = _BRACES.split(pattern)  # text, braces, text, braces, ..., text
     choices = [_choices(part) if index % 2 else [part] for index, part in enumerate(parts)]
@@ -113,7 +113,7 @@ def has_braces(pattern: str) -> bool:
 
 
 def leading_alternatives(pattern: str) -> list[str]:
-    """What the braces at the start of a pattern stand for, none where there are none there."""
+    """The alternatives of the `{a,b}` that a pattern starts with; empty if it does not."""
     found = _BRACES.match(pattern)
     return found[1].split(",") if found and "," in found[1] else []
 
@@ -128,8 +128,8 @@ def _choices(braces: str) -> list[str]:
     return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
 
 
-def recorded(location: str) -> str:
-    """The location without what lets its holder in: what rows, plans and messages may carry."""
+def without_credentials(location: str) -> str:
+    """The location without user, password, signature and token; rows, plans and messages use it."""
     scheme, separator, rest = location.partition("://")
     if location.startswith("/") or not separator or not ("@" in rest or "?" in rest):
         return location
@@ -152,37 +152,38 @@ def is_web(location: str) -> bool:
     return location[:8].lower().startswith(("https://", "http://"))
 
 
-def name_of(location: str) -> str:
-    """The location as far as its extension."""
+def without_query(location: str) -> str:
+    """A web location without query and fragment, so that it ends with the file's extension."""
     if not ("?" in location or "#" in location) or not is_web(location):
         return location
     return location.partition("#")[0].partition("?")[0]
 
 
 def has_credentials(location: str) -> bool:
-    return recorded(location) != location
+    return without_credentials(location) != location
 
 
 def refuse_credentials(location: str) -> None:
-    """Raise SourceError for a location that would carry its credentials into what is recorded."""
+    """Raises SourceError for a location with credentials: it would be written to the output."""
     if not has_credentials(location):
         return
     if is_web(location):
         way_out = "write the whole URI into a text file and give that file instead"
     else:
-        way_out = "leave out what stands before the @ and set them in the environment"
+        way_out = "remove the part before the @ and set the credentials in the environment"
     raise SourceError(
-        f"{recorded(location)!r} was given with credentials, which would be recorded: {way_out}"
+        f"{without_credentials(location)!r} was given with credentials, which would be recorded:"
+        f" {way_out}"
     )
 
 
-def fixed_start(pattern: str) -> str:
-    """What every match of a glob pattern begins with."""
+def literal_prefix(pattern: str) -> str:
+    """The part of a glob pattern before its first special character."""
     return re.split(r"[*?[]", pattern, maxsplit=1)[0]
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
-    """A glob over whole keys: `*` and `?` stay within a folder, `**` is any number of folders."""
+    """A glob for whole keys: `*` and `?` match within a folder, `**` any number of folders."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\])", pattern)
     return re.compile("".join(map(_glob_part, parts)), re.DOTALL)
 
@@ -196,7 +197,7 @@ def _glob_part(part: str) -> str:
 
 
 def _glob_class(inside: str, negation: str) -> str:
-    """One character of a folder's name: of a set such as `a-cx`, or not of it."""
+    """One character, never a slash, that is in a set such as `a-cx`, or is not in it."""
     items = [
         re.escape(single) if single else f"{re.escape(first)}-{re.escape(last)}"
         for first, last, single in re.findall(r"(.)-(.)|(.)", inside, re.DOTALL)

@@ -1,7 +1,7 @@
-"""Where a run's output stands: a local folder, or a folder of a bucket. Files appear whole or not.
+"""The storage of a run's output: a local folder, or a folder of a bucket. Writes are atomic.
 
 A local file is written under a temporary name and renamed; an object is stored by one request. Both
-are on storage when a write returns.
+are durable when a write returns.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 from pipeline.stores import storage
 
 STAGING = ".staging"  # readers of the data set skip names with a leading dot
 
 
 class OutputStore(Protocol):
-    """What an output is kept in. Names are relative, with slashes.
+    """The files of an output. Names are relative to it, with slashes.
 
-    What goes wrong is raised as OSError or `pipeline.stores.attempts.AccessError`.
+    Every method may raise OSError or AccessError.
     """
 
     location: str
@@ -31,34 +31,34 @@ class OutputStore(Protocol):
         """The location of a file, as `storage.open_input` takes it."""
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError where there is none."""
+        """The content of a file. Raises FileNotFoundError."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Whole or not at all; another file of this name is replaced."""
+        """Write a file atomically; an older one is replaced."""
 
     def staged(self, name: str) -> AbstractContextManager[Path]:
-        """A local file to write to, which becomes the named one when the block succeeds."""
+        """A temporary local file, which becomes the named file when the block succeeds."""
 
     def touch(self, name: str, data: bytes) -> None:
-        """Set a small file's time of change to now; write the file where it is missing."""
+        """Set a small file's modification time to now; write the file if it is missing."""
 
     def create(self, name: str) -> bool:
-        """An empty file; False where there is one."""
+        """Create an empty file; False if the file exists."""
 
-    def changed_at(self, folder: str) -> dict[str, float]:
-        """Name -> when it changed, by the storage's own clock; of the files right in a folder."""
+    def modification_times(self, folder: str) -> dict[str, float]:
+        """Name -> modification time of the files in a folder, by the storage's own clock."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
 
     def prepare(self, folder: str) -> None:
-        """Make a folder, where folders are made."""
+        """Create a folder; does nothing in a bucket, which has none."""
 
     def remove_empty(self, folder: str) -> None:
-        """Remove a folder that holds nothing; nothing happens to one that does."""
+        """Remove a folder, if it is empty."""
 
     def discard(self, folder: str) -> None:
-        """Remove a folder with all the files in it."""
+        """Remove a folder and the files in it."""
 
 
 class LocalFolder:
@@ -79,7 +79,7 @@ class LocalFolder:
             temporary.write_bytes(data)
 
     def staged(self, name: str) -> AbstractContextManager[Path]:
-        return replacing(self._path / name, staging=self._path / STAGING)
+        return atomic_write(self._path / name, staging=self._path / STAGING)
 
     def touch(self, name: str, data: bytes) -> None:
         path = self._path / name
@@ -98,11 +98,11 @@ class LocalFolder:
             return False
         return True
 
-    def changed_at(self, folder: str) -> dict[str, float]:
+    def modification_times(self, folder: str) -> dict[str, float]:
         found = {}
         with suppress(FileNotFoundError), os.scandir(self._path / folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # it has just been removed
+                with suppress(FileNotFoundError):  # just removed by another process
                     found[entry.name] = entry.stat().st_mtime
         return found
 
@@ -113,7 +113,7 @@ class LocalFolder:
         (self._path / folder).mkdir(parents=True, exist_ok=True)
 
     def remove_empty(self, folder: str) -> None:
-        with suppress(OSError):  # another driver uses it
+        with suppress(OSError):  # not empty: another driver uses it
             (self._path / folder).rmdir()
 
     def discard(self, folder: str) -> None:
@@ -150,16 +150,16 @@ class BucketFolder:
         self.write(name, data)
 
     def create(self, name: str) -> bool:
-        # Two workers that create the same name at once both succeed. Only the attempts of one
-        # driver at one shard are made so, and those come one after the other.
+        # Not atomic: two callers at the same time may both succeed. It is used only for the
+        # attempts of one driver at one shard, which come one after the other.
         folder, _, leaf = name.rpartition("/")
-        if leaf in self.changed_at(folder, leaf):
+        if leaf in self.modification_times(folder, leaf):
             return False
         self.write(name, b"")
         return True
 
-    def changed_at(self, folder: str, prefix: str = "") -> dict[str, float]:
-        """prefix: what the names begin with."""
+    def modification_times(self, folder: str, prefix: str = "") -> dict[str, float]:
+        """prefix: only names that start with it."""
         below = self.locate(f"{folder}/" if folder else "")
         found = storage.list_changes(below + prefix)
         names = ((location.removeprefix(below), stored_at) for location, stored_at in found)
@@ -175,5 +175,5 @@ class BucketFolder:
         """A bucket has no folders."""
 
     def discard(self, folder: str) -> None:
-        for name in self.changed_at(folder):
+        for name in self.modification_times(folder):
             self.remove(f"{folder}/{name}")

@@ -1,4 +1,4 @@
-"""A remote file as a Python file: read in blocks, those ahead of the reader in parallel."""
+"""A remote file as a Python file object: fetched in blocks, with parallel prefetch."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from pipeline.stores.attempts import MissingError, TemporaryReadError
+from pipeline.stores.errors import MissingError, TransientStoreError
 from pipeline.stores.http_transfer import Resource, get
 
 BLOCK_BYTES = 4 << 20
-_BLOCKS_AHEAD = 8  # 36 MiB a file at most; one connection alone gives less than a network does
-_MOST_FETCHES = 64  # under way for all files of the process
+_BLOCKS_AHEAD = 8  # at most 36 MiB per file; one connection does not use the whole bandwidth
+_MAX_CONCURRENT_FETCHES = 64  # of all files of the process
 _HEAD_BYTES = 1 << 16
-_MOST_UNRANGED_BYTES = 64 << 20  # of a file that a server gives whole or not at all
+_MAX_UNRANGED_BYTES = 64 << 20  # of a file whose server does not support byte ranges
 
 
 class RemoteFile(io.RawIOBase):
-    """Reads one resource, for one thread at a time; fast from front to back.
+    """Reads one resource, for one thread at a time; fastest from start to end.
 
-    Blocks are fetched ahead once the reader has gone from one to the next, up to `read_ahead_to`
-    (bytes from the start) where a reader says so. Raises what `http_transfer.get` raises, and
-    TemporaryReadError for a file that is no longer the one that was opened: another can be.
+    While blocks are read in sequence, the next ones are prefetched, up to byte `read_ahead_to`
+    where the reader sets one. Raises what `http_transfer.get` raises, and TransientStoreError
+    when the file is no longer the one that was opened: the new one can be opened.
     """
 
     def __init__(self, resource: Resource) -> None:
@@ -31,8 +31,8 @@ class RemoteFile(io.RawIOBase):
         self._position = 0
         self._blocks: dict[int, Future[bytes]] = {}
         self._last_block = -1
-        first = get(resource, 0, _HEAD_BYTES, most_bytes=_MOST_UNRANGED_BYTES)
-        self._head = first.data  # the whole file, where the server knows no ranges
+        first = get(resource, 0, _HEAD_BYTES, max_bytes=_MAX_UNRANGED_BYTES)
+        self._head = first.data  # the whole file, if the server does not support byte ranges
         self._size = first.total_bytes
         self._version = first.version
         self.read_ahead_to = self._size
@@ -52,7 +52,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Up to the end of the block at hand, as a raw file may; 0 at the end of the file."""
+        """Read up to the end of the current block; returns 0 at the end of the file."""
         start = self._position
         if start >= self._size:
             return 0
@@ -89,9 +89,9 @@ class RemoteFile(io.RawIOBase):
         try:
             answer = get(self._resource, start, min(start + BLOCK_BYTES, self._size))
         except MissingError as error:
-            raise TemporaryReadError(f"it was removed while it was read: {error}") from None
+            raise TransientStoreError(f"it was removed while it was read: {error}") from None
         if (answer.total_bytes, answer.version) != (self._size, self._version):
-            raise TemporaryReadError("it was written again while it was read")
+            raise TransientStoreError("it was rewritten while it was read")
         return answer.data
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class RemoteFile(io.RawIOBase):
 
 @cache
 def _fetchers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MOST_FETCHES, thread_name_prefix="fetch")
+    return ThreadPoolExecutor(_MAX_CONCURRENT_FETCHES, thread_name_prefix="fetch")
 
 
 os.register_at_fork(after_in_child=_fetchers.cache_clear)  # threads do not survive a fork

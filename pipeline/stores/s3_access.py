@@ -1,8 +1,8 @@
-"""How S3 is reached: the endpoint, the credentials, and the signature of a request.
+"""Access to S3: endpoint, region, credentials, and the signature of requests.
 
-The environment says it all: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL for a store that is not
-Amazon's, AWS_REGION for its region, and credentials wherever botocore finds them (variables, a
-profile, the role of the machine or the pod). Without credentials requests go unsigned.
+All of it comes from the environment: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL for a store that is
+not Amazon's, AWS_REGION for its region, and credentials wherever botocore finds them (variables, a
+profile, the role of the machine or the pod). Without credentials, requests are not signed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pyarrow.fs
 
 from pipeline.error_text import one_line
-from pipeline.stores.attempts import AccessError, TemporaryReadError
+from pipeline.stores.errors import AccessError, TransientStoreError
 from pipeline.stores.http_transfer import Sign
 from pipeline.stores.locations import SourceError, is_web
 
@@ -36,10 +36,10 @@ class Credentials(NamedTuple):
 
 
 def s3_bucket(bucket: str) -> tuple[str, Sign]:
-    """(the URL that the bucket's keys stand below, what gives the headers that sign a URL).
+    """(base URL of the bucket's objects, function that signs requests).
 
-    Raises SourceError where the package that finds credentials is missing, or the endpoint is no
-    URL; TemporaryReadError where the bucket's region cannot be found out.
+    Raises SourceError when botocore is not installed or the endpoint is not a URL, and
+    TransientStoreError when the bucket's region cannot be found.
     """
     if find_spec("botocore") is None:
         raise SourceError(
@@ -57,7 +57,7 @@ def s3_bucket(bucket: str) -> tuple[str, Sign]:
     else:
         region = _region_of(bucket)
         base = f"https://{bucket}.s3.{region}.amazonaws.com"
-        if "." in bucket:  # no certificate covers such a host
+        if "." in bucket:  # the wildcard certificate does not cover such a host
             base = f"https://s3.{region}.amazonaws.com/{bucket}"
 
     def signed(method: str, url: str) -> dict[str, str]:
@@ -73,14 +73,14 @@ def _region_of(bucket: str) -> str:
     try:
         return pyarrow.fs.resolve_s3_region(bucket)
     except OSError as error:
-        raise TemporaryReadError(
-            f"the region of the bucket {bucket!r} cannot be found out ({one_line(error)}): set"
+        raise TransientStoreError(
+            f"the region of the bucket {bucket!r} cannot be found ({one_line(error)}): set"
             " AWS_ENDPOINT_URL=https://s3.REGION.amazonaws.com, and AWS_REGION"
         ) from None
 
 
 def _credentials() -> Credentials | None:
-    """What is valid now: botocore renews what expires."""
+    """The current credentials; botocore renews them before they expire."""
     from botocore.exceptions import BotoCoreError
 
     try:
@@ -91,7 +91,7 @@ def _credentials() -> Credentials | None:
 
 
 def _botocore_credentials() -> Any:
-    with _LOCK:  # or every thread would ask the machine's role for them at once
+    with _LOCK:  # otherwise every thread would query the metadata service at once
         return _look_up_credentials()
 
 
@@ -105,9 +105,9 @@ def _look_up_credentials() -> Any:
 def sign(
     method: str, url: str, credentials: Credentials, region: str, now: datetime
 ) -> dict[str, str]:
-    """The headers of a request under AWS Signature Version 4, which hold for 15 minutes.
+    """The headers of a request signed with AWS Signature Version 4, valid for 15 minutes.
 
-    What a PUT carries is not signed: its own checksum goes with it.
+    The body of a PUT is not signed; it has its own checksum.
     """
     parts = urlsplit(url)
     content = "UNSIGNED-PAYLOAD" if method == "PUT" else _EMPTY_SHA256

@@ -1,6 +1,6 @@
-"""Files wherever they are: opened, read whole or in part, listed. Paths never pass through HTTP.
+"""Read, write and list files by location, on a disk or in a remote store.
 
-A location is an absolute path, a file:// URI, or s3://, gs://, hf:// or https:// as it opens.
+A location is an absolute path, or a URI: file://, s3://, gs://, hf:// or https://.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pipeline.stores.bucket_store import BucketStore, check_bucket_name
 from pipeline.stores.connections import basic_authorization
 from pipeline.stores.gs_access import gs_bucket
 from pipeline.stores.hf_store import hf_resource, list_hf, parse_hf
-from pipeline.stores.http_transfer import MOST_BYTES, Resource, delete, get, put
+from pipeline.stores.http_transfer import MAX_BYTES, Resource, delete, get, put
 from pipeline.stores.locations import (
     SourceError,
     is_remote,
     is_web,
     local_path,
-    recorded,
     scheme_of,
+    without_credentials,
 )
 from pipeline.stores.remote_file import RemoteFile
 from pipeline.stores.s3_access import s3_bucket
@@ -37,24 +37,24 @@ _buckets: dict[tuple[str, str], BucketStore] = {}
 
 
 def read(location: str) -> bytes:
-    """The whole content of a file. Raises OSError; AccessError where credentials are refused."""
+    """The whole content of a file. Raises OSError; AccessError when credentials are refused."""
     if is_remote(location):
         return get(_resource(location)).data
     with open(local_path(location), "rb", buffering=0, opener=_open_regular) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > MOST_BYTES:
-            raise OSError(f"{size} bytes: at most {MOST_BYTES} are read at once")
+        if size > MAX_BYTES:
+            raise OSError(f"{size} bytes: at most {MAX_BYTES} are read at once")
         return file.read()
 
 
 def read_range(location: str, start: int, num_bytes: int) -> bytes:
-    """The bytes from `start` on, fewer where the file ends. Raises as `read` does."""
-    if num_bytes > MOST_BYTES:
-        raise OSError(f"{num_bytes} bytes: at most {MOST_BYTES} are read at once")
+    """`num_bytes` bytes from `start`, fewer at the end of the file. Raises as `read` does."""
+    if num_bytes > MAX_BYTES:
+        raise OSError(f"{num_bytes} bytes: at most {MAX_BYTES} are read at once")
     if is_remote(location):
         if not num_bytes:
             return b""
-        # A server that knows no ranges answers one from the start with the whole file.
+        # A server without byte ranges sends the whole file for a range that starts at 0.
         return get(_resource(location), start, start + num_bytes).data[:num_bytes]
     with open(local_path(location), "rb", opener=_open_regular) as file:
         file.seek(start)
@@ -62,18 +62,18 @@ def read_range(location: str, start: int, num_bytes: int) -> bytes:
 
 
 def open_input(location: str) -> BinaryIO:
-    """A file to read and to seek in. Raises as `read` does, MissingError or FileNotFoundError."""
+    """Open a file for reading and seeking. Raises as `read` does; FileNotFoundError if missing."""
     if not is_remote(location):
         return open(local_path(location), "rb", opener=_open_regular)
     return io.BufferedReader(RemoteFile(_resource(location)), _BUFFER_BYTES)
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opens a file, but no pipe and no device: reading those may never end, nor may opening them.
+    """An opener for `open` that refuses pipes and devices, which may block for ever.
 
-    A folder is left to `open`, which says what it is.
+    For a folder, `open` itself raises IsADirectoryError.
     """
-    descriptor = os.open(path, flags | os.O_NONBLOCK)  # without effect on a file
+    descriptor = os.open(path, flags | os.O_NONBLOCK)  # no effect on a regular file
     mode = os.fstat(descriptor).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         os.close(descriptor)
@@ -82,7 +82,7 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def limit_read_ahead(file: BinaryIO, stop: int) -> None:
-    """Say up to which byte an opened file will be read, so that no more is fetched ahead."""
+    """Stop prefetch of an open remote file at a byte; no effect on a local file."""
     if isinstance(file, io.BufferedReader) and isinstance(file.raw, RemoteFile):
         file.raw.read_ahead_to = stop
 
@@ -90,14 +90,14 @@ def limit_read_ahead(file: BinaryIO, stop: int) -> None:
 def list_objects(location: str, prefix: str = "") -> Iterator[tuple[str, int]]:
     """(location, bytes) of the files below a remote folder, in the byte order of their paths.
 
-    location: ends with a slash. prefix: what the rest of a location begins with.
-    Raises OSError, AccessError, and SourceError for a scheme that has no folders.
+    location: with a final slash. prefix: only files whose path below the folder starts with it.
+    Raises OSError, AccessError; SourceError for https://, which has no folders.
     """
     scheme = scheme_of(location)
     if is_web(location):
         raise SourceError(
-            f"{recorded(location)!r} cannot be listed, as no web server can: give a manifest of"
-            " its files"
+            f"{without_credentials(location)!r} cannot be listed, since web servers have no"
+            " listing: give a manifest of its files"
         )
     if scheme == "hf":
         root = parse_hf(location).root
@@ -107,24 +107,25 @@ def list_objects(location: str, prefix: str = "") -> Iterator[tuple[str, int]]:
     bucket, key = _split(location)
     store = _bucket(scheme, bucket)
     for item in list_bucket(store, key + prefix):
-        if not (item.key.endswith("/") and not item.num_bytes):  # a marker of a folder
+        if not (item.key.endswith("/") and not item.num_bytes):  # a folder's marker object
             yield f"{scheme}://{bucket}/{item.key}", item.num_bytes or 0
 
 
 def write_object(location: str, data: bytes) -> None:
-    """Store an object of a bucket, whole or not at all. Raises as `read`."""
+    """Store an object in a bucket, atomically. Raises as `read` does."""
     put(_resource(location), data)
 
 
 def remove_object(location: str) -> None:
-    """Remove an object of a bucket, if it is there. Raises as `read`."""
+    """Remove an object from a bucket, if it exists. Raises as `read` does."""
     delete(_resource(location))
 
 
 def list_changes(location: str) -> Iterator[tuple[str, float]]:
-    """(location, when it was stored) of the objects below a folder of a bucket.
+    """(location, modification time) of the objects below a folder of a bucket.
 
-    When: seconds since the epoch, by the store's clock; S3's has whole seconds. Raises as `read`.
+    Times are seconds since the epoch by the store's clock; S3's are whole seconds. Raises as
+    `read` does.
     """
     scheme = scheme_of(location)
     bucket, key = _split(location)
@@ -152,8 +153,8 @@ def _split(location: str) -> tuple[str, str]:
 
 
 def _bucket(scheme: str, name: str) -> BucketStore:
-    with _LOCK:  # what it takes to reach a bucket is found out once
+    with _LOCK:  # a bucket's region and credentials are looked up once
         if (scheme, name) not in _buckets:
-            reach = s3_bucket if scheme == "s3" else gs_bucket
-            _buckets[scheme, name] = BucketStore(*reach(name))
+            access = s3_bucket if scheme == "s3" else gs_bucket
+            _buckets[scheme, name] = BucketStore(*access(name))
         return _buckets[scheme, name]

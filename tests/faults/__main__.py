@@ -42,7 +42,7 @@ def main() -> int:
 
 def _table(found: list[Round]) -> str:
     lines = [
-        "| fault | rounds | struck | lost | doubled | wrong | left over | median s to recover |",
+        "| fault | rounds | hit | lost | doubled | wrong | left over | median s to recover |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind in dict.fromkeys(played.kind for played in found):

@@ -67,7 +67,7 @@ class LabelJob:
     def wait_for_parts(self, count: int, timeout_s: float = 300) -> bool:
         """Whether so many parts were seen before the job ended."""
         deadline = time.monotonic() + timeout_s
-        while len(self.output.changed_at(LABELS)) < count:
+        while len(self.output.modification_times(LABELS)) < count:
             if self.driver.poll() is not None:
                 return False
             if time.monotonic() > deadline:

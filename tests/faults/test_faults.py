@@ -46,12 +46,12 @@ def test_a_run_from_a_bucket_to_a_bucket_survives_its_worker_and_its_driver(
     job.driver.kill()
     psutil.wait_procs(family, timeout=60)
     job.end()
-    kept = OutputFolder(output).changed_at(LABELS)
+    kept = OutputFolder(output).modification_times(LABELS)
     assert 8 <= len(kept) < stage.shards
     ended = run(source, output)
     assert ended.code == 0, ended.said
     assert f"continuing: {len(kept)} of {stage.shards} shards" in ended.said
-    assert OutputFolder(output).changed_at(LABELS).items() >= kept.items()
+    assert OutputFolder(output).modification_times(LABELS).items() >= kept.items()
     s3.download("run/", tmp_path / "run")
     for part in [*(tmp_path / "run").glob("labels/*"), tmp_path / "run" / "plan.parquet"]:
         rows = pl.read_parquet(part)

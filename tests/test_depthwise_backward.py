@@ -5,8 +5,8 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from afd_model.training import frozen_depthwise
-from afd_model.training.frozen_depthwise import FrozenDepthwise, applies
+from afd_model.training import depthwise_backward
+from afd_model.training.depthwise_backward import FastDepthwiseBackward, applies
 
 
 def kernel(channels: int = 6, side: int = 3) -> torch.Tensor:
@@ -23,7 +23,7 @@ def test_the_gradient_is_autograds(
     weight, bias = kernel(side=side).double(), torch.randn(6).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
     outputs, gradients = [], []
-    for way in (FrozenDepthwise(), torch.enable_grad()):
+    for way in (FastDepthwiseBackward(), torch.enable_grad()):
         with way:
             output = F.conv2d(x, weight, bias, stride, padding, 1, 6)
         (gradient,) = torch.autograd.grad(output.square().sum(), x)
@@ -51,14 +51,14 @@ def test_only_strided_depthwise_convolutions_that_are_frozen_are_taken() -> None
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_100"])
 def test_a_whole_backbone_has_the_same_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    real = frozen_depthwise.applies
+    real = depthwise_backward.applies
     monkeypatch.setattr(
-        frozen_depthwise, "applies", lambda *a: real(*a) and (taken.append(a), True)[1]
+        depthwise_backward, "applies", lambda *a: real(*a) and (taken.append(a), True)[1]
     )
     torch.manual_seed(0)
     backbone = timm.create_model(name).eval().requires_grad_(requires_grad=False).double()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
-    with FrozenDepthwise():
+    with FastDepthwiseBackward():
         logits = backbone(x)
     assert len(taken) >= 4
     (found,) = torch.autograd.grad(logits.square().sum(), x)
@@ -68,7 +68,7 @@ def test_a_whole_backbone_has_the_same_gradient(name: str, monkeypatch: pytest.M
 
 def test_under_autocast_the_gradient_is_near_float32s() -> None:
     x = torch.randn(2, 6, 16, 16, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16), FrozenDepthwise():
+    with torch.autocast("cpu", torch.bfloat16), FastDepthwiseBackward():
         output = F.conv2d(x, kernel(), None, 2, 1, 1, 6)
     assert output.dtype == torch.bfloat16
     (found,) = torch.autograd.grad(output.float().sum(), x)

@@ -1,8 +1,8 @@
-"""TensorFlow's "same" padding without a padded copy, for depthwise convolutions of stride 2.
+"""timm's `Conv2dSame` without its padded copy, for depthwise convolutions of stride 2 on CPUs.
 
-On a picture with even sides it pads right and below only, which PyTorch's convolution cannot, so
-timm's `Conv2dSame` copies the features into a larger tensor first. The same sums come from equal
-padding on both sides and a kernel with a row and a column of zeros before it.
+TensorFlow's "same" padding pads inputs of even size at the right and bottom only. PyTorch's
+convolution cannot, so timm's layer copies its input into a larger tensor first. Symmetric padding
+gives the same result with a kernel that has a row and a column of zeros in front.
 """
 
 from typing import TypeGuard
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class SamePaddedDepthwise(nn.Conv2d):
-    """What `Conv2dSame` computes, to the last bit: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
+class DepthwiseConv2dSame(nn.Conv2d):
+    """A bit-exact replacement: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
 
-    weight: (C, 1, k + 1, k + 1), the first row and column 0.
+    Attributes:
+        weight: (C, 1, k + 1, k + 1), its first row and column zero.
     """
 
     def __init__(self, same: nn.Conv2d) -> None:
@@ -34,25 +35,25 @@ class SamePaddedDepthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
-        # On odd sides the padding is equal, and the zeros would shift it.
+        # For odd sizes "same" padding is symmetric, so the zeros are left out.
         weight = self.weight[:, :, x.shape[2] % 2 :, x.shape[3] % 2 :]
         return F.conv2d(x, weight, self.bias, 2, self.padding, 1, self.groups)
 
 
-def inline_same_padding(model: nn.Module) -> int:
-    """Replaces timm's depthwise `Conv2dSame` of stride 2 below `model`, in place; how many."""
+def replace_conv2d_same(model: nn.Module) -> int:
+    """Replaces timm's depthwise `Conv2dSame` of stride 2, in place; returns their number."""
     replaced = 0
     for name, child in model.named_children():
         if _applies(child):
-            setattr(model, name, SamePaddedDepthwise(child))
+            setattr(model, name, DepthwiseConv2dSame(child))
             replaced += 1
         else:
-            replaced += inline_same_padding(child)
+            replaced += replace_conv2d_same(child)
     return replaced
 
 
 def _applies(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    # By its name: importing timm takes a second, and nobody else's model holds such a layer.
+    # By name: importing timm takes a second, and only its models contain this layer.
     return (
         type(module).__name__ == "Conv2dSame"
         and isinstance(module, nn.Conv2d)

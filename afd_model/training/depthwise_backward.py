@@ -1,8 +1,8 @@
-"""Gradients through a frozen backbone's strided depthwise convolutions, fast on CPUs with bf16.
+"""A fast backward pass of strided depthwise convolutions with frozen weights, for bf16 on CPUs.
 
-PyTorch's kernel for them is slow there: in EfficientNet-Lite0, four such layers take half of a
-training step. The gradient for the input is a plain depthwise convolution as well, of the
-output's gradient spread out to the stride with the kernel turned round, and that one is fast.
+PyTorch's own is slow there: in EfficientNet-Lite0, four such layers take half of a training step.
+The gradient of the input is a depthwise convolution of stride 1 too, of the output's gradient with
+zeros inserted between its rows and columns, with the kernel rotated by 180 degrees. That is fast.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from torch.overrides import TorchFunctionMode
 Pair = tuple[int, int]
 
 
-class FrozenDepthwise(TorchFunctionMode):
-    """While active, `conv2d` calls that `applies` to are differentiated the fast way.
+class FastDepthwiseBackward(TorchFunctionMode):
+    """While active, the `conv2d` calls that `applies` accepts get the fast backward pass.
 
-    The result and its gradient are the same, up to the order of sums. A mode, because backbones
-    call the convolution in ways of their own (timm pads inside its layers).
+    Outputs and gradients are the same up to the order of sums. A function mode rather than a layer,
+    because backbones call `conv2d` from layers of their own (timm's `Conv2dSame`).
     """
 
     def __torch_function__(
@@ -45,9 +45,9 @@ def applies(
     dilation: Any,
     groups: int,
 ) -> bool:
-    """Whether these arguments of `conv2d` are a strided depthwise convolution with frozen weights.
+    """Whether a `conv2d` call is a strided depthwise convolution with frozen weights on a CPU.
 
-    x: (B, C, H, W) that needs a gradient, on a CPU. weight: (C, 1, h, w).
+    True needs an x of (B, C, H, W) that requires a gradient and a weight of (C, 1, h, w).
     """
     return (
         x.device.type == "cpu"
@@ -79,13 +79,13 @@ class _StridedDepthwise(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         (batch, channels, height, width), dtype = ctx.of_input
         (pad_y, pad_x), (kernel_y, kernel_x) = ctx.padding, weight.shape[2:]
-        # Where the output would stand had the stride been 1; zero at all places but the strides'.
+        # The output's gradient on the grid of a convolution of stride 1, zero between.
         rows, columns = height + 2 * pad_y - kernel_y + 1, width + 2 * pad_x - kernel_x + 1
         spread = gradient.new_zeros(batch, rows, columns, channels).permute(0, 3, 1, 2)
         spread[:, :, :: ctx.stride[0], :: ctx.stride[1]] = gradient
-        turned = weight.to(gradient.dtype).flip(2, 3)
+        rotated = weight.to(gradient.dtype).flip(2, 3)
         around = (kernel_y - 1 - pad_y, kernel_x - 1 - pad_x)
-        of_input = F.conv2d(spread, turned, None, 1, around, 1, channels)
+        of_input = F.conv2d(spread, rotated, None, 1, around, 1, channels)
         return of_input.to(dtype), None, None, None, None
 
 

@@ -6,8 +6,8 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from afd_model.inference.same_padding import SamePaddedDepthwise, inline_same_padding
-from afd_model.training.frozen_depthwise import FrozenDepthwise
+from afd_model.inference.conv2d_same import DepthwiseConv2dSame, replace_conv2d_same
+from afd_model.training.depthwise_backward import FastDepthwiseBackward
 
 
 @pytest.mark.parametrize("side", [3, 5, 7])
@@ -17,7 +17,7 @@ def test_it_is_timms_padding(side: int, size: tuple[int, int], bias: bool) -> No
     torch.manual_seed(0)
     same = Conv2dSame(6, 6, side, stride=2, groups=6, bias=bias).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64)
-    torch.testing.assert_close(SamePaddedDepthwise(same)(x), same(x), rtol=0, atol=1e-14)
+    torch.testing.assert_close(DepthwiseConv2dSame(same)(x), same(x), rtol=0, atol=1e-14)
 
 
 def test_only_depthwise_layers_of_stride_two_are_replaced() -> None:
@@ -29,8 +29,8 @@ def test_only_depthwise_layers_of_stride_two_are_replaced() -> None:
         Conv2dSame(6, 6, 4, stride=2, groups=6),
         nn.Conv2d(6, 6, 3, stride=2, groups=6),
     )
-    assert inline_same_padding(layers) == 1
-    assert isinstance(layers[0], SamePaddedDepthwise)
+    assert replace_conv2d_same(layers) == 1
+    assert isinstance(layers[0], DepthwiseConv2dSame)
 
 
 def test_a_whole_backbone_gives_the_same_logits_and_gradients() -> None:
@@ -40,9 +40,9 @@ def test_a_whole_backbone_gives_the_same_logits_and_gradients() -> None:
     x = torch.randn(2, 3, 96, 96, dtype=torch.float64, requires_grad=True)
     expected = backbone(x)
     (expected_gradient,) = torch.autograd.grad(expected.square().sum(), x)
-    assert inline_same_padding(backbone) == 4
+    assert replace_conv2d_same(backbone) == 4
     assert not any(p.requires_grad for p in backbone.parameters())
-    with FrozenDepthwise():
+    with FastDepthwiseBackward():
         found = backbone(x)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     (gradient,) = torch.autograd.grad(found.square().sum(), x)

@@ -1,4 +1,4 @@
-"""Folding batch norms into the convolutions before them, where that is exact."""
+"""Folds batch norms into the convolutions before them."""
 
 import copy
 from typing import Any
@@ -7,35 +7,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-# Folding reorders float32 arithmetic; anything larger means the pairing was wrong.
+# Folding changes float32 rounding only. A larger difference means that a pair was wrong.
 RELATIVE_TOLERANCE = 1e-4
-_SIDE = 64  # pixels of the square image that models are run on
+_SIDE = 64  # of the image that finds and checks the pairs, pixels
 
 
 @torch.no_grad()
 def fold_batch_norms(model: nn.Module) -> int:
     """Folds every batch norm that directly follows a convolution, in place.
 
-    Pairs are found by running the model: a batch norm whose input is a convolution's very output
-    tensor, both called once. Whether anything else also reads that convolution's output cannot be
-    seen this way, so the folded model is compared with the model on a random image, and put back
-    where they differ.
+    Pairs are found by running the model on a random image: the batch norm's input is the
+    convolution's output tensor itself, and both are called once. This cannot see whether another
+    layer reads the convolution's output too, so the outputs before and after are compared; if they
+    differ, all folding is undone.
 
     Args:
         model: in eval mode, float32.
 
     Returns:
-        How many were folded.
+        The number of batch norms folded.
     """
     generator = torch.Generator().manual_seed(0)
     parameter = next(model.parameters())
     image = torch.randn(2, 3, _SIDE, _SIDE, generator=generator).to(parameter)
-    # Else cuDNN rounds to TF32, by more than the tolerance, and nothing is folded.
+    # With TF32, cuDNN's rounding would exceed the tolerance, and nothing would be folded.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         try:
             expected, pairs = _run(model, image)
         except (RuntimeError, AssertionError, ValueError):
-            return 0  # Models of one fixed input size: nothing is wrong, nothing is folded.
+            return 0  # the model takes only another input size
         undo = [_fold(model, conv, norm) for conv, norm in pairs]
         found = model(image)
     if (found - expected).abs().max() <= RELATIVE_TOLERANCE * expected.abs().max():
@@ -55,7 +55,7 @@ def _run(model: nn.Module, image: Tensor) -> tuple[Tensor, list[tuple[str, str]]
         def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             calls[name] = calls.get(name, 0) + 1
             if isinstance(module, nn.Conv2d):
-                # Keeping the tensor keeps its id from being given to another.
+                # Kept with its tensor: the id of a freed tensor could be reused.
                 made_by[id(output)] = (name, output)
             elif id(inputs[0]) in made_by:
                 pairs.append((made_by[id(inputs[0])][0], name))
@@ -77,19 +77,19 @@ def _run(model: nn.Module, image: Tensor) -> tuple[Tensor, list[tuple[str, str]]
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    """torch's own, or timm's with TensorFlow's padding; others may compute their weight."""
+    """torch's, or timm's with TensorFlow's padding; other subclasses may compute their weight."""
     return type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
-    """torch's own, or timm's with the activation inside."""
+    """torch's, or timm's that includes the activation."""
     if type(module) is nn.BatchNorm2d:
         return module.running_mean is not None
     return type(module).__name__ == "BatchNormAct2d" and isinstance(module, nn.BatchNorm2d)
 
 
 def _fold(model: nn.Module, conv_path: str, norm_path: str) -> tuple[nn.Module, nn.Module]:
-    """Replaces both modules; returns the ones that stood there."""
+    """Replaces both modules; returns the original ones."""
     conv, norm = model.get_submodule(conv_path), model.get_submodule(norm_path)
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)

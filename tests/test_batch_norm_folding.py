@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from afd_model.backbones import load_backbone
-from afd_model.inference.folding import fold_batch_norms
+from afd_model.inference.batch_norm_folding import fold_batch_norms
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ class SeesTF32(nn.Conv2d):
 
 def test_it_is_compared_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "afd_model.inference.folding._is_convolution", lambda m: isinstance(m, nn.Conv2d)
+        "afd_model.inference.batch_norm_folding._is_convolution", lambda m: isinstance(m, nn.Conv2d)
     )
     torch.manual_seed(0)
     model = nn.Sequential(SeesTF32(3, 16, 3), nn.BatchNorm2d(16), nn.Flatten()).eval()

@@ -1,4 +1,4 @@
-"""What is said of a process that could not say it itself, and only then."""
+"""A killed process is reported, and only a killed one."""
 
 import json
 import subprocess
@@ -8,10 +8,10 @@ import pytest
 
 PROGRAM = """
 import os, signal, sys
-from jobs.last_words import last_words
 from jobs.log import configure, say
+from jobs.watchdog import reported_if_killed
 configure(sys.argv[1])
-with last_words("it is gone, é"):
+with reported_if_killed("it is gone, é"):
     print("working", flush=True)
     {}
 say("ended")
@@ -24,7 +24,7 @@ def run(ending: str, log_format: str = "text") -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize("ending", ["os._exit(1)", "os.abort()", "os.kill(os.getpid(), 9)"])
-def test_a_process_that_is_ended_is_spoken_for(ending: str) -> None:
+def test_a_killed_process_is_reported(ending: str) -> None:
     done = run(ending)
     assert (done.stdout, done.stderr) == ("working\n", "it is gone, é\n")
     assert done.returncode in (1, -6, -9)
@@ -37,7 +37,7 @@ def test_a_log_collector_gets_json() -> None:
     assert line["time"] > "2026"
 
 
-def test_a_process_that_can_speak_is_left_to() -> None:
+def test_a_process_that_reports_its_own_end_is_not_reported() -> None:
     assert run("pass").stderr == "ended\n"
     assert run("raise SystemExit(3)").stderr == ""
     failed = run("raise ValueError('no')").stderr
@@ -45,7 +45,7 @@ def test_a_process_that_can_speak_is_left_to() -> None:
     assert "gone" not in failed
 
 
-def test_it_does_without_its_witness() -> None:
-    """As when a clean-up of processes has ended it."""
+def test_it_does_without_its_watchdog() -> None:
+    """As when something else kills it."""
     kill = "import psutil; (it,) = psutil.Process().children(); it.kill(); it.wait()"
     assert run(kill).stderr == "ended\n"

@@ -5,7 +5,7 @@ import torch
 
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.inference.cpu_fit import Fit, fit_to_caches
+from afd_model.inference.micro_batches import MicroBatchSizes, micro_batch_sizes
 
 
 @pytest.fixture(autouse=True)
@@ -21,24 +21,26 @@ def _one_thread() -> object:
 @pytest.mark.parametrize(
     ("name", "precision", "expected"),
     [
-        ("mobilenet_v3_small", torch.bfloat16, Fit(32, 16)),
-        ("mobilenet_v3_small", torch.float32, Fit(16, 8)),
-        ("timm:tf_efficientnet_lite0", torch.bfloat16, Fit(8, 8)),
-        ("timm:tf_efficientnet_lite0", torch.float32, Fit(4, 4)),
-        ("resnet18", torch.bfloat16, Fit(8, 4)),
+        ("mobilenet_v3_small", torch.bfloat16, MicroBatchSizes(32, 16)),
+        ("mobilenet_v3_small", torch.float32, MicroBatchSizes(16, 8)),
+        ("timm:tf_efficientnet_lite0", torch.bfloat16, MicroBatchSizes(8, 8)),
+        ("timm:tf_efficientnet_lite0", torch.float32, MicroBatchSizes(4, 4)),
+        ("resnet18", torch.bfloat16, MicroBatchSizes(8, 4)),
     ],
 )
-def test_small_maps_go_together(name: str, precision: torch.dtype, expected: Fit) -> None:
+def test_small_maps_go_together(
+    name: str, precision: torch.dtype, expected: MicroBatchSizes
+) -> None:
     model = AFDClassifier(load_backbone(name, "none"), None)
-    assert fit_to_caches(model, 224, precision) == expected
+    assert micro_batch_sizes(model, 224, precision) == expected
     assert all(p.device.type == "cpu" for p in model.parameters())
 
 
 def test_smaller_pictures_and_more_threads_take_more() -> None:
     model = AFDClassifier(load_backbone("resnet18", "none"), None)
-    assert fit_to_caches(model, 112, torch.bfloat16) == Fit(32, 16)
+    assert micro_batch_sizes(model, 112, torch.bfloat16) == MicroBatchSizes(32, 16)
     torch.set_num_threads(8)
-    assert fit_to_caches(model, 224, torch.bfloat16) == Fit(32, 16)
+    assert micro_batch_sizes(model, 224, torch.bfloat16) == MicroBatchSizes(32, 16)
 
 
 def test_a_backbone_that_looks_at_its_input_gets_the_least() -> None:
@@ -48,4 +50,4 @@ def test_a_backbone_that_looks_at_its_input_gets_the_least() -> None:
 
     model = AFDClassifier(load_backbone("resnet18", "none"), None)
     model.backbone.maxpool = Looks()
-    assert fit_to_caches(model, 224, torch.bfloat16) == Fit(8, 4)
+    assert micro_batch_sizes(model, 224, torch.bfloat16) == MicroBatchSizes(8, 4)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.run_ahead import run_ahead
+from pipeline.prefetch import prefetch
 
 
-def test_run_ahead_keeps_order_raises_in_place_and_ends() -> None:
+def test_prefetch_keeps_order_raises_in_place_and_ends() -> None:
     made = []
 
     def items() -> Iterator[int]:
@@ -18,12 +18,12 @@ def test_run_ahead_keeps_order_raises_in_place_and_ends() -> None:
                 raise OSError("at 50")
             yield k
 
-    ahead = run_ahead(items(), 2)
+    ahead = prefetch(items(), 2)
     assert list(itertools.islice(ahead, 10)) == list(range(10))
     ahead.close()
     assert len(made) <= 14
-    ahead = run_ahead(items(), 3)
+    ahead = prefetch(items(), 3)
     assert list(itertools.islice(ahead, 50)) == list(range(50))
     with pytest.raises(OSError, match="at 50"):
         next(ahead)
-    assert list(run_ahead(iter(range(5)), 1)) == list(range(5))
+    assert list(prefetch(iter(range(5)), 1)) == list(range(5))

@@ -1,4 +1,4 @@
-"""The checks that run something: a JPEG through the decoder, and the shipped weights."""
+"""Checks that run something: the decoder on a JPEG, and the loading of the shipped weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from pipeline.stage_clock import StageClock
 
 _SIDE = 64  # pixels
 _QUALITY = 75
-_MEAN_ERROR_ON_CUDA = 0.5  # grey levels: NVIDIA's decoder rounds otherwise than libjpeg
+_MEAN_ERROR_ON_CUDA = 0.5  # grey levels; NVIDIA's decoder rounds differently from libjpeg
 
 
 def check_decoder() -> Check:
-    """One JPEG: the decoder's pixels against libjpeg-turbo's, on every device there is."""
+    """Compares the decoder's pixels of one JPEG with libjpeg-turbo's, on every device."""
     name, fix = "decoder self-test", "pip install --force-reinstall nvidia-dali-cuda130 turbojpeg"
     jpeg = compress(_picture(), _QUALITY)
     expected = decompress(jpeg).astype(np.int16)
@@ -39,7 +39,7 @@ def check_decoder() -> Check:
 
 
 def check_shipped_weights() -> Check:
-    """Every checkpoint of the package loads, to the last tensor."""
+    """Loads every checkpoint of the package."""
     name, fix = "shipped AFD weights", f"pip install --force-reinstall --no-deps {PACKAGE}"
     paths = sorted(SHIPPED.glob("*.safetensors"))
     if not paths:
@@ -56,7 +56,7 @@ def _devices() -> list[Literal["cpu", "cuda"]]:
 
 
 def _picture() -> RgbImage:
-    """uint8 (_SIDE, _SIDE, 3): slopes, edges and noise, the same every time."""
+    """uint8 (_SIDE, _SIDE, 3): gradients, edges and noise, the same on every call."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:_SIDE, :_SIDE]
     slopes = np.stack([3 * rows, 2 * columns, rows + columns], axis=2)
@@ -66,7 +66,7 @@ def _picture() -> RgbImage:
 
 
 def _decoded(jpeg: bytes, device: Literal["cpu", "cuda"]) -> np.ndarray:
-    """int16 (_SIDE, _SIDE, 3): what the model would be given, in grey levels."""
+    """int16 (_SIDE, _SIDE, 3): the model's input in grey levels."""
     plain = Geometry(None, _SIDE, "bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     decoder = Decoder(plain, DecodeOptions(device=device, batch_size=1))
     image = EncodedImage(0, jpeg)
@@ -74,4 +74,4 @@ def _decoded(jpeg: bytes, device: Literal["cpu", "cuda"]) -> np.ndarray:
     for batch in decoder.decode([image], StageClock()):
         levels = batch.pixels[0].permute(1, 2, 0).float() * 255
         return levels.round().short().cpu().numpy()
-    raise RuntimeError(f"the decoder refused a sound JPEG: {image.error}")
+    raise RuntimeError(f"the decoder refused an intact JPEG: {image.error}")

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from afd_model.whole_file import replacing
+from afd_model.atomic_file import atomic_write
 
 
 @pytest.mark.parametrize("name", ["state.pt", "x" * 251 + ".png"])  # the longest there is
 def test_a_file_is_replaced_when_the_block_succeeds(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     for text in ("first", "second"):
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write_text(text)
             assert not path.exists() or path.read_text() != text
         assert path.read_text() == text
@@ -21,7 +21,7 @@ def test_a_file_is_replaced_when_the_block_succeeds(tmp_path: Path, name: str) -
 def test_a_block_that_fails_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     path.write_text("before")
-    with pytest.raises(UnicodeEncodeError), replacing(path) as file:
+    with pytest.raises(UnicodeEncodeError), atomic_write(path) as file:
         file.write_text("half and then \ud800", encoding="utf-8")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]

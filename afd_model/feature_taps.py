@@ -1,35 +1,32 @@
-"""Where a backbone can be watched behind its stem: the last layer of each spatial resolution."""
+"""Intermediate features of a backbone: where its stages end, and hooks that keep their outputs."""
 
 from torch import Tensor, nn
 
 from afd_model.classifier import AFDClassifier
-from afd_model.stage_layers import layer_maps
+from afd_model.layer_shapes import layer_output_shapes
 from afd_model.stem import output_shape
 
 
-def find_stages(classifier: AFDClassifier, crop: int, count: int) -> tuple[str, ...]:
-    """Dotted paths, in the backbone, of the stages that follow the stem.
+def stages_after_stem(classifier: AFDClassifier, crop: int, count: int) -> tuple[str, ...]:
+    """Dotted paths, in the backbone, of the last layers of the stages behind the stem.
 
-    A stage ends where the resolution drops: at the last of the backbone's top-level layers that
-    gives that resolution. What gives the stem's own resolution is left out: the stem's features
-    stand for it.
+    A stage is the run of top-level layers with the same output resolution. Layers at the stem's
+    own resolution are not counted: the stem's features represent them.
 
     Args:
-        classifier: in its own dtype and on its device; run once on an empty picture.
-        crop: side of that picture in pixels.
-        count: how many stages at most, the first ones; a small backbone may have fewer.
+        classifier: run once.
+        crop: side of the input, pixels.
+        count: the first `count` stages, or fewer if the backbone has fewer.
     """
-    sizes = {path: shape[2] for path, shape in layer_maps(classifier.backbone, crop).items()}
+    shapes = layer_output_shapes(classifier.backbone, crop)
+    sizes = {path: shape[2] for path, shape in shapes.items()}
     stem_size = output_shape(classifier.backbone, classifier.stem_layer, crop)[2]
     last_of_size = {size: path for path, size in sizes.items() if 1 < size < stem_size}
     return tuple(last_of_size.values())[:count]
 
 
-class StageTaps:
-    """Keeps the outputs of the stages of a classifier while it runs.
-
-    One instance serves one thread; read the features after each run.
-    """
+class StageTap:
+    """Forward hooks that keep the outputs of a classifier's stages; not thread-safe."""
 
     def __init__(self, classifier: AFDClassifier, stages: tuple[str, ...]) -> None:
         self._features: dict[str, Tensor] = {}
@@ -41,22 +38,22 @@ class StageTaps:
             )
 
     def take(self) -> list[Tensor]:
-        """The stages' features of the last run, in order, (B, C, h, w) each; forgotten here."""
+        """The stages' outputs in the last forward pass, (B, C, h, w) each; clears them."""
         taken = [self._features[path] for path in self._stages]
         self._features.clear()
         return taken
 
 
 def head_path(model: nn.Module) -> str | None:
-    """Where a classifier's last linear layer is, a dotted path; None: it has none."""
+    """Dotted path of a classifier's last linear layer; None if it has none."""
     linears = [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
     return linears[-1] if linears else None
 
 
 class EmbeddingTap:
-    """Keeps what a classifier's last linear layer is given, (B, D), while it runs.
+    """A forward hook that keeps the embedding: the input of the last linear layer, (B, D).
 
-    One instance serves one thread; read the embedding after each run.
+    Not thread-safe.
 
     Raises:
         ValueError: the classifier has no linear layer.
@@ -73,6 +70,6 @@ class EmbeddingTap:
         self._embedding = inputs[0]
 
     def take(self) -> Tensor | None:
-        """The embedding of the last run; forgotten here."""
+        """The embedding of the last forward pass; clears it."""
         taken, self._embedding = self._embedding, None
         return taken

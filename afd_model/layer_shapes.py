@@ -1,4 +1,4 @@
-"""The layers at a classifier's top level, and the sizes of the maps that they give."""
+"""Output shapes of a classifier's top-level layers, found by running it once."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,34 +7,35 @@ import torch
 from torch import Tensor, nn
 
 
-def layer_maps(backbone: nn.Module, crop: int) -> dict[str, torch.Size]:
+def layer_output_shapes(backbone: nn.Module, crop: int) -> dict[str, torch.Size]:
     """Dotted path -> (1, C, H, W), in order of execution.
 
-    Of the top-level layers (`nn.Sequential`s among them opened) whose output is a map.
+    Covers the top-level layers, and the children of a top-level `nn.Sequential`, whose output has
+    four dimensions.
 
     Args:
-        backbone: in its own dtype and on its device; run once on an empty picture.
-        crop: side of that picture, pixels.
+        backbone: in eval mode; run once.
+        crop: side of the input, pixels.
     """
     shapes: dict[str, torch.Size] = {}
 
-    def note(path: str, output: object) -> None:
+    def record(path: str, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
             shapes[path] = output.shape
 
     with ExitStack() as stack:
         for path, layer in _top_layers(backbone):
             hook = layer.register_forward_hook(
-                lambda _module, _inputs, output, path=path: note(path, output)
+                lambda _module, _inputs, output, path=path: record(path, output)
             )
             stack.callback(hook.remove)
-        blank_run(backbone, crop)
+        run_on_zeros(backbone, crop)
     return shapes
 
 
 @torch.inference_mode()
-def blank_run(module: nn.Module, crop: int) -> None:
-    """Runs a classifier once, for what its hooks see, on an empty picture of crop x crop pixels."""
+def run_on_zeros(module: nn.Module, crop: int) -> None:
+    """Runs a classifier on one image of zeros, crop x crop pixels, for the sake of its hooks."""
     parameter = next(module.parameters())
     module(torch.zeros(1, 3, crop, crop, device=parameter.device, dtype=parameter.dtype))
 

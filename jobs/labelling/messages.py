@@ -1,0 +1,48 @@
+"""What the driver and its workers tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.settings import LabelSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerConfig:
+    """What the driver tells each worker about the run.
+
+    expected_model: facts about the model that the run started with; None when not known yet.
+    driver: the driver's name, see `pipeline.presence`. Each driver counts its own attempts.
+    num_threads: threads of the model, and again of the decoder. num_workers: workers of the run.
+    input_file: a local input file that the driver can read; None when there is none.
+    """
+
+    settings: LabelSettings
+    run_id: str
+    expected_model: Mapping[str, Any] | None
+    driver: str
+    num_threads: int = 1
+    num_workers: int = 1
+    input_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """What a worker tells the driver about one shard. `error` is None when its part is committed.
+
+    started_at: seconds since the epoch. counts: rows per status.
+    seconds: per stage, see `LabelledShard`; and `write`.
+    model: facts about the worker's model. fatal: why this worker can label no further shard.
+    notice: something about the worker that the user should know; the worker goes on.
+    """
+
+    shard: int
+    started_at: float
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    fatal: str | None = None
+    notice: str | None = None

@@ -1,0 +1,61 @@
+"""A worker's loaded decoder and model, applied to one shard at a time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from afd_model.inference.device import fault_of
+from jobs.labelling.messages import WorkerConfig
+from jobs.model import load_model
+from jobs.run_record import model_differences, versions
+from pipeline.label_shard import LabelledShard, label_images, read_shard
+from pipeline.reading.read_ahead import ReadAhead
+from pipeline.records import Shard
+from pipeline.screening.screen import Limits
+
+
+class ShardPipeline:
+    """Reads and labels shards. `part_facts` holds what is written into each part's metadata.
+
+    num_images: images of the whole run.
+    Raises ValueError, worded for the user, when the model cannot be loaded or is not the one that
+    the run started with.
+    """
+
+    def __init__(self, config: WorkerConfig, num_images: int) -> None:
+        settings = config.settings
+        self.limits = Limits(settings.max_pixels, settings.integrity)
+        self.model = load_model(
+            settings,
+            num_threads=config.num_threads,
+            images_to_label=num_images // config.num_workers,
+        )
+        self._read_threads = settings.read_threads
+        expected = config.expected_model
+        if expected and (changed := model_differences(expected, self.model.facts)):
+            raise ValueError(f"the model is not the one the run started with: {changed}")
+        self.part_facts = {
+            "run_id": config.run_id,
+            "settings": asdict(settings),
+            **self.model.facts,
+            **self.model.host,
+            "versions": versions(),
+        }
+
+    def device_fault(self) -> str | None:
+        """Why this process can no longer use its device, in one line; None while it can."""
+        return fault_of(self.model.predictor.device)
+
+    def read(self, shard: Shard) -> ReadAhead:
+        """The shard's images, which threads will read ahead of the decoder."""
+        return read_shard(shard, self.model.decoder, self.limits, self._read_threads)
+
+    def label(self, shard: Shard, images: ReadAhead) -> LabelledShard:
+        """Decode and classify the images of a shard."""
+        return label_images(
+            shard,
+            images,
+            decoder=self.model.decoder,
+            classifier=self.model.predictor,
+            class_names=self.model.class_names,
+        )

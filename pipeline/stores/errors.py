@@ -1,0 +1,50 @@
+"""The errors of reading and writing files, and what each of them means for the other files."""
+
+from __future__ import annotations
+
+import errno
+
+
+class StoreError(OSError):
+    """A store did not return the bytes, or did not accept them; the message is one line."""
+
+
+class MissingError(StoreError, FileNotFoundError):
+    """There is nothing at the location."""
+
+
+class ColdStorageError(StoreError):
+    """The object is in cold storage, and must be restored first; the store itself is fine."""
+
+
+class TransientStoreError(StoreError):
+    """All retries failed, but a later try may succeed."""
+
+
+class ShutdownError(TransientStoreError):
+    """The request was abandoned because the process is to end; it says nothing about the file."""
+
+
+class AccessError(RuntimeError):
+    """The store refuses every request, as with wrong or expired credentials.
+
+    Not an OSError, so that it is never taken for the fault of a single file.
+    """
+
+
+def is_content_error(error: Exception) -> bool:
+    """Whether an error means that a file is damaged, rather than that it could not be read now.
+
+    pyarrow raises OSError for both, and sets `errno` only for the second.
+    """
+    if isinstance(error, (StoreError, AccessError)):
+        return False
+    return getattr(error, "errno", None) in (None, errno.EIO)
+
+
+def refuses_all_writing(error: OSError | AccessError) -> bool:
+    """Whether an error of writing one file means that no other file can be written either."""
+    if isinstance(error, StoreError):
+        return not isinstance(error, TransientStoreError)
+    full_or_read_only = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return isinstance(error, AccessError) or error.errno in full_or_read_only

@@ -1,0 +1,190 @@
+"""Every shard is labelled once by some worker of the pool, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+import jobs.labelling.actors
+from jobs.cluster import cluster
+from jobs.labelling.actors import run_shards
+from jobs.labelling.messages import CommitRecord
+from jobs.pool import ClusterError, Pool
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+ONE = Pool(num_workers=1, max_workers=1, num_cpus=1, num_gpus=0)
+TWO = Pool(num_workers=2, max_workers=2, num_cpus=1, num_gpus=0)
+
+
+class Echo:
+    """A worker that has nothing to do. It calls its process its model."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    def ready(self) -> None: ...
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        return CommitRecord(shard, time.time(), model={"pid": os.getpid()})
+
+
+class Together(Echo):
+    """No shard ends before 2 or 4 of them (`number`) are being labelled somewhere."""
+
+    def __init__(self, config: tuple[Path, int]) -> None:
+        self._folder, self._number = config
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        (self._folder / str(shard)).touch()
+        while len(list(self._folder.iterdir())) < self._number:
+            time.sleep(0.01)
+        return super().label_or_exit(shard)
+
+
+class Mortal(Echo):
+    """Its process ends at each of the shards: every time, or once where there is a folder."""
+
+    def __init__(self, config: tuple[tuple[int, ...], Path | None]) -> None:
+        self._deadly, self._once = config
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        if shard in self._deadly:
+            if self._once is None:
+                os._exit(1)
+            died = self._once / str(shard)
+            if not died.exists():
+                died.touch()
+                os._exit(1)
+        return super().label_or_exit(shard)
+
+
+class Stillborn(Echo):
+    """Its process ends before it can label, so many times in all."""
+
+    def __init__(self, config: tuple[Path, int]) -> None:
+        folder, failures = config
+        born = len(list(folder.iterdir()))
+        if born < failures:
+            (folder / str(born)).touch()
+            os._exit(1)
+
+
+class Unmakable(Echo):
+    def __init__(self, config: Any) -> None:
+        raise ModuleNotFoundError("No module named 'afd_model'")
+
+
+class Faulty(Echo):
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        raise ValueError(f"shard {shard} is a defect of ours")
+
+
+def records(
+    address: str,
+    worker: type,
+    config: Any = None,
+    pool: Pool = TWO,
+    shards: int = 9,
+    at_once: int = 2,
+) -> Iterator[CommitRecord]:
+    with (
+        cluster(address),
+        closing(run_shards(range(shards), worker, config, pool, shards_at_once=at_once)) as found,
+    ):
+        yield from found
+
+
+def shards_of(found: Iterable[CommitRecord]) -> list[int]:
+    return sorted(record.shard for record in found)
+
+
+def test_each_shard_is_labelled_once(address: str) -> None:
+    found = list(records(address, Echo, shards=40))
+    assert shards_of(found) == list(range(40))
+    assert len({record.model["pid"] for record in found}) == 2
+
+
+def test_every_worker_labels_as_many_shards_at_once_as_it_may(address: str, tmp_path: Path) -> None:
+    pids = Counter(
+        record.model["pid"] for record in records(address, Together, (tmp_path, 4), shards=4)
+    )
+    assert list(pids.values()) == [2, 2]
+
+
+def test_a_run_that_is_broken_off_leaves_no_thread_that_might_use_ray(address: str) -> None:
+    """Ray ends the process of one that does so after `ray.shutdown`."""
+    with cluster(address):
+        before = set(threading.enumerate())
+        found = run_shards(range(9), Echo, None, ONE, shards_at_once=2)
+        next(found)
+        found.close()
+        assert set(threading.enumerate()) <= before
+
+
+def test_the_shards_of_a_worker_that_died_go_to_others(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "afd")
+    found = records(address, Mortal, ((0, 4, 8), tmp_path))
+    assert shards_of(found) == list(range(9))
+    assert len(list(tmp_path.iterdir())) == 3
+    died = "a worker died, perhaps because memory ran out; other workers label its shards"
+    assert caplog.messages.count(died) == 3
+
+
+def test_a_shard_that_costs_many_workers_is_set_aside(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.labelling.actors, "_MAX_LOST_WORKERS", 2)
+    found = list(records(address, Mortal, ((3,), None), ONE, at_once=1))
+    assert shards_of(found) == list(range(9))
+    errors = {record.shard: record.error for record in found if record.error}
+    assert errors == {3: "2 workers died while they labelled it"}
+
+
+def test_a_worker_that_dies_as_it_starts_is_started_again(address: str, tmp_path: Path) -> None:
+    found = records(address, Stillborn, (tmp_path, 2), ONE)
+    assert shards_of(found) == list(range(9))
+
+
+def test_when_no_worker_starts_the_run_ends(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"^4 workers in a row died .* continues the run$"):
+        list(records(address, Stillborn, (tmp_path, 99), ONE))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_worker_that_cannot_be_made_says_what_the_node_lacks(address: str) -> None:
+    with pytest.raises(ClusterError, match="No module named 'afd_model': every node needs"):
+        list(records(address, Unmakable))
+
+
+def test_a_defect_of_a_worker_ends_the_run_with_its_error(address: str) -> None:
+    with pytest.raises(ClusterError, match=r"ValueError: shard \d is a defect of ours"):
+        list(records(address, Faulty))
+
+
+def test_a_pool_grows_as_the_cluster_does_and_shrinks_with_it(tmp_path: Path) -> None:
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    try:
+        pool = Pool(num_workers=1, max_workers=3, num_cpus=1, num_gpus=0)
+        running = records(nodes.address, Together, (tmp_path, 2), pool, shards=4, at_once=1)
+        second = nodes.add_node(num_cpus=1)  # without which no shard would ever end
+        first = next(running)
+        nodes.remove_node(second, allow_graceful=False)
+        found = [first, *running]
+    finally:
+        nodes.shutdown()
+    assert shards_of(found) == list(range(4))
