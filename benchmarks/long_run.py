@@ -1,11 +1,14 @@
 """A long run of `afd label`: does anything grow, does it slow down?
 
-    python benchmarks/long_run.py IMAGES FOLDER [--images 200000] [-- FLAGS OF afd label]
+    python benchmarks/long_run.py IMAGES FOLDER [--images 200000] [--source folder|tar|parquet]
+        [-- FLAGS OF afd label]
 
-IMAGES, a folder, is repeated by hard links in FOLDER until there are so many. Every few seconds the
-resident memory and the open files of each process and what lies in /dev/shm are noted. The last
-line is one JSON document: the images/s of each tenth of the images and, for each process that lived
-through most of the run, the most memory that it held in each fifth and the slope after the first.
+IMAGES, a folder, is repeated by hard links in FOLDER until there are so many; or it is packed into
+one tar or Parquet file, and that is. Every two seconds the memory, threads and open files of each
+process and what lies in /dev/shm are noted. The last line is one JSON document: the images/s of
+each tenth of the images and, for each process that lived through most of the run, what it held, and
+how fast its memory grew after the warm-up, with a 95 % interval. `mixed_corpus.py` makes IMAGES
+with huge and damaged ones among them.
 """
 
 from __future__ import annotations
@@ -14,31 +17,16 @@ import argparse
 import itertools
 import json
 import os
-import shutil
 import sys
+import tarfile
 import time
-from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
-
-_SAMPLE_S = 5.0
-_SETTLED = 0.2  # of the run is warm-up
-_LIVED = 0.7  # of the run's samples make a process worth a line
-
-
-@dataclass
-class History:
-    """Of one process: seconds since the start, resident MB, open files."""
-
-    name: str
-    at_s: list[float] = field(default_factory=list)
-    rss_mb: list[float] = field(default_factory=list)
-    files: list[int] = field(default_factory=list)
+from process_watch import growth, watch
 
 
 def repeat(images: Path, folder: Path, count: int) -> None:
@@ -51,58 +39,20 @@ def repeat(images: Path, folder: Path, count: int) -> None:
             os.link(path, link)
 
 
-def watch(driver: psutil.Popen) -> tuple[list[History], list[tuple[float, float]]]:
-    """Sample until the driver ends: every process, and (seconds, MB in /dev/shm)."""
-    began = time.monotonic()
-    found: dict[int, History] = {}
-    shared: list[tuple[float, float]] = []
-    while driver.poll() is None:
-        at_s = time.monotonic() - began
-        for process in (driver, *driver.children(recursive=True)):
-            try:
-                with process.oneshot():
-                    seen = found.setdefault(process.pid, History(_name(process)))
-                    seen.rss_mb.append(process.memory_info().rss / 1e6)
-                    seen.files.append(process.num_fds())
-                    seen.at_s.append(at_s)
-            except psutil.Error:
-                continue
-        shared.append((at_s, shutil.disk_usage("/dev/shm").used / 1e6))
-        time.sleep(_SAMPLE_S)
-    return list(found.values()), shared
-
-
-def _name(process: psutil.Process) -> str:
-    words = process.cmdline() or [process.name()]
-    if words[0].startswith("ray::"):
-        return words[0].partition(".__init__")[0]
-    program = next((word for word in words if word.endswith((".py", "jobs.cli"))), words[0])
-    return Path(program).name
-
-
-def growth(histories: list[History], shared: list[tuple[float, float]]) -> dict[str, Any]:
-    """Peaks; slopes after the warm-up, least squares, MB an hour; first and last open files."""
-    most = max(len(h.at_s) for h in histories)
-    lines = defaultdict(list)
-    for h in histories:
-        if len(h.at_s) < _LIVED * most:
-            continue
-        start = int(_SETTLED * len(h.at_s))
-        lines[h.name].append(
-            {
-                "peak_rss_mb_of_fifths": [round(max(mb)) for mb in np.array_split(h.rss_mb, 5)],
-                "mb_per_hour": _slope(h.at_s[start:], h.rss_mb[start:]),
-                "open_files": [h.files[start], h.files[-1]],
-            }
-        )
-    settled = shared[int(_SETTLED * len(shared)) :]
-    at_s, mb = zip(*settled, strict=True)
-    dev_shm = {"mb": [round(mb[0], 1), round(mb[-1], 1)], "mb_per_hour": _slope(at_s, mb)}
-    return {"processes": dict(lines), "dev_shm": dev_shm}
-
-
-def _slope(at_s: Any, values: Any) -> float:
-    return round(3600 * float(np.polyfit(at_s, values, 1)[0]), 2)
+def packed(images: Path, folder: Path, kind: str) -> Path:
+    """A folder that holds `images` as one file, which is made unless it is there."""
+    path = folder / kind / f"images.{kind}"
+    if path.exists():
+        return path.parent
+    path.parent.mkdir(parents=True)
+    if kind == "tar":
+        with tarfile.open(path, "w") as tar:
+            tar.add(images, arcname="")
+        return path.parent
+    files = sorted(file for file in images.rglob("*") if file.is_file())
+    table = pa.table({"image": [file.read_bytes() for file in files]})
+    pq.write_table(table, path, row_group_size=20, compression="none")
+    return path.parent
 
 
 def tenths(output: Path) -> list[float]:
@@ -119,9 +69,14 @@ def main() -> int:
     parser.add_argument("images", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", dest="count", type=int, default=200_000)
+    parser.add_argument("--source", choices=("folder", "tar", "parquet"), default="folder")
     arguments, flags = parser.parse_known_args()
-    corpus, output = arguments.folder / "corpus", arguments.folder / "labels-out"
-    repeat(arguments.images, corpus, arguments.count)
+    corpus, output = arguments.folder / f"{arguments.source}s", arguments.folder / "labels-out"
+    images, count = arguments.images, arguments.count
+    if arguments.source != "folder":
+        count = -(-count // sum(path.is_file() for path in images.rglob("*")))
+        images = packed(images, arguments.folder / "packed", arguments.source)
+    repeat(images, corpus, count)
     command = [sys.executable, "-m", "jobs.cli", "label", str(corpus), "--output", str(output)]
     flags = [flag for flag in flags if flag != "--"]
     began = time.monotonic()
@@ -130,6 +85,7 @@ def main() -> int:
     speeds = tenths(output)
     document = {
         "images": arguments.count,
+        "source": arguments.source,
         "exit_code": driver.returncode,
         "wall_s": round(time.monotonic() - began),
         "flags": flags,

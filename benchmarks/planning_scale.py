@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.labelling.messages import CommitRecord
-from jobs.labelling.summary import committed_shards, summarise, write_summary
+from jobs.labelling.summary import Tally, committed_shards, summarise, write_summary
 from jobs.run_record import open_run, start_run
 from jobs.settings import LabelSettings
 from pipeline.output import LABELS, OutputFolder
@@ -58,7 +58,7 @@ def resume(folder: Path, images: int, shards: int) -> None:
     done = committed_shards(output, Plan(output).size.num_shards)
     assert len(done) == shards - 1
     print(f"known what is left after {time.perf_counter() - _STARTED:.1f} s", file=sys.stderr)
-    summary = summarise(output, "run", [], began=time.time(), exit_reason="complete")
+    summary = summarise(output, "run", Tally(), began=time.time(), exit_reason="complete")
     write_summary(output, summary)
     assert list(summary.failed) == [part_name(shards - 1)]
 

@@ -14,7 +14,7 @@ from jobs.exits import (
     EXIT_USAGE,
     exit_now,
     import_in_thread,
-    install_signal_handlers,
+    interrupt_on_signals,
     open_closed_streams,
     print_answer,
 )
@@ -32,6 +32,8 @@ JOBS = {
     "demo": "label a small corpus of real photographs and show what was found",
     "completion": "print a shell completion script",
 }
+# Those that import PyTorch, which takes seconds.
+SLOW_TO_IMPORT = ("train", "evaluate", "explain", "benchmark")
 
 
 def command() -> NoReturn:
@@ -61,10 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not _current_folder_exists():
         print("afd: the current folder has been removed: cd to another one", file=sys.stderr)
         return EXIT_FAILED
-    install_signal_handlers()
+    interrupt_on_signals()
     _shorten_openmp_spinning()
     _silence_ray()
     try:
+        _check_usage(name, arguments[1:])
         code: int = import_in_thread(f"jobs.{name}").main(arguments[1:])
     except (KeyboardInterrupt, SystemExit) as ended:
         # While Ray starts, its own SIGTERM handler is active: it exits with the signal's number.
@@ -76,6 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"afd {name}: {error}: `afd doctor` says how to install it", file=sys.stderr)
         return EXIT_FAILED
     return code
+
+
+def _check_usage(name: str, arguments: Sequence[str]) -> None:
+    """Answer --help and bad usage, by SystemExit, before the job's own slow imports."""
+    # The job parses the arguments again, and a --config that is a pipe can be read only once.
+    if name in SLOW_TO_IMPORT and not any(word.startswith("--config") for word in arguments):
+        module, settings_class, positional = import_in_thread("jobs.completion").SETTINGS[name]
+        parse = import_in_thread("jobs.command_line").parse
+        settings = getattr(import_in_thread(module), settings_class)
+        parse(settings, arguments, prog=f"afd {name}", positional=positional)
 
 
 def _current_folder_exists() -> bool:

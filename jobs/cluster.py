@@ -24,6 +24,7 @@ _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # enough: only shard numbers and coun
 
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
 _PROBE_TIMEOUT_S = 10.0
+_RAY_CLIENT, _RAY_CLIENT_METHOD = "ray://", "/ray.rpc.RayletDriver/ClusterInfo"
 # The start of a gRPC connection, which Ray accepts. A web server answers in HTTP/1, or with a page.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -111,13 +112,14 @@ def _connect(options: dict[str, Any]) -> None:
 
 
 def check_address(address: str) -> None:
-    """Raise ClusterError when no cluster is at the address: Ray would try silently for ten minutes.
+    """Raise ClusterError when no cluster is at the address: Ray would try for half a minute or ten.
 
-    No error for "local", "auto" and ray:// addresses, which Ray checks quickly itself.
+    "local" and "auto" are left to Ray, which checks them quickly.
     """
-    if address in ("local", "auto") or address.startswith("ray://"):
+    if address in ("local", "auto"):
         return
-    found = _HOST_AND_PORT.fullmatch(address)
+    place = address.removeprefix(_RAY_CLIENT)
+    found = _HOST_AND_PORT.fullmatch(place)
     if found is None:
         raise ClusterError(
             f"--address {address!r} is not the address of a Ray cluster: use local, auto,"
@@ -135,6 +137,24 @@ def check_address(address: str) -> None:
             f"a web server answers at {address!r}, perhaps Ray's dashboard, not a Ray cluster: use"
             " the cluster's HOST:6379 or ray://HOST:10001"
         )
+    if address.startswith(_RAY_CLIENT) and not _is_client_server(place):
+        raise ClusterError(
+            f"no Ray Client at {address!r}, but perhaps a cluster: use its port 10001"
+            f" (--ray-client-server-port), or --address {place}"
+        )
+
+
+def _is_client_server(host_and_port: str) -> bool:
+    """False when one of Ray's other servers answers, which do not know Ray Client's method."""
+    import grpc  # comes with ray[default]; only ray:// needs it
+
+    with grpc.insecure_channel(host_and_port) as channel:
+        try:
+            channel.unary_unary(_RAY_CLIENT_METHOD)(b"", timeout=_PROBE_TIMEOUT_S)
+        except grpc.RpcError as error:
+            known: bool = error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            return known
+    return True
 
 
 def _first_bytes(host_and_port: tuple[str, int]) -> bytes:

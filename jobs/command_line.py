@@ -35,6 +35,7 @@ _UNKNOWN_KEY = re.compile(r"(?:Option|Key) [\"']([\w.]+)[\"'] is not (?:accepted
 _BAD_VALUE = re.compile(
     r"Parser key \"(\w+)\"(?: element \d+)?:.*?(?:Got|Given) value: (.*)", re.DOTALL
 )
+_NOT_YAML = 'in "<unicode string>", '
 _MISSING = re.compile(r"arguments are required: (.*)", re.IGNORECASE)
 
 
@@ -101,6 +102,9 @@ class _Parser(ArgumentParser):
             return f"missing {' and '.join(map(self.given, names))}; see --help"
         if "Unexpected config" in message:
             return "--config: the file holds no settings"
+        if _NOT_YAML in message:  # which says nothing of the file's name
+            found = message.partition("Problems parsing config:")[2].replace(_NOT_YAML, "at ")
+            return f"--config: the file is not valid YAML: {one_line(found.strip())}"
         return one_line(message)
 
     def _one_too_many(self, argument: str) -> str:

@@ -15,12 +15,15 @@ from typing import Any, NoReturn
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
-def install_signal_handlers() -> None:
-    """Make SIGTERM, which schedulers send, end a job as Ctrl-C does: cleanly, with a message.
+def interrupt_on_signals() -> None:
+    """Make SIGTERM (sent by schedulers) and SIGHUP (a closed terminal) end a job as Ctrl-C does.
 
-    Either of them also cuts the waiting for remote stores short, see `pipeline.stores.shutdown`.
+    That is cleanly and with a message. Under nohup, SIGHUP stays ignored. Each of the three also
+    cuts the waiting for remote stores short, see `pipeline.stores.shutdown`.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else it is ignored
         signal.signal(signal.SIGINT, _interrupt)
 

@@ -13,13 +13,13 @@ from typing import Any
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, print_answer
 from jobs.labelling.dry_run import dry_run
-from jobs.labelling.messages import CommitRecord
 from jobs.labelling.progress import Progress
 from jobs.labelling.summary import (
     COMPLETE,
     FAILED,
     NOT_LABELLED,
     Summary,
+    Tally,
     committed_shards,
     finished_summary,
     summarise,
@@ -80,23 +80,23 @@ def _label(
     todo = [shard for shard in range(len(sizes)) if shard not in done]
     if others:
         todo.reverse()  # the other driver starts at the beginning
-    records: list[CommitRecord] = []
+    tally = Tally()
     exit_reason = COMPLETE
     try:
         with Progress(sum(sizes), sum(sizes[shard] for shard in done), settings.progress) as bar:
             for commit in label_shards(settings, record, todo, presence.name):
-                records.append(commit)
+                tally.add(commit, sizes[commit.shard])
                 if record_model(output, record, commit.model):
                     _warn_if_untrained(settings, commit.model)
                 bar.add(sizes[commit.shard], commit)
     except KeyboardInterrupt:
         exit_reason = "interrupted"
     except ClusterError as error:
-        if not records:  # nothing is labelled: the run did not start
+        if tally == Tally():  # nothing is labelled: the run did not start
             raise
         # `_print_result` adds it to every reason.
         exit_reason = str(error).removesuffix(SAME_COMMAND_CONTINUES)
-    summary = summarise(output, record["run_id"], records, began=began, exit_reason=exit_reason)
+    summary = summarise(output, record["run_id"], tally, began=began, exit_reason=exit_reason)
     write_summary(output, summary)
     return summary
 

@@ -34,8 +34,10 @@ from pipeline.rescue import (
 )
 from pipeline.stage_clock import StageClock
 
-# Of the prefetched batches on a CPU, where they hold whole images: three bytes per pixel.
-_MAX_PIXELS_AHEAD = 128_000_000
+# A decoded batch takes three bytes per pixel. On a CPU, where whole images are prefetched, a batch
+# has at most so many pixels per decoder thread, and twice as many are prefetched.
+_PIXELS_PER_THREAD = 64_000_000
+_MAX_BATCH_PIXELS = 256_000_000
 _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
 
@@ -139,6 +141,11 @@ class Decoder:
         device = options.torch_device
         count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
         self._resample = None if cuda else cpu_resample(geometry)
+        self._max_pixels = (
+            min(_MAX_BATCH_PIXELS, _PIXELS_PER_THREAD * options.num_threads)
+            if self._resample
+            else _MAX_BATCH_PIXELS
+        )
         self._rgb = torch.empty(count if self._resample else 0, side, side, 3, dtype=torch.uint8)
         self._normalize = Normalize(geometry, options.dtype, device)
         # DALI reuses an output's memory without waiting for PyTorch's stream that reads from it.
@@ -175,12 +182,15 @@ class Decoder:
         A batch's tensors are valid until the next batch is requested. Encoded bytes are freed.
         """
         checked = filter(admit, images)
-        queue = batches(checked, self.batch_size, large_apart=self._large_apart)
-        retries: deque[list[EncodedImage]] = deque()
+        queue = batches(checked, self.batch_size, self._max_pixels, large_apart=self._large_apart)
+        retries: deque[list[EncodedImage]] = deque()  # and a batch for which there is no room yet
         try:
             while True:
-                while self._may_feed():
+                while len(self._in_flight) <= self._prefetch_batches:
                     if (batch := retries.popleft() if retries else next(queue, None)) is None:
+                        break
+                    if not self._has_room_for(batch):
+                        retries.appendleft(batch)
                         break
                     self._feed(batch)
                 if not self._in_flight:
@@ -221,10 +231,11 @@ class Decoder:
         if not any(waiting is self._known_good_batch for waiting in retries):
             retries.append(self._known_good_batch)
 
-    def _may_feed(self) -> bool:
-        if self._resample and sum(map(num_pixels, self._in_flight)) > _MAX_PIXELS_AHEAD:
-            return False
-        return len(self._in_flight) <= self._prefetch_batches
+    def _has_room_for(self, batch: list[EncodedImage]) -> bool:
+        if self._resample is None or not self._in_flight:
+            return True
+        pixels = sum(map(num_pixels, self._in_flight)) + num_pixels(batch)
+        return pixels <= 2 * self._max_pixels
 
     def _feed(self, batch: list[EncodedImage]) -> None:
         encoded = [np.frombuffer(image.data or b"", np.uint8) for image in batch]

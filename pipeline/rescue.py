@@ -22,7 +22,7 @@ from nvidia import nvimgcodec
 from pipeline.degrade import compress
 from pipeline.jpeg_scan import without_stray_bytes
 from pipeline.records import EncodedImage, Status
-from pipeline.screening.jpeg_integrity import strict_decode_error
+from pipeline.screening.strict_decode import strict_decode_error
 
 _Item = TypeVar("_Item")
 

@@ -110,9 +110,7 @@ def shards_of(found: Iterable[CommitRecord]) -> list[int]:
 
 
 def test_each_shard_is_labelled_once(address: str) -> None:
-    found = list(records(address, Echo, shards=40))
-    assert shards_of(found) == list(range(40))
-    assert len({record.model["pid"] for record in found}) == 2
+    assert shards_of(records(address, Echo, shards=40)) == list(range(40))
 
 
 def test_every_worker_labels_as_many_shards_at_once_as_it_may(address: str, tmp_path: Path) -> None:

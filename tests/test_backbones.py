@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,21 @@ def small_state() -> dict[str, torch.Tensor]:
     return load_backbone("squeezenet1_1", "none").module.state_dict()
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.net."])
+def test_what_training_frameworks_put_before_the_names_is_taken_off(
+    prefix: str, small_state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "lightning.ckpt"
+    state = {prefix + key: value for key, value in small_state.items()}
+    torch.save({"state_dict": state | {"criterion.weight": torch.ones(5)}, "epoch": 3}, path)
+    found = load_backbone("squeezenet1_1", str(path)).module.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in small_state.items())
+    twice = state | {f"ema.{key}": value for key, value in small_state.items()}
+    torch.save(twice, path)  # which of the two?
+    with pytest.raises(ValueError, match=r"tensors are missing.*; the file's first is \S+features"):
+        load_backbone("squeezenet1_1", str(path))
+
+
 @pytest.mark.parametrize("kind", ["pth", "wrapped.pt", "safetensors"])
 def test_a_fine_tuned_file_brings_its_own_classes(
     kind: str, small_state: dict[str, torch.Tensor], tmp_path: Path
@@ -242,6 +258,9 @@ def test_files_of_more_than_weights_are_refused_with_the_way_out(
         torch.save({"model": small_state, "extra": held}, path)
         with pytest.raises(ValueError, match=rf"holds a \S+{name}, .* save the state dict alone"):
             load_backbone("squeezenet1_1", str(path))
+    torch.jit.script(torch.nn.ReLU()).save(str(path))
+    with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match="TorchScript"):
+        load_backbone("squeezenet1_1", str(path))
     torch.save({"net": small_state, "epoch": 3}, path)
     with pytest.raises(ValueError, match="holds no tensors but 'net', 'epoch'"):
         load_backbone("squeezenet1_1", str(path))

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.pixels.batches import LARGE_PIXELS, MAX_BATCH_PIXELS, batches
+from pipeline.pixels.batches import LARGE_PIXELS, batches
 from pipeline.records import EncodedImage, Status
 
 LARGE = (1001, 1000)
 HUGE = (10_000, 9_000)
+MAX_PIXELS = 256_000_000
 
 
 def images(sizes: Sequence[tuple[int, int] | None]) -> list[EncodedImage]:
@@ -27,7 +28,7 @@ def images(sizes: Sequence[tuple[int, int] | None]) -> list[EncodedImage]:
 def rows(
     sizes: Sequence[tuple[int, int] | None], max_images: int, *, large_apart: bool
 ) -> list[list[int]]:
-    found = batches(images(sizes), max_images, large_apart=large_apart)
+    found = batches(images(sizes), max_images, MAX_PIXELS, large_apart=large_apart)
     return [[image.row for image in batch] for batch in found]
 
 
@@ -70,7 +71,7 @@ def test_every_decodable_image_comes_once(
             height * width for row in batch if (size := sizes[row]) for height, width in [size]
         ]
         assert 1 <= len(batch) <= max_images
-        assert len(batch) == 1 or sum(pixels) <= MAX_BATCH_PIXELS
+        assert len(batch) == 1 or sum(pixels) <= MAX_PIXELS
         if large_apart:
             assert len({count > LARGE_PIXELS for count in pixels}) == 1
         else:
@@ -80,5 +81,5 @@ def test_every_decodable_image_comes_once(
 @pytest.mark.parametrize("large_apart", [False, True])
 def test_no_more_images_are_asked_for_than_a_batch_needs(*, large_apart: bool) -> None:
     source = iter(images([(9, 9)] * 10))
-    next(batches(source, 4, large_apart=large_apart))
+    next(batches(source, 4, MAX_PIXELS, large_apart=large_apart))
     assert next(source).row == 4

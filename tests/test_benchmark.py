@@ -1,10 +1,16 @@
 """The benchmark's counts, its document and its arithmetic; never how long anything took."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from jpegs import encode, photo
@@ -144,6 +150,27 @@ def test_a_worker_that_cannot_load_says_why(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="resize 100 is smaller than crop 224"),
     ):
         workers.run()
+
+
+def test_an_interrupt_ends_the_workers_without_a_word_of_theirs(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.jpg").write_bytes(encode(photo(60, 80)))
+    command = [sys.executable, "-c", "from jobs.cli import command; command()", "benchmark"]
+    command += [str(tmp_path), "--backbone=mobilenet_v3_small", "--weights=none", "--workers=2"]
+    benchmark = psutil.Popen(
+        [*command, "--images-per-shard=1", "--rounds=1", "--device=cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not any("spawn_main" in " ".join(child.cmdline()) for child in benchmark.children()):
+        assert benchmark.poll() is None, benchmark.communicate()
+        time.sleep(0.1)
+    os.killpg(benchmark.pid, signal.SIGINT)  # as a terminal does
+    printed, said = benchmark.communicate(timeout=60)
+    assert (printed, said.splitlines()[-1]) == ("", "afd benchmark: interrupted")
+    assert "Traceback" not in said
 
 
 COSTS = {

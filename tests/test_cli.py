@@ -1,6 +1,7 @@
 """`afd JOB`: finds the job, or says which one was meant."""
 
 import os
+import subprocess
 import sys
 from importlib.metadata import version
 
@@ -24,6 +25,18 @@ def test_an_unknown_job_is_refused_with_the_nearest(capsys: pytest.CaptureFixtur
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"afd-label {version('afd-label')}\n"
+
+
+@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(("flag", "code"), [("--help", 0), ("--bogus", 2)])
+def test_help_and_bad_usage_need_not_wait_for_pytorch(name: str, flag: str, code: int) -> None:
+    script = (
+        "import os, sys, jobs.cli\n"
+        f"try: jobs.cli.main([{name!r}, {flag!r}])\n"
+        "except SystemExit as end: os._exit(90 if 'torch' in sys.modules else end.code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert done.returncode == code, done.stderr
 
 
 @pytest.mark.parametrize("name", JOBS)

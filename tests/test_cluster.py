@@ -2,13 +2,15 @@
 
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
 from servers import WebServer
 
 import jobs.cluster
-from jobs.cluster import _connect, cluster
+from jobs.cluster import _connect, check_address, cluster
 from jobs.pool import ClusterError
 
 
@@ -24,26 +26,41 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-def test_an_address_without_a_cluster_is_named_at_once() -> None:
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_without_a_cluster_is_named_at_once(scheme: str) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]  # taken, but nobody listens
+        address = f"{scheme}127.0.0.1:{closed.getsockname()[1]}"  # taken, but nobody listens
         with (
-            pytest.raises(ClusterError, match=rf"'127.0.0.1:{port}' \(Connection refused\): start"),
-            cluster(f"127.0.0.1:{port}"),
+            pytest.raises(ClusterError, match=rf"'{address}' \(Connection refused\): start"),
+            cluster(address),
         ):
             pass
 
 
-def test_a_dashboards_port_is_no_clusters() -> None:
+def test_a_port_of_rays_that_is_not_ray_clients_is_told_at_once() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))  # as the GCS, which knows other methods
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(ClusterError, match=rf"port 10001 .*--address 127.0.0.1:{port}$"):
+            check_address(f"ray://127.0.0.1:{port}")
+    finally:
+        server.stop(None)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_dashboards_port_is_no_clusters(scheme: str) -> None:
     web = WebServer({})
     with web.running():
-        address = web.url.removeprefix("http://")
+        address = scheme + web.url.removeprefix("http://")
         with pytest.raises(ClusterError, match=r"a web server answers at.*HOST:6379"):
             _connect({"address": address})
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "10.0.0.1", "10.0.0.1:port", "none"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:8265", "10.0.0.1", "10.0.0.1:port", "none", "ray://10.0.0.1"]
+)
 def test_what_is_no_address_is_refused_with_those_that_are(address: str) -> None:
     with (
         pytest.raises(ClusterError, match=rf"'{address}' is not .*: use local, auto, HOST:6379 or"),

@@ -176,6 +176,7 @@ def test_missing_arguments_are_named_as_they_are_given(
         ("load: ~\n", "--load is empty"),
         ("# caf\xe9\nload: 0.5\n", "the file is not UTF-8 text"),
         ("", "the file holds no settings"),
+        ("mode: fast\nload: {a\n", "not valid YAML: while parsing a flow mapping at line 2, col"),
     ],
 )
 def test_a_bad_file_is_refused(

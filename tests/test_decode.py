@@ -348,13 +348,3 @@ def test_batches_are_fed_ahead_but_not_all_at_once(small_decoder: Decoder) -> No
     next(batches)
     assert 4 < asked_for <= 4 * 4  # one in use, two ahead, and the one being put together
     batches.close()
-
-
-def test_of_large_pictures_fewer_batches_are_fed_ahead(
-    small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decode, "_MAX_PIXELS_AHEAD", 2 * 60 * 80)
-    expected = decode_all(small_decoder, screened(GOOD))
-    batches = small_decoder.decode(screened(GOOD * 4), StageClock())
-    assert [len(small_decoder._in_flight) for _ in batches] == [0] * 10
-    assert_same(decode_all(small_decoder, screened(GOOD)), expected)

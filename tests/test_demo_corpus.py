@@ -14,8 +14,9 @@ from pipeline.decode import Decoder
 from pipeline.file_format import sniff_format
 from pipeline.jpeg_scan import JpegFormatError, JpegHeader, scan_jpeg
 from pipeline.records import Status
-from pipeline.screening.jpeg_integrity import check_integrity, strict_decode_error
+from pipeline.screening.jpeg_integrity import check_integrity
 from pipeline.screening.screen import Limits
+from pipeline.screening.strict_decode import strict_decode_error
 
 NUM_PHOTOS = 60
 
@@ -132,7 +133,7 @@ def test_damaged_streams(broken: dict[str, bytes]) -> None:
 def test_odd_but_genuine_jpegs(broken: dict[str, bytes]) -> None:
     twelve = broken["twelve_bit.jpg"]
     assert scan_jpeg(twelve).precision_bits == 12
-    assert "precision: 12" in (strict_decode_error(twelve) or "")
+    assert "precision 12" in (strict_decode_error(twelve) or "")
     arithmetic = broken["arithmetic.jpg"]
     assert scan_jpeg(arithmetic).arithmetic
     assert strict_decode_error(arithmetic) is None

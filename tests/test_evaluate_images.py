@@ -4,11 +4,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from jpegs import encode, photo, save
 
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
+from pipeline.pairs import evaluate_images
 from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator
 from pipeline.pairs.recompress import drawn_qualities
 from pipeline.pixels.geometry import Geometry
@@ -53,3 +55,23 @@ def test_the_flip_model_is_told_what_the_files_header_states(tmp_path: Path) -> 
     assert math.isnan(found[CLEAN][1])
     last = [float(drawn_qualities(name, 3, 3)[-1]) for name in ("a.jpg", "b.png")]
     assert [found[c] for c in (*once, *often)] == [[10, 10], [85, 85], last, [85, 85]]
+
+
+def test_of_large_originals_few_are_held_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, height in enumerate((80, 90, 10, 20, 200)):
+        (tmp_path / f"{number}.jpg").write_bytes(encode(photo(height, 100, number)))
+    (tmp_path / "1.jpg").write_bytes(b"no image")
+    refs = list(list_images(str(tmp_path)))
+    images = ImageEvaluator(
+        Mirror(), GEOMETRY, DecodeOptions(batch_size=8), conditions=(), seed=3, limits=Limits()
+    )
+
+    def chunks() -> list[tuple[list[int], list[int]]]:
+        found = images.measure(refs, [ref.uri for ref in refs])
+        return [(chunk.indices, [row for row, _ in chunk.left_out]) for chunk in found]
+
+    assert chunks() == [([0, 2, 3, 4], [1])]
+    monkeypatch.setattr(evaluate_images, "_MOST_PIXELS", 100 * 100)
+    assert chunks() == [([0, 2], [1]), ([3], []), ([4], [])]

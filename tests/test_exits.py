@@ -14,7 +14,7 @@ from jobs.exits import print_answer
 ROOT = Path(__file__).parents[1]
 # Of a job that leaves a thread, and something for the end: libraries do both.
 JOB = """
-import atexit, signal, sys, threading, time, types
+import atexit, os, signal, sys, threading, time, types
 import jobs.cli
 job = types.ModuleType("jobs.doctor")
 def main(arguments):
@@ -62,6 +62,17 @@ def test_an_interrupt_while_the_job_is_imported_is_told_in_one_line() -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_what_ends_a_job_from_outside_is_told_in_one_line(name: str) -> None:
+    done = ended(f"os.kill(os.getpid(), signal.{name}); time.sleep(60)")
+    assert (done.returncode, done.stderr) == (1, "afd doctor: interrupted\n")
+
+
+def test_a_job_under_nohup_outlives_its_terminal() -> None:
+    command = ["nohup", sys.executable, "-c", JOB.format("os.kill(os.getpid(), signal.SIGHUP)")]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=30).returncode == 0
+
+
 def test_an_interrupt_waits_until_a_module_is_imported(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import signal, time\n"
@@ -107,7 +118,7 @@ def test_an_answer_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("a\n", "")
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interrupted_job_does_not_wait_for_a_store(name: str) -> None:
     """A store that accepts and never answers would take minutes, with all attempts."""
     program = f"""

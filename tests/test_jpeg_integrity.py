@@ -11,7 +11,8 @@ from jpegs import (
 )
 
 from pipeline.jpeg_scan import scan_jpeg
-from pipeline.screening.jpeg_integrity import check_integrity, find_zero_hole, strict_decode_error
+from pipeline.screening.jpeg_integrity import check_integrity, find_zero_hole, readable_part
+from pipeline.screening.strict_decode import strict_decode_error
 
 KINDS = every_kind(photo(90, 131))
 
@@ -87,6 +88,27 @@ def test_scans_and_pixels_are_limited() -> None:
     assert check_integrity(huge, scan_jpeg(huge), "full") is None
     with pytest.raises(ValueError, match="'deep'"):
         check_integrity(jpeg, scan_jpeg(jpeg), "deep")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["baseline", "progressive", "restart"])
+def test_what_libjpeg_cannot_get_past_is_cut_off(name: str) -> None:
+    jpeg = KINDS[name]
+    header = scan_jpeg(jpeg)
+    assert readable_part(jpeg, header) == jpeg
+    assert readable_part(jpeg[:-2], header) == jpeg
+    cut = jpeg[:-100] + b"\xff\xd9"
+    for broken in (
+        b"\xff\x14",
+        b"\xff\xd8",
+        b"\xff\xc4\xff\xff",
+        b"\xff\xda\0\2",
+        b"\xff\xc4\0\4\0\0.",
+    ):
+        assert readable_part(jpeg[:-100] + broken + jpeg[-50:], header) == cut
+        assert readable_part(jpeg[:-100] + broken, header) == cut
+    for skipped in (b"\xff\x01", b"\xff\xfe\0\4..", b"\xff\xe1\0\2..."):
+        data = jpeg[:-100] + skipped + jpeg[-100:]
+        assert readable_part(data, header) == data
 
 
 def test_strict_decode_error_is_one_line_or_none() -> None:

@@ -17,7 +17,8 @@ from jpegs import (
 from PIL import Image
 
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg, without_stray_bytes
-from pipeline.screening.jpeg_integrity import check_integrity, strict_decode_error
+from pipeline.screening.jpeg_integrity import check_integrity
+from pipeline.screening.strict_decode import strict_decode_error
 
 KINDS = every_kind(photo(90, 131))
 

@@ -83,7 +83,24 @@ def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_block_is_tried() -> None:
     questions = DOCS.split("## Status")[1]
-    assert questions.count("```sql") == len(QUERIES) == 6
+    assert questions.count("```sql") == len(QUERIES) == 7
+
+
+def test_which_labels_may_be_trusted(ask: Any, rows: list[dict[str, Any]], folder: Path) -> None:
+    known = [row for row in rows if row["label"] is not None][::3]
+    truth = {row["uri"]: row["label"] + (k % 4 == 0) for k, row in enumerate(known)}
+    columns = {"uri": list(truth), "label": list(truth.values())}
+    pq.write_table(pa.table(columns), folder / "truth.parquet")
+    answer = ask("may I trust")
+    assert len(answer) > 1
+    for line in answer:
+        kept = [
+            row["label"] == truth[row["uri"]]
+            for row in known
+            if row["status"] == "ok" and row["flip_probability"] < float(line["bound"])
+        ]
+        assert int(line["kept"]) == len(kept)
+        assert float(line["share_right"]) == pytest.approx(sum(kept) / len(kept))
 
 
 def test_which_images_need_relabelling(ask: Any, rows: list[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """The summary is an audit: it believes the parts on storage, not what was said about them."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,16 @@ import pytest
 from servers import Bucket, Proxy
 
 from jobs.labelling.messages import CommitRecord
-from jobs.labelling.summary import committed_shards, finished_summary, summarise, write_summary
+from jobs.labelling.summary import (
+    Tally,
+    committed_shards,
+    finished_summary,
+    summarise,
+    write_summary,
+)
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
-from pipeline.shards import part_path, write_plan
+from pipeline.shards import Plan, part_path, write_plan
 from pipeline.sink import write_part
 from pipeline.stores.errors import AccessError, TransientStoreError
 
@@ -38,7 +45,10 @@ def commit(output: OutputFolder, shard: int, *, num_rows: int = 3) -> CommitReco
 
 def summed_up(output: OutputFolder, *records: CommitRecord, exit_reason: str = "complete") -> Any:
     began = time.time() - 10
-    summary = summarise(output, "run", records, began=began, exit_reason=exit_reason)
+    tally, sizes = Tally(), Plan(output).size.shard_sizes
+    for record in records:
+        tally.add(record, sizes[record.shard])
+    summary = summarise(output, "run", tally, began=began, exit_reason=exit_reason)
     write_summary(output, summary)
     return summary
 
@@ -52,6 +62,16 @@ def test_a_whole_run_is_complete(output: OutputFolder) -> None:
     assert summary.seconds == {"model": 4.5}
     assert summary.start_up_s == pytest.approx(10, abs=1)
     assert finished_summary(output) == summary
+
+
+def test_a_tally_is_no_larger_for_ten_thousand_shards() -> None:
+    tally = Tally()
+    sizes = set()
+    for shard in range(10_000):
+        tally.add(CommitRecord(shard, 1.0 + shard, COUNTS, {"model": 0.5}), num_images=3)
+        sizes.add(sum(map(sys.getsizeof, (tally, tally.seconds, tally.errors))))
+    assert len(sizes) == 1
+    assert (tally.images, tally.started_at, tally.seconds) == (30_000, 1.0, {"model": 5000.0})
 
 
 def test_shards_of_an_earlier_run_count_in_the_rows_but_not_in_the_speed(

@@ -93,7 +93,7 @@ def assert_told(data: bytes, name: str, reason: str, other: bytes) -> None:
 
 def test_a_hard_link_to_nothing_is_a_row_that_says_so() -> None:
     data = tar_of(link("1.jpg", "a.jpg"), "a.jpg")
-    assert_told(data, "1.jpg", "a link to no file before it", b"a.jpg")
+    assert_told(data, "1.jpg", "a link without a target before it", b"a.jpg")
 
 
 @pytest.mark.parametrize("options", [["--format=gnu"], ["--format=pax", "--sparse-version=0.0"],
@@ -108,7 +108,7 @@ def test_a_sparse_file_is_a_row_that_says_so(tmp_path: Path, options: list[str])
     subprocess.run(command, cwd=tmp_path, check=True)
     data = (tmp_path / "x.tar").read_bytes()
     assert len(data) < 1 << 20
-    assert_told(data, "holes.jpg", "the tar holds it as a sparse file", b"z")
+    assert_told(data, "holes.jpg", "it is a sparse file", b"z")
 
 
 def test_tars_one_behind_the_other_are_one_collection() -> None:

@@ -319,6 +319,15 @@ def test_a_token_that_expires_is_one_line(
     ]
 
 
+def test_more_held_out_than_trained_on_is_told_with_its_flag(
+    expired: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(expired, tmp_path / "out", "--held-out-images", "9")
+    first = capsys.readouterr().err.splitlines()[0]
+    expected = "7 images to train on, 9 held out (most of them: --held-out-images sets how many)"
+    assert first == expected
+
+
 def test_a_cluster_that_fails_is_one_line(
     sound: Path,
     tmp_path: Path,

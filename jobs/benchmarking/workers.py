@@ -7,11 +7,13 @@ shards.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -87,14 +89,19 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # nobody waits for what they are at
+            for process in multiprocessing.active_children():
+                process.terminate()
         self._pool.shutdown(cancel_futures=True)
 
     def run(self) -> JobRun:
         """Label every image and commit every shard, without the parts of an earlier run."""
         if not self._is_warm:
             one_each = [[worker] for worker in range(self.num_workers)]
-            self._checked([done.records for done in self._pool.map(_label, one_each)])
+            with _ignoring_ctrl_c():
+                first_shares = self._pool.map(_label, one_each)  # starts the processes
+            self._checked([done.records for done in first_shares])
             self._is_warm = True
         self._remove_parts()
         began = time.perf_counter()
@@ -146,6 +153,16 @@ class Workers:
         rows = sum(read_facts(self._output, shard)["num_rows"] for shard in range(self._shards))
         if not rows == counted == self._images == Plan(self._output).size.num_images:
             raise RuntimeError(f"{rows} rows and {counted} outcomes for {self._images} images")
+
+
+@contextmanager
+def _ignoring_ctrl_c() -> Iterator[None]:
+    """Processes started in the block ignore Ctrl-C from the start, so that only this one reacts."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _start(settings: LabelSettings, num_threads: int, all_ready: threading.Barrier) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -54,6 +55,29 @@ class Summary:
         return self.exit_reason == COMPLETE
 
 
+@dataclass(slots=True)
+class Tally:
+    """What this run's records add up to; a run of 100,000 shards keeps none of them.
+
+    images: labelled by this run. seconds: per stage. errors: by shard.
+    started_at: when the first shard was begun, seconds since the epoch; infinite before that.
+    """
+
+    images: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    errors: dict[int, str] = field(default_factory=dict)
+    started_at: float = math.inf
+
+    def add(self, record: CommitRecord, num_images: int) -> None:
+        """num_images: of its shard."""
+        self.started_at = min(self.started_at, record.started_at)
+        if record.error is not None:
+            self.errors[record.shard] = record.error
+        elif record.seconds:  # else another driver committed it first
+            self.images += num_images
+            self.seconds.update(record.seconds)
+
+
 def committed_shards(output: OutputFolder, num_shards: int) -> set[int]:
     """The shards whose part exists, found with one listing of the folder."""
     present = output.modification_times(LABELS)
@@ -78,27 +102,17 @@ def _stored(output: OutputFolder) -> Summary | None:
 
 
 def summarise(
-    output: OutputFolder,
-    run_id: str,
-    records: Sequence[CommitRecord],
-    *,
-    began: float,
-    exit_reason: str,
+    output: OutputFolder, run_id: str, tally: Tally, *, began: float, exit_reason: str
 ) -> Summary:
     """Check the parts against the plan and sum them up.
 
-    records: of this run. began: when its command started, seconds since the epoch.
+    began: when its command started, seconds since the epoch.
     """
     sizes = Plan(output).size.shard_sizes
-    counts, failed = _audit(output, sizes, records)
-    # A shard that another driver committed has a record here too, but no seconds.
-    committed = [record for record in records if record.error is None and record.seconds]
-    images_now = sum(sizes[record.shard] for record in committed)
-    wall_s = time.time() - began
-    start_up_s = min((record.started_at for record in records), default=time.time()) - began
-    seconds: Counter[str] = Counter()
-    for record in committed:
-        seconds.update(record.seconds)
+    counts, failed = _audit(output, sizes, tally.errors)
+    now = time.time()
+    wall_s = now - began
+    start_up_s = min(tally.started_at, now) - began
     return Summary(
         run_id=run_id,
         output=output.location,
@@ -108,11 +122,11 @@ def summarise(
         counts={status: counts[status] for status in STATUSES},
         shards=len(sizes) - len(failed),
         planned_shards=len(sizes),
-        images_this_run=images_now,
+        images_this_run=tally.images,
         start_up_s=round(start_up_s, 3),
         wall_s=round(wall_s, 3),
-        images_per_s=round(images_now / max(wall_s - start_up_s, 1e-9), 2),
-        seconds={stage: round(value, 3) for stage, value in sorted(seconds.items())},
+        images_per_s=round(tally.images / max(wall_s - start_up_s, 1e-9), 2),
+        seconds={stage: round(value, 3) for stage, value in sorted(tally.seconds.items())},
         failed=failed,
     )
 
@@ -128,10 +142,9 @@ def write_summary(output: OutputFolder, summary: Summary) -> None:
 
 
 def _audit(
-    output: OutputFolder, sizes: Sequence[int], records: Iterable[CommitRecord]
+    output: OutputFolder, sizes: Sequence[int], errors: Mapping[int, str]
 ) -> tuple[Counter[str], dict[str, str]]:
     """(rows per status, part name -> what is wrong with it), read from the parts themselves."""
-    errors = {record.shard: record.error for record in records if record.error is not None}
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
 

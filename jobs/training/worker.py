@@ -164,6 +164,8 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     if settings.workers == 0:
         record_images(settings, ready)
     counts = f"{len(ready.training)} images to train on, {len(ready.held_out)} held out"
+    if len(ready.held_out) > len(ready.training):
+        counts += " (most of them: --held-out-images sets how many)"
     say(counts)
     folder = Path(settings.output)
     trainer = Trainer(ready.backbone, ready.afd, ready.options, device=device, folder=folder)

@@ -12,6 +12,7 @@ import torch
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.degrade import CompressionProtocol, RgbImage
 from pipeline.pairs.recompress import compressed_file, drawn_qualities, open_rgb
+from pipeline.pixels.batches import num_pixels
 from pipeline.pixels.geometry import Geometry
 from pipeline.reading.reading_tasks import read_and_screen
 from pipeline.records import EncodedImage, ImageRef, Status
@@ -38,6 +39,7 @@ class Condition:
 
 
 CLEAN = Condition()
+_MOST_PIXELS = 128_000_000  # of the originals that are held while they are compressed, 3 bytes each
 
 
 class Model(Protocol):
@@ -89,7 +91,7 @@ class ImageEvaluator:
         self._pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="compress")
 
     def measure(self, refs: Sequence[ImageRef], names: Sequence[str]) -> Iterator[MeasuredChunk]:
-        """Every image under every condition, in batches.
+        """Every image under every condition, in batches; large images in smaller ones.
 
         names: one per reference; it determines the random qualities.
         """
@@ -97,7 +99,8 @@ class ImageEvaluator:
             stop = min(start + self._batch_size, len(refs))
             rows = range(start, stop)
             images = list(self._pool.map(lambda k: read_and_screen(k, refs[k], self._limits), rows))
-            yield self._measure_batch(images, names)
+            for group in _of_few_pixels(images):
+                yield self._measure_batch(group, names)
 
     def _measure_batch(self, images: list[EncodedImage], names: Sequence[str]) -> MeasuredChunk:
         originals: dict[int, RgbImage] = {}
@@ -150,6 +153,17 @@ class ImageEvaluator:
             raise RuntimeError(f"the decoder refused JPEGs made here: {set(rows) - set(found)}")
         last = [float((*qualities[row], *protocol.later_qualities)[-1]) for row in rows]
         return self._model.measure(pixels, dct, stem, torch.tensor(last))
+
+
+def _of_few_pixels(images: list[EncodedImage]) -> Iterator[list[EncodedImage]]:
+    """The images in order, in groups whose pictures fit into memory together."""
+    group: list[EncodedImage] = []
+    for image in images:
+        if group and num_pixels([*group, image]) > _MOST_PIXELS:
+            yield group
+            group = []
+        group.append(image)
+    yield group
 
 
 def _decoded(

@@ -11,8 +11,6 @@ from pipeline.records import EncodedImage
 # several large images takes little longer than one large image, and the batches without any are
 # decoded 3.4 times as fast by an H200.
 LARGE_PIXELS = 1_000_000
-# A decoded pixel takes three bytes: so a batch fits into memory, however large its images are.
-MAX_BATCH_PIXELS = 256_000_000
 
 
 @dataclass(slots=True)
@@ -26,12 +24,12 @@ class _OpenBatch:
 
 
 def batches(
-    images: Iterable[EncodedImage], max_images: int, *, large_apart: bool
+    images: Iterable[EncodedImage], max_images: int, max_pixels: int, *, large_apart: bool
 ) -> Iterator[list[EncodedImage]]:
     """Every decodable image in exactly one batch; no batch is empty.
 
-    A batch has at most `max_images` images and `MAX_BATCH_PIXELS` pixels; a larger image is a batch
-    of its own.
+    A batch has at most `max_images` images and `max_pixels` pixels; a larger image is a batch of
+    its own. So a batch fits into memory, whatever a collection holds.
 
     Args:
         large_apart: put images of more than `LARGE_PIXELS` into separate batches, which come when
@@ -44,7 +42,7 @@ def batches(
             continue
         pixels = _pixels_of(image)
         batch = large if large_apart and pixels > LARGE_PIXELS else small
-        if batch.images and batch.pixels + pixels > MAX_BATCH_PIXELS:
+        if batch.images and batch.pixels + pixels > max_pixels:
             yield batch.take()
         batch.images.append(image)
         batch.pixels += pixels

@@ -6,10 +6,8 @@ Source: ITU-T T.81.
 import re
 from typing import Literal
 
-import turbojpeg
-
-from pipeline.error_text import one_line
 from pipeline.jpeg_scan import MAX_SEGMENTS, JpegHeader
+from pipeline.screening.strict_decode import strict_decode_error
 
 IntegrityLevel = Literal["off", "fast", "full"]
 
@@ -20,7 +18,9 @@ ZERO_HOLE_BYTES = 48
 # write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
 _MAX_SCANS = 500
 
-_EOI, _SOS = 0xD9, 0xDA
+_EOI, _SOS, _TEM = 0xD9, 0xDA, 0x01
+_EOI_BYTES = b"\xff\xd9"
+_TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))  # DHT, DAC, DQT, DNL, DRI
 # DHT, DAC, SOS, DQT, DNL, DRI, COM and APPn may occur between two scans (B.2.1, B.2.5).
 _BETWEEN_SCANS = frozenset((0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)))
 # Any marker but the restart markers, which belong inside the scan data (B.1.1.3).
@@ -38,19 +38,6 @@ def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
     if hole < 0 or data.find(b"\xff\xd9", header.scan_offset, hole) >= 0:
         return None
     return hole
-
-
-def strict_decode_error(data: bytes) -> str | None:
-    """libjpeg-turbo's first warning or error, in one line; None if there is none.
-
-    Decodes the whole image (1.5 ms for 500x375) and allocates width x height x 3 bytes: check the
-    size first, or call `check_integrity`, which does.
-    """
-    try:
-        turbojpeg.decompress(data, raise_on_warnings=True)
-    except (RuntimeError, ValueError) as error:
-        return one_line(error) or type(error).__name__
-    return None
 
 
 def check_integrity(
@@ -95,6 +82,42 @@ def check_integrity(
     return error if hole is None else f"zero-filled hole at byte {hole}: {error}"
 
 
+def readable_part(data: bytes, header: JpegHeader) -> bytes:
+    """The file up to a marker at which libjpeg would fail, and an end marker.
+
+    When libjpeg fails in the middle of an image, DALI 2.4 never frees that image's memory.
+    """
+    pos = header.scan_offset
+    for _ in range(MAX_SEGMENTS):
+        match = _SCAN_ENDER.search(data, pos)
+        if match is None:
+            return data + _EOI_BYTES
+        at, code = match.start(), data[match.start() + 1]
+        if code == _EOI or header.sof_marker & 7 > 3:
+            return data
+        if code == _TEM:
+            pos = at + 2
+            continue
+        end = _segment_end(data, at)
+        if end is None or code not in _BETWEEN_SCANS:
+            return data[:at] + _EOI_BYTES
+        if code in _TABLES and data[end : end + 1] != b"\xff":
+            return data[:at] + _EOI_BYTES
+        pos = end
+    return data[:pos] + _EOI_BYTES
+
+
+def _segment_end(data: bytes, at: int) -> int | None:
+    """The end of the segment whose marker is at `at`; None when its length is impossible."""
+    length = int.from_bytes(data[at + 2 : at + 4], "big")
+    end = at + 2 + length
+    if length < 2 or end > len(data):
+        return None
+    if data[at + 1] == _SOS and (length < 6 or length != 6 + 2 * data[at + 4]):
+        return None
+    return end
+
+
 def _structure_error(data: bytes, header: JpegHeader) -> str | None:
     """Why the markers after the first SOS are invalid, or None (B.1.1.4)."""
     if header.sof_marker & 7 > 3:
@@ -113,10 +136,11 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
             return None
         if code not in _BETWEEN_SCANS:
             return f"marker 0xFF{code:02X} inside the scan data at byte {at}"
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        pos = at + 2 + length
-        if length < 2 or pos > len(data):
+        end = _segment_end(data, at)
+        if end is None:
+            length = int.from_bytes(data[at + 2 : at + 4], "big")
             return f"segment 0xFF{code:02X} at byte {at} has an impossible length of {length}"
+        pos = end
         if code == _SOS:
             scan_start, scans = pos, scans + 1
             if scans > _MAX_SCANS:

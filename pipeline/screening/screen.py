@@ -11,7 +11,7 @@ from pipeline.error_text import one_line
 from pipeline.file_format import sniff_format
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.records import EncodedImage, Status
-from pipeline.screening.jpeg_integrity import IntegrityLevel, check_integrity
+from pipeline.screening.jpeg_integrity import IntegrityLevel, check_integrity, readable_part
 from pipeline.screening.pillow_warnings import silenced
 from pipeline.screening.png_chunks import picture_chunks
 
@@ -41,8 +41,8 @@ class Limits:
 def screen(image: EncodedImage, limits: Limits) -> None:
     """Read the header of `image.data`; set size, header, status and error in place.
 
-    A truncated JPEG gets the end marker that it lacks, so that the decoder returns what there is.
-    A PNG loses the chunks that do not affect its pixels, see `picture_chunks`.
+    A damaged JPEG is cut to the part that libjpeg can read, see `readable_part`. A PNG loses the
+    chunks that do not affect its pixels, see `picture_chunks`.
     """
     data = image.data
     if data is None:
@@ -76,8 +76,8 @@ def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
     elif _check_pixels(image, limits):
         if reason := check_integrity(data, header, limits.integrity, max_pixels=limits.max_pixels):
             image.flag(reason)
-        if not header.complete:
-            image.data = data + _JPEG_END
+        if reason or limits.integrity == "off":
+            image.data = readable_part(data, header)
 
 
 def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
