@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -16,11 +18,21 @@ EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 def interrupt_on_signals() -> None:
     """Make SIGTERM (sent by schedulers) and SIGHUP (a closed terminal) end a job as Ctrl-C does.
 
-    That is cleanly and with a message. Under nohup, SIGHUP stays ignored.
+    That is cleanly and with a message. Under nohup, SIGHUP stays ignored. Each of the three also
+    cuts the waiting for remote stores short, see `pipeline.stores.shutdown`.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, _interrupt)
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    if shutdown := sys.modules.get("pipeline.stores.shutdown"):
+        # In another thread: the interrupted code may hold the locks that `begin` takes.
+        _thread.start_new_thread(shutdown.SHUTDOWN.begin, ())
+    signal.default_int_handler(number, frame)
 
 
 def import_in_thread(name: str) -> Any:

@@ -35,7 +35,7 @@ from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
 from pipeline.presence import Presence
 from pipeline.shards import Plan
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, ShutdownError
 
 
 def label(settings: LabelSettings) -> Summary:
@@ -131,6 +131,8 @@ def _run(settings: LabelSettings) -> int:
         return EXIT_COMPLETE
     try:
         summary = label(settings)
+    except ShutdownError as error:
+        raise KeyboardInterrupt from error  # it is what the request was abandoned for
     except (OSError, AccessError) as error:
         raise OSError(
             f"cannot go on with the output {settings.output}: {error}{SAME_COMMAND_CONTINUES}"

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from pipeline.error_text import one_line, reason_of
 from pipeline.stores import storage
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, StoreError
 from pipeline.stores.locations import SourceError, scheme_of, without_credentials
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
@@ -77,16 +77,20 @@ class OutputFolder:
         with self.first_write():
             self._store.prepare(LABELS)
             self._store.write(".writable", b"")
+        with self.first_write("delete from"):
             self._store.remove(".writable")
 
     @contextmanager
-    def first_write(self) -> Iterator[None]:
-        """Wrap a job's first write: raises OutputError if the folder is not writable."""
+    def first_write(self, action: str = "write to") -> Iterator[None]:
+        """Wrap a job's first write: raises OutputError if the folder is not writable.
+
+        action: what is tried, for the message.
+        """
         try:
             yield
         except (OSError, AccessError, SourceError) as error:
             raise OutputError(
-                f"cannot write to the output folder {self.location!r}: {reason_of(error)}"
+                f"cannot {action} the output folder {self.location!r}: {reason_of(error)}"
             ) from error
 
     def clean(self) -> None:
@@ -112,7 +116,10 @@ class OutputFolder:
 
     def modification_times(self, folder: str) -> dict[str, float]:
         """Name -> modification time of the files in a folder, by the storage's own clock."""
-        return self._store.modification_times(folder)
+        try:
+            return self._store.modification_times(folder)
+        except (StoreError, AccessError) as error:  # listing needs a permission of its own
+            raise type(error)(f"{folder}/ cannot be listed: {error}") from None
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError, another OSError, AccessError."""

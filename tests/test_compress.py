@@ -165,7 +165,7 @@ def test_a_token_that_expires_is_one_line(
 ) -> None:
     assert run(expired, tmp_path / "out") == 1
     assert capsys.readouterr().err == (
-        "afd compress: HTTP 403 ExpiredToken: the credentials in the environment are not accepted;"
+        "afd compress: HTTP 403 ExpiredToken: the credentials in the environment have expired;"
         " the same command continues the run\n"
     )
 

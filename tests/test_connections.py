@@ -147,10 +147,23 @@ def test_a_trusted_server(secure: WebServer) -> None:
 
 
 def test_a_server_that_nobody_vouches_for_is_refused_at_once(secure: WebServer) -> None:
-    with pytest.raises(StoreError, match="certificate is not trusted: self-signed") as caught:
+    message = r"certificate of 127\.0\.0\.1:\d+ is not trusted \(self-signed.*SSL_CERT_FILE"
+    with pytest.raises(StoreError, match=message) as caught:
         get(a_jpg(secure))
     assert "tried" not in str(caught.value)
     assert not secure.requests
+
+
+def test_what_awss_programs_trust_is_trusted_too(
+    secure: WebServer, certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+    connections._tls.cache_clear()
+    with pytest.raises(StoreError, match=r"AWS_CA_BUNDLE is '.*gone.pem': No such file"):
+        get(a_jpg(secure))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    assert get(a_jpg(secure)).data == DATA
+    connections._tls.cache_clear()
 
 
 @pytest.fixture

@@ -375,5 +375,5 @@ def test_a_token_that_expires_is_one_line(
 ) -> None:
     assert run(expired, tmp_path / "out") == 1
     assert capsys.readouterr().err == (
-        "afd evaluate: HTTP 403 ExpiredToken: the credentials in the environment are not accepted\n"
+        "afd evaluate: HTTP 403 ExpiredToken: the credentials in the environment have expired\n"
     )

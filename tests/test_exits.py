@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,30 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
 def test_an_answer_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_answer(Path("a"))
     assert capsys.readouterr() == ("a\n", "")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interrupted_job_does_not_wait_for_a_store(name: str) -> None:
+    """A store that accepts and never answers would take minutes, with all attempts."""
+    program = f"""
+        import socket, threading
+        from pipeline.stores import shutdown
+        from pipeline.stores.http_transfer import Resource, get
+        listener = socket.create_server(("127.0.0.1", 0))
+        url = "http://127.0.0.1:%d/" % listener.getsockname()[1]
+        resource = Resource(url, lambda *_: dict(), "web")
+        thread = threading.Thread(target=lambda: get(resource))
+        thread.start()
+        held = listener.accept()
+        shutdown._MAX_REQUEST_S = 0.2
+        try:
+            signal.raise_signal(signal.{name})
+        except KeyboardInterrupt:
+            thread.join()
+            print("interrupted")
+    """
+    began = time.monotonic()
+    done = ended(textwrap.dedent(program).replace("\n", "\n    "))
+    assert done.stdout == "interrupted\n"
+    assert "ShutdownError: " in done.stderr
+    assert time.monotonic() - began < 15  # start-up included; else half a minute

@@ -92,7 +92,7 @@ def test_a_token_that_expires_is_one_line_for_all(
     assert main([expired, *FIXED, "--output", str(tmp_path / "out"), "--afd", "none"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"drawing 16 images with {MINIATURE}",
-        "afd explain: HTTP 403 ExpiredToken: the credentials in the environment are not accepted",
+        "afd explain: HTTP 403 ExpiredToken: the credentials in the environment have expired",
     ]
 
 

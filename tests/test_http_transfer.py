@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
-from servers import WebServer
+from servers import Answer, WebServer
 
 from pipeline.stores.errors import AccessError, MissingError, StoreError, TransientStoreError
 from pipeline.stores.http_transfer import Resource, get
@@ -70,7 +70,7 @@ def test_connections_are_kept_and_reopened_when_the_server_has_closed_them(
 
 
 PASSING = ["503:SlowDown", "500:InternalError", "429:", "400:RequestTimeout", "reset", "cut"]
-PASSING += ["reset-midway", "stall", "stall-midway"]
+PASSING += ["reset-midway", "stall", "stall-midway", "400:BadDigest", "409:OperationAborted"]
 
 
 @pytest.mark.parametrize("fault", PASSING)
@@ -165,6 +165,9 @@ def test_a_server_may_ask_for_a_longer_pause_within_bounds(
         ("403:ExpiredToken", AccessError, "HTTP 403 ExpiredToken"),
         ("403:SignatureDoesNotMatch", AccessError, "HTTP 403 SignatureDoesNotMatch"),
         ("404:NoSuchBucket", AccessError, "HTTP 404 NoSuchBucket"),
+        ("301:PermanentRedirect", AccessError, "another region: set AWS_REGION, or the AWS_ENDP"),
+        ("400:AuthorizationHeaderMalformed", AccessError, "another region, eu-x-1: set AWS_REGION"),
+        ("403:RequestTimeTooSkewed", AccessError, "HTTP 403 RequestTimeTooSkewed: set the clock"),
         ("401:", AccessError, "HTTP 401 Unauthorized"),
     ],
 )
@@ -172,10 +175,19 @@ def test_what_does_not_pass_by_waiting_is_not_tried_again(
     server: WebServer, fault: str, error: type[Exception], message: str
 ) -> None:
     server.faults["a.jpg"] = [fault]
+    if "Malformed" in fault:
+        server.fault_headers = {"x-amz-bucket-region": "eu-x-1"}
     with pytest.raises(error, match=message) as caught:
         get(resource(f"{server.url}/a.jpg"))
     assert type(caught.value) is error
     assert len(server.requests) == 1
+
+
+def test_who_sends_no_credentials_is_told(server: WebServer) -> None:
+    server.faults["a.jpg"] = ["403:AccessDenied", "401:"]
+    for error in (StoreError, AccessError):
+        with pytest.raises(error, match="there are no credentials in the environment"):
+            get(Resource(f"{server.url}/a.jpg", lambda *_: {}, "store"))
 
 
 def test_strangers_on_the_web_are_not_a_store(server: WebServer) -> None:
@@ -189,11 +201,14 @@ def test_redirects_are_followed_without_the_credentials(server: WebServer) -> No
     with other.running():
         elsewhere = other.url.replace("127.0.0.1", "localhost")
         server.redirects = {"/1": "/2", "/2": f"{elsewhere}/b.jpg?signed", "/loop": "/loop"}
+        server.redirects["/ftp"] = "ftp://localhost/a"
         assert get(resource(f"{server.url}/1"), 3, 9).data == DATA[3:9]
         assert [request.headers.get("X-Signed") for request in server.requests] == ["yes", "yes"]
         (request,) = other.requests
         assert request.path == "/b.jpg?signed"
         assert "X-Signed" not in request.headers
+    with pytest.raises(StoreError, match="not a valid URL"):
+        get(resource(f"{server.url}/ftp"))
     with pytest.raises(StoreError, match="more than 5 redirects"):
         get(resource(f"{server.url}/loop"))
 
@@ -214,6 +229,28 @@ def test_a_server_without_ranges() -> None:
         assert (answer.data, answer.total_bytes) == (DATA, len(DATA))
         with pytest.raises(StoreError, match="does not support byte ranges: download the file"):
             get(a, 100, 200)
+
+
+@pytest.mark.parametrize(
+    ("range_sent", "body", "message"),
+    [
+        ("bytes 0-99/2048", DATA[:100], "the bytes from 0 on, not from 100"),  # a broken cache
+        ("bytes 100-199/2048", DATA[100:150], "sent 50 of 100 bytes"),
+    ],
+)
+def test_another_part_than_was_asked_for_is_tried_again(
+    server: WebServer, range_sent: str, body: bytes, message: str
+) -> None:
+    original, wrong = server.answer, [True] * 2
+    server.answer = lambda request: (  # type: ignore[method-assign]
+        Answer(206, {"Content-Range": range_sent}, body)
+        if wrong and wrong.pop()
+        else original(request)
+    )
+    assert get(resource(f"{server.url}/a.jpg"), 100, 200).data == DATA[100:200]
+    wrong.extend([True] * 3)
+    with pytest.raises(TransientStoreError, match=message):
+        get(resource(f"{server.url}/a.jpg"), 100, 200)
 
 
 def test_what_is_no_url_or_no_server() -> None:

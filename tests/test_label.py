@@ -291,7 +291,8 @@ def test_a_node_that_cannot_make_a_worker_is_told_what_it_lacks(
     """Its class is in a module that only this process has."""
     module = ModuleType("of_another_version")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    worker = type("Worker", (), {"__module__": module.__name__, "ready": ShardLabeler.ready})
+    members = {"__init__": ShardLabeler.__init__, "ready": ShardLabeler.ready}
+    worker = type("Worker", (), {"__module__": module.__name__, **members})
     monkeypatch.setattr(module, "Worker", worker, raising=False)
     monkeypatch.setattr(jobs.labelling.workers, "ShardLabeler", worker)
     arguments = [str(corpus), "--output", str(tmp_path / "out"), "--address", address]

@@ -300,7 +300,7 @@ def test_a_store_that_goes_down_amid_a_shard_leaves_the_decoder_for_the_next_att
     shard = Shard(0, tuple(list_images(s3.url)))
     expected = run(shard, small_decoder, MeanColour()).table
     proxy.faults = {r"/[2-5]\d.jpg": ["503:SlowDown"] * 3 * 60}
-    with pytest.raises(StoreDownError, match="32 images in a row, the last: HTTP 503"):
+    with pytest.raises(StoreDownError, match="8 images in a row, the last: HTTP 503"):
         run(shard, small_decoder, MeanColour())
     proxy.faults.clear()
     assert run(shard, small_decoder, MeanColour()).table.equals(expected)

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from servers import Bucket, Proxy
+from servers import Answer, Bucket, Proxy
 
 from pipeline.output import OutputError, OutputFolder
-from pipeline.stores.errors import AccessError, TransientStoreError
+from pipeline.stores.errors import AccessError, StoreError, TransientStoreError
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 
@@ -140,3 +140,19 @@ def test_a_bucket_that_is_not_there_is_named(s3: Bucket) -> None:
         output.create()
     OutputFolder(f"{s3.url}/run/").create()
     assert OutputFolder(f"{s3.url}/run").modification_times("") == {}
+
+
+def test_which_right_is_missing_is_told(s3: Bucket, proxy: Proxy) -> None:
+    output = OutputFolder(f"{s3.url}/run")
+    proxy.faults = {r"^PUT ": ["403:AccessDenied"]}
+    with pytest.raises(OutputError, match=r"cannot write to the output folder .*/run': HTTP 403"):
+        output.create()
+    original = proxy.answer
+    proxy.answer = lambda request: (  # type: ignore[method-assign]
+        Answer(403, {}) if request.method == "DELETE" else original(request)
+    )
+    with pytest.raises(OutputError, match=r"cannot delete from the output .*/run': HTTP 403"):
+        output.create()
+    proxy.faults = {"list-type": ["403:AccessDenied"]}
+    with pytest.raises(StoreError, match="labels/ cannot be listed: HTTP 403 AccessDenied"):
+        output.modification_times("labels")

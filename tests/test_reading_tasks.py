@@ -203,7 +203,7 @@ def test_a_store_that_is_down_fails_the_shard_and_not_its_images(
         (
             "503:SlowDown",
             StoreDownError,
-            "32 images in a row, the last: HTTP 503 SlowDown; tried",
+            "8 images in a row, the last: HTTP 503 SlowDown; tried",
         ),
         ("403:AccessDenied", StoreDownError, "32 images in a row, the last: HTTP 403 Access"),
         ("403:ExpiredToken", AccessError, "HTTP 403 ExpiredToken"),
@@ -213,6 +213,21 @@ def test_a_store_that_is_down_fails_the_shard_and_not_its_images(
             list(reading(many))
     proxy.faults = {"jpg": ["404:NoSuchKey"] * 40}  # gone: that is said of each
     assert {image.error for image in reading(many)} == {"HTTP 404 NoSuchKey"}
+    proxy.faults = {"jpg": ["403:InvalidObjectState"] * 40}  # in cold storage: so is that
+    errors = {image.error or "" for image in reading(many)}
+    assert errors == {
+        "HTTP 403 InvalidObjectState: it is in cold storage, and must be restored first"
+    }
+
+
+@pytest.mark.usefixtures("persistent")
+def test_a_store_that_is_down_fails_a_small_shard_too(many: list[ImageRef], proxy: Proxy) -> None:
+    """Its rows would be final; the last shard of a collection is often small."""
+    proxy.faults = {"jpg": ["403:AccessDenied"] * 1000}
+    with pytest.raises(StoreDownError, match="8 images in a row, the last: HTTP 403 Access"):
+        list(reading(many[:8]))
+    images = list(reading(many[:7]))  # so few may be the only ones; the run must finish
+    assert {image.status for image in images} == {Status.UNREADABLE}
 
 
 @pytest.mark.usefixtures("persistent")
@@ -251,3 +266,23 @@ def test_an_archive_that_cannot_be_read_now_fails_the_shard(
     proxy.faults = {"a.tar": ["503:SlowDown"] * 3}
     with pytest.raises(StoreDownError, match=r"a.tar#0.jpg cannot be read: HTTP 503 SlowDown"):
         list(reading(refs))
+    proxy.faults = {"a.tar": ["403:AccessDenied"]}
+    with pytest.raises(StoreDownError, match=r"a.tar#0.jpg cannot be read: HTTP 403 AccessDenied"):
+        list(reading(refs))
+    monkeypatch.setattr(image_bytes, "_CACHE", image_bytes._ReaderCache())
+    proxy.faults = {"a.tar": ["404:NoSuchKey"] * 500}  # gone: that is said of each
+    assert {image.error for image in reading(refs)} == {"HTTP 404 NoSuchKey"}
+
+
+@pytest.mark.usefixtures("persistent")
+def test_signatures_that_have_expired_fail_the_shard(tmp_path: Path) -> None:
+    """The manifest may be rewritten with fresh ones; final rows would not be read again."""
+    web = WebServer({f"/{row}.jpg": JPEG for row in range(8)})
+    with web.running():
+        manifest = tmp_path / "signed.txt"
+        manifest.write_text("".join(f"{web.url}/{row}.jpg?sig=s\n" for row in range(8)))
+        refs = list(list_images(str(manifest)))
+        web.faults = {"jpg": ["403:AccessDenied"] * 8}
+        with pytest.raises(StoreDownError, match="8 images in a row, the last: HTTP 403 Access"):
+            list(reading(refs))
+        assert {image.status for image in reading(refs)} == {Status.OK}

@@ -85,6 +85,12 @@ def test_a_stores_endpoint_and_region_come_from_the_environment(
     assert "/south/s3/aws4_request" in signed("GET", f"{base}/a")["Authorization"]
 
 
+def test_an_endpoint_that_is_no_url_is_refused(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    with pytest.raises(SourceError, match=r"'127.0.0.1:9000': write http:// or https:// before"):
+        s3_bucket("b")
+
+
 def test_amazons_own_buckets_stand_where_their_region_is(environment: pytest.MonkeyPatch) -> None:
     environment.setattr("pyarrow.fs.resolve_s3_region", lambda bucket: f"{bucket[:2]}-west-1")
     assert s3_bucket("euros")[0] == "https://euros.s3.eu-west-1.amazonaws.com"

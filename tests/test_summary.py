@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from servers import Bucket, Proxy
 
 from jobs.labelling.messages import CommitRecord
 from jobs.labelling.summary import (
@@ -21,6 +22,7 @@ from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
 from pipeline.shards import Plan, part_path, write_plan
 from pipeline.sink import write_part
+from pipeline.stores.errors import AccessError, TransientStoreError
 
 COUNTS = {"ok": 2, "damaged": 0, "rejected": 1, "unreadable": 0}
 
@@ -148,3 +150,18 @@ def test_a_summary_that_cannot_be_used_is_none(output: OutputFolder, change: Any
     summary = summed_up(output)
     assert summary.complete
     assert finished_summary(output) == summary
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_store_that_fails_in_the_audit_is_no_damage(s3: Bucket, proxy: Proxy) -> None:
+    """Two parts of three could be read: the third says why not, or the store is what is wrong."""
+    output = OutputFolder(f"{s3.url}/out")
+    write_plan(output, (ImageRef(f"/{index}.jpg") for index in range(7)), 3)
+    records = [commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1)]
+    proxy.faults["part-00001"] = ["403:AccessDenied"]
+    failed = summed_up(output, *records).failed
+    assert failed == {"part-00001.parquet": "cannot be read: HTTP 403 AccessDenied"}
+    for fault, error in (("503:SlowDown", TransientStoreError), ("400:ExpiredToken", AccessError)):
+        proxy.faults["part-00001"] = [fault] * 3
+        with pytest.raises(error, match=fault.partition(":")[2]):
+            summed_up(output, *records)

@@ -314,7 +314,7 @@ def test_a_token_that_expires_is_one_line(
     assert train(expired, tmp_path / "out") == 1
     assert capsys.readouterr().err.splitlines() == [
         "11 images to train on, 5 held out",
-        "afd train: HTTP 403 ExpiredToken: the credentials in the environment are not accepted;"
+        "afd train: HTTP 403 ExpiredToken: the credentials in the environment have expired;"
         " the same command continues the run",
     ]
 

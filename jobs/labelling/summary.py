@@ -17,7 +17,7 @@ from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
 from pipeline.records import STATUSES
 from pipeline.shards import Plan, part_name
 from pipeline.sink import read_facts
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, TransientStoreError, is_content_error
 
 COMPLETE = "complete"
 FAILED = "failed shards"
@@ -153,16 +153,22 @@ def _audit(
             facts = read_facts(output, shard)
         except FileNotFoundError:
             return errors.get(shard) or NOT_LABELLED
-        except (OSError, ValueError, AccessError) as error:
-            return f"damaged: {error}"
+        except (TransientStoreError, AccessError):
+            raise  # the store fails, and says nothing about this part
+        except (OSError, ValueError) as error:
+            what = "damaged" if is_content_error(error) else "cannot be read"
+            return f"{what}: {error}"
         if facts["num_rows"] != sizes[shard]:
             return f"damaged: {facts['num_rows']} rows for {sizes[shard]} planned images"
         return facts
 
     with ThreadPoolExecutor() as pool:
-        for shard, facts in enumerate(pool.map(facts_of, range(len(sizes)))):
-            if isinstance(facts, str):
-                failed[part_name(shard)] = facts
-            else:
-                counts.update(facts["counts"])
+        try:
+            for shard, facts in enumerate(pool.map(facts_of, range(len(sizes)))):
+                if isinstance(facts, str):
+                    failed[part_name(shard)] = facts
+                else:
+                    counts.update(facts["counts"])
+        finally:
+            pool.shutdown(cancel_futures=True)
     return counts, failed

@@ -12,7 +12,7 @@ from pipeline.inputs.manifests import clear_caches, is_entry, read_entry
 from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef
-from pipeline.stores.errors import TransientStoreError
+from pipeline.stores.errors import StoreError
 from pipeline.stores.locations import SourceError, is_remote, local_path, without_credentials
 from pipeline.stores.storage import open_input, read, read_range
 
@@ -103,7 +103,7 @@ class ArchiveStream:
             self._reader.set_last(self._last)
         try:
             return self._reader.read(ref)
-        except TransientStoreError:
+        except StoreError:  # the position in the stream is unknown now
             self._reader.close()
             self._reader = None
             raise

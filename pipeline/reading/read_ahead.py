@@ -10,11 +10,14 @@ from pipeline.inputs.image_bytes import has_random_access, is_remote_image, is_s
 from pipeline.reading.reading_tasks import ArchiveReadPool, LoadedRun, ReadPool, StoreDownError
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screening.screen import Limits
+from pipeline.stores.errors import TransientStoreError
 
 _IMAGES_PER_TASK = 16  # a task costs about 50 µs, which is more than a small image does
 _MAX_BYTES_PER_TASK = 1 << 26  # by the sizes in the plan; a task's images are in memory together
 _REMOTE_READS = 256  # at the same time; at 50 ms each, this is 5,000 images/s
+# Images in a row that their store failed to return; for any reason, or each after all retries.
 _MAX_STORE_FAILURES_IN_A_ROW = 32
+_MAX_TRANSIENT_FAILURES_IN_A_ROW = 8
 
 
 class ReadAhead:
@@ -103,7 +106,11 @@ class ReadAhead:
 
     def _in_order(self) -> Iterator[EncodedImage]:
         pool = self._start()
-        failures_in_a_row = 0
+        # A smaller shard fails if its store returns none of its images, unless it is tiny.
+        max_failures = min(
+            _MAX_STORE_FAILURES_IN_A_ROW, max(len(self._refs), _MAX_TRANSIENT_FAILURES_IN_A_ROW)
+        )
+        failures_in_a_row = transient_in_a_row = 0
         while self._tasks:
             if self._closed:
                 raise CancelledError
@@ -115,9 +122,14 @@ class ReadAhead:
             self._submit_more(pool)
             self.read_s += loaded.read_s
             self.screen_s += loaded.screen_s
-            for image, store_failed in zip(loaded.images, loaded.store_failed, strict=True):
-                failures_in_a_row = failures_in_a_row + 1 if store_failed else 0
-                if failures_in_a_row == _MAX_STORE_FAILURES_IN_A_ROW:
+            for image, store_error in zip(loaded.images, loaded.store_errors, strict=True):
+                failures_in_a_row = failures_in_a_row + 1 if store_error else 0
+                is_transient = isinstance(store_error, TransientStoreError)
+                transient_in_a_row = transient_in_a_row + 1 if is_transient else 0
+                if (
+                    failures_in_a_row == max_failures
+                    or transient_in_a_row == _MAX_TRANSIENT_FAILURES_IN_A_ROW
+                ):
                     raise StoreDownError(
                         f"{failures_in_a_row} images in a row, the last: {image.error}"
                     )

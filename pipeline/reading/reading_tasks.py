@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from pipeline.error_text import reason_of
 from pipeline.inputs.image_bytes import ArchiveStream, expected_bytes, read_image
+from pipeline.inputs.manifests import is_entry
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screening.screen import Limits, screen
-from pipeline.stores.errors import MissingError, StoreError, TransientStoreError
+from pipeline.stores.errors import ColdStorageError, MissingError, ShutdownError, StoreError
 from pipeline.stores.locations import is_web
 
 _MAX_BYTES_AHEAD = 1 << 29
@@ -26,12 +27,12 @@ class StoreDownError(RuntimeError):
 class LoadedRun:
     """The images of one task.
 
-    store_failed: per image, whether its store failed to return it, though it should exist there.
-    num_bytes: of all images. read_s, screen_s: seconds spent on them.
+    store_errors: per image, why its store failed to return it, though it should exist there;
+    else None. num_bytes: of all images. read_s, screen_s: seconds spent on them.
     """
 
     images: list[EncodedImage]
-    store_failed: list[bool]
+    store_errors: list[StoreError | None]
     num_bytes: int
     read_s: float
     screen_s: float = 0.0
@@ -90,7 +91,7 @@ class ReadPool:
             expected = expected_bytes(ref)
             self._reserve_memory(expected, rows)
             began = time.perf_counter()
-            image, store_failed = _read(row, ref, self._read)
+            image, store_error = _read(row, ref, self._read)
             loaded.read_s += time.perf_counter() - began
             if screening:
                 self._screen(image, loaded)
@@ -100,7 +101,7 @@ class ReadPool:
                 if num_bytes < expected:
                     self._changed.notify_all()
             loaded.images.append(image)
-            loaded.store_failed.append(store_failed)
+            loaded.store_errors.append(store_error)
             loaded.num_bytes += num_bytes
         if screening:
             self._count_ready(loaded)
@@ -144,8 +145,10 @@ class ArchiveReadPool(ReadPool):
     def _read(self, ref: ImageRef) -> bytes:
         try:
             return self._stream.read(ref)
-        except TransientStoreError as error:
-            # Each later image of the archive would go through all retries again.
+        except MissingError:
+            raise
+        except StoreError as error:
+            # It is the archive that the store does not return, so no later image can be read.
             raise StoreDownError(f"{ref.uri} cannot be read: {error}") from error
 
     def close(self) -> None:
@@ -160,14 +163,20 @@ def read_and_screen(row: int, ref: ImageRef, limits: Limits) -> EncodedImage:
     return image
 
 
-def _read(row: int, ref: ImageRef, read: Callable[[ImageRef], bytes]) -> tuple[EncodedImage, bool]:
-    """(image, whether its store failed to return it): see `LoadedRun.store_failed`."""
+def _read(
+    row: int, ref: ImageRef, read: Callable[[ImageRef], bytes]
+) -> tuple[EncodedImage, StoreError | None]:
+    """(image, why its store failed to return it or None): see `LoadedRun.store_errors`."""
     image = EncodedImage(row, num_bytes=ref.num_bytes)
     try:
         image.data = read(ref)
+    except ShutdownError:  # a row saying that it is unreadable would be final
+        raise
     except OSError as error:
         image.fail(Status.UNREADABLE, reason_of(error))
-        store_failed = isinstance(error, StoreError) and not isinstance(error, MissingError)
-        # A web crawl has many hosts: one that is gone says nothing about the others.
-        return image, store_failed and not is_web(ref.uri)
-    return image, False
+        if not isinstance(error, StoreError) or isinstance(error, (ColdStorageError, MissingError)):
+            return image, None
+        # A web crawl has many hosts, and one that is gone says nothing about the others; but the
+        # signatures in a manifest expire together.
+        return image, None if is_web(ref.uri) and not is_entry(ref.source or "") else error
+    return image, None

@@ -12,6 +12,9 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from pipeline.error_text import reason_of
+from pipeline.stores.errors import StoreError
+
 # With 512 more in use, well below the usual limit of 1,024 open files per process.
 _MAX_IDLE = 256
 # A URL is sent as it was given; only characters that HTTP does not allow are escaped.
@@ -30,7 +33,7 @@ class Address(NamedTuple):
 def address_of(url: str) -> Address:
     """The parts of a URL. Raises ValueError when it is not one."""
     parts = urlsplit(url)
-    if not parts.hostname:
+    if not parts.hostname or parts.scheme not in ("http", "https"):
         raise ValueError("it names no host")
     target = quote(parts.path or "/", safe=_TARGET_SAFE)
     if parts.query:
@@ -120,4 +123,11 @@ def _https(address: Address, connect_timeout_s: float) -> HTTPSConnection:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
+    """Python's default, which reads SSL_CERT_FILE, and the certificates in AWS_CA_BUNDLE."""
+    context = ssl.create_default_context()
+    if bundle := os.environ.get("AWS_CA_BUNDLE"):
+        try:
+            context.load_verify_locations(bundle)
+        except OSError as error:
+            raise StoreError(f"AWS_CA_BUNDLE is {bundle!r}: {reason_of(error)}") from None
+    return context

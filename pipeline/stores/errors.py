@@ -13,8 +13,16 @@ class MissingError(StoreError, FileNotFoundError):
     """There is nothing at the location."""
 
 
+class ColdStorageError(StoreError):
+    """The object is in cold storage, and must be restored first; the store itself is fine."""
+
+
 class TransientStoreError(StoreError):
     """All retries failed, but a later try may succeed."""
+
+
+class ShutdownError(TransientStoreError):
+    """The request was abandoned because the process is to end; it says nothing about the file."""
 
 
 class AccessError(RuntimeError):

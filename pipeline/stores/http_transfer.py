@@ -13,34 +13,24 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 from urllib.parse import urljoin
 
 from pipeline.stores.connections import Address, ConnectionPool, address_of, connect
-from pipeline.stores.errors import AccessError, MissingError, StoreError
+from pipeline.stores.errors import MissingError, StoreError
+from pipeline.stores.http_errors import error_of_response
 from pipeline.stores.retries import RETRY_POLICIES, RetryableError, RetryPolicy, with_retries
+from pipeline.stores.shutdown import SHUTDOWN
 
 MAX_BYTES = 1 << 30  # no image is larger; a video among them must not fill the memory
 _CHUNK_BYTES = 1 << 18
 _MAX_ERROR_BYTES = 1 << 20
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_RETRIED = (408, 425, 429, 500, 502, 503, 504)
-_CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
+_HOST = re.compile(r"\w*://(?:[^/?#]*@)?([^/?#]*).*", re.DOTALL)
+_FIRST_BYTE = re.compile(r"bytes (\d+)-")
 _PUT_BLOCK_BYTES = 1 << 16
-# S3's error codes of passing troubles, whatever HTTP status comes with them.
-_RETRIED_CODES = ("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable")
-# S3's error codes of wrong credentials: every other request would fail too.
-_ACCESS_CODES = (
-    "AuthorizationHeaderMalformed",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-)
-
 
 # (method, url) -> the headers that authenticate one request
 Sign = Callable[[str, str], dict[str, str]]
@@ -58,17 +48,26 @@ class Resource:
     kind: str
 
     @property
+    def host(self) -> str:
+        """For messages: without user, password, path and query."""
+        return _HOST.sub(r"\1", self.url)
+
+    @property
     def policy(self) -> RetryPolicy:
         return RETRY_POLICIES[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """data: the bytes asked for, fewer at the end of the file. total_bytes: of the whole file."""
+    """data: the bytes asked for, fewer at the end of the file. total_bytes: of the whole file.
+
+    version: the store's ETag of the content; "" if unknown.
+    """
 
     data: bytes
     total_bytes: int
     headers: http.client.HTTPMessage
+    version: str = ""
 
 
 def get(
@@ -79,7 +78,9 @@ def get(
     max_bytes: a longer response is refused; it may also come from a server that ignores ranges.
     Raises MissingError, TransientStoreError, AccessError or another StoreError.
     """
-    return with_retries(resource.policy, lambda: _get_once(resource, start, stop, max_bytes))
+    return with_retries(
+        resource.policy, resource.host, lambda: _get_once(resource, start, stop, max_bytes)
+    )
 
 
 def put(resource: Resource, data: bytes) -> None:
@@ -90,19 +91,24 @@ def put(resource: Resource, data: bytes) -> None:
     """
     digest = b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")
     headers = {"Content-MD5": digest, "Content-Length": str(len(data))}
-    with_retries(resource.policy, lambda: _send_once(resource, "PUT", headers, data))
+    with_retries(resource.policy, resource.host, lambda: _send_once(resource, "PUT", headers, data))
 
 
 def delete(resource: Resource) -> None:
     """Remove an object, if it exists. Raises as `put`."""
     with suppress(MissingError):
-        with_retries(resource.policy, lambda: _send_once(resource, "DELETE", {}, None))
+        with_retries(
+            resource.policy, resource.host, lambda: _send_once(resource, "DELETE", {}, None)
+        )
 
 
 def _get_once(resource: Resource, start: int, stop: int | None, max_bytes: int) -> Answer:
     address, connection, response = _follow_redirects(resource, start, stop)
     try:
-        return _answer(response, resource, start, max_bytes)
+        answer = _answer(response, resource, start, stop, max_bytes)
+        if resource.kind == "store" and address == address_of(resource.url):
+            return replace(answer, version=response.getheader("ETag") or "")
+        return answer  # web servers that share a URL may disagree about a file's ETag
     finally:
         _release(address, connection, response)
 
@@ -192,6 +198,7 @@ def _send_request(
     method: str,
     data: bytes | None,
 ) -> http.client.HTTPResponse:
+    SHUTDOWN.request_started(connection)
     connection.blocksize = _PUT_BLOCK_BYTES
     # A file is sent block by block, each with its own time-out; bytes would have one for all.
     body = None if data is None else io.BytesIO(data)
@@ -200,7 +207,11 @@ def _send_request(
 
 
 def _answer(
-    response: http.client.HTTPResponse, resource: Resource, start: int, max_bytes: int
+    response: http.client.HTTPResponse,
+    resource: Resource,
+    start: int,
+    stop: int | None,
+    max_bytes: int,
 ) -> Answer:
     if response.status == 416:  # the file ends before `start`, or is empty
         return Answer(b"", _total_bytes(response, start), response.headers)
@@ -216,12 +227,23 @@ def _answer(
     data = _read_body(response, max_bytes, resource.policy)
     if is_whole_file:
         return Answer(data, len(data), response.headers)
-    return Answer(data, _total_bytes(response, start + len(data)), response.headers)
+    total = _total_bytes(response, start + len(data))
+    _check_range(response, start, min(stop or total, total), len(data))
+    return Answer(data, total, response.headers)
 
 
 def _total_bytes(response: http.client.HTTPResponse, default: int) -> int:
     total = (response.getheader("Content-Range") or "").rpartition("/")[2]
     return int(total) if total.isdigit() else default
+
+
+def _check_range(response: http.client.HTTPResponse, start: int, stop: int, num_bytes: int) -> None:
+    """Raise RetryableError for other bytes than requested, as broken caches and proxies send."""
+    found = _FIRST_BYTE.match(response.getheader("Content-Range") or "")
+    if found and int(found[1]) != start:
+        raise RetryableError(f"the server sent the bytes from {found[1]} on, not from {start}")
+    if num_bytes != stop - start:
+        raise RetryableError(f"the server sent {num_bytes} of {stop - start} bytes")
 
 
 def _read_body(response: http.client.HTTPResponse, max_bytes: int, policy: RetryPolicy) -> bytes:
@@ -243,18 +265,15 @@ def _read_body(response: http.client.HTTPResponse, max_bytes: int, policy: Retry
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _raise_for_status(response: http.client.HTTPResponse, resource: Resource) -> None:
+def _raise_for_status(response: http.client.HTTPResponse, resource: Resource) -> NoReturn:
     body = b""
     with suppress(StoreError):  # a longer page: the status says enough
         body = _read_body(response, _MAX_ERROR_BYTES, resource.policy)
-    found = _CODE.search(body)
-    code = found[1].decode("ascii") if found else response.reason
-    reason = f"HTTP {response.status} {code}".rstrip()
-    if response.status in _RETRIED or code in _RETRIED_CODES:
-        after = response.getheader("Retry-After") or ""
-        raise RetryableError(reason, float(after) if after.isdigit() else 0.0)
-    if code == "NoSuchBucket":
-        raise AccessError(f"{reason}: there is no such bucket")
-    if code in _ACCESS_CODES or (response.status == 401 and resource.kind == "store"):
-        raise AccessError(f"{reason}: the credentials in the environment are not accepted")
-    raise MissingError(reason) if response.status in (404, 410) else StoreError(reason)
+    raise error_of_response(
+        response.status,
+        response.reason,
+        response.headers,
+        body,
+        of_store=resource.kind == "store",
+        signed=bool(resource.sign("GET", resource.url)),
+    )

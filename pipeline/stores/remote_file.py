@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from pipeline.stores.errors import StoreError
+from pipeline.stores.errors import MissingError, TransientStoreError
 from pipeline.stores.http_transfer import Resource, get
 
 BLOCK_BYTES = 4 << 20
@@ -22,7 +22,8 @@ class RemoteFile(io.RawIOBase):
     """Reads one resource, for one thread at a time; fastest from start to end.
 
     While blocks are read in sequence, the next ones are prefetched, up to byte `read_ahead_to`
-    where the reader sets one. Raises what `http_transfer.get` raises.
+    where the reader sets one. Raises what `http_transfer.get` raises, and TransientStoreError
+    when the file is no longer the one that was opened: the new one can be opened.
     """
 
     def __init__(self, resource: Resource) -> None:
@@ -33,6 +34,7 @@ class RemoteFile(io.RawIOBase):
         first = get(resource, 0, _HEAD_BYTES, max_bytes=_MAX_UNRANGED_BYTES)
         self._head = first.data  # the whole file, if the server does not support byte ranges
         self._size = first.total_bytes
+        self._version = first.version
         self.read_ahead_to = self._size
 
     def readable(self) -> bool:
@@ -59,10 +61,6 @@ class RemoteFile(io.RawIOBase):
         else:
             data, within = self._block(start // BLOCK_BYTES), start % BLOCK_BYTES
         count = min(len(buffer), len(data) - within)
-        if count <= 0:
-            raise StoreError(
-                f"the file ends before byte {start}: it has changed since it was opened"
-            )
         buffer[:count] = memoryview(data)[within : within + count]
         self._position += count
         return count
@@ -88,7 +86,13 @@ class RemoteFile(io.RawIOBase):
 
     def _fetch(self, block: int) -> bytes:
         start = block * BLOCK_BYTES
-        return get(self._resource, start, min(start + BLOCK_BYTES, self._size)).data
+        try:
+            answer = get(self._resource, start, min(start + BLOCK_BYTES, self._size))
+        except MissingError as error:
+            raise TransientStoreError(f"it was removed while it was read: {error}") from None
+        if (answer.total_bytes, answer.version) != (self._size, self._version):
+            raise TransientStoreError("it was rewritten while it was read")
+        return answer.data
 
     def close(self) -> None:
         for future in self._blocks.values():

@@ -22,7 +22,7 @@ import pyarrow.fs
 from pipeline.error_text import one_line
 from pipeline.stores.errors import AccessError, TransientStoreError
 from pipeline.stores.http_transfer import Sign
-from pipeline.stores.locations import SourceError
+from pipeline.stores.locations import SourceError, is_web
 
 _DEFAULT_REGION = "us-east-1"
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -38,7 +38,8 @@ class Credentials(NamedTuple):
 def s3_bucket(bucket: str) -> tuple[str, Sign]:
     """(base URL of the bucket's objects, function that signs requests).
 
-    Raises SourceError when botocore is not installed.
+    Raises SourceError when botocore is not installed or the endpoint is not a URL, and
+    TransientStoreError when the bucket's region cannot be found.
     """
     if find_spec("botocore") is None:
         raise SourceError(
@@ -46,6 +47,10 @@ def s3_bucket(bucket: str) -> tuple[str, Sign]:
         )
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
+        if not is_web(endpoint):
+            raise SourceError(
+                f"AWS_ENDPOINT_URL is {endpoint!r}: write http:// or https:// before the host"
+            )
         base = f"{endpoint.rstrip('/')}/{bucket}"
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         region = region or _DEFAULT_REGION
@@ -69,7 +74,8 @@ def _region_of(bucket: str) -> str:
         return pyarrow.fs.resolve_s3_region(bucket)
     except OSError as error:
         raise TransientStoreError(
-            f"the region of the bucket {bucket!r} cannot be found: {one_line(error)}"
+            f"the region of the bucket {bucket!r} cannot be found ({one_line(error)}): set"
+            " AWS_ENDPOINT_URL=https://s3.REGION.amazonaws.com, and AWS_REGION"
         ) from None
 
 
