@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 import torchvision
-from timm.data import ImageNetInfo
 from torch import nn
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
+from afd_model.class_names import class_count, imagenet_ids, imagenet_names, read_class_names
 from afd_model.stem import find_stem
 from afd_model.weight_files import (
     IMAGENET_CLASSES,
@@ -60,7 +59,7 @@ class Backbone:
         stem_channels, stem_stride: of that output; the stride in input pixels.
         stem_range: minimum and maximum of the stem's activation; None: unbounded.
         class_names: one per class; None if they are not known.
-        class_ids: WordNet ids; None unless the classes are ImageNet-1k's.
+        is_imagenet: whether the classes are ImageNet-1k's.
         weights: where the weights are from: a weights name, a file, or "none" (random).
         weights_sha256: digest of the weights' tensors (not of the file); None for random weights.
     """
@@ -73,9 +72,16 @@ class Backbone:
     stem_range: tuple[float | None, float | None]
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
-    class_ids: tuple[str, ...] | None
+    is_imagenet: bool
     weights: str
     weights_sha256: str | None
+
+    @property
+    def class_ids(self) -> tuple[str, ...] | None:
+        """WordNet ids, one per class; None unless the classes are ImageNet-1k's."""
+        if not self.is_imagenet:
+            return None
+        return imagenet_ids()
 
 
 def load_backbone(
@@ -105,12 +111,17 @@ def load_backbone(
     module, resolved = _with_weights(name, kind, weights)
     module = module.eval().requires_grad_(requires_grad=False)
     stem = find_stem(module, preprocessing.crop, stem_layer, family=_family(name, module))
-    if class_names == "auto":
-        names, ids = _classes(name, kind, resolved, module)
-    elif class_names == "none":
-        names, ids = None, None
+    is_imagenet = (
+        class_names == "auto" and kind != "none" and class_count(module) == IMAGENET_CLASSES
+    )
+    if is_imagenet and kind != "file" and not name.startswith(TIMM_PREFIX):
+        names = tuple(get_model_weights(name)[resolved].meta["categories"])
+    elif is_imagenet:
+        names = imagenet_names()
+    elif class_names in ("auto", "none"):
+        names = None
     else:
-        names, ids = read_class_names(class_names, class_count(module)), None
+        names = read_class_names(class_names, class_count(module))
     return Backbone(
         name=name,
         module=module,
@@ -120,7 +131,7 @@ def load_backbone(
         stem_range=stem.value_range,
         preprocessing=preprocessing,
         class_names=names,
-        class_ids=ids,
+        is_imagenet=is_imagenet,
         weights=resolved,
         weights_sha256=None if kind == "none" else tensors_sha256(module.state_dict()),
     )
@@ -134,14 +145,16 @@ def check_name(name: str) -> None:
     """
     if name.startswith(TIMM_PREFIX):
         plain = name.removeprefix(TIMM_PREFIX)
-        if timm.is_model(plain.partition(".")[0]):
+        if _timm().is_model(plain.partition(".")[0]):
             return
-        near = [TIMM_PREFIX + n for n in difflib.get_close_matches(plain, timm.list_models(), n=1)]
+        near = [
+            TIMM_PREFIX + n for n in difflib.get_close_matches(plain, _timm().list_models(), n=1)
+        ]
     else:
         known = list_models(module=torchvision.models)
         if name in known:
             return
-        candidates = known + [TIMM_PREFIX + n for n in timm.list_models()]
+        candidates = known + [TIMM_PREFIX + n for n in _timm().list_models()]
         near = difflib.get_close_matches(name, candidates, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "see torchvision.models and timm.list_models()"
     raise ValueError(f"unknown backbone {name!r}: {hint}")
@@ -178,9 +191,9 @@ def preprocessing_of(name: str, weights: str = "default") -> Preprocessing:
 
 
 def _timm_preprocessing(name: str) -> Preprocessing:
-    pretrained = timm.get_pretrained_cfg(name)
+    pretrained = _timm().get_pretrained_cfg(name)
     fields = pretrained.to_dict() if pretrained is not None else {}
-    config = timm.data.resolve_data_config(pretrained_cfg=fields)
+    config = _timm().data.resolve_data_config(pretrained_cfg=fields)
     crop = int(config["input_size"][-1])
     return Preprocessing(
         resize=math.floor(crop / config["crop_pct"]),
@@ -209,7 +222,7 @@ def _weights_kind(name: str, weights: str) -> str:
 
 def _build(name: str, classes: int = IMAGENET_CLASSES) -> nn.Module:
     if name.startswith(TIMM_PREFIX):
-        return timm.create_model(name.removeprefix(TIMM_PREFIX), num_classes=classes)
+        return _timm().create_model(name.removeprefix(TIMM_PREFIX), num_classes=classes)
     extra: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         # torchvision sets this when it loads the published weights, which need it.
@@ -250,7 +263,7 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
         return module, load_packaged_lite0(module)
     try:
         if name.startswith(TIMM_PREFIX):
-            return timm.create_model(name.removeprefix(TIMM_PREFIX), pretrained=True), weights
+            return _timm().create_model(name.removeprefix(TIMM_PREFIX), pretrained=True), weights
         choices = get_model_weights(name)
         chosen = choices.DEFAULT if weights == "default" else choices[weights]
         return get_model_builder(name)(weights=chosen), chosen.name
@@ -266,44 +279,13 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
         ) from error
 
 
+def _timm() -> Any:
+    """timm. It takes half a second to import, and torchvision's models do without it."""
+    import timm
+
+    return timm
+
+
 def _family(name: str, module: nn.Module) -> tuple[str, str]:
     library = "timm" if name.startswith(TIMM_PREFIX) else "torchvision"
     return library, type(module).__name__
-
-
-def _classes(
-    name: str, kind: str, weights: str, module: nn.Module
-) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """Class names and WordNet ids of ImageNet-1k; None if the classes are not known to be its."""
-    if kind == "none" or class_count(module) != IMAGENET_CLASSES:
-        return None, None
-    info = ImageNetInfo()
-    ids = tuple(info.index_to_label_name(k) for k in range(IMAGENET_CLASSES))
-    if kind != "file" and not name.startswith(TIMM_PREFIX):
-        return tuple(get_model_weights(name)[weights].meta["categories"]), ids
-    return tuple(info.index_to_description(k) for k in range(IMAGENET_CLASSES)), ids
-
-
-def read_class_names(path: str, count: int) -> tuple[str, ...]:
-    """Class names from a UTF-8 text file with one name per line, in the order of the classes.
-
-    Raises:
-        ValueError: no such file, not UTF-8, or not `count` lines.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text in UTF-8"
-        raise ValueError(f"cannot read the class names in {path!r}: {reason}") from error
-    names = tuple(line.strip() for line in text.rstrip().split("\n"))
-    if len(names) != count:
-        raise ValueError(
-            f"{path!r} names {len(names)} classes, but the classifier has {count}: it takes one"
-            " line for each, in the order of its outputs"
-        )
-    return names
-
-
-def class_count(module: nn.Module) -> int:
-    """The number of classes: the rows of the classifier's last weight matrix."""
-    return [p.shape[0] for p in module.parameters() if p.ndim >= 2][-1]

@@ -28,7 +28,7 @@ BACKBONE = Backbone(
     stem_range=(0.0, None),
     preprocessing=Preprocessing(256, 224, "bilinear", (0.5,) * 3, (0.5,) * 3),
     class_names=None,
-    class_ids=None,
+    is_imagenet=False,
     weights="default",
     weights_sha256="ab" * 32,
 )
