@@ -65,6 +65,7 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"address": address}
     if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a private cluster reports to nobody
         options |= {
             "num_cpus": num_cpus,
             "include_dashboard": False,
