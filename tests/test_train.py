@@ -24,6 +24,8 @@ from jobs.training.worker import prepare
 from pipeline.pairs.training_data import PairLoader
 from pipeline.records import ImageRef
 
+SMALL = TrainSettings(input="x", output="x", backbone="mobilenet_v3_small", weights="none")
+
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -326,6 +328,24 @@ def test_more_held_out_than_trained_on_is_told_with_its_flag(
     first = capsys.readouterr().err.splitlines()[0]
     expected = "7 images to train on, 9 held out (most of them: --held-out-images sets how many)"
     assert first == expected
+
+
+@pytest.mark.parametrize(("images", "held_out"), [(2, 1), (300, 60), (1500, 264)])
+def test_small_collections_keep_most_images_for_training(
+    sound: Path, tmp_path: Path, images: int, held_out: int
+) -> None:
+    manifest = tmp_path / "list.txt"
+    manifest.write_text(f"{sound / '0.jpg'}\n" * images)
+    ready = prepare(replace(SMALL, input=str(manifest)), torch.device("cpu"))
+    assert (len(ready.training), len(ready.held_out)) == (images - held_out, held_out)
+
+
+def test_a_run_with_another_number_of_held_out_images_says_which_it_was(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(sound, tmp_path, "--max-steps", "1") == 0
+    assert train(sound, tmp_path, "--max-steps", "1", "--held-out-images", "auto") == 1
+    assert "held-out-images was 5, is now 'auto'. Use the same" in capsys.readouterr().err
 
 
 def test_a_cluster_that_fails_is_one_line(

@@ -36,6 +36,8 @@ from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef
 from pipeline.screening.screen import Limits
 
+_HELD_OUT_IMAGES = 264
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -75,7 +77,9 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     afd, start = _initial_module(settings, backbone)
     # Without the run's own files: a resumed run would find them, and draw other pairs.
     refs = list_images_outside(settings.input, OutputFolder(settings.output))
-    training, held_out = split_held_out(refs, settings.held_out_images)
+    auto = max(1, min(_HELD_OUT_IMAGES, len(refs) // 5))
+    wanted = settings.held_out_images
+    training, held_out = split_held_out(refs, auto if isinstance(wanted, str) else wanted)
     options = _options(settings, device)
     return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)
 
