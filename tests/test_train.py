@@ -58,11 +58,20 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     assert [r["step"] for r in records(output, "step")] == [1, 2, 3, 4]
     assert [r["step"] for r in records(output, "validation")] == [2, 4]
     assert "held out" in capsys.readouterr().err
-    # The same command again has nothing to train, and other settings are refused.
-    before = load_file(output / "afd.safetensors")
+    # The same command again does nothing, and other settings are refused.
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     assert train(collection, output, *short) == 0
+    told = capsys.readouterr().err
+    assert f"{output} is complete (4 steps): nothing to do" in told
+    assert "continuing" not in told
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+    # More passes fit the flip model again; the weights stay.
+    weights = load_file(output / "afd.safetensors")
+    assert train(collection, output, *short, "--flip-passes", "2") == 0
     after = load_file(output / "afd.safetensors")
-    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert all(torch.equal(after[name], weights[name]) for name in weights)
+    card = json.loads((output / "afd.json").read_text())
+    assert card["settings"]["flip_passes"] == 2
     assert train(collection, output, *short, "--kl-weight", "2") == 1
     assert "kl-weight was 0.0, is now 2.0" in capsys.readouterr().err
 
