@@ -19,12 +19,9 @@ from jobs.pool import ClusterError
 from jobs.train import main
 from jobs.train_settings import TrainSettings
 from jobs.training import worker
-from jobs.training.log import LOG, TrainingLog
 from jobs.training.worker import prepare
 from pipeline.pairs.training_data import PairLoader
 from pipeline.records import ImageRef
-
-SMALL = TrainSettings(input="x", output="x", backbone="mobilenet_v3_small", weights="none")
 
 
 @pytest.fixture(scope="module")
@@ -217,48 +214,6 @@ def test_stages_are_corrected_in_a_module_that_had_none(
         prepare(replace(settings, corrected_stages=1), cpu)
 
 
-def test_records_of_lost_steps_are_dropped(tmp_path: Path) -> None:
-    (tmp_path / LOG).write_text(
-        '{"kind": "step", "step": 3, "loss": 1.0}\n\0\0\n{"kind": "step", "step": 4}\n{"kind": "st'
-    )
-    log = TrainingLog(tmp_path, first_step=3)
-    log({"kind": "step", "step": 4, "loss": 0.5})
-    log.close()
-    assert [r["step"] for r in records(tmp_path, "step")] == [3, 4]
-    assert records(tmp_path, "step")[1]["loss"] == 0.5
-
-
-def test_a_smaller_crop_keeps_the_presets_share_of_the_picture(collection: Path) -> None:
-    settings = TrainSettings(
-        input=str(collection),
-        output="x",
-        backbone="mobilenet_v3_small",
-        weights="none",
-        crop=56,
-        held_out_images=5,
-    )
-    geometry = prepare(settings, torch.device("cpu")).geometry
-    assert (geometry.resize, geometry.crop) == (64, 56)
-
-
-def test_what_a_run_writes_among_its_images_is_not_trained_on(tmp_path: Path) -> None:
-    make_collection(tmp_path)
-    settings = TrainSettings(
-        input=str(tmp_path),
-        output=str(tmp_path / "run"),
-        backbone="resnet18",
-        weights="none",
-        held_out_images=5,
-    )
-    first = prepare(settings, torch.device("cpu"))
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/state.pt").touch()
-    resumed = prepare(settings, torch.device("cpu"))
-    assert (resumed.training, resumed.held_out) == (first.training, first.held_out)
-    with pytest.raises(ValueError, match=r"is the input's own: choose another --output"):
-        prepare(replace(settings, output=str(tmp_path)), torch.device("cpu"))
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -337,16 +292,6 @@ def test_more_held_out_than_trained_on_is_told_with_its_flag(
     first = capsys.readouterr().err.splitlines()[0]
     expected = "7 images to train on, 9 held out (most of them: --held-out-images sets how many)"
     assert first == expected
-
-
-@pytest.mark.parametrize(("images", "held_out"), [(2, 1), (300, 60), (1500, 264)])
-def test_small_collections_keep_most_images_for_training(
-    sound: Path, tmp_path: Path, images: int, held_out: int
-) -> None:
-    manifest = tmp_path / "list.txt"
-    manifest.write_text(f"{sound / '0.jpg'}\n" * images)
-    ready = prepare(replace(SMALL, input=str(manifest)), torch.device("cpu"))
-    assert (len(ready.training), len(ready.held_out)) == (images - held_out, held_out)
 
 
 def test_a_run_with_another_number_of_held_out_images_says_which_it_was(
