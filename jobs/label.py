@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -33,8 +34,11 @@ from jobs.run_record import join_run, open_run, record_model
 from jobs.settings import LabelSettings
 from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
+from pipeline.own_files import own_files
 from pipeline.presence import Presence
+from pipeline.records import ImageRef
 from pipeline.shards import Plan
+from pipeline.sources import list_images
 from pipeline.stores.errors import AccessError, ShutdownError
 
 
@@ -54,10 +58,13 @@ def label(settings: LabelSettings) -> Summary:
     if record is not None and (summary := finished_summary(output)):
         say(f"{output.location} is complete ({summary.images} images): nothing to do")
         return summary
+    refs = list_images(settings.input, own_files(settings.input, output))
+    if record is None:
+        refs = itertools.chain([next(refs)], refs)  # raises before anything is created
     check_address(settings)
     output.create()
     with Presence(output) as presence:
-        summary = _label(settings, output, presence, began)
+        summary = _label(settings, output, presence, refs, began)
         with suppress(OSError, AccessError):  # leftovers do no harm
             if not presence.others():
                 output.clean()
@@ -65,14 +72,18 @@ def label(settings: LabelSettings) -> Summary:
 
 
 def _label(
-    settings: LabelSettings, output: OutputFolder, presence: Presence, began: float
+    settings: LabelSettings,
+    output: OutputFolder,
+    presence: Presence,
+    refs: Iterator[ImageRef],
+    began: float,
 ) -> Summary:
     others = presence.others()
     for driver in others:
         say(f"another driver is labelling to {output.location} ({driver}): sharing the work")
     if not others:
         output.clean()
-    record = join_run(output, settings, presence)
+    record = join_run(output, settings, presence, refs)
     sizes = Plan(output).size.shard_sizes
     done = committed_shards(output, len(sizes))
     if done:

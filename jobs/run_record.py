@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs.settings import LabelSettings
 from pipeline.output import LABELS, RUN, OutputError, OutputFolder
-from pipeline.own_files import own_files
 from pipeline.presence import Presence
-from pipeline.records import SCHEMA_VERSION
+from pipeline.records import SCHEMA_VERSION, ImageRef
 from pipeline.shards import is_part, write_plan
-from pipeline.sources import list_images
 
 _RECORDED_PACKAGES = (
     *("afd-label", "nvidia-dali-cuda130", "numba", "openvino", "pillow", "pyarrow", "ray", "timm"),
@@ -53,14 +51,18 @@ def check_job(output: OutputFolder, record: Mapping[str, Any], key: str) -> None
         )
 
 
-def join_run(output: OutputFolder, settings: LabelSettings, presence: Presence) -> dict[str, Any]:
-    """The run's record. The first driver lists the input and writes the plan; others wait for it.
+def join_run(
+    output: OutputFolder,
+    settings: LabelSettings,
+    presence: Presence,
+    refs: Iterator[ImageRef],
+) -> dict[str, Any]:
+    """The run's record. The first driver writes the plan of `refs`; others wait for it.
 
     Raises the errors of `open_run`, and those of listing the input.
     """
     while (record := open_run(output, settings)) is None:
         if presence.leads():
-            refs = list_images(settings.input, own_files(settings.input, output))
             write_plan(output, refs, settings.images_per_shard)
             return start_run(output, settings)
         time.sleep(_POLL_S)

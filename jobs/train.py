@@ -20,8 +20,8 @@ from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings, versions
 from jobs.train_settings import TrainSettings
 from jobs.training.log import log_followed, share
-from jobs.training.worker import prepare, record_images, run_worker
-from pipeline.output import RUN, OutputError, OutputFolder
+from jobs.training.worker import card_settings, prepare, record_images, run_worker
+from pipeline.output import RUN, DamagedError, OutputError, OutputFolder
 from pipeline.pairs.training_data import Rank
 
 
@@ -32,8 +32,11 @@ def train_module(settings: TrainSettings) -> dict[str, Any]:
     ClusterError when it cannot go on.
     """
     settings = settings.located()
-    _open(OutputFolder(settings.output), settings)
-    folder = Path(settings.output)
+    folder, output = Path(settings.output), OutputFolder(settings.output)
+    _open(output, settings)
+    if finished := _finished(output, settings):
+        say(f"{folder} is complete ({settings.max_steps} steps): nothing to do")
+        return finished
     with log_followed(folder, settings.max_steps):
         if settings.workers == 0:
             run_worker(settings, Rank())
@@ -54,19 +57,19 @@ def _open(output: OutputFolder, settings: TrainSettings) -> None:
     """
     record = output.read_json(RUN)
     started = (output.path / STATE).exists()
-    now = json.loads(json.dumps(settings.model_settings))
     if not started:
         if record is not None:
             check_job(output, record, "max_steps")
-        _write_record(output, {"settings": now, "versions": versions()})
+        _write_record(output, {"settings": settings.model_settings, "versions": versions()})
     elif record is not None:
-        _reopen(output, record, now)
+        _reopen(output, record, settings)
     else:
         raise OutputError(f"{str(output.path)!r} holds a run but no {RUN}: choose another --output")
 
 
-def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -> None:
+def _reopen(output: OutputFolder, record: dict[str, Any], settings: TrainSettings) -> None:
     """Continue the recorded run with the same settings, or for more steps."""
+    now = json.loads(json.dumps(settings.model_settings))
     before = record.get("settings", {})
     steps, wanted = before.get("max_steps", 0), now["max_steps"]
     refuse_other_settings(output, {**before, "max_steps": wanted}, now)
@@ -79,8 +82,20 @@ def _reopen(output: OutputFolder, record: dict[str, Any], now: dict[str, Any]) -
         earlier = [*record.get("earlier_max_steps", []), steps]
         _write_record(output, {**record, "settings": now, "earlier_max_steps": earlier})
         say(f"continuing the run in {output.path} for {wanted} steps instead of {steps}")
-    else:
+    elif not _finished(output, settings):
         say(f"continuing the run in {output.path}")
+
+
+def _finished(output: OutputFolder, settings: TrainSettings) -> dict[str, Any] | None:
+    """The card of a run whose steps and flip model are all done; None when something is left."""
+    try:
+        card = output.read_json(CARD) or {}
+    except DamagedError:  # it is written again
+        return None
+    done = "ended" in card and card["steps"] == settings.max_steps
+    same = card.get("settings") == card_settings(settings)
+    there = all((output.path / name).is_file() for name in (STATE, CHECKPOINT))
+    return card if done and same and there else None
 
 
 def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:

@@ -156,8 +156,10 @@ class TrainSettings(ClassifierSettings):
         0, "random seed for the module's initial weights, the shuffling and the degradation"
     )
 
-    held_out_images: int = setting(
-        264, "images set aside for validation and the flip model, chosen by a hash of their names"
+    held_out_images: int | Literal["auto"] = setting(
+        "auto",
+        "images set aside for validation and the flip model, chosen by a hash of their names; auto:"
+        " 264, or a fifth of the images where that is fewer",
     )
     keep: Literal["best", "last"] = setting(
         "best",

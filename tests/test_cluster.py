@@ -76,6 +76,7 @@ def test_a_cluster_that_refuses_gives_its_whole_reason(monkeypatch: pytest.Monke
         )
 
     monkeypatch.setattr("jobs.cluster.ray.init", init)
+    monkeypatch.setattr("jobs.cluster._PROBE_TIMEOUT_S", 0.1)  # the server stays silent
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ClusterError, match=f"'{address}': Version .* Ray: 2.1 this .* Ray: 3$"):

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import unicodedata
 from dataclasses import astuple
 from pathlib import Path
 
@@ -16,57 +15,13 @@ from jpegs import encode, photo
 
 from afd_model.backbones import load_backbone
 from afd_model.evaluation.evaluator import Outcome
-from afd_model.evaluation.statistics import (
-    auroc,
-    interval,
-    ranks,
-    resampled,
-    resampled_means,
-    spearman,
-)
 from jobs.evaluate import main
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation.tables import make_drift_table, make_tables
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
-from pipeline.inputs.folder_classes import UNKNOWN, FolderClasses
+from pipeline.inputs.folder_classes import UNKNOWN
 from pipeline.pairs.evaluate_images import CLEAN, Condition
 from pipeline.pairs.recompress import drawn_qualities
-
-
-def test_rank_statistics_are_their_definitions() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 9, 60), rng.normal(size=60)
-    below, equal = (a[None] < a[:, None]).sum(1), (a[None] == a[:, None]).sum(1)
-    np.testing.assert_array_equal(ranks(a), below + (equal + 1) / 2)
-    assert spearman(a, b) == pytest.approx(np.corrcoef(ranks(a), ranks(b))[0, 1])
-    assert spearman(b, np.exp(b)) == pytest.approx(1)
-    positive = rng.random(60) < 0.3
-    pairs = a[positive][:, None] - a[~positive][None]
-    assert auroc(a, positive) == pytest.approx(((pairs > 0) + (pairs == 0) / 2).mean())
-    assert math.isnan(spearman(np.ones(5), np.arange(5)))
-    assert math.isnan(auroc(b, np.zeros(60, bool)))
-
-
-def test_the_bootstrap_has_the_standard_error_and_keeps_pairs_together() -> None:
-    rng = np.random.default_rng(1)
-    a = (rng.random(400) < 0.7).astype(float)
-    samples = resampled_means(np.stack([a, a, 1 - a]), resamples=2000, seed=0)
-    assert samples.std(0)[0] == pytest.approx(a.std() / 20, rel=0.08)
-    np.testing.assert_allclose(samples[:, 0], samples[:, 1])
-    np.testing.assert_allclose(samples[:, 0] + samples[:, 2], 1)
-    low, high = interval(samples[:, 0])
-    assert low < a.mean() < high
-    assert high - low == pytest.approx(4 * a.std() / 20, rel=0.1)
-
-
-def test_a_statistics_bootstrap_draws_every_image_with_replacement() -> None:
-    values = np.random.default_rng(2).normal(size=100)
-    means = resampled(lambda at: values[at].mean(), 100, resamples=2000, seed=0)
-    assert means.std() == pytest.approx(values.std() / 10, rel=0.08)
-    counts = [
-        resampled(lambda at, k=k: (at == k).sum(), 3, resamples=300, seed=0) for k in range(3)
-    ]
-    assert [found.mean() for found in counts] == pytest.approx([1, 1, 1], abs=0.15)
 
 
 def outcome(direct: list[int], afd: list[int], **changes: np.ndarray) -> Outcome:
@@ -189,35 +144,6 @@ def test_there_is_something_to_measure() -> None:
     with pytest.raises(ValueError, match="nothing to measure: give --protocol"):
         EvaluateSettings(**places, protocol=())
     EvaluateSettings(**places, quality=(), times=1)
-
-
-def test_folders_are_wordnet_ids_or_names() -> None:
-    classes = FolderClasses(
-        ["n01", "n02", "n03"], ["tench, Tinca tinca", "crane", "great grey owl, crane"]
-    )
-    assert classes.of("n02/x.jpg") == 1
-    assert classes.of("val/Tinca_tinca/x.jpg") == 0
-    assert classes.of("great-grey owl/x.jpg") == 2
-    assert classes.of("crane/x.jpg") == UNKNOWN  # two classes share the word
-    assert classes.of("x.jpg") == UNKNOWN
-    assert FolderClasses(None, None).of("n01/x.jpg") == UNKNOWN
-
-
-def test_folders_are_names_in_any_script() -> None:
-    classes = FolderClasses(None, ["кошка 1", "собака 2", "Crème brûlée, 焦糖布丁"])
-    assert [classes.of(f"{name}/x.jpg") for name in ("КОШКА_1", "собака-2")] == [0, 1]
-    for name in ("creme brulee", "лошадь 1", "丁"):
-        assert classes.of(f"{name}/x.jpg") == UNKNOWN
-    for form in ("NFC", "NFD"):
-        assert classes.of(unicodedata.normalize(form, "crème-brûlée/x.jpg")) == 2
-    assert classes.of("焦糖布丁/x.jpg") == 2
-
-
-def test_an_image_in_no_folder_is_of_no_class() -> None:
-    """However the list of names ends its lines."""
-    classes = FolderClasses(None, ["tench, Tinca tinca,", "crane"])
-    assert [classes.of(name) for name in ("x.jpg", "---/x.jpg")] == [UNKNOWN] * 2
-    assert classes.of("tench/x.jpg") == 0
 
 
 @pytest.fixture(scope="module")

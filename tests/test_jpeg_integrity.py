@@ -1,5 +1,7 @@
 """Is damage found, and are sound files left alone?"""
 
+import ctypes
+
 import numpy as np
 import pytest
 from jpegs import (
@@ -11,6 +13,7 @@ from jpegs import (
 )
 
 from pipeline.jpeg_scan import scan_jpeg
+from pipeline.screening import strict_decode
 from pipeline.screening.jpeg_integrity import check_integrity, find_zero_hole, readable_part
 from pipeline.screening.strict_decode import strict_decode_error
 
@@ -116,3 +119,19 @@ def test_strict_decode_error_is_one_line_or_none() -> None:
     message = strict_decode_error(KINDS["baseline"][:-500])
     assert message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_found_without_turbojpegs_c_functions(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jpeg = KINDS[kind]
+    files = (jpeg, jpeg[: len(jpeg) * 2 // 3], b"", b"\xff\xd8\xff\xd9")
+    expected = [strict_decode_error(data) is None for data in files]
+    other_library = ctypes.CDLL("libc.so.6")  # as a package that hides the library's symbols
+    monkeypatch.setattr(strict_decode.ctypes, "CDLL", lambda _: other_library)
+    strict_decode._library.cache_clear()
+    try:
+        assert [strict_decode_error(data) is None for data in files] == expected
+    finally:
+        strict_decode._library.cache_clear()

@@ -301,13 +301,16 @@ def test_a_node_that_cannot_make_a_worker_is_told_what_it_lacks(
     assert "No module named 'of_another_version': every node needs this package" in error
 
 
-def test_an_input_that_is_not_there_is_one_line(
+def test_an_input_that_is_not_there_is_one_line_and_leaves_nothing_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = str(tmp_path / "nothing")
-    assert main([missing, "--output", str(tmp_path / "out")]) == 1
-    [line] = capsys.readouterr().err.splitlines()
-    assert missing in line
+    missing, empty = tmp_path / "nothing", tmp_path / "empty"
+    empty.mkdir()
+    for folder in (missing, empty):
+        assert main([str(folder), "--output", str(empty / "out")]) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert str(folder) in line
+        assert not any(empty.iterdir())
 
 
 @pytest.mark.usefixtures("impatient")

@@ -17,8 +17,10 @@ from jobs.run_record import (
 )
 from jobs.settings import LabelSettings
 from pipeline.output import OutputError, OutputFolder
+from pipeline.own_files import own_files
 from pipeline.presence import Presence
 from pipeline.shards import Plan
+from pipeline.sources import list_images
 
 
 @pytest.fixture
@@ -115,8 +117,9 @@ def test_a_run_does_not_label_its_own_files(tmp_path: Path) -> None:
     settings = LabelSettings(input=str(tmp_path), output=str(tmp_path / "out"))
     output = OutputFolder(settings.output)
     output.create()
+    refs = list_images(settings.input, own_files(settings.input, output))
     with Presence(output) as presence:
-        join_run(output, settings, presence)
+        join_run(output, settings, presence, refs)
     plan = Plan(output)
     assert plan.size.num_images == 1
     assert [ref.uri for ref in plan.shard(0).refs] == [str(tmp_path / "a.jpg")]

@@ -19,7 +19,6 @@ from jobs.pool import ClusterError
 from jobs.train import main
 from jobs.train_settings import TrainSettings
 from jobs.training import worker
-from jobs.training.log import LOG, TrainingLog
 from jobs.training.worker import prepare
 from pipeline.pairs.training_data import PairLoader
 from pipeline.records import ImageRef
@@ -56,11 +55,20 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     assert [r["step"] for r in records(output, "step")] == [1, 2, 3, 4]
     assert [r["step"] for r in records(output, "validation")] == [2, 4]
     assert "held out" in capsys.readouterr().err
-    # The same command again has nothing to train, and other settings are refused.
-    before = load_file(output / "afd.safetensors")
+    # The same command again does nothing, and other settings are refused.
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     assert train(collection, output, *short) == 0
+    told = capsys.readouterr().err
+    assert f"{output} is complete (4 steps): nothing to do" in told
+    assert "continuing" not in told
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+    # More passes fit the flip model again; the weights stay.
+    weights = load_file(output / "afd.safetensors")
+    assert train(collection, output, *short, "--flip-passes", "2") == 0
     after = load_file(output / "afd.safetensors")
-    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert all(torch.equal(after[name], weights[name]) for name in weights)
+    card = json.loads((output / "afd.json").read_text())
+    assert card["settings"]["flip_passes"] == 2
     assert train(collection, output, *short, "--kl-weight", "2") == 1
     assert "kl-weight was 0.0, is now 2.0" in capsys.readouterr().err
 
@@ -206,48 +214,6 @@ def test_stages_are_corrected_in_a_module_that_had_none(
         prepare(replace(settings, corrected_stages=1), cpu)
 
 
-def test_records_of_lost_steps_are_dropped(tmp_path: Path) -> None:
-    (tmp_path / LOG).write_text(
-        '{"kind": "step", "step": 3, "loss": 1.0}\n\0\0\n{"kind": "step", "step": 4}\n{"kind": "st'
-    )
-    log = TrainingLog(tmp_path, first_step=3)
-    log({"kind": "step", "step": 4, "loss": 0.5})
-    log.close()
-    assert [r["step"] for r in records(tmp_path, "step")] == [3, 4]
-    assert records(tmp_path, "step")[1]["loss"] == 0.5
-
-
-def test_a_smaller_crop_keeps_the_presets_share_of_the_picture(collection: Path) -> None:
-    settings = TrainSettings(
-        input=str(collection),
-        output="x",
-        backbone="mobilenet_v3_small",
-        weights="none",
-        crop=56,
-        held_out_images=5,
-    )
-    geometry = prepare(settings, torch.device("cpu")).geometry
-    assert (geometry.resize, geometry.crop) == (64, 56)
-
-
-def test_what_a_run_writes_among_its_images_is_not_trained_on(tmp_path: Path) -> None:
-    make_collection(tmp_path)
-    settings = TrainSettings(
-        input=str(tmp_path),
-        output=str(tmp_path / "run"),
-        backbone="resnet18",
-        weights="none",
-        held_out_images=5,
-    )
-    first = prepare(settings, torch.device("cpu"))
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/state.pt").touch()
-    resumed = prepare(settings, torch.device("cpu"))
-    assert (resumed.training, resumed.held_out) == (first.training, first.held_out)
-    with pytest.raises(ValueError, match=r"is the input's own: choose another --output"):
-        prepare(replace(settings, output=str(tmp_path)), torch.device("cpu"))
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -326,6 +292,14 @@ def test_more_held_out_than_trained_on_is_told_with_its_flag(
     first = capsys.readouterr().err.splitlines()[0]
     expected = "7 images to train on, 9 held out (most of them: --held-out-images sets how many)"
     assert first == expected
+
+
+def test_a_run_with_another_number_of_held_out_images_says_which_it_was(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(sound, tmp_path, "--max-steps", "1") == 0
+    assert train(sound, tmp_path, "--max-steps", "1", "--held-out-images", "auto") == 1
+    assert "held-out-images was 5, is now 'auto'. Use the same" in capsys.readouterr().err
 
 
 def test_a_cluster_that_fails_is_one_line(

@@ -36,6 +36,8 @@ from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef
 from pipeline.screening.screen import Limits
 
+_HELD_OUT_IMAGES = 264
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -75,7 +77,9 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     afd, start = _initial_module(settings, backbone)
     # Without the run's own files: a resumed run would find them, and draw other pairs.
     refs = list_images_outside(settings.input, OutputFolder(settings.output))
-    training, held_out = split_held_out(refs, settings.held_out_images)
+    auto = max(1, min(_HELD_OUT_IMAGES, len(refs) // 5))
+    wanted = settings.held_out_images
+    training, held_out = split_held_out(refs, auto if isinstance(wanted, str) else wanted)
     options = _options(settings, device)
     return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)
 
@@ -238,17 +242,16 @@ def _loader(
 
 def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> dict[str, Any]:
     """What the checkpoint's card says about its training; files by name, without their folders."""
-    named = {name: Path(getattr(settings, name)).name for name in ("input", "afd", "weights")}
-    start = ready.start
+    recorded, start = card_settings(settings), ready.start
     return {
-        "command": f"afd train {named['input']} {_changed_flags(settings, named)} --output DIR",
+        "command": f"afd train {recorded['input']} {_changed_flags(recorded)} --output DIR",
         **({"started_from": {"sha256": start.sha256, **start.training}} if start else {}),
         "data": {
             "collection": Path(settings.input).name,
             "training_images": len(ready.training),
             "held_out_images": len(ready.held_out),
         },
-        "settings": {**_result_settings(settings), **named},
+        "settings": recorded,
         "workers": max(1, settings.workers),
         "device": device_name(device),
         "precision": dtype_name(ready.options.precision),
@@ -256,10 +259,11 @@ def _facts(settings: TrainSettings, ready: Prepared, device: torch.device) -> di
     }
 
 
-def _result_settings(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that the weights and the flip model depend on."""
-    flips = ("flip_passes", "flip_images")
-    return {**settings.model_settings, **{name: getattr(settings, name) for name in flips}}
+def card_settings(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that the weights and the flip model depend on; files without their folders."""
+    flips = {name: getattr(settings, name) for name in ("flip_passes", "flip_images")}
+    files = {name: Path(getattr(settings, name)).name for name in ("input", "afd", "weights")}
+    return {**settings.model_settings, **flips, **files}
 
 
 def _earlier_max_steps(folder: Path) -> dict[str, Any]:
@@ -269,11 +273,11 @@ def _earlier_max_steps(folder: Path) -> dict[str, Any]:
     return {name: record[name]} if name in record else {}
 
 
-def _changed_flags(settings: TrainSettings, named: dict[str, str]) -> str:
-    """The flags that differ from their defaults. named: settings that are shown by file name."""
+def _changed_flags(recorded: dict[str, Any]) -> str:
+    """The flags that differ from their defaults. recorded: `card_settings`."""
     fields = TrainSettings.__dataclass_fields__
     return " ".join(
         f"{flag_of(name)} {json.dumps(value).strip(chr(34))}"
-        for name, value in {**_result_settings(settings), **named}.items()
+        for name, value in recorded.items()
         if name != "input" and value != fields[name].default
     )

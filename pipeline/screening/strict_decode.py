@@ -1,7 +1,7 @@
 """Errors and warnings of libjpeg-turbo about a JPEG.
 
-Calls TurboJPEG's C functions directly. The package `turbojpeg` (0.0.2), which brings the library,
-leaks the decoded image and its handle whenever it raises an error.
+Calls TurboJPEG's C functions directly, where they can be found. The package `turbojpeg` (0.0.2),
+which brings the library, leaks the decoded image and its handle whenever it raises an error.
 """
 
 from __future__ import annotations
@@ -28,16 +28,28 @@ def strict_decode_error(data: bytes) -> str | None:
     size first, or call `check_integrity`, which does. Thread-safe.
     """
     library = _library()
+    reason = _package_error(data) if library is None else _library_error(library, data)
+    return None if reason is None else one_line(reason)
+
+
+def _package_error(data: bytes) -> str | None:
+    try:
+        turbojpeg.decompress(data, raise_on_warnings=True)
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+def _library_error(library: ctypes.CDLL, data: bytes) -> str | None:
     handle = library.tj3Init(_TJINIT_DECOMPRESS)
     if not handle:
         raise MemoryError("libjpeg-turbo cannot create a decompressor")
     try:
         failed = library.tj3DecompressHeader(handle, data, len(data))
         failed = failed or _decompress(library, handle, data)
-        reason = library.tj3GetErrorStr(handle).decode(errors="replace") if failed else None
+        return library.tj3GetErrorStr(handle).decode(errors="replace") if failed else None
     finally:
         library.tj3Destroy(handle)
-    return None if reason is None else one_line(reason)
 
 
 def _decompress(library: ctypes.CDLL, handle: int, data: bytes) -> int:
@@ -52,15 +64,22 @@ def _decompress(library: ctypes.CDLL, handle: int, data: bytes) -> int:
 
 
 @cache
-def _library() -> ctypes.CDLL:
-    """libjpeg-turbo: the package's extension module is linked to it, so its symbols are found."""
-    library = ctypes.CDLL(turbojpeg.__file__)
+def _library() -> ctypes.CDLL | None:
+    """libjpeg-turbo, through the package's extension module, which is linked to it.
+
+    None when a version of the package is built otherwise.
+    """
     handle, file = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_size_t)
-    library.tj3Init.restype = handle
-    library.tj3GetErrorStr.restype = ctypes.c_char_p
-    library.tj3GetErrorStr.argtypes = library.tj3Destroy.argtypes = (handle,)
-    library.tj3Destroy.restype = None
-    library.tj3Get.argtypes = (handle, ctypes.c_int)
-    library.tj3DecompressHeader.argtypes = (handle, *file)
-    library.tj3Decompress8.argtypes = (handle, *file, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+    try:
+        library = ctypes.CDLL(turbojpeg.__file__)
+        library.tj3Init.restype = handle
+        library.tj3GetErrorStr.restype = ctypes.c_char_p
+        library.tj3GetErrorStr.argtypes = library.tj3Destroy.argtypes = (handle,)
+        library.tj3Destroy.restype = None
+        library.tj3Get.argtypes = (handle, ctypes.c_int)
+        library.tj3DecompressHeader.argtypes = (handle, *file)
+        pitch_and_format = (ctypes.c_int, ctypes.c_int)
+        library.tj3Decompress8.argtypes = (handle, *file, ctypes.c_void_p, *pitch_and_format)
+    except (AttributeError, OSError):
+        return None
     return library

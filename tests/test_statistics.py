@@ -1,0 +1,51 @@
+"""Rank statistics and the bootstrap, against their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+
+from afd_model.evaluation.statistics import (
+    auroc,
+    interval,
+    ranks,
+    resampled,
+    resampled_means,
+    spearman,
+)
+
+
+def test_rank_statistics_are_their_definitions() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 9, 60), rng.normal(size=60)
+    below, equal = (a[None] < a[:, None]).sum(1), (a[None] == a[:, None]).sum(1)
+    np.testing.assert_array_equal(ranks(a), below + (equal + 1) / 2)
+    assert spearman(a, b) == pytest.approx(np.corrcoef(ranks(a), ranks(b))[0, 1])
+    assert spearman(b, np.exp(b)) == pytest.approx(1)
+    positive = rng.random(60) < 0.3
+    pairs = a[positive][:, None] - a[~positive][None]
+    assert auroc(a, positive) == pytest.approx(((pairs > 0) + (pairs == 0) / 2).mean())
+    assert math.isnan(spearman(np.ones(5), np.arange(5)))
+    assert math.isnan(auroc(b, np.zeros(60, bool)))
+
+
+def test_the_bootstrap_has_the_standard_error_and_keeps_pairs_together() -> None:
+    rng = np.random.default_rng(1)
+    a = (rng.random(400) < 0.7).astype(float)
+    samples = resampled_means(np.stack([a, a, 1 - a]), resamples=2000, seed=0)
+    assert samples.std(0)[0] == pytest.approx(a.std() / 20, rel=0.08)
+    np.testing.assert_allclose(samples[:, 0], samples[:, 1])
+    np.testing.assert_allclose(samples[:, 0] + samples[:, 2], 1)
+    low, high = interval(samples[:, 0])
+    assert low < a.mean() < high
+    assert high - low == pytest.approx(4 * a.std() / 20, rel=0.1)
+
+
+def test_a_statistics_bootstrap_draws_every_image_with_replacement() -> None:
+    values = np.random.default_rng(2).normal(size=100)
+    means = resampled(lambda at: values[at].mean(), 100, resamples=2000, seed=0)
+    assert means.std() == pytest.approx(values.std() / 10, rel=0.08)
+    counts = [
+        resampled(lambda at, k=k: (at == k).sum(), 3, resamples=300, seed=0) for k in range(3)
+    ]
+    assert [found.mean() for found in counts] == pytest.approx([1, 1, 1], abs=0.15)

@@ -1,0 +1,42 @@
+"""What a training run prepares from its settings: window, images, held-out images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import make_collection
+
+from jobs.train_settings import TrainSettings
+from jobs.training.worker import prepare
+
+SMALL = TrainSettings(input="x", output="x", backbone="mobilenet_v3_small", weights="none")
+CPU = torch.device("cpu")
+
+
+def test_a_smaller_crop_keeps_the_presets_share_of_the_picture(tmp_path: Path) -> None:
+    settings = replace(SMALL, input=str(make_collection(tmp_path)), crop=56)
+    geometry = prepare(settings, CPU).geometry
+    assert (geometry.resize, geometry.crop) == (64, 56)
+
+
+def test_what_a_run_writes_among_its_images_is_not_trained_on(tmp_path: Path) -> None:
+    make_collection(tmp_path)
+    settings = replace(SMALL, input=str(tmp_path), output=str(tmp_path / "run"))
+    first = prepare(settings, CPU)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/state.pt").touch()
+    resumed = prepare(settings, CPU)
+    assert (resumed.training, resumed.held_out) == (first.training, first.held_out)
+    with pytest.raises(ValueError, match=r"is the input's own: choose another --output"):
+        prepare(replace(settings, output=str(tmp_path)), CPU)
+
+
+@pytest.mark.parametrize(("images", "held_out"), [(2, 1), (300, 60), (1500, 264)])
+def test_small_collections_keep_most_images_for_training(
+    tmp_path: Path, images: int, held_out: int
+) -> None:
+    manifest = tmp_path / "list.txt"
+    manifest.write_text("0.jpg\n" * images)
+    ready = prepare(replace(SMALL, input=str(manifest)), CPU)
+    assert (len(ready.training), len(ready.held_out)) == (images - held_out, held_out)
