@@ -34,7 +34,7 @@ def run_shards(
         `label_or_exit(shard)` returns the record, and is called from `shards_at_once` threads.
     When a process or a node dies, its shards are given to other workers, and new workers start as
     soon as the cluster has room for them.
-    Raises ClusterError when no worker can be started or a worker raises.
+    Raises ClusterError when no worker can be started, a worker raises or the cluster is lost.
     """
     actors = _ActorPool(worker, config, pool, shards_at_once)
     try:
@@ -44,6 +44,10 @@ def run_shards(
         if _failed_in_constructor(error):
             reason += ": every node needs this package, in the same version as the driver's"
         raise ClusterError(reason) from error
+    except ConnectionError as error:  # of Ray Client
+        raise ClusterError(
+            f"the connection to the cluster was lost: {root_cause(error)}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
