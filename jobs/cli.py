@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -69,10 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_usage(name, arguments[1:])
         code: int = import_in_thread(f"jobs.{name}").main(arguments[1:])
-    except (KeyboardInterrupt, SystemExit) as ended:
-        # While Ray starts, its own SIGTERM handler is active: it exits with the signal's number.
-        if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:
-            raise
+    except KeyboardInterrupt:
         print(f"afd {name}: interrupted", file=sys.stderr)
         return EXIT_FAILED
     except ModuleNotFoundError as error:

@@ -71,15 +71,28 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     with reported_if_killed(_KILLED.format(address=address)):
-        _connect(options)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init installs its own handler
+        with _own_sigterm_handler():
+            _connect(options)
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Undo that `ray.init` installs its own handler of SIGTERM, which raises SystemExit."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        if callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _connect(options: dict[str, Any]) -> None:

@@ -80,6 +80,23 @@ class Stillborn(Echo):
             os._exit(1)
 
 
+class Sole(Echo):
+    """The first of its kind; others end before they can label. It ends after `failures` of them."""
+
+    def __init__(self, config: tuple[Path, int]) -> None:
+        self._folder, self._failures = config
+        born = len(list(self._folder.iterdir()))
+        (self._folder / str(born)).touch()
+        if born:
+            os._exit(1)
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        while len(list(self._folder.iterdir())) <= self._failures:
+            time.sleep(0.01)
+        time.sleep(1)  # until the driver knows of the last failure
+        os._exit(1)
+
+
 class Unmakable(Echo):
     def __init__(self, config: Any) -> None:
         raise ModuleNotFoundError("No module named 'afd_model'")
@@ -137,8 +154,18 @@ def test_the_shards_of_a_worker_that_died_go_to_others(
     found = records(address, Mortal, ((0, 4, 8), tmp_path))
     assert shards_of(found) == list(range(9))
     assert len(list(tmp_path.iterdir())) == 3
-    died = "a worker died, perhaps because memory ran out; other workers label its shards"
-    assert caplog.messages.count(died) == 3
+    died = "a worker died, perhaps because memory ran out; "  # the other one may still be starting
+    rest = ("other workers label its shards", "its shards wait until another one starts")
+    assert sum(caplog.messages.count(died + after) for after in rest) == 3
+
+
+def test_when_the_only_worker_dies_no_other_is_said_to_go_on(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "afd")
+    assert shards_of(records(address, Mortal, ((4,), tmp_path), ONE)) == list(range(9))
+    died = "a worker died, perhaps because memory ran out; its shards wait until another one starts"
+    assert caplog.messages == [died]
 
 
 def test_a_shard_that_costs_many_workers_is_set_aside(
@@ -160,6 +187,14 @@ def test_when_no_worker_starts_the_run_ends(address: str, tmp_path: Path) -> Non
     with pytest.raises(ClusterError, match=r"^4 workers in a row died .* continues the run$"):
         list(records(address, Stillborn, (tmp_path, 99), ONE))
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_when_the_last_worker_dies_and_no_other_starts_the_run_ends(
+    address: str, tmp_path: Path
+) -> None:
+    growing = Pool(num_workers=1, max_workers=2, num_cpus=1, num_gpus=0)
+    with pytest.raises(ClusterError, match=r"^5 workers in a row died .* continues the run$"):
+        list(records(address, Sole, (tmp_path, 5), growing, at_once=1))
 
 
 def test_a_worker_that_cannot_be_made_says_what_the_node_lacks(address: str) -> None:

@@ -56,9 +56,6 @@ def test_an_interrupted_job_ends_with_one_line(
     monkeypatch.setattr("jobs.doctor.main", interrupted)
     assert main(["doctor"]) == 1
     assert capsys.readouterr().err == "afd doctor: interrupted\n"
-    monkeypatch.setattr("jobs.doctor.main", lambda _: sys.exit(15))
-    assert main(["doctor"]) == 1
-    assert capsys.readouterr().err == "afd doctor: interrupted\n"
     monkeypatch.setattr("jobs.label.label", interrupted)
     assert main(["label", "photos", "--output", "out"]) == 1
     assert "afd label: interrupted; the same command continues the run" in capsys.readouterr().err

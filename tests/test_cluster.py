@@ -2,7 +2,10 @@
 
 import socket
 import subprocess
+import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -104,3 +107,32 @@ def test_a_local_start_that_times_out_is_tried_again(
     assert len(made) == calls
     made[-1].kill()
     made[-1].wait()
+
+
+def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
+    """`ray.init` has its own handler of SIGTERM, which would exit with the signal's number."""
+    program = """
+        import signal
+        import jobs.cluster
+        from jobs.exits import interrupt_on_signals
+        interrupt_on_signals()
+        start = jobs.cluster.ray.init
+        def init(**options):
+            start(**options)
+            signal.raise_signal(signal.SIGTERM)
+        jobs.cluster.ray.init = init
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            with jobs.cluster.cluster("local", num_cpus=1):
+                print("started")
+        except KeyboardInterrupt:
+            print("interrupted", signal.getsignal(signal.SIGTERM) == before)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted True\n")

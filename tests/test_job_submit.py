@@ -54,6 +54,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     port, client_port, metrics_port = free_port(), free_port(), free_port()
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2"]
     command += [f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # or other heads take it
     command += [f"--metrics-export-port={metrics_port}", f"--ray-client-server-port={client_port}"]
     command += [f"--temp-dir=/tmp/ray-{home.parent.name[-8:]}", "--object-store-memory=100000000"]
     with (home / "head.log").open("wb") as log:

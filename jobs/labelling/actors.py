@@ -34,7 +34,7 @@ def run_shards(
         `label_or_exit(shard)` returns the record, and is called from `shards_at_once` threads.
     When a process or a node dies, its shards are given to other workers, and new workers start as
     soon as the cluster has room for them.
-    Raises ClusterError when no worker can be started or a worker raises.
+    Raises ClusterError when no worker can be started, a worker raises or the cluster is lost.
     """
     actors = _ActorPool(worker, config, pool, shards_at_once)
     try:
@@ -44,6 +44,10 @@ def run_shards(
         if _failed_in_constructor(error):
             reason += ": every node needs this package, in the same version as the driver's"
         raise ClusterError(reason) from error
+    except ConnectionError as error:  # of Ray Client
+        raise ClusterError(
+            f"the connection to the cluster was lost: {root_cause(error)}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,11 @@ class _ActorPool:
         while waiting or any(call.shard is not None for call in self._calls.values()):
             self._start_actors(len(waiting))
             self._assign(waiting)
+            if not self._calls:
+                raise ClusterError(
+                    f"{self._failed_starts} workers in a row died while they started; Ray's logs in"
+                    f" {_RAY_LOGS} on their nodes may say why{SAME_COMMAND_CONTINUES}"
+                )
             (ended, *_), _ = ray.wait(list(self._calls))
             call = self._calls.pop(ended)
             try:
@@ -125,22 +134,19 @@ class _ActorPool:
             self._calls[actor.label_or_exit.remote(shard)] = _Call(actor, shard)
 
     def _remove(self, call: _Call, error: ray.exceptions.RayError) -> None:
-        """Remove an actor that died. Raises when none is left and none can be started."""
+        """Remove an actor that died. Raises when none of its class can be created."""
         lost_node = "node has died" in str(error)
         why = " with its node" if lost_node else ", perhaps because memory ran out"
         if call.shard is not None:
             if self._free_slots.pop(call.actor, None) is not None:  # the first of its calls to fail
-                say(f"a worker died{why}; other workers label its shards")
+                others = "other workers label its shards"
+                rest = others if self._free_slots else "its shards wait until another one starts"
+                say(f"a worker died{why}; {rest}")
             return
         if _failed_in_constructor(error):
             raise error
         self._failed_starts += 1
-        say(f"a worker died{why} while it started")
-        if self._failed_starts == self._max_failed_starts and not self._free_slots:
-            raise ClusterError(
-                f"{self._failed_starts} workers in a row died while they started; Ray's logs in"
-                f" {_RAY_LOGS} on their nodes may say why{SAME_COMMAND_CONTINUES}"
-            )
+        say(f"a worker that was starting died{why}")
 
 
 def _failed_in_constructor(error: BaseException) -> bool:
