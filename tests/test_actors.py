@@ -27,6 +27,8 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 ONE = Pool(num_workers=1, max_workers=1, num_cpus=1, num_gpus=0)
 TWO = Pool(num_workers=2, max_workers=2, num_cpus=1, num_gpus=0)
 
+DIED = "a worker died, perhaps because memory ran out or its node was lost; "
+
 
 class Echo:
     """A worker that has nothing to do. It calls its process its model."""
@@ -154,9 +156,9 @@ def test_the_shards_of_a_worker_that_died_go_to_others(
     found = records(address, Mortal, ((0, 4, 8), tmp_path))
     assert shards_of(found) == list(range(9))
     assert len(list(tmp_path.iterdir())) == 3
-    died = "a worker died, perhaps because memory ran out; "  # the other one may still be starting
+    # The other worker may still be starting.
     rest = ("other workers label its shards", "its shards wait until another one starts")
-    assert sum(caplog.messages.count(died + after) for after in rest) == 3
+    assert sum(caplog.messages.count(DIED + after) for after in rest) == 3
 
 
 def test_when_the_only_worker_dies_no_other_is_said_to_go_on(
@@ -164,8 +166,7 @@ def test_when_the_only_worker_dies_no_other_is_said_to_go_on(
 ) -> None:
     caplog.set_level("INFO", "afd")
     assert shards_of(records(address, Mortal, ((4,), tmp_path), ONE)) == list(range(9))
-    died = "a worker died, perhaps because memory ran out; its shards wait until another one starts"
-    assert caplog.messages == [died]
+    assert caplog.messages == [DIED + "its shards wait until another one starts"]
 
 
 def test_a_shard_that_costs_many_workers_is_set_aside(

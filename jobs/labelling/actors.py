@@ -22,6 +22,8 @@ from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError, Pool
 # Workers count the attempts at a shard. This limit is for workers that die before they can count.
 _MAX_LOST_WORKERS = 10  # per shard
 _MAX_FAILED_STARTS = 3  # in a row; plus one for each worker of the pool
+# When a node is lost, Ray often knows of a lost connection only.
+_PERHAPS = "perhaps because memory ran out or its node was lost"
 _RAY_LOGS = "/tmp/ray/session_latest/logs"
 
 
@@ -135,18 +137,16 @@ class _ActorPool:
 
     def _remove(self, call: _Call, error: ray.exceptions.RayError) -> None:
         """Remove an actor that died. Raises when none of its class can be created."""
-        lost_node = "node has died" in str(error)
-        why = " with its node" if lost_node else ", perhaps because memory ran out"
         if call.shard is not None:
             if self._free_slots.pop(call.actor, None) is not None:  # the first of its calls to fail
                 others = "other workers label its shards"
                 rest = others if self._free_slots else "its shards wait until another one starts"
-                say(f"a worker died{why}; {rest}")
+                say(f"a worker died, {_PERHAPS}; {rest}")
             return
         if _failed_in_constructor(error):
             raise error
         self._failed_starts += 1
-        say(f"a worker that was starting died{why}")
+        say(f"a worker died while it started, {_PERHAPS}")
 
 
 def _failed_in_constructor(error: BaseException) -> bool:
