@@ -250,6 +250,7 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(
         load_backbone("squeezenet1_1", str(path))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:FutureWarning")
 def test_files_of_more_than_weights_are_refused_with_the_way_out(
     small_state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
