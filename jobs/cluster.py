@@ -107,13 +107,13 @@ def _connect(options: dict[str, Any]) -> None:
         try:
             with _silenced_stderr():  # Ray prints a notice about the log level
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except ConnectionError as error:
-            raise ClusterError(
-                f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"
-                " --address local"
-            ) from error
         except Exception as error:  # Ray raises plain Exception and RuntimeError here
             _kill(set(psutil.Process().children()) - children)
+            if address == "auto" and isinstance(error, ConnectionError):
+                raise ClusterError(
+                    f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"
+                    " --address local"
+                ) from error
             if address != "local":
                 reason = one_line(error)  # two lines when Ray's versions differ
                 raise ClusterError(

@@ -72,11 +72,12 @@ def test_what_is_no_address_is_refused_with_those_that_are(address: str) -> None
         pass
 
 
-def test_a_cluster_that_refuses_gives_its_whole_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, ConnectionError])
+def test_a_cluster_that_refuses_gives_its_whole_reason(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     def init(**_: Any) -> None:
-        raise RuntimeError(
-            "Version mismatch: the cluster has\n    Ray: 2.1\nthis process\n    Ray: 3"
-        )
+        raise kind("Version mismatch: the cluster has\n    Ray: 2.1\nthis process\n    Ray: 3")
 
     monkeypatch.setattr("jobs.cluster.ray.init", init)
     monkeypatch.setattr("jobs.cluster._PROBE_TIMEOUT_S", 0.1)  # the server stays silent
