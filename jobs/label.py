@@ -58,10 +58,10 @@ def label(settings: LabelSettings) -> Summary:
     if record is not None and (summary := finished_summary(output)):
         say(f"{output.location} is complete ({summary.images} images): nothing to do")
         return summary
+    check_address(settings)
     refs = list_images(settings.input, own_files(settings.input, output))
     if record is None:
         refs = itertools.chain([next(refs)], refs)  # raises before anything is created
-    check_address(settings)
     output.create()
     with Presence(output) as presence:
         summary = _label(settings, output, presence, refs, began)

@@ -99,6 +99,17 @@ class Sole(Echo):
         os._exit(1)
 
 
+class Frail(Mortal):
+    """Every other of its processes ends before it can label, and one at shard 4."""
+
+    def __init__(self, folder: Path) -> None:
+        born = len(list(folder.glob("start-*")))
+        (folder / f"start-{born}").touch()
+        if born % 2 == 0:
+            os._exit(1)
+        super().__init__(((4,), folder))
+
+
 class Unmakable(Echo):
     def __init__(self, config: Any) -> None:
         raise ModuleNotFoundError("No module named 'afd_model'")
@@ -182,6 +193,14 @@ def test_a_shard_that_costs_many_workers_is_set_aside(
 def test_a_worker_that_dies_as_it_starts_is_started_again(address: str, tmp_path: Path) -> None:
     found = records(address, Stillborn, (tmp_path, 2), ONE)
     assert shards_of(found) == list(range(9))
+
+
+def test_only_starts_that_fail_in_a_row_end_the_run(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.labelling.actors, "_MAX_FAILED_STARTS", 1)  # two in a row
+    assert shards_of(records(address, Frail, tmp_path, ONE)) == list(range(9))
+    assert len(list(tmp_path.glob("start-*"))) == 4
 
 
 def test_when_no_worker_starts_the_run_ends(address: str, tmp_path: Path) -> None:
