@@ -20,6 +20,7 @@ from afd_model.inference.numba_kernels import kernel
 
 PAPER = AFDConfig(stem_channels=24, stem_stride=2, width=8, fde_hidden=8, output_min=0.0)
 LIGHT = replace(PAPER, size="light", reduction=2, depth=1, levels=0, fdm_on="bottleneck")
+NARROW = replace(LIGHT, width=4)
 
 
 def module(config: AFDConfig, scale: float = 0.3) -> AFDModule:
@@ -41,7 +42,7 @@ def inputs(
 
 
 @pytest.mark.parametrize("kind", FDM_KINDS)
-@pytest.mark.parametrize("shape", [PAPER, LIGHT], ids=["paper", "light"])
+@pytest.mark.parametrize("shape", [PAPER, LIGHT, NARROW], ids=["paper", "light", "narrow"])
 def test_equals_the_steps(shape: AFDConfig, kind: str) -> None:
     made = module(replace(shape, fdm=kind))
     features, dct = inputs()
@@ -54,11 +55,13 @@ def test_equals_the_steps(shape: AFDConfig, kind: str) -> None:
     torch.testing.assert_close(scores.energy.double(), reference.energy, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("channels", [5, 16, 64])
+@pytest.mark.parametrize(("shape", "channels"), [*((PAPER, n) for n in (5, 16, 64)), (NARROW, 5)])
 @pytest.mark.parametrize("limits", [(None, None), (0.0, 6.0), (-0.375, None)])
-def test_any_channels_and_limits(channels: int, limits: tuple[float | None, float | None]) -> None:
+def test_any_channels_and_limits(
+    shape: AFDConfig, channels: int, limits: tuple[float | None, float | None]
+) -> None:
     low, high = limits
-    made = module(replace(PAPER, stem_channels=channels, output_min=low, output_max=high), 0.6)
+    made = module(replace(shape, stem_channels=channels, output_min=low, output_max=high), 0.6)
     features, dct = inputs(56, 40, channels)
     enhanced, _ = enhance_and_score(made, features, dct)
     torch.testing.assert_close(enhanced, made(features, dct)[0], rtol=1e-4, atol=1e-4)
@@ -66,6 +69,32 @@ def test_any_channels_and_limits(channels: int, limits: tuple[float | None, floa
         assert enhanced.min() == low
     if high is not None:
         assert enhanced.max() == high
+
+
+@pytest.mark.parametrize(("width", "reduction"), [(4, 2), (1, 3)])
+def test_a_narrow_module_on_a_grid_that_does_not_fit(width: int, reduction: int) -> None:
+    made = module(replace(NARROW, width=width, reduction=reduction))
+    features, dct = inputs(56, 40)
+    features = features[:, :, :-1, :-3]
+    expected, _ = made(features, dct)
+    enhanced, scores = enhance_and_score(made, features, dct)
+    torch.testing.assert_close(enhanced, expected, rtol=1e-5, atol=1e-5)
+    reference = drift(features.double(), expected.double())
+    torch.testing.assert_close(scores.energy.double(), reference.energy, rtol=1e-5, atol=1e-6)
+
+
+def test_a_narrow_module_in_bfloat16_rounds_its_correction_only_when_added() -> None:
+    made = module(NARROW).bfloat16()
+    features, dct = inputs()
+    features = features.bfloat16().contiguous(memory_format=torch.channels_last)
+    narrow, gate = made.fe_net.encode(features).float(), made.fde_net.gate(dct).float()
+    size = (narrow.shape[2], narrow.shape[3])
+    spread = torch.nn.functional.interpolate(gate, size, mode="bilinear")
+    correction = made.float().fe_net.decode(narrow * spread, (features.shape[2], features.shape[3]))
+    expected = (features.float() + correction).clamp(min=0)
+    enhanced, _ = enhance_and_score(made.bfloat16(), features, dct)
+    torch.testing.assert_close(enhanced.float(), expected, rtol=2**-8 + 1e-5, atol=1e-6)
+    assert (enhanced == expected.bfloat16()).float().mean() > 0.995
 
 
 def test_bfloat16_is_rounded_once_and_scored_before_that() -> None:
@@ -125,9 +154,10 @@ def test_not_a_number_stays_one() -> None:
     assert scores.energy.isnan().tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("shape", [PAPER, NARROW], ids=["paper", "narrow"])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_any_number_of_threads(threads: int) -> None:
-    made = module(PAPER)
+def test_any_number_of_threads(shape: AFDConfig, threads: int) -> None:
+    made = module(shape)
     features, dct = inputs()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ the normalisation of the pixels.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor
 from afd_model.afd_module import AFDModule
 from afd_model.drift import Drift
 from afd_model.fde_net import log_magnitude
-from afd_model.inference import numba_kernels
+from afd_model.inference import fde_kernels, numba_kernels
 
 DTYPES = (torch.bfloat16, torch.float32)
 MAX_FUSED_HIDDEN = 8
+MAX_FUSED_WIDTH = 4  # wider, oneDNN's convolution is faster
 
 
 def enhance_and_score(
@@ -43,21 +45,48 @@ def enhance_and_score(
     if features.dtype not in DTYPES:
         raise ValueError(f"features are bfloat16 or float32 here, not {features.dtype}")
     features = features.contiguous(memory_format=torch.channels_last)
-    correction, gate = _correction(module, features, dct)
     enhanced = torch.empty_like(features) if out is None else out
-    scores = torch.empty(2, features.shape[0])
-    maps = [_rows(x) for x in (features, correction, enhanced)]
-    gates = None if gate is None else _gates(gate, features.shape[1])
+    before, after = _rows(features), _rows(enhanced)
+    add = _adds_decoded(module, features, dct) or _adds_gated(module, features, dct)
     limits = _limits(module.config.output_min, module.config.output_max)
+    scores = torch.empty(2, features.shape[0])
 
     def of_images(part: slice) -> None:
-        before, moved_by, after = (rows[part] for rows in maps)
-        angle, energy = scores[:, part].numpy()
-        gate_of_part = None if gates is None else gates[part]
-        numba_kernels.add_gated(before, moved_by, gate_of_part, limits, after, angle, energy)
+        add(part, before[part], limits, after[part], *scores[:, part].numpy())
 
     in_threads(of_images, features.shape[0])
     return enhanced, Drift(torch.rad2deg(scores[0]), scores[1])
+
+
+def _adds_decoded(module: AFDModule, features: Tensor, dct: Tensor) -> Callable[..., None] | None:
+    """`_adds_gated` for a narrow FE-Net: its last layer is in the same pass; None for others."""
+    config = module.config
+    if config.fdm_on != "bottleneck" or config.width > MAX_FUSED_WIDTH:
+        return None
+    narrow = _rows(module.fe_net.encode(features))
+    gates = _gates(module.fde_net.gate(dct), config.width)
+    exit_layer = module.fe_net.exit
+    assert isinstance(exit_layer, torch.nn.ConvTranspose2d)
+    weight = exit_layer.weight.float().permute(2, 0, 3, 1).flatten(2).contiguous().numpy()
+    sizes = tuple((0,) * size for size in (features.shape[1], *weight.shape[1:]))
+
+    def add(part: slice, before: np.ndarray, *others: Any) -> None:
+        numba_kernels.add_decoded(before, narrow[part], gates[part], weight, sizes, *others)
+
+    return add
+
+
+def _adds_gated(module: AFDModule, features: Tensor, dct: Tensor) -> Callable[..., None]:
+    """Adds FE-Net's correction to a part of the batch: `numba_kernels.add_gated`."""
+    correction, gate = _correction(module, features, dct)
+    steps = _rows(correction)
+    gates = None if gate is None else _gates(gate, features.shape[1])
+
+    def add(part: slice, before: np.ndarray, *others: Any) -> None:
+        gate_of_part = None if gates is None else gates[part]
+        numba_kernels.add_gated(before, steps[part], gate_of_part, *others)
+
+    return add
 
 
 def _correction(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -98,7 +127,7 @@ def log_magnitude_in_one_pass(dct: Tensor, dtype: torch.dtype) -> Tensor:
     found = logs.view(torch.uint16)
 
     def of_images(part: slice) -> None:
-        numba_kernels.take_logarithms(dct[part].flatten().numpy(), found[part].flatten().numpy())
+        fde_kernels.take_logarithms(dct[part].flatten().numpy(), found[part].flatten().numpy())
 
     in_threads(of_images, dct.shape[0])
     return logs
@@ -117,7 +146,7 @@ def fused_log_hidden(dct: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     coefficients = dct.flatten(2)
 
     def of_images(part: slice) -> None:
-        numba_kernels.take_hidden(coefficients[part].numpy(), kernel, shift, rows[part].numpy())
+        fde_kernels.take_hidden(coefficients[part].numpy(), kernel, shift, rows[part].numpy())
 
     in_threads(of_images, dct.shape[0])
     return found

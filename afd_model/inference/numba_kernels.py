@@ -14,16 +14,9 @@ import numpy as np
 from numba.extending import overload
 
 _TINY = np.finfo(np.float32).tiny
-_BITS_OF_ONE = np.uint32(0x3F800000)
-_LOG_2 = np.float32(np.log(2))
 _HALF_PI, _PI = np.float32(np.pi / 2), np.float32(np.pi)
-# Polynomials of Abramowitz and Stegun, highest power first.
-# 4.1.44: log(1 + t) / t for t in 0..1, error 3e-8.
-_LOG1P_SERIES = (
-    *(-0.0064535442, 0.0360884937, -0.0953293897, 0.1676540711),
-    *(-0.2407338084, 0.3317990258, -0.4998741238, 0.9999964239),
-)
-# 4.4.49: (arctan(t) / t - 1) / t^2 in powers of t^2, for t in 0..1; error of arctan 2e-8.
+# Abramowitz and Stegun 4.4.49, highest power first: (arctan(t) / t - 1) / t^2 in powers of t^2, for
+# t in 0..1; error of arctan 2e-8.
 _ARCTAN_SERIES = (
     *(0.0028662257, -0.0161657367, 0.0429096138, -0.0752896400),
     *(0.1065626393, -0.1420889944, 0.1999355085, -0.3333314528),
@@ -81,59 +74,12 @@ def _stored_form(x, like):
 
 
 @part_of_kernel
-def _polynomial(coefficients, x):
+def polynomial(coefficients, x):
     """Horner's scheme; the coefficient of the highest power comes first."""
     value = np.float32(0)
     for coefficient in coefficients:
         value = value * x + np.float32(coefficient)
     return value
-
-
-@part_of_kernel
-def _log_magnitude(x):
-    """log(1 + |x|) of a float32."""
-    magnitude = abs(x)
-    bits = np.float32(np.float32(1) + magnitude).view(np.uint32)
-    exponent = np.int32(bits >> np.uint32(23)) - np.int32(127)
-    # The mantissa: 1 + t in 1..2.
-    t = np.uint32((bits & np.uint32(0x007FFFFF)) | _BITS_OF_ONE).view(np.float32) - np.float32(1)
-    logarithm = np.float32(exponent) * _LOG_2 + t * _polynomial(_LOG1P_SERIES, t)
-    return logarithm if magnitude < np.float32(np.inf) else magnitude
-
-
-@kernel
-def take_logarithms(numbers, found) -> None:
-    """log(1 + |x|): numbers (N,) float32 -> found (N,) bfloat16."""
-    for i in range(numbers.size):
-        found[i] = stored(_log_magnitude(numbers[i]), found[i])
-
-
-@kernel
-def take_hidden(dct, weight, bias, found) -> None:
-    """relu(weight @ log(1 + |dct|) + bias).
-
-    dct: (B, K, N) float32; weight: (C, K) float32; bias: (C,) float32; found: (B, C, N) float32 or
-    bfloat16.
-    """
-    batch, inputs, places = dct.shape
-    outputs = bias.size
-    logs = np.empty(places, np.float32)
-    sums = np.empty((outputs, places), np.float32)
-    for b in range(batch):
-        for c in range(outputs):
-            sums[c, :] = bias[c]
-        for k in range(inputs):
-            for i in range(places):
-                logs[i] = _log_magnitude(dct[b, k, i])
-            for c in range(outputs):
-                by = weight[c, k]
-                for i in range(places):
-                    sums[c, i] += by * logs[i]
-        for c in range(outputs):
-            for i in range(places):
-                x = sums[c, i]
-                x = np.float32(0) if x < np.float32(0) else x  # False for NaN, which stays NaN
-                found[b, c, i] = stored(x, found[b, c, i])
 
 
 @kernel
@@ -173,6 +119,17 @@ def _resize_row(gate, y, height, out) -> None:
             out[x, c] = above + share * (gate[lower, x, c] - above)
 
 
+@part_of_kernel
+def _gate_row(features, gates, columns, out) -> None:
+    """out (W, C) = features (W, C) * gates (w, C), resized horizontally by `_columns`."""
+    lefts, rights, shares = columns
+    for x in range(features.shape[0]):
+        left, right, share = lefts[x], rights[x], shares[x]
+        for c in range(features.shape[1]):
+            by = gates[left, c] + share * (gates[right, c] - gates[left, c])
+            out[x, c] = stored(widened(features[x, c]) * by, out[x, c])
+
+
 @kernel
 def apply_gate(features, gate, out) -> None:
     """out = features * gate, the gate resized as by `F.interpolate(mode="bilinear")`.
@@ -181,16 +138,11 @@ def apply_gate(features, gate, out) -> None:
     """
     batch, height, width, channels = features.shape
     gates = np.empty((gate.shape[2], channels), np.float32)
-    lefts, rights, shares = _columns(width, gate.shape[2])
+    columns = _columns(width, gate.shape[2])
     for b in range(batch):
         for y in range(height):
             _resize_row(gate[b], y, height, gates)
-            for x in range(width):
-                left, right, share = lefts[x], rights[x], shares[x]
-                for c in range(channels):
-                    by = gates[left, c] + share * (gates[right, c] - gates[left, c])
-                    feature = features[b, y, x, c]
-                    out[b, y, x, c] = stored(widened(feature) * by, feature)
+            _gate_row(features[b, y], gates, columns, out[b, y])
 
 
 @kernel
@@ -208,7 +160,7 @@ def add_gated(features, correction, gate, limits, enhanced, angle, energy) -> No
         gates = np.empty((gate.shape[2], channels), np.float32)
         lefts, rights, shares = _columns(width, gate.shape[2])
     for b in range(batch):
-        whole, moved_in_all, turned, weight = 0.0, 0.0, 0.0, 0.0
+        sums = (0.0, 0.0, 0.0, 0.0)
         for y in range(height):
             if gate is not None:
                 _resize_row(gate[b], y, height, gates)
@@ -230,13 +182,73 @@ def add_gated(features, correction, gate, limits, enhanced, angle, energy) -> No
                     dot += before * moved
                     move += moved * moved
                 norms[x], dots[x], moves[x] = norm, dot, move
-            whole += norms.sum()
-            moved_in_all += moves.sum()
-            row_turned, row_weight = _turn(norms, dots, moves)
-            turned += row_turned
-            weight += row_weight
-        energy[b] = np.sqrt(moved_in_all / whole) if whole != 0 else 0.0
-        angle[b] = turned / weight if weight != 0 else 0.0
+            sums = _with_row(sums, norms, dots, moves)
+        angle[b], energy[b] = _scores(sums)
+
+
+@kernel
+def add_decoded(features, narrow, gate, weight, sizes, limits, enhanced, angle, energy) -> None:
+    """`add_gated` where the correction is a transposed convolution of `narrow`, after gating it.
+
+    narrow: (B, h, w, K) float32 or bfloat16; gate: (B, any, any, K) float32, resized to h x w;
+    weight: (r, K, r * C) float32, of the convolution of r x r with stride r, by row and by column
+    and output channel; sizes: tuples of C, K and r * C elements. A tuple's length is known when
+    Numba compiles: with those of arrays, LLVM neither unrolls nor vectorises well (twice the time).
+    """
+    batch, height, width, _ = features.shape
+    channels, inputs, lanes = len(sizes[0]), len(sizes[1]), len(sizes[2])
+    reduction = weight.shape[0]
+    narrow_height, narrow_width = narrow.shape[1:3]
+    low, high = limits
+    nothing = np.float32(0)
+    norms, dots, moves = np.empty((3, width), np.float32)
+    gates = np.empty((gate.shape[2], inputs), np.float32)
+    columns = _columns(narrow_width, gate.shape[2])
+    gated = np.empty((narrow_width, inputs), np.float32)
+    steps = np.empty(narrow_width * lanes, np.float32)
+    for b in range(batch):
+        sums = (0.0, 0.0, 0.0, 0.0)
+        for y in range(height):
+            row = y % reduction
+            if row == 0:
+                _resize_row(gate[b], y // reduction, narrow_height, gates)
+                _gate_row(narrow[b, y // reduction], gates, columns, gated)
+            for x in range(narrow_width):
+                for i in range(lanes):
+                    step = nothing
+                    for k in range(inputs):
+                        step += gated[x, k] * weight[row, k, i]
+                    steps[x * lanes + i] = step
+            for x in range(width):
+                norm, dot, move = nothing, nothing, nothing
+                for c in range(channels):
+                    before = widened(features[b, y, x, c])
+                    after = before + steps[x * channels + c]
+                    after = low if after < low else after
+                    after = high if after > high else after
+                    enhanced[b, y, x, c] = stored(after, features[b, y, x, c])
+                    moved = after - before
+                    norm += before * before
+                    dot += before * moved
+                    move += moved * moved
+                norms[x], dots[x], moves[x] = norm, dot, move
+            sums = _with_row(sums, norms, dots, moves)
+        angle[b], energy[b] = _scores(sums)
+
+
+@part_of_kernel
+def _with_row(sums, norms, dots, moves):
+    """An image's sums of |f|^2, |d|^2, angle * |f^| and |f^|, with one row added; see `_turn`."""
+    turned, weight = _turn(norms, dots, moves)
+    return sums[0] + norms.sum(), sums[1] + moves.sum(), sums[2] + turned, sums[3] + weight
+
+
+@part_of_kernel
+def _scores(sums):
+    """Angle, in radians, and energy of one image."""
+    whole, moved, turned, weight = sums
+    angle = turned / weight if weight != 0 else 0.0
+    return angle, np.sqrt(moved / whole) if whole != 0 else 0.0
 
 
 @part_of_kernel
@@ -255,7 +267,7 @@ def _turn(norms, dots, moves):
         longer = max(across, abs(ahead))
         t = min(across, abs(ahead)) / max(longer, _TINY)
         s = t * t
-        angle = t + t * s * _polynomial(_ARCTAN_SERIES, s)
+        angle = t + t * s * polynomial(_ARCTAN_SERIES, s)
         angle = _HALF_PI - angle if across > abs(ahead) else angle
         angle = _PI - angle if ahead < np.float32(0) else angle
         weight = np.sqrt(max(norms[x] + 2 * dots[x] + moves[x], np.float32(0)))
