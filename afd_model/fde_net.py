@@ -60,15 +60,15 @@ class FDENet(nn.Module):
 
     Attributes:
         log_magnitude: implementation of the logarithm; `cpu_kernels` has a faster one.
-        fused_log_hidden: (dct, weight, bias) -> (B, hidden, h, w): logarithm, first convolution and
-            ReLU in one pass; None: in separate steps.
+        fused_gate: implementation of `gate` in one pass, (this net, dct) -> the FDM; None: in
+            separate steps.
         preprocesses: whether `forward` takes DCT coefficients; if False, it takes the result of
             `preprocess`, for compiled models whose own logarithm is slow.
     """
 
     inverse_scale: Tensor
     log_magnitude: Callable[[Tensor, torch.dtype], Tensor] = staticmethod(log_magnitude)
-    fused_log_hidden: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    fused_gate: Callable[["FDENet", Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -122,6 +122,8 @@ class FDENet(nn.Module):
             In (0, 1): (B, channels, 1, 1) for "channel", (B, 1, H/8, W/8) for "spatial",
             (B, channels, H/8, W/8) otherwise.
         """
+        if self.fused_gate is not None:
+            return self.fused_gate(self, dct)
         hidden = self._hidden(dct)
         # Pooling and a 1x1 convolution commute. Pooling first leaves one position of 28 x 28.
         gate = self.pooled(hidden.mean((2, 3), keepdim=True)) if self.pooled else None
@@ -133,14 +135,12 @@ class FDENet(nn.Module):
 
     def _hidden(self, dct: Tensor) -> Tensor:
         """(B, 192, h, w) -> (B, hidden, h, w)."""
-        weight, bias = self._standardised()
+        weight, bias = self.standardised_hidden()
         if self.preprocesses:
-            if self.dct_input == "log" and self.fused_log_hidden is not None:
-                return self.fused_log_hidden(dct, weight, bias)
             dct = self.preprocess(dct)
         return F.relu(_pointwise(dct, weight, bias))
 
-    def _standardised(self) -> tuple[Tensor, Tensor]:
+    def standardised_hidden(self) -> tuple[Tensor, Tensor]:
         """The first convolution's weight and bias, with the standardisation of its input folded in.
 
         This saves a pass over the coefficients.
@@ -156,7 +156,7 @@ class FDENet(nn.Module):
     @torch.no_grad()
     def fuse(self) -> None:
         """Folds the standardisation into the first convolution, in place."""
-        weight, bias = self._standardised()
+        weight, bias = self.standardised_hidden()
         assert self.hidden.bias is not None
         self.hidden.weight.copy_(weight)
         self.hidden.bias.copy_(bias)

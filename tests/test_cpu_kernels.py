@@ -1,5 +1,6 @@
 """The compiled end of the AFD-Module against PyTorch's steps."""
 
+import copy
 from dataclasses import replace
 
 import numba
@@ -10,10 +11,11 @@ import torch
 from afd_model.afd_config import AFDConfig
 from afd_model.afd_module import AFDModule
 from afd_model.drift import drift
-from afd_model.fde_net import FDM_KINDS, log_magnitude
+from afd_model.fde_net import FDM_KINDS, FDENet, FDMKind, log_magnitude
 from afd_model.inference.cpu_kernels import (
     enhance_and_score,
-    fused_log_hidden,
+    fused_gate,
+    fuses_gate,
     log_magnitude_in_one_pass,
 )
 from afd_model.inference.numba_kernels import kernel
@@ -202,36 +204,55 @@ def test_logarithms_of_float32_are_left_to_pytorch() -> None:
     assert log_magnitude_in_one_pass(dct, torch.float32).equal(log_magnitude(dct, torch.float32))
 
 
+def fde_net(hidden: int, kind: FDMKind, dct: torch.Tensor) -> FDENet:
+    """A fused net whose hidden layer's ReLU cuts about half of its values."""
+    torch.manual_seed(2)
+    made = FDENet(4, hidden, kind, "log").requires_grad_(requires_grad=False)
+    made.fuse()
+    assert made.hidden.bias is not None
+    logs = log_magnitude(dct, torch.float32)
+    made.hidden.bias -= made.hidden(logs).mean((0, 2, 3))
+    assert 0.2 < (made.hidden(logs) < 0).float().mean() < 0.8
+    return made
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("hidden", [1, 4, 8])
-def test_the_hidden_layer_is_the_steps(hidden: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("hidden", "kind"), [(1, "full"), (4, "full+channel"), (4, "spatial")])
+def test_the_gate_is_the_steps(hidden: int, kind: FDMKind, dtype: torch.dtype) -> None:
     _, dct = inputs()
-    generator = torch.Generator().manual_seed(2)
-    weight = torch.randn((hidden, 192, 1, 1), generator=generator).to(dtype)
-    logs = log_magnitude(dct.double(), torch.float64)
-    bias = -torch.nn.functional.conv2d(logs, weight.double()).mean((0, 2, 3)).to(dtype)
-    exact = torch.nn.functional.conv2d(logs, weight.double(), bias.double()).relu()
-    assert 0.2 < (exact == 0).double().mean() < 0.8
-    found = fused_log_hidden(dct, weight, bias)
-    assert found.dtype == dtype
-    rounding = 2**-8 if dtype == torch.bfloat16 else 1e-5
-    torch.testing.assert_close(found.double(), exact, rtol=rounding, atol=1e-4)
+    made = fde_net(hidden, kind, dct).to(dtype)
+    assert fuses_gate(made)
+    exact = copy.deepcopy(made).double().gate(dct.double())
+    assert exact.std() > 0.01
+    found = fused_gate(made, dct)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
 
 
-def test_the_hidden_layer_in_threads_of_any_layout_keeps_what_is_no_number() -> None:
+@pytest.mark.parametrize("kind", ["channel", "both"])
+def test_a_gate_of_another_form_is_not_fused(kind: FDMKind) -> None:
+    assert not fuses_gate(FDENet(4, 4, kind, "log"))
+
+
+def test_a_gate_that_would_be_slower_or_wrong_is_not_fused() -> None:
+    assert not fuses_gate(FDENet(4, 16, "full", "log"))
+    assert not fuses_gate(FDENet(4, 4, "full", "linear"))
+
+
+def test_the_gate_in_threads_of_any_layout_keeps_what_is_no_number() -> None:
     _, dct = inputs()
-    dct[1, 5, 2, 3], dct[2, 7, 0, 0] = torch.nan, -torch.inf
-    weight, bias = torch.ones(4, 192, 1, 1), torch.zeros(4)
+    made = fde_net(4, "full", dct)
+    dct[1, 5, 2, 3] = torch.nan
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = fused_log_hidden(dct.contiguous(memory_format=torch.channels_last), weight, bias)
+        found = fused_gate(made, dct.contiguous(memory_format=torch.channels_last))
     finally:
         torch.set_num_threads(threads)
     odd = torch.zeros(found.shape, dtype=torch.bool)
-    odd[1, :, 2, 3] = odd[2, :, 0, 0] = True
-    assert found.isfinite().logical_not().equal(odd)
-    assert found[1, 0, 2, 3].isnan()
+    odd[1, :, 2, 3] = True
+    assert found.isnan().equal(odd)
+    torch.testing.assert_close(found[~odd], made.gate(dct)[~odd], rtol=1e-5, atol=1e-5)
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_each_time(

@@ -89,10 +89,10 @@ def test_the_compiled_kernels_give_what_pytorch_does(
     compiled = Predictor(classifier, device=CPU, precision=precision)
     assert compiled.model.enhance is not enhance_and_score
     assert compiled.model.afd is not None
-    assert (compiled.model.afd.fde_net.fused_log_hidden is not None) == narrow
+    assert (compiled.model.afd.fde_net.fused_gate is not None) == narrow
     compiled.model.afd_micro_batch = 2  # of 5: each part is written to its place
     found = compiled(*inputs())
-    for module in ("cpu_kernels", "numba_kernels"):
+    for module in ("cpu_kernels", "numba_kernels", "fde_kernels"):
         monkeypatch.delattr(afd_model.inference, module)
         monkeypatch.delitem(sys.modules, f"afd_model.inference.{module}")
     monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed

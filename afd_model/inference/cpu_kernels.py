@@ -17,7 +17,7 @@ from torch import Tensor
 
 from afd_model.afd_module import AFDModule
 from afd_model.drift import Drift
-from afd_model.fde_net import log_magnitude
+from afd_model.fde_net import FDENet, log_magnitude
 from afd_model.inference import fde_kernels, numba_kernels
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -133,23 +133,45 @@ def log_magnitude_in_one_pass(dct: Tensor, dtype: torch.dtype) -> Tensor:
     return logs
 
 
-def fused_log_hidden(dct: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Implements `FDENet.fused_log_hidden`, computed in float32.
+def fuses_gate(fde_net: FDENet) -> bool:
+    """Whether `fused_gate` can replace `FDENet.gate`, and is faster.
 
-    Up to `MAX_FUSED_HIDDEN` output channels it takes hardly longer than the logarithms alone; with
-    more, a matrix product is faster.
+    Up to `MAX_FUSED_HIDDEN` hidden channels it takes hardly longer than the logarithms alone; with
+    more, products of matrices are faster.
     """
+    local, pooled = fde_net.local, fde_net.pooled
+    return (
+        fde_net.dct_input == "log"
+        and fde_net.hidden.out_channels <= MAX_FUSED_HIDDEN
+        and local is not None
+        and (pooled is None or pooled.out_channels == local.out_channels)
+    )
+
+
+def fused_gate(fde_net: FDENet, dct: Tensor) -> Tensor:
+    """`FDENet.gate` in one pass, except for the sigmoid; computed and returned in float32."""
+    assert fde_net.local is not None
     dct = dct.float().contiguous()
-    found = torch.empty((dct.shape[0], weight.shape[0], *dct.shape[2:]), dtype=weight.dtype)
-    rows = (found.view(torch.uint16) if weight.dtype == torch.bfloat16 else found).flatten(2)
-    kernel, shift = weight.float().flatten(1).numpy(), bias.float().numpy()
-    coefficients = dct.flatten(2)
+    hidden = _weights(*fde_net.standardised_hidden())
+    local = _weights(fde_net.local.weight, fde_net.local.bias)
+    pooled = None
+    if fde_net.pooled is not None:
+        pooled = _weights(fde_net.pooled.weight, fde_net.pooled.bias)
+    found = torch.empty(dct.shape[0], fde_net.local.out_channels, *dct.shape[2:])
+    coefficients, gates = dct.flatten(2).numpy(), found.flatten(2).numpy()
+    channels = (0,) * fde_net.hidden.out_channels
 
     def of_images(part: slice) -> None:
-        fde_kernels.take_hidden(coefficients[part].numpy(), kernel, shift, rows[part].numpy())
+        fde_kernels.take_gate(coefficients[part], hidden, local, pooled, channels, gates[part])
 
     in_threads(of_images, dct.shape[0])
-    return found
+    return found.sigmoid_()
+
+
+def _weights(weight: Tensor, bias: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """Of a 1x1 convolution: (out, in, 1, 1) -> (out, in) float32; (out,) float32."""
+    assert bias is not None
+    return weight.float().flatten(1).numpy(), bias.float().numpy()
 
 
 def scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:

@@ -38,28 +38,38 @@ def take_logarithms(numbers, found) -> None:
 
 
 @kernel
-def take_hidden(dct, weight, bias, found) -> None:
-    """relu(weight @ log(1 + |dct|) + bias).
+def take_gate(dct, hidden, local, pooled, channels, found) -> None:
+    """The FDM before its sigmoid.
 
-    dct: (B, K, N) float32; weight: (C, K) float32; bias: (C,) float32; found: (B, C, N) float32 or
-    bfloat16.
+    dct: (B, N, P) float32; hidden, local, pooled: weight (out, in) and bias (out,) float32 of
+    `FDENet`'s convolutions, pooled may be None; channels: a tuple with as many elements as
+    `hidden` has outputs, since Numba knows a tuple's length when it compiles; found: (B, K, P)
+    float32.
     """
     batch, inputs, places = dct.shape
-    outputs = bias.size
-    logs = np.empty(places, np.float32)
-    sums = np.empty((outputs, places), np.float32)
+    weight, bias = hidden
+    activations = np.empty((len(channels), places), np.float32)
     for b in range(batch):
-        for c in range(outputs):
-            sums[c, :] = bias[c]
-        for k in range(inputs):
+        for c in range(len(channels)):
+            activations[c, :] = bias[c]
+        for n in range(inputs):
             for i in range(places):
-                logs[i] = _log_magnitude(dct[b, k, i])
-            for c in range(outputs):
-                by = weight[c, k]
+                logarithm = _log_magnitude(dct[b, n, i])
+                for c in range(len(channels)):
+                    activations[c, i] += weight[c, n] * logarithm
+        for k in range(found.shape[1]):
+            found[b, k, :] = local[1][k]
+        for c in range(len(channels)):
+            for i in range(places):
+                x = activations[c, i]
+                # False for NaN, which stays NaN.
+                activations[c, i] = np.float32(0) if x < np.float32(0) else x
+            mean = activations[c].mean()
+            for k in range(found.shape[1]):
+                share = np.float32(0) if pooled is None else pooled[0][k, c] * mean
+                by = local[0][k, c]
                 for i in range(places):
-                    sums[c, i] += by * logs[i]
-        for c in range(outputs):
-            for i in range(places):
-                x = sums[c, i]
-                x = np.float32(0) if x < np.float32(0) else x  # False for NaN, which stays NaN
-                found[b, c, i] = stored(x, found[b, c, i])
+                    found[b, k, i] += by * activations[c, i] + share
+        if pooled is not None:  # decided at compile time
+            for k in range(found.shape[1]):
+                found[b, k, :] += pooled[1][k]

@@ -269,8 +269,8 @@ def _use_cpu_kernels(model: AFDClassifier) -> None:
     if model.afd is not None:
         fde_net = model.afd.fde_net
         fde_net.log_magnitude = kernels.log_magnitude_in_one_pass
-        if fde_net.hidden.out_channels <= kernels.MAX_FUSED_HIDDEN:
-            fde_net.fused_log_hidden = kernels.fused_log_hidden
+        if kernels.fuses_gate(fde_net):
+            fde_net.fused_gate = kernels.fused_gate
 
 
 def _optimized(
