@@ -81,7 +81,7 @@ def test_the_table_has_the_schema_of_the_records() -> None:
 
 
 def test_a_part_has_each_name_of_its_labels_once(tmp_path: Path) -> None:
-    """ImageNet has two cranes; with a name twice in a dictionary, Arrow writes one for every row."""
+    """ImageNet has two cranes: a dictionary with a name twice is written, and every row as well."""
     names = ("crane", "tench", "crane", *(f"class {k}" for k in range(997)))
     output = OutputFolder(str(tmp_path))
     output.create()
