@@ -20,7 +20,7 @@ class ReportSettings:
     against: str = setting("none", "output folder of an earlier run to compare with, or none")
     sure: float = setting(0.5, "minimum confidence of a label that counts as certain, 0 to 1")
     at_risk: float = setting(
-        0.5, "minimum flip probability of a label that counts as at risk, 0 to 1"
+        0.2, "minimum flip probability of a label that counts as at risk, 0 to 1"
     )
     thumbnails: int = setting(
         24, "pictures in each gallery, embedded if their sources can be read; 0: no galleries"

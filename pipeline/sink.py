@@ -142,7 +142,9 @@ class ShardRows:
     def _label_names(self, labels: pa.Array) -> pa.Array:
         if self._class_names is None:
             return pa.nulls(len(self._images), SCHEMA.field("label_name").type)
-        return pa.DictionaryArray.from_arrays(labels, pa.array(self._class_names))
+        # A dictionary of all the class names would be written whole into every part; and if a name
+        # stands in it twice, as ImageNet's crane does, Arrow writes the name of every row too.
+        return pa.array(self._class_names).take(labels).dictionary_encode()
 
 
 def write_part(output: OutputFolder, shard: int, table: pa.Table, facts: dict[str, Any]) -> None:

@@ -17,7 +17,15 @@ from afd_model.backbones import load_backbone
 from afd_model.evaluation.evaluator import Outcome
 from jobs.evaluate import main
 from jobs.evaluate_settings import EvaluateSettings
-from jobs.evaluation.tables import make_drift_table, make_tables
+from jobs.evaluation.tables import (
+    DriftRow,
+    Share,
+    TableRow,
+    drift_markdown,
+    make_drift_table,
+    make_tables,
+    tables_markdown,
+)
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
 from pipeline.inputs.folder_classes import UNKNOWN
 from pipeline.pairs.evaluate_images import CLEAN, Condition
@@ -63,6 +71,14 @@ def test_tables_by_hand() -> None:
         for share in (row.direct, row.afd, row.gain):
             assert share.low <= share.value <= share.high
     assert rows[0].flat()["direct_low"] == rows[0].direct.low
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    none, little = Share(0.5, 0.5, 0.5), Share(-0.00004, -0.00049, 0.1)
+    row = TableRow("p", "quality", "top1", "QF 7", 400, none, none, little, none)
+    assert "| 0.0 [0.0, 10.0] |" in "\n".join(tables_markdown([row]))
+    drift = DriftRow("p", "QF 7", 400, 9, little, none, none, none, none)
+    assert "| 0.000 [0.000, 0.100] |" in "\n".join(drift_markdown([drift]))
 
 
 def test_where_compression_costs_nothing_no_share_of_it_is_recovered() -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import duckdb
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from outputs import Made, rewrite, write_output
+from outputs import uri as made_uri
 
 from jobs.sql import SqlSettings, sql
 from pipeline.records import SCHEMA, Container, ImageRef
@@ -83,7 +85,7 @@ def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_block_is_tried() -> None:
     questions = DOCS.split("## Status")[1]
-    assert questions.count("```sql") == len(QUERIES) == 7
+    assert questions.count("```sql") == len(QUERIES) == 13
 
 
 def test_which_labels_may_be_trusted(ask: Any, rows: list[dict[str, Any]], folder: Path) -> None:
@@ -109,7 +111,7 @@ def test_which_images_need_relabelling(ask: Any, rows: list[dict[str, Any]]) -> 
         for row in rows
         if row["label"] is not None
         and (
-            row["status"] == "damaged" or row["confidence"] < 0.5 or row["flip_probability"] >= 0.5
+            row["status"] == "damaged" or row["confidence"] < 0.5 or row["flip_probability"] >= 0.2
         )
     ]
     answer = ask("re-labelling")
@@ -137,7 +139,7 @@ def test_how_the_classes_are_balanced(ask: Any, rows: list[dict[str, Any]]) -> N
     trusted = [
         row
         for row in rows
-        if row["status"] == "ok" and row["confidence"] >= 0.5 and row["flip_probability"] < 0.5
+        if row["status"] == "ok" and row["confidence"] >= 0.5 and row["flip_probability"] < 0.2
     ]
     assert sum(int(line["trustworthy"]) for line in answer) == len(trusted)
     assert sum(float(line["share"]) for line in answer) == pytest.approx(1, abs=0.05)
@@ -170,9 +172,70 @@ def test_hostile_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_which_files_are_damaged(ask: Any, rows: list[dict[str, Any]]) -> None:
-    answer = ask("damaged, and how")
+    answer = ask("damaged or without a label")
     assert len(answer) == sum(row["status"] != "ok" for row in rows)
     assert all(line["error"] for line in answer)
+
+
+def test_which_classes_compression_changes(ask: Any, rows: list[dict[str, Any]]) -> None:
+    flips: dict[int, list[float]] = {}
+    for row in rows:
+        if row["label"] is not None and (row["jpeg_quality"] or 100) <= 25:
+            flips.setdefault(row["label"], []).append(row["flip_probability"])
+    expected = {label: mean(found) for label, found in flips.items() if len(found) >= 10}
+    answer = ask("compression change most")
+    assert {int(line["label"]): float(line["flip"]) for line in answer} == pytest.approx(expected)
+    assert [float(line["flip"]) for line in answer] == sorted(expected.values(), reverse=True)
+
+
+def test_the_share_below_a_quality(ask: Any, rows: list[dict[str, Any]]) -> None:
+    known = [row["jpeg_quality"] for row in rows if row["jpeg_quality"] is not None]
+    (line,) = ask("below quality 25")
+    assert float(line["share_below"]) == pytest.approx(mean(quality < 25 for quality in known))
+    assert int(line["unknown"]) == len(rows) - len(known)
+
+
+def test_copies(tmp_path: Path) -> None:
+    output = write_output(tmp_path / "labels-out", Made(images=300, bad_share=0))
+    before = pq.read_table(output.labels).to_pylist()[7]
+    left = iter(range(300))
+
+    def copy(row: dict[str, Any]) -> None:
+        if next(left) in (50, 200):
+            row.update({**before, "uri": row["uri"]})
+
+    rewrite(output, 0, copy)
+    (query,) = (text for question, text in QUERIES.items() if "copies" in question)
+    to = io.StringIO()
+    sql(SqlSettings(output=str(output.path), query=query, format="json"), to)
+    ((found),) = json.loads(to.getvalue())
+    assert found["copies"] == 3
+    assert found["uris"] == [made_uri(number) for number in (7, 50, 200)]
+
+
+def test_the_second_choice(ask: Any, rows: list[dict[str, Any]]) -> None:
+    by_uri = {row["uri"]: row for row in rows}
+    names = {row["label"]: row["label_name"] for row in rows}
+    answer = ask("second choice")
+    assert len(answer) == sum(row["label"] is not None for row in rows)
+    for line in answer:
+        assert line["second"] == names.get(by_uri[line["uri"]]["top_labels"][1], "")
+
+
+def test_whether_two_runs_agree(ask: Any, rows: list[dict[str, Any]], folder: Path) -> None:
+    earlier = write_output(
+        folder / "earlier-out", Made(images=1000, images_per_shard=1000, bad_share=0.1)
+    )
+    rewrite(earlier, 0, lambda row: row.update(label=-1) if row["label"] is not None else None)
+    answer = {(line["before"], line["now"]): line for line in ask("two runs agree")}
+    ok = sum(row["status"] == "ok" for row in rows[:1000])
+    assert (int(answer["ok", "ok"]["images"]), float(answer["ok", "ok"]["same_label"])) == (ok, 0)
+    assert sum(int(line["images"]) for line in answer.values()) == len(rows)
+
+
+def test_which_model_it_was(ask: Any) -> None:
+    (line,) = ask("Which model")
+    assert (line["backbone"], line["weights"], line["parts"]) == ("resnet50", "IMAGENET1K_V2", "2")
 
 
 def test_joining_back(ask: Any, rows: list[dict[str, Any]]) -> None:

@@ -133,9 +133,13 @@ def test_rows_of_which_little_is_known(tmp_path: Path, kept: str) -> None:
         row["status"] = "ok" if "label" in kept else "unreadable"
 
     rewrite(output, 0, forget)
-    text = text_of(page_of(output))
+    page = page_of(output)
+    text = text_of(page)
     assert "15 images" in text
     assert ("No image was labelled" in text) == ("label" not in kept)
+    assert ("Drift was not measured" in text) == ("label" in kept)
+    assert "are no JPEG header" not in text
+    assert "subsampling" not in charts_of(page)
     assert "No image has an IJG-like quantization table" in text
 
 

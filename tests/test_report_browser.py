@@ -185,6 +185,15 @@ def test_on_a_phone_nothing_sticks_out(browser: Any, page_file: Path) -> None:
             "[...document.querySelectorAll('.chart svg')].map(s => s.getBoundingClientRect().width)"
         )
         assert max(widths) <= 370
+        cut_off = shown.page.evaluate(
+            """() => [...document.querySelectorAll('.chart svg')].flatMap(svg => {
+                const right = svg.getBoundingClientRect().right;
+                return [...svg.querySelectorAll('text')].filter(
+                    text => text.getBoundingClientRect().right > right + 1
+                ).map(text => text.textContent);
+            })"""
+        )
+        assert cut_off == []
         assert shown.complaints == []
 
 

@@ -1,5 +1,6 @@
 """Charts: Vega-Lite that draws, and tables that say the same as the rows."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,62 @@ def test_every_cell_of_the_density_is_inside(found: Findings) -> None:
         bands[cell["quality"]] = bands.get(cell["quality"], 0) + cell["share"]
     assert len(bands) == 20
     assert all(share == pytest.approx(1) for share in bands.values())
+
+
+def sparse(folder: Path) -> Findings:
+    """Two bands of quality far apart, one of them with three images."""
+    output = write_output(folder, Made(images=60, bad_share=0))
+    left = iter(range(60))
+
+    def choose(row: dict[str, Any]) -> None:
+        row["jpeg_quality"] = 8 if next(left) < 57 else 93
+
+    rewrite(output, 0, choose)
+    return findings(output)
+
+
+def values_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    values: list[dict[str, Any]] = spec["data"]["values"]
+    return values
+
+
+def test_no_line_crosses_qualities_that_no_image_has(tmp_path: Path) -> None:
+    found = sparse(tmp_path)
+    flips = values_of(charts.flips(found, TRUST).spec)
+    assert [row["value"] is None for row in flips] == [False, True, False] * 2
+    medians = charts.drift(found).spec["layer"][-1]
+    for spec in (medians, charts.confidence_by_quality(found).spec):
+        values = values_of(spec)
+        assert [row["middle"] for row in values] == [8, 13, 93]
+        assert [row["median"] is None for row in values] == [False, True, False]
+
+
+def test_a_share_of_few_labels_is_pale(tmp_path: Path) -> None:
+    chart = charts.trusted_by_quality(sparse(tmp_path), TRUST)
+    assert chart.caption.endswith("Pale: a share of fewer than 20.")
+    drawing = vl_convert.vegalite_to_svg(chart.spec)
+    assert drawing.count('opacity="0.4"') == 1
+    assert charts.pale([{"images": 20}]) == ""
+
+
+def texts(chart: Chart) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]+)</text>", vl_convert.vegalite_to_svg(chart.spec))
+
+
+def test_the_axes_of_small_numbers(tmp_path: Path) -> None:
+    """Whole images, and shares below a percent that can be told apart."""
+    three = findings(write_output(tmp_path / "three", Made(images=3, bad_share=0)))
+    assert "0.2" not in texts(charts.quality(three))
+    assert texts(charts.quality(three))[-3:-1] == ["0", "1"]
+    shares = [text for text in texts(charts.flips(three, TRUST)) if text.endswith("%")]
+    assert len(shares) == len(set(shares)) > 2
+    many = findings(write_output(tmp_path / "many", Made(images=12_000)))
+    assert "200" in texts(charts.quality(many))  # not 0.2k
+
+
+def test_the_legend_names_every_step_of_the_density(found: Findings) -> None:
+    shown = " ".join(texts(charts.drift(found)))
+    assert all(f"{percent}%" in shown for percent in (1, 2, 5, 10, 20, 40))
 
 
 def test_medians_fall_as_quality_rises(found: Findings) -> None:

@@ -42,7 +42,15 @@ def test_quantiles_are_numpys_to_a_bin(values: np.ndarray) -> None:
 def test_quantiles_of_little() -> None:
     assert quantiles(np.zeros(5, int), WIDTH, [0.5]) is None
     assert quantiles(np.array([0, 0, 4, 0]), 1.0, [0.0, 0.5, 1.0]) == [2.0, 2.5, 3.0]
-    assert quantiles(np.array([1, 0, 0, 1]), 1.0, [0.25, 0.75]) == [0.5, 3.5]
+    assert quantiles(np.array([1, 0, 0, 1]), 1.0, [0.25, 0.5, 0.75]) == [0.5, 2.0, 3.5]
+
+
+@pytest.mark.parametrize("many", range(1, 17))
+def test_the_median_of_an_even_number_is_between_the_middle_two(many: int) -> None:
+    values = np.random.default_rng(many).gamma(3, 2, many)
+    shares = [0.25, 0.5, 0.75]
+    expected = np.quantile(values, shares, method="averaged_inverted_cdf")
+    assert quantiles(counted(values), WIDTH, shares) == pytest.approx(expected, abs=WIDTH)
 
 
 def test_bands_hold_five_qualities_each() -> None:

@@ -80,6 +80,21 @@ def test_the_table_has_the_schema_of_the_records() -> None:
         assert table.num_rows == len(SHARD.refs)
 
 
+def test_a_part_has_each_name_of_its_labels_once(tmp_path: Path) -> None:
+    """ImageNet has two cranes: a dictionary with a name twice is written, and every row as well."""
+    names = ("crane", "tench", "crane", *(f"class {k}" for k in range(997)))
+    output = OutputFolder(str(tmp_path))
+    output.create()
+    write_part(output, 7, filled(class_names=names).to_table(), FACTS)
+    part = pq.ParquetFile(part_path(output, 7))
+    column = part.metadata.row_group(0).column(SCHEMA.names.index("label_name"))
+    assert column.path_in_schema == "label_name"
+    assert "RLE_DICTIONARY" in column.encodings
+    (found,) = part.read(["label_name"]).column(0).chunks
+    assert found.to_pylist() == ["crane", "tench", "crane", None, None, None]
+    assert found.dictionary.to_pylist() == ["crane", "tench"]
+
+
 def test_every_row_says_what_is_known_and_null_else() -> None:
     found = {row["uri"]: row for row in filled().to_table().to_pylist()}
     ok, png, damaged, rejected, foreign, unreadable = (found[ref.uri] for ref in SHARD.refs)

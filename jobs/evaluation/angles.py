@@ -165,7 +165,7 @@ def angles_markdown(study: AngleStudy, picture: str) -> Iterable[str]:
     yield f"## Feature response angle against DCT angle, {len(study.names)} images\n"
     yield f"![Feature response angle against DCT coefficient angle]({picture})\n"
     yield "| | features | blocks | Spearman | median angle |"
-    yield "|---|---|---|---|---|"
+    yield "|---|---|--:|--:|--:|"
     for c in study.curves:
         numbers = f"{c.spearman:.3f} | {c.median_deg:.2f}°"
         yield f"| QF {c.quality} | {c.features} | {c.blocks} | {numbers} |"

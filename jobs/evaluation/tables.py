@@ -258,7 +258,7 @@ def tables_markdown(rows: Sequence[TableRow]) -> Iterable[str]:
         ours = [r for r in rows if (r.protocol, r.table, r.metric) == (protocol, table, metric)]
         yield f"## {protocol}, {titles[table]}: {metric}, {ours[0].images} images\n"
         yield "| | direct test | AFD | gain | recovered |"
-        yield "|---|---|---|---|---|"
+        yield "|---|--:|--:|--:|--:|"
         for r in ours:
             cells = (_percent(s) for s in (r.direct, r.afd, r.gain, r.recovered))
             yield f"| {r.row} | {' | '.join(cells)} |"
@@ -272,7 +272,7 @@ def drift_markdown(rows: Sequence[DriftRow]) -> Iterable[str]:
             "| | flips | Spearman with θ* | AUROC flip_probability | max-softmax | header quality"
             " | flip_probability − best baseline |"
         )
-        yield "|---|---|---|---|---|---|---|"
+        yield "|---|--:|--:|--:|--:|--:|--:|"
         for r in (r for r in rows if r.protocol == protocol):
             shares = (r.spearman, r.flip_probability, r.max_softmax, r.header_quality, r.flip_gain)
             cells = " | ".join(_plain(s) for s in shares)
@@ -283,10 +283,15 @@ def drift_markdown(rows: Sequence[DriftRow]) -> Iterable[str]:
 def _percent(share: Share) -> str:
     if math.isnan(share.value):
         return "–"
-    return f"{share.value * 100:.1f} [{share.low * 100:.1f}, {share.high * 100:.1f}]"
+    return _with_interval(share.value * 100, share.low * 100, share.high * 100, decimals=1)
 
 
 def _plain(share: Share) -> str:
     if math.isnan(share.value):
         return "–"
-    return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
+    return _with_interval(share.value, share.low, share.high, decimals=3)
+
+
+def _with_interval(value: float, low: float, high: float, *, decimals: int) -> str:
+    """What rounds to zero has no sign."""
+    return f"{value:z.{decimals}f} [{low:z.{decimals}f}, {high:z.{decimals}f}]"

@@ -67,8 +67,11 @@ def quality(found: Distributions) -> Chart:
     )
 
 
-def subsampling(found: Distributions) -> Chart:
+def subsampling(found: Distributions) -> Chart | None:
+    """None where no image has a JPEG header."""
     images = found.by("subsampling")
+    if not any(images):
+        return None
     named = images.most_common(_SUBSAMPLINGS)
     if rest := images.total() - sum(n for _, n in named):
         named.append(("other", rest))
@@ -79,7 +82,7 @@ def subsampling(found: Distributions) -> Chart:
     return Chart(
         "subsampling",
         "Chroma subsampling",
-        f"{percent(rows[0]['share'])} are {rows[0]['name']}.",
+        f"{percent(rows[0]['share'])} {'are' if named[0][0] else 'have'} {rows[0]['name']}.",
         draw.bars(rows),
         ("subsampling", "images", "share"),
         [(str(r["name"]), count(r["images"]), percent(r["share"])) for r in rows],
@@ -95,7 +98,7 @@ def confidence_by_quality(found: Distributions) -> Chart:
         draw.confidence_by_quality(rows),
         ("JPEG quality", "labels", "lower quartile", "median", "upper quartile"),
         [
-            (row["quality"], count(row["images"]), *(decimal(row[k]) for k in _QUARTILES))
+            (row["quality"], count(row["images"]), *(decimal(row[k]) for k in draw.QUARTILES))
             for row in rows
         ],
     )
@@ -109,7 +112,7 @@ def trusted_by_quality(found: Distributions, trust: Trust) -> Chart:
     return Chart(
         "trusted",
         "Labels to trust, by JPEG quality",
-        f"A label counts as trustworthy when {rule}.",
+        f"A label counts as trustworthy when {rule}.{pale(rows)}",
         draw.bars_by_quality(rows, "trustworthy"),
         ("JPEG quality", "labels", "trustworthy", "share"),
         share_table(rows),
@@ -139,7 +142,7 @@ def drift(found: Distributions) -> Chart:
         draw.drift_by_quality(density, rows),
         ("JPEG quality", "images", "lower quartile", "median", "upper quartile"),
         [
-            (row["quality"], count(row["images"]), *(degrees(row[k]) for k in _QUARTILES))
+            (row["quality"], count(row["images"]), *(degrees(row[k]) for k in draw.QUARTILES))
             for row in rows
         ],
     )
@@ -149,7 +152,7 @@ def flips(found: Distributions, trust: Trust) -> Chart:
     measured, at_risk = by_quality(found, "with_flip"), by_quality(found, "at_risk")
     expected = shares(by_quality(found, "flips"), measured)
     risky = shares(at_risk, measured)
-    name = f"share of {trust.at_risk:g} or more"
+    name = f"share at risk ({trust.at_risk:g} or more)"
     series = (("mean flip probability", expected), (name, risky))
     rows = [
         {"quality": r["quality"], "middle": r["middle"], "series": s, "value": r["share"]}
@@ -162,7 +165,7 @@ def flips(found: Distributions, trust: Trust) -> Chart:
         "Labels at risk, by JPEG quality",
         f"Compression has probably changed about {count(round(by_quality(found, 'flips').sum()))}"
         f" of {count(total)} labels; {count(int(at_risk.sum()))} are at risk.",
-        draw.lines(rows, "of the labels", tick_format=".0%"),
+        draw.lines(rows, "of the labels", share=True),
         ("JPEG quality", "labels", "mean flip probability", "at risk", "share at risk"),
         [
             (e["quality"], count(e["images"]), percent(e["share"]), count(r["part"]),
@@ -223,15 +226,12 @@ def _time_span(row: Row) -> str:
     return f"{row['from']:.1f}–{row['to']:.1f}"
 
 
-_QUARTILES = ("low", "median", "high")
-
-
 def quartiles(counts: np.ndarray, width: float) -> list[Row]:
     """(20, bins) counts by band -> one row per band that is not empty."""
     rows = []
     for band in range(BANDS):
         if found := quantiles(counts[band], width, [0.25, 0.5, 0.75]):
-            values = dict(zip(_QUARTILES, found, strict=True))
+            values = dict(zip(draw.QUARTILES, found, strict=True))
             rows.append({**span(band), "images": int(counts[band].sum()), **values})
     return rows
 
@@ -267,6 +267,12 @@ def by_quality(found: Distributions, name: str) -> np.ndarray:
     for value, total in found.by("quality", name).items():
         sums[value] = total
     return sums
+
+
+def pale(rows: Sequence[Row]) -> str:
+    """What a caption says about bars of few images, if there are any."""
+    few = any(row["images"] < draw.FEW for row in rows)
+    return f" Pale: a share of fewer than {draw.FEW}." if few else ""
 
 
 def share_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from jobs.quantities import count, degrees, percent
 from jobs.reporting import vega_lite as draw
-from jobs.reporting.charts import by_quality, quartiles, share_table, shares, span
+from jobs.reporting.charts import by_quality, pale, quartiles, share_table, shares, span
 from jobs.reporting.compare import Comparison
 from jobs.reporting.queries import ANGLE_WIDTH, Distributions
 from jobs.reporting.statistics import BANDS, QUALITIES, by_band
@@ -28,7 +28,7 @@ def changed_by_quality(found: Comparison) -> Chart | None:
         "changed",
         "Changed labels, by JPEG quality",
         f"{count(found.changed)} of {count(found.compared)} images that both runs labelled have"
-        " another label now.",
+        f" another label now.{pale(rows)}",
         draw.bars_by_quality(rows, "changed", warn=True),
         ("JPEG quality", "images", "changed", "share"),
         share_table(rows),
@@ -52,7 +52,7 @@ def quality_shift(before: Distributions, now: Distributions) -> Chart | None:
         "quality-shift",
         "JPEG quality, now and before",
         "Share of the images in each band of five qualities.",
-        draw.lines(rows, "of the images", tick_format=".0%"),
+        draw.lines(rows, "of the images", share=True),
         ("JPEG quality", "now", "before"),
         [
             (span(b)["quality"], percent(parts[_NOW][b]), percent(parts[_BEFORE][b]))
@@ -85,7 +85,7 @@ def drift_shift(before: Distributions, now: Distributions) -> Chart | None:
         "Median drift angle, now and before",
         "At the same JPEG quality the drift should be the same. A gap means that the images or the"
         " model have changed, not only the strength of compression.",
-        draw.lines(rows, "degrees", tick_format=".2~f"),
+        draw.lines(rows, "degrees", share=False),
         ("JPEG quality", "now", "before"),
         table,
     )

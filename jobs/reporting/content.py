@@ -27,6 +27,7 @@ _NO_DRIFT = (
     "Drift was not measured: the run had no trained AFD-Module (the columns drift_angle_deg,"
     " drift_energy and flip_probability are null). Use --afd with a trained one to get them."
 )
+_NO_LABEL = "No image was labelled."
 _NO_FLIP = (
     "Flip probabilities are not known, because the run's AFD checkpoint contains no flip model. So"
     " it is not known which labels are at risk."
@@ -160,16 +161,16 @@ def compression(found: Findings) -> dict[str, Any]:
     qualities = found.by("quality")
     known = qualities.total() - qualities[0]
     notices = [] if known else ["No image has an IJG-like quantization table."]
-    drawn = [charts.quality(found)] if known else []
+    made = (charts.quality(found) if known else None, charts.subsampling(found))
     return {
         "compression_notices": notices,
-        "compression_charts": [*drawn, charts.subsampling(found)],
+        "compression_charts": [chart for chart in made if chart],
     }
 
 
 def drift(found: Findings, trust: Trust) -> dict[str, Any]:
     if not found.has_drift:
-        return {"drift_notices": [_NO_DRIFT], "drift_charts": []}
+        return {"drift_notices": [_without_drift(found)], "drift_charts": []}
     if not found.angles[1:].any():
         notice = "Drift was measured, but no image has a known JPEG quality to chart it against."
         return {"drift_notices": [notice], "drift_charts": []}
@@ -179,6 +180,10 @@ def drift(found: Findings, trust: Trust) -> dict[str, Any]:
     return {"drift_notices": [] if found.has_flip else [_NO_FLIP], "drift_charts": drawn}
 
 
+def _without_drift(found: Findings) -> str:
+    return _NO_DRIFT if found.total("labelled") else _NO_LABEL
+
+
 def galleries(found: Findings, images: int) -> dict[str, Any]:
     """(name, note, rows) of each gallery; no galleries when `images` is 0."""
     if not images:
@@ -186,10 +191,16 @@ def galleries(found: Findings, images: int) -> dict[str, Any]:
     drift_note = "The images whose features compression has changed most."
     return {
         "galleries": [
-            ("Highest drift", drift_note if found.has_drift else _NO_DRIFT, found.highest_drift),
+            (
+                "Highest drift",
+                drift_note if found.has_drift else _without_drift(found),
+                found.highest_drift,
+            ),
             (
                 "Lowest confidence",
-                "The least certain labels; many of these pictures show none of the classes.",
+                "The least certain labels; many of these pictures show none of the classes."
+                if found.lowest_confidence
+                else _NO_LABEL,
                 found.lowest_confidence,
             ),
             (

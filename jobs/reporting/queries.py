@@ -105,7 +105,7 @@ class Trust:
     """
 
     sure: float = 0.5
-    at_risk: float = 0.5
+    at_risk: float = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,8 @@ def by_band(counts: np.ndarray) -> np.ndarray:
 def quantiles(counts: np.ndarray, width: float, shares: Sequence[float]) -> list[float] | None:
     """The quantiles for these shares, interpolated linearly within a bin; None without any values.
 
-    counts: (n,); bin k holds the values from k * width to (k + 1) * width.
+    counts: (n,); bin k holds the values from k * width to (k + 1) * width. A share that falls
+    exactly between two values, as the median of an even number may, is the mean of the two.
     """
     total = counts.sum()
     if total == 0:
@@ -35,11 +36,10 @@ def quantiles(counts: np.ndarray, width: float, shares: Sequence[float]) -> list
     edges = np.concatenate([[0], np.cumsum(counts)]) / total  # (n + 1,), share below each edge
     found = []
     for share in shares:
-        k = min(int(np.searchsorted(edges, share, side="right")) - 1, len(counts) - 1)
-        while counts[k] == 0:  # only where share is 1, past the last value
-            k -= 1
-        inside = (share - edges[k]) / (edges[k + 1] - edges[k])
-        found.append(float((k + min(inside, 1.0)) * width))
+        sides = (int(np.searchsorted(edges, share, side=side)) - 1 for side in ("left", "right"))
+        bins = [k for k in sides if 0 <= k < len(counts)]  # not below the least, above the largest
+        places = [k + (share - edges[k]) / (edges[k + 1] - edges[k]) for k in bins]
+        found.append(float(np.mean(places)) * width)
     return found
 
 

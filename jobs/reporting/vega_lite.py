@@ -6,6 +6,7 @@ print styles. Its width is that of the page.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,19 @@ from typing import Any
 import altair as alt
 
 from jobs.reporting.queries import Row
+from jobs.reporting.statistics import BAND_WIDTH
 
 HEIGHT = 230  # pixels
 TALL = 320
+FEW = 20  # a share of fewer is drawn pale
+_PALE = 0.4
+_MANY = 10_000  # from here on, an axis counts in thousands
 _ACCENT, _WARN = "var(--accent)", "var(--warn)"
 _SEQUENCE = [f"var(--seq-{k})" for k in range(1, 8)]  # from few to many
 _DENSITY_STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]  # most cells have a small share
+_STEP_NAMES = ["under 1%", "1–2%", "2–5%", "5–10%", "10–20%", "20–40%", "40% and over"]
+QUARTILES = ("low", "median", "high")
+_NARROW = 400  # pixels; on a phone, a chart's legend is one below the other
 _CATEGORIES = [f"var(--cat-{k})" for k in range(1, 6)]
 _CONFIG: dict[str, Any] = {
     "background": None,
@@ -78,7 +86,7 @@ def histogram(
     x = alt.X("from:Q", title=title, bin="binned", scale=alt.Scale(domain=list(domain), nice=False))
     bars = _chart(rows).mark_bar(binSpacing=0.5)
     return finished(
-        bars.encode(x=x, x2="to:Q", y=_images(), color=color, tooltip=_tips(rows, images=",")),
+        bars.encode(x=x, x2="to:Q", y=_images(rows), color=color, tooltip=_tips(rows, images=",")),
         HEIGHT,
     )
 
@@ -94,7 +102,8 @@ def bars(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def bars_by_quality(rows: Sequence[Row], title: str, *, warn: bool = False) -> dict[str, Any]:
-    """rows: {"quality", "from", "to", "share", ...}; shares from 0 to 1."""
+    """rows: {"quality", "from", "to", "images", "share"}; shares from 0 to 1, pale where of FEW."""
+    opacity = alt.condition(f"datum.images < {FEW}", alt.value(_PALE), alt.value(1))
     y = alt.Y("share:Q", title=title, axis=alt.Axis(format="%", tickCount=5))
     drawn = _chart(rows).mark_bar(color=_WARN if warn else _ACCENT, binSpacing=1)
     return finished(
@@ -102,6 +111,7 @@ def bars_by_quality(rows: Sequence[Row], title: str, *, warn: bool = False) -> d
             x=_quality("from:Q", bin="binned"),
             x2="to:Q",
             y=y,
+            opacity=opacity,
             tooltip=_tips(rows, images=",", share=".1%"),
         )
     )
@@ -110,7 +120,7 @@ def bars_by_quality(rows: Sequence[Row], title: str, *, warn: bool = False) -> d
 def confidence_by_quality(rows: Sequence[Row]) -> dict[str, Any]:
     """rows: {"quality", "middle", "images", "low", "median", "high"}; quartiles from 0 to 1."""
     title, scale = "confidence", alt.Scale(domain=[0, 1])
-    base = _chart(rows).encode(x=_quality("middle:Q"))
+    base = _chart(_with_gaps(rows, QUARTILES)).encode(x=_quality("middle:Q"))
     band = base.mark_area(color=_ACCENT, opacity=0.25).encode(
         y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"
     )
@@ -126,21 +136,26 @@ def drift_by_quality(cells: Sequence[Row], medians: Sequence[Row]) -> dict[str, 
 
     medians: as the rows of `confidence_by_quality`.
     """
-    scale = alt.Scale(type="threshold", domain=_DENSITY_STEPS, range=_SEQUENCE)
-    legend = alt.Legend(title="share of the band's images", format=".0%", gradientLength=252)
+    scale = alt.Scale(domain=_STEP_NAMES, range=_SEQUENCE)
+    legend = alt.Legend(
+        title="share of the band's images",
+        symbolType="square",
+        columns=alt.ExprRef(f"width < {_NARROW} ? 3 : {len(_STEP_NAMES)}"),
+    )
+    stepped = [{**c, "step": _STEP_NAMES[bisect(_DENSITY_STEPS, c["share"])]} for c in cells]
     rectangles = (
-        _chart(cells)
+        _chart(stepped)
         .mark_rect()
         .encode(
             x=_quality("from:Q", bin="binned"),
             x2="to:Q",
             y=alt.Y("low:Q", title="drift angle, degrees", bin="binned"),
             y2="high:Q",
-            color=alt.Color("share:Q", scale=scale, legend=legend),
+            color=alt.Color("step:O", scale=scale, legend=legend),
             tooltip=_tips(cells, low=".4~g", high=".4~g", share=".1%"),
         )
     )
-    line = _chart(medians).encode(x="middle:Q", y="median:Q")
+    line = _chart(_with_gaps(medians, QUARTILES)).encode(x="middle:Q", y="median:Q")
     halo = line.mark_line(color="var(--card)", strokeWidth=6)
     median = line.mark_line(color=_WARN, strokeWidth=2.5, point=_points(_WARN)).encode(
         tooltip=_tips(medians, median=".2f", images=",")
@@ -148,14 +163,20 @@ def drift_by_quality(cells: Sequence[Row], medians: Sequence[Row]) -> dict[str, 
     return finished(alt.layer(rectangles, halo, median), TALL)
 
 
-def lines(rows: Sequence[Row], title: str, *, tick_format: str) -> dict[str, Any]:
-    """rows: {"quality", "middle", "series", "value"}.
+def lines(rows: Sequence[Row], title: str, *, share: bool) -> dict[str, Any]:
+    """rows: {"quality", "middle", "series", "value"}, one series after the other, by quality.
 
-    The series differ in colour and in dashes; the first one in the rows is solid.
+    The series differ in colour and in dashes; the first one in the rows is solid. share: the values
+    are shares, from 0 to 1.
     """
     names = list(dict.fromkeys(row["series"] for row in rows))
     legend = alt.Legend(
-        title=None, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=500, labelLimit=260
+        title=None,
+        symbolType="stroke",
+        symbolStrokeWidth=2.5,
+        symbolSize=500,
+        labelLimit=260,
+        columns=alt.ExprRef(f"width < {_NARROW} ? 1 : 2"),
     )
     color = alt.Color(
         "series:N", scale=alt.Scale(domain=names, range=[_ACCENT, _WARN]), legend=legend
@@ -163,15 +184,16 @@ def lines(rows: Sequence[Row], title: str, *, tick_format: str) -> dict[str, Any
     dash = alt.StrokeDash(
         "series:N", scale=alt.Scale(domain=names, range=[[1, 0], [6, 4]]), legend=legend
     )
+    axis = alt.Axis(format="%" if share else ".2~f", tickCount=5)  # as many decimals as it takes
     drawn = (
-        _chart(rows)
+        _chart(_with_gaps(rows, ["value"]))
         .mark_line(strokeWidth=2.5, point={"filled": True, "size": 36})
         .encode(
             x=_quality("middle:Q"),
-            y=alt.Y("value:Q", title=title, axis=alt.Axis(format=tick_format, tickCount=5)),
+            y=alt.Y("value:Q", title=title, axis=axis),
             color=color,
             strokeDash=dash,
-            tooltip=_tips(rows, value=tick_format),
+            tooltip=_tips(rows, value=".1%" if share else ".2f"),
         )
     )
     return finished(drawn)
@@ -219,8 +241,22 @@ def _quality(field: str, **options: Any) -> alt.X:
     return alt.X(field, title="JPEG quality", axis=axis, scale=scale, **options)
 
 
-def _images() -> alt.Y:
-    return alt.Y("images:Q", title="images", axis=alt.Axis(format="~s", tickCount=5))
+def _with_gaps(rows: Sequence[Row], values: Sequence[str]) -> list[Row]:
+    """The rows, and one without values wherever bands are missing: there a line breaks."""
+    found: list[Row] = []
+    for row in rows:
+        if found and row["middle"] > found[-1]["middle"] + BAND_WIDTH:
+            gap = {"middle": found[-1]["middle"] + BAND_WIDTH, **dict.fromkeys(values)}
+            found.append({**row, **gap})
+        found.append(row)
+    return found
+
+
+def _images(rows: Sequence[Row]) -> alt.Y:
+    most = max(row["images"] for row in rows)
+    ticks = list(range(most + 1)) if most < 5 else alt.Undefined  # whole images
+    axis = alt.Axis(format="~s" if most >= _MANY else ",d", tickCount=5, values=ticks)
+    return alt.Y("images:Q", title="images", axis=axis)
 
 
 def _points(color: str) -> dict[str, Any]:
