@@ -114,6 +114,12 @@ class TrainSettings(ClassifierSettings):
         " by a factor of 0.4 to 1.6, brightness and contrast of 0.7 to 1.3",
     )
     upside_down_share: float = setting(0.0, "share of the pairs that are turned upside down first")
+    reduced_share: float = setting(
+        0.0,
+        "share of the pairs whose picture is first reduced to about the training window's size,"
+        " which removes what an earlier compression left in it; for pictures that are compressed"
+        " already, 0.8",
+    )
 
     batch_size: int = setting(32, "pairs per step, over all workers")
     max_steps: int = setting(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from jpegs import encode, photo, save
+from PIL import Image
 
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import degrade
@@ -96,6 +97,19 @@ def test_pictures_are_changed_before_they_are_compressed() -> None:
     assert lightness[3] == pytest.approx(lightness[0] / 2, rel=0.02)
     for picture, compressed in zip(clean.numpy(), degraded.numpy(), strict=True):
         np.testing.assert_array_equal(compressed, degrade(picture, (20,)))
+
+
+def test_a_picture_is_reduced_before_it_is_compressed() -> None:
+    rgb = photo(3 * SIDE, 3 * SIDE)
+    small = np.asarray(Image.fromarray(rgb).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    plan = PairPlan(FULL_SIZE, full_qualities=(20,), reduced_to=(SIDE, SIDE))
+    decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=1, varied=True)
+    image = encoded(save(rgb, "PNG"), (3 * SIDE, 3 * SIDE))
+    clean, degraded, _ = decoder.decode([image], [plan])
+    difference = np.abs(clean[0].numpy().astype(int) - small)
+    assert np.quantile(difference, 0.98) <= 2
+    assert difference.mean() < 1
+    np.testing.assert_array_equal(degraded[0], degrade(clean[0].numpy(), (20,)))
 
 
 @pytest.mark.parametrize("varied", [False, True])

@@ -109,7 +109,9 @@ def pairs_on(device: Any, corpus: Path) -> tuple[np.ndarray, np.ndarray]:
     """Grey levels of clean and degraded windows, uint8 (N, 128, 128, 3) each, all kinds of them."""
     images = screened(files_of(corpus)[:48])
     mix = DegradationMix(recoloured_share=0.5, upside_down_share=0.3)
-    plans = [training_plan(np.random.default_rng(i.row), i.size or (0, 0), mix) for i in images]
+    plans = [
+        training_plan(np.random.default_rng(i.row), i.size or (0, 0), mix, crop=224) for i in images
+    ]
     decoder = PairDecoder(
         plain(144, 128),
         DecodeOptions(device=device, batch_size=48, num_threads=4),

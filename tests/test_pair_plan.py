@@ -11,7 +11,7 @@ from pipeline.pairs.pair_plan import DegradationMix, PairPlan, random_window, tr
 def test_the_mix_has_its_shares() -> None:
     rng = np.random.default_rng(0)
     mix = DegradationMix(clean_share=0.2, high_quality_share=0.1, multiple_share=0.3)
-    plans = [training_plan(rng, (300, 400), mix) for _ in range(6000)]
+    plans = [training_plan(rng, (300, 400), mix, crop=224) for _ in range(6000)]
     counts = Counter(
         "clean"
         if p.quality is None
@@ -43,7 +43,7 @@ NOTHING_ELSE = {"clean_share": 0.0, "high_quality_share": 0.0, "multiple_share":
 def drawn(**shares: float) -> list[PairPlan]:
     """Plans of a mix of these shares alone."""
     rng, mix = np.random.default_rng(0), DegradationMix(**(NOTHING_ELSE | shares))  # type: ignore
-    return [training_plan(rng, (300, 400), mix) for _ in range(3000)]
+    return [training_plan(rng, (300, 400), mix, crop=224) for _ in range(3000)]
 
 
 def test_every_quality_of_a_range_is_drawn_and_no_other() -> None:
@@ -71,7 +71,10 @@ def test_other_pictures_are_compressed_as_those_there_are() -> None:
     plain = DegradationMix()
     varied = DegradationMix(recoloured_share=0.7, upside_down_share=0.3)
     pairs = [
-        [training_plan(np.random.default_rng(seed), (300, 400), mix) for mix in (plain, varied)]
+        [
+            training_plan(np.random.default_rng(seed), (300, 400), mix, crop=224)
+            for mix in (plain, varied)
+        ]
         for seed in range(2000)
     ]
     for before, after in pairs:
@@ -107,6 +110,38 @@ def test_windows_lie_anywhere_in_any_shape_and_half_are_mirrored() -> None:
 def test_a_long_picture_gives_its_centre() -> None:
     window = random_window(np.random.default_rng(0), (10, 1000), 0.9)
     np.testing.assert_array_equal(window, [0, 495, 10, 505])
+
+
+def test_reduced_pictures_are_nearly_as_large_as_the_window() -> None:
+    mix = DegradationMix(reduced_share=0.8)
+    plans = [
+        (
+            training_plan(np.random.default_rng(seed), (300, 400), mix, crop=128),
+            training_plan(np.random.default_rng(seed), (300, 400), DegradationMix(), crop=128),
+        )
+        for seed in range(2000)
+    ]
+    reduced = [(plan, before) for plan, before in plans if plan.reduced_to is not None]
+    assert len(reduced) / 2000 == pytest.approx(0.8, abs=0.04)
+    shorter = [min(plan.reduced_to or ()) for plan, _ in reduced]
+    assert (min(shorter), max(shorter)) == pytest.approx((0.95 * 128, 1.35 * 128), abs=1.5)
+    for plan, before in reduced:
+        height, width = plan.reduced_to or (0, 0)
+        assert width / height == pytest.approx(4 / 3, abs=0.02)
+        top, left, bottom, right = plan.window
+        assert 0 <= top < bottom <= height + 0.01
+        assert 0 <= left < right <= width + 0.01
+        assert (bottom - top) * (right - left) >= 0.59 * height * width
+        same = ("mirrored", "full_qualities", "crop_qualities")
+        assert [getattr(before, n) for n in same] == [getattr(plan, n) for n in same]
+
+
+@pytest.mark.parametrize(("side", "reduced"), [(150, False), (170, True), (2000, True)])
+def test_a_picture_that_would_get_too_small_stays(side: int, reduced: bool) -> None:
+    mix = DegradationMix(reduced_share=1.0)
+    plan = training_plan(np.random.default_rng(0), (side, side), mix, crop=128)
+    assert (plan.reduced_to is not None) == reduced
+    assert max(plan.window) <= (max(plan.reduced_to) if plan.reduced_to else side) + 0.01
 
 
 @pytest.mark.parametrize(

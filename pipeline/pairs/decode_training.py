@@ -48,6 +48,9 @@ def _graph(
         colours = fn.external_source(name="colours", dtype=types.FLOAT, ndim=1)
         recoloured = fn.external_source(name="recoloured", dtype=types.INT32, ndim=0)
         upside_down = fn.external_source(name="upside_down", dtype=types.INT32, ndim=0)
+        reduced_to = fn.external_source(name="reduced_to", dtype=types.FLOAT, ndim=1)
+        if reduced_to[0] > 0:
+            rgb = fn.resize(rgb, size=reduced_to, interp_type=types.INTERP_LANCZOS3)
         if recoloured > 0:
             rgb = fn.color_twist(
                 rgb,
@@ -88,7 +91,7 @@ class PairDecoder:
 
     geometry: its crop and interpolation are used; the window is that of the `PairPlan`.
     max_compressions: in a plan, of the whole image, and of the window.
-    varied: whether plans may change colours or turn images upside down.
+    varied: whether plans may reduce images, change their colours or turn them upside down.
     """
 
     def __init__(
@@ -169,6 +172,7 @@ class PairDecoder:
             feed("colours", [np.array(plan.colours or Colours(), np.float32) for plan in plans])
             feed("recoloured", [np.array(plan.colours is not None, np.int32) for plan in plans])
             feed("upside_down", [np.array(plan.upside_down, np.int32) for plan in plans])
+            feed("reduced_to", [np.array(plan.reduced_to or (0, 0), np.float32) for plan in plans])
         feed("mirrored", [np.array(plan.mirrored, np.int32) for plan in plans])
         feed("full_qualities", [self._padded(plan.full_qualities) for plan in plans])
         feed("crop_qualities", [self._padded(plan.crop_qualities) for plan in plans])

@@ -38,15 +38,22 @@ _MAX_HUE_DEG = 40.0
 _MIN_SATURATION, _MAX_SATURATION = 0.4, 1.6
 _DARKEST, _BRIGHTEST = 0.7, 1.3  # also the range of contrast
 
+# An image is reduced until its shorter side has this many times the pixels of the training window;
+# to no more than `_LARGEST_REDUCED` of its size, from which on an earlier compression fades.
+_REDUCED_SIDES = (0.95, 1.35)
+_LARGEST_REDUCED = 0.75
+_REDUCED_MIN_AREA = 0.6  # of its window, so that this is hardly enlarged
+
 
 @dataclass(frozen=True, slots=True)
 class PairPlan:
-    """window: (top, left, bottom, right) in source pixels, float32 (4,).
+    """window: (top, left, bottom, right) in pixels of the source, once reduced, float32 (4,).
 
     full_qualities: of compressions of the whole image, before the window is resampled, in order.
     crop_qualities: of compressions of the resampled window, in order. Both may be empty.
     condition: index into `VALIDATION_CONDITIONS`; 0 in training.
-    colours, upside_down: changes to the image before all this. colours None: unchanged.
+    reduced_to, colours, upside_down: changes to the image before all this. reduced_to: (height,
+    width) in pixels, or None: its own; colours None: unchanged.
     """
 
     window: np.ndarray
@@ -56,6 +63,7 @@ class PairPlan:
     condition: int = 0
     colours: Colours | None = None
     upside_down: bool = False
+    reduced_to: tuple[int, int] | None = None
 
     @property
     def quality(self) -> int | None:
@@ -81,6 +89,9 @@ class DegradationMix:
         min_area: the smallest window, as a share of the image's area.
         recoloured_share, upside_down_share: of all pairs, independent of the shares above:
             augmentation.
+        reduced_share: of all pairs, independent of the shares above: those whose image is first
+            reduced to about the training window's size. Most collections are compressed already,
+            and what that left in the clean image of a pair is taught as clean; reduced, it is gone.
     """
 
     clean_share: float = 0.10
@@ -92,11 +103,18 @@ class DegradationMix:
     min_area: float = 0.35
     recoloured_share: float = 0.0
     upside_down_share: float = 0.0
+    reduced_share: float = 0.0
+
+    @property
+    def varied(self) -> bool:
+        """Whether images may be changed before they are compressed."""
+        return bool(self.recoloured_share or self.upside_down_share or self.reduced_share)
 
     def __post_init__(self) -> None:
         shares = ("clean_share", "high_quality_share", "multiple_share")
         others = ("paper_share", "imagenet_c_share", "min_area")
-        for name in (*shares, *others, "recoloured_share", "upside_down_share"):
+        varied = ("recoloured_share", "upside_down_share", "reduced_share")
+        for name in (*shares, *others, *varied):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
         if (total := sum(getattr(self, name) for name in shares)) > 1.0 + 1e-9:
@@ -107,14 +125,40 @@ class DegradationMix:
             raise ValueError(f"max_compressions {self.max_compressions}: use at least 2")
 
 
-def training_plan(rng: np.random.Generator, size: tuple[int, int], mix: DegradationMix) -> PairPlan:
-    """Draw the plan of a training pair. size: (height, width) of the image in pixels."""
+def training_plan(
+    rng: np.random.Generator, size: tuple[int, int], mix: DegradationMix, *, crop: int
+) -> PairPlan:
+    """Draw the plan of a training pair.
+
+    size: (height, width) of the image in pixels; crop: side of the training window, pixels.
+    """
     plan = _degradation(rng, size, mix)
     if mix.recoloured_share and rng.random() < mix.recoloured_share:
         plan = replace(plan, colours=_random_colours(rng))
     if mix.upside_down_share and rng.random() < mix.upside_down_share:
         plan = replace(plan, upside_down=True)
+    if mix.reduced_share and rng.random() < mix.reduced_share:
+        plan = _reduced(rng, size, mix, crop, plan)
     return plan
+
+
+def _reduced(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    mix: DegradationMix,
+    crop: int,
+    plan: PairPlan,
+) -> PairPlan:
+    """The plan with its image reduced, and a new window; unchanged if the image is too small."""
+    shorter = min(size)
+    smallest, largest = (crop * side for side in _REDUCED_SIDES)
+    largest = min(largest, shorter * _LARGEST_REDUCED)
+    if largest < smallest:
+        return plan
+    factor = rng.uniform(smallest, largest) / shorter
+    height, width = (round(side * factor) for side in size)
+    window = random_window(rng, (height, width), max(mix.min_area, _REDUCED_MIN_AREA))
+    return replace(plan, reduced_to=(height, width), window=window)
 
 
 def _random_colours(rng: np.random.Generator) -> Colours:

@@ -8,6 +8,7 @@ images, which each rank replaces from its own share).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ class PairLoader:
             geometry,
             options,
             max_compressions=mix.max_compressions,
-            varied=mix.recoloured_share > 0 or mix.upside_down_share > 0,
+            varied=mix.varied,
         )
         self._normalize = Normalize(geometry, torch.float32, options.torch_device)
         self._block_dct = BlockDct(geometry.crop)
@@ -191,7 +192,8 @@ class PairLoader:
         return [image for image in found if image.status is Status.OK]
 
     def _drawn(self, epoch: int, index: int, size: tuple[int, int]) -> PairPlan:
-        return training_plan(np.random.default_rng((self._seed, epoch, index)), size, self._mix)
+        rng = np.random.default_rng((self._seed, epoch, index))
+        return training_plan(rng, size, self._mix, crop=self._geometry.crop)
 
     def _decoded(self, images: list[EncodedImage], plans: list[PairPlan]) -> PairBatch | None:
         clean, degraded, kept = self._decoder.decode(images, plans)
@@ -213,7 +215,10 @@ class PairLoader:
 
 
 def _stated_quality(image: EncodedImage, plan: PairPlan) -> float:
-    return image.stated_quality if plan.quality is None else float(plan.quality)
+    """The quality that the degraded image's header would state; NaN: none."""
+    if plan.quality is not None:
+        return float(plan.quality)
+    return image.stated_quality if plan.reduced_to is None else math.nan
 
 
 def _filled(batch: PairBatch, size: int) -> PairBatch:
