@@ -7,6 +7,7 @@ shards.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -77,6 +78,8 @@ class Workers:
         self._images = len(refs)
         self._shards = write_plan(self._output, refs, settings.images_per_shard).num_shards
         self.num_workers = min(num_workers, self._shards)
+        # Otherwise what `multiprocessing` starts would import modules from the current folder.
+        os.environ["PYTHONSAFEPATH"] = "1"
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(
             self.num_workers,
