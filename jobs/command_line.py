@@ -25,7 +25,7 @@ from jsonargparse import (
 
 from jobs.exits import EXIT_USAGE
 from jobs.settings import flag_of
-from pipeline.error_text import one_line
+from pipeline.error_text import one_line, printable
 
 _Settings = TypeVar("_Settings")
 
@@ -73,7 +73,7 @@ class _Parser(ArgumentParser):
     positional: Sequence[str]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: {self._worded(message)}\n")
+        sys.stderr.write(f"{self.prog}: {printable(self._worded(message))}\n")
         raise SystemExit(EXIT_USAGE)
 
     def given(self, name: str) -> str:
