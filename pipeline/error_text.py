@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# What moves a terminal's cursor, colours or retitles it, or shows text in another order than it has;
+# What moves the cursor of a terminal, colours or retitles it, or changes the order of the text;
 # tabs and line breaks stay.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

@@ -1,6 +1,6 @@
 """How S3 is reached: signed as botocore signs, by the environment that every AWS program reads."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
