@@ -156,6 +156,7 @@ def test_a_worker_that_cannot_load_says_why(
     ):
         workers.run()
     assert not Path("was imported").exists()
+    assert not os.environ.get("PYTHONSAFEPATH")  # other processes are not concerned
 
 
 def test_an_interrupt_ends_the_workers_without_a_word_of_theirs(tmp_path: Path) -> None:
