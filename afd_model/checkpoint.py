@@ -164,10 +164,18 @@ def _read(path: str | Path) -> tuple[CheckpointFacts, dict[str, Tensor]]:
 
 def _built(facts: CheckpointFacts, tensors: dict[str, Tensor]) -> AFDModule:
     """The module with the tensors of the file, in eval mode."""
-    path = facts.path
+    path, config = facts.path, facts.config
+    # Each has a tensor of its own; to make a billion of them would not end.
+    num_layers = config.depth + config.levels + len(config.stages)
+    num_layers += sum(config.down_blocks) + sum(config.up_blocks)
+    if num_layers > len(tensors):
+        raise ValueError(
+            f"AFD checkpoint {path}: its configuration says {num_layers} layers, but it holds"
+            f" {len(tensors)} tensors"
+        )
     try:
         with torch.device("meta"):  # a damaged configuration may not fit in memory
-            expected = {k: tuple(v.shape) for k, v in AFDModule(facts.config).state_dict().items()}
+            expected = {k: tuple(v.shape) for k, v in AFDModule(config).state_dict().items()}
     except (RuntimeError, TypeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"AFD checkpoint {path}: invalid configuration ({reason})") from error
@@ -180,7 +188,7 @@ def _built(facts: CheckpointFacts, tensors: dict[str, Tensor]) -> AFDModule:
             )
     if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
         raise ValueError(f"AFD checkpoint {path}: tensor {broken[0]} holds NaN or infinity")
-    module = AFDModule(facts.config)
+    module = AFDModule(config)
     module.load_state_dict(tensors)
     return module.eval()
 

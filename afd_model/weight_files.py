@@ -37,7 +37,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load raises six unrelated types for a damaged file, with messages of many lines.
-        if foreign := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        if foreign := re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error)):
             raise ValueError(
                 f"{path} holds a {foreign[1]}, which is not loaded because it could run code: save"
                 " the state dict alone, torch.save(model.state_dict(), FILE)"
@@ -64,6 +64,12 @@ def read_weights(path: str) -> dict[str, Tensor]:
     return tensors
 
 
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds its values, one by one, as real numbers."""
+    is_dense = value.layout == torch.strided and not value.is_meta
+    return is_dense and not value.is_quantized and not value.is_complex()
+
+
 def without_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The tensors under the names that the model gives them, where a prefix stands before those.
 
@@ -87,14 +93,14 @@ def head_classes(state: dict[str, Tensor], model: nn.Module) -> int:
         model: the same architecture with 1000 classes.
 
     Returns:
-        The rows of the head's weight in `state`; 1000 if it has no head.
+        The rows of the head's weight in `state`; 1000 if it has none.
     """
     tensors = model.state_dict().items()
     heads = [key for key, value in tensors if value.shape[:1] == (IMAGENET_CLASSES,)]
     # Auxiliary heads come before the head.
     for key in reversed(heads):
         if key in state and state[key].ndim >= 1:
-            return state[key].shape[0]
+            return state[key].shape[0] or IMAGENET_CLASSES
     return IMAGENET_CLASSES
 
 
@@ -117,6 +123,11 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str)
     elif wrong := [k for k in expected if k in state and state[k].shape != expected[k].shape]:
         found, wanted = tuple(state[wrong[0]].shape), tuple(expected[wrong[0]].shape)
         problem = f"{wrong[0]} is {found}, not {wanted}"
+    elif odd := [key for key in expected if key in state and not _is_plain(state[key])]:
+        raise ValueError(
+            f"weights in {path} cannot be used: {odd[0]} is quantized, sparse, complex or without"
+            " values; save the model's state dict in floating point"
+        )
     elif broken := [k for k in expected if k in state and not state[k].isfinite().all()]:
         raise ValueError(f"weights in {path} are of no use: {broken[0]} holds NaN or infinity")
     else:

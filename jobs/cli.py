@@ -16,6 +16,7 @@ from jobs.exits import (
     interrupt_on_signals,
     open_closed_streams,
     print_answer,
+    shield_terminal,
 )
 
 JOBS = {
@@ -38,6 +39,7 @@ SLOW_TO_IMPORT = ("train", "evaluate", "explain", "benchmark")
 def command() -> NoReturn:
     """The entry point of the `afd` executable."""
     open_closed_streams()
+    shield_terminal()
     exit_now(main())
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray.job_config import JobConfig
 
 from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError, Node
 from jobs.watchdog import reported_if_killed
@@ -80,6 +82,25 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
+def _job_config() -> JobConfig:
+    """Ray's default, except that workers do not import modules from the current folder.
+
+    Ray would put it first in their path: a collection that is labelled where it lies could run
+    code, or hide this package behind a folder with the name of one of its own.
+    """
+    config = JobConfig()
+    config._py_driver_sys_path = _DriversPath()
+    return config
+
+
+class _DriversPath(list[str]):
+    """Takes from Ray only folders that this process itself imports from, as under `python -m`."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        own = set(map(os.path.abspath, sys.path))
+        super().extend(folder for folder in folders if folder in own)
+
+
 @contextmanager
 def _own_sigterm_handler() -> Iterator[None]:
     """Undo that `ray.init` installs its own handler of SIGTERM, which raises SystemExit."""
@@ -104,6 +125,8 @@ def _connect(options: dict[str, Any]) -> None:
     check_address(address)
     for attempt in range(_START_ATTEMPTS):
         children = set(psutil.Process().children())
+        if not address.startswith(_RAY_CLIENT):  # whose server has a current folder of its own
+            options["job_config"] = _job_config()
         try:
             with _silenced_stderr():  # Ray prints a notice about the log level
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

@@ -25,7 +25,7 @@ from jsonargparse import (
 
 from jobs.exits import EXIT_USAGE
 from jobs.settings import flag_of
-from pipeline.error_text import one_line
+from pipeline.error_text import one_line, printable
 
 _Settings = TypeVar("_Settings")
 
@@ -47,6 +47,17 @@ class _Yaml12Loader(yaml.SafeLoader):
         for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuses references to lists: a few, one inside the other, stand for billions of words."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) and isinstance(
+            self.anchors.get(event.anchor), yaml.CollectionNode
+        ):
+            raise yaml.composer.ComposerError(
+                None, None, f"*{event.anchor} refers to a list", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
 
 _Yaml12Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf")
@@ -56,7 +67,11 @@ _Yaml12Loader.add_implicit_resolver(
     re.compile(r"([-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.inf|\.nan)$"),
     list("-+.0123456789"),
 )
-set_loader("yaml", lambda text: yaml.load(text, Loader=_Yaml12Loader), (yaml.YAMLError,))
+set_loader(
+    "yaml",
+    lambda text: yaml.load(text, Loader=_Yaml12Loader),
+    (yaml.YAMLError, RecursionError),  # RecursionError: a hundred thousand brackets
+)
 
 
 class _HelpFormatter(DefaultHelpFormatter):
@@ -73,7 +88,7 @@ class _Parser(ArgumentParser):
     positional: Sequence[str]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: {self._worded(message)}\n")
+        sys.stderr.write(f"{self.prog}: {printable(self._worded(message))}\n")
         raise SystemExit(EXIT_USAGE)
 
     def given(self, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import importlib
+import io
 import os
 import signal
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
+
+from pipeline.error_text import printable
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -67,6 +70,20 @@ def open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+class _Terminal(io.TextIOWrapper):
+    """Shows control characters instead of obeying them."""
+
+    def write(self, text: str) -> int:
+        return super().write(printable(text))
+
+
+def shield_terminal() -> None:
+    """Keep control characters in names of files from a terminal on stdout, not from a pipe."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and out.isatty():
+        sys.stdout = _Terminal(out.buffer, out.encoding, out.errors, line_buffering=True)
 
 
 @contextmanager

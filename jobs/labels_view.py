@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import glob
-import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -15,44 +15,44 @@ from pipeline.error_text import one_line
 from pipeline.output import OutputError, OutputFolder
 
 
-def connect(*, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
-    """A database in memory.
+@contextmanager
+def connect(*, memory_limit: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory, for the block.
 
     memory_limit: such as "1GB"; with a limit, rows have no order, and what does not fit into it is
-    written to temporary files.
+    written to temporary files, which only this user can read.
     """
-    connection = duckdb.connect()
-    # DuckDB prints its progress bar to stdout, where the results go.
-    connection.execute("SET enable_progress_bar_print = false")
-    spill = os.path.join(tempfile.gettempdir(), f"afd-label-{os.getpid()}")
-    connection.execute(f"SET temp_directory = {_quoted(spill)}")
-    if memory_limit is not None:
-        connection.execute(f"SET memory_limit = {_quoted(memory_limit)}")
-        # Keeping the order would need memory.
-        connection.execute("SET preserve_insertion_order = false")
-    return connection
+    with tempfile.TemporaryDirectory(prefix="afd-") as spill, duckdb.connect() as connection:
+        # DuckDB prints its progress bar to stdout, where the results go.
+        connection.execute("SET enable_progress_bar_print = false")
+        connection.execute(f"SET temp_directory = {_quoted(spill)}")
+        if memory_limit is not None:
+            connection.execute(f"SET memory_limit = {_quoted(memory_limit)}")
+            # Keeping the order would need memory.
+            connection.execute("SET preserve_insertion_order = false")
+        yield connection
 
 
-def open_labels(output: OutputFolder) -> duckdb.DuckDBPyConnection:
+@contextmanager
+def open_labels(output: OutputFolder) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with both views; without `plan`, and with a message, if it cannot be read.
 
     Raises OutputError when there are no labels.
     """
     require_parts(output, list_parts(output))
-    connection = connect()
-    try:
-        every_part = f"{glob.escape(str(output.labels))}/part-*.parquet"
-        connection.execute(f"CREATE VIEW labels AS FROM {_scan([every_part])}")
-    except duckdb.Error as error:
-        connection.close()
-        raise OutputError(f"cannot read {str(output.labels)!r}: {message_of(error)}") from error
-    if output.plan.exists():
+    with connect() as connection:
         try:
-            plan = glob.escape(str(output.plan))
-            connection.execute(f"CREATE VIEW plan AS FROM {_scan([plan])}")
+            every_part = f"{glob.escape(str(output.labels))}/part-*.parquet"
+            connection.execute(f"CREATE VIEW labels AS FROM {_scan([every_part])}")
         except duckdb.Error as error:
-            say(f"without the view plan: {message_of(error)}")
-    return connection
+            raise OutputError(f"cannot read {str(output.labels)!r}: {message_of(error)}") from error
+        if output.plan.exists():
+            try:
+                plan = glob.escape(str(output.plan))
+                connection.execute(f"CREATE VIEW plan AS FROM {_scan([plan])}")
+            except duckdb.Error as error:
+                say(f"without the view plan: {message_of(error)}")
+        yield connection
 
 
 def list_parts(output: OutputFolder) -> list[Path]:

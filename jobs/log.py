@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
+from pipeline.error_text import printable
+
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["info", "debug"]
 _Chunk = TypeVar("_Chunk")
@@ -57,8 +59,9 @@ class _Stderr(logging.Handler):
     """Writes to the current `sys.stderr`, which may have changed since the handler was created."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        line = printable(self.format(record)).replace("\n", r"\u000a")
         try:
-            print(self.format(record), file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
         except OSError:  # its reader has gone, or its disk is full: the job goes on without it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 

@@ -174,5 +174,7 @@ def facts_of(part: Path | BinaryIO, name: str) -> dict[str, Any]:
         raise ValueError(
             f"{name} is not a part of a labels data set: it has no {FACTS_KEY!r} facts"
         )
-    facts: dict[str, Any] = json.loads(stored)
-    return {**facts, "num_rows": metadata.num_rows}
+    try:
+        return {**json.loads(stored), "num_rows": metadata.num_rows}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the facts in {name} are no JSON object: {error}") from error

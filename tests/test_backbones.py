@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import warnings
 from pathlib import Path
 
@@ -259,6 +260,9 @@ def test_files_of_more_than_weights_are_refused_with_the_way_out(
         torch.save({"model": small_state, "extra": held}, path)
         with pytest.raises(ValueError, match=rf"holds a \S+{name}, .* save the state dict alone"):
             load_backbone("squeezenet1_1", str(path))
+    torch.save({"model": os.getcwd}, path)
+    with pytest.raises(ValueError, match=r"holds a posix\.getcwd, .* could run code"):
+        load_backbone("squeezenet1_1", str(path))
     torch.jit.script(torch.nn.ReLU()).save(str(path))
     with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match="TorchScript"):
         load_backbone("squeezenet1_1", str(path))
@@ -267,6 +271,24 @@ def test_files_of_more_than_weights_are_refused_with_the_way_out(
         load_backbone("squeezenet1_1", str(path))
     torch.save(small_state | {"features.0.bias": torch.full((64,), torch.nan)}, path)
     with pytest.raises(ValueError, match=r"features\.0\.bias holds NaN or infinity"):
+        load_backbone("squeezenet1_1", str(path))
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*quantize.*")
+def test_tensors_that_hold_no_plain_numbers_are_refused(
+    small_state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path, name = tmp_path / "w.pth", "classifier.1.bias"
+    plain = small_state[name]
+    quantized = torch.quantize_per_tensor(plain, 0.1, 0, torch.qint8)
+    odd = (quantized, plain.to_sparse(), plain.to("meta"), plain.to(torch.complex64))
+    for value in odd:
+        torch.save(small_state | {name: value}, path)
+        with pytest.raises(ValueError, match=rf"{name} is quantized, sparse, .* floating point"):
+            load_backbone("squeezenet1_1", str(path))
+    torch.save(small_state | {"classifier.1.weight": torch.zeros(0, 512, 1, 1)}, path)
+    with pytest.raises(ValueError, match=r"weight is \(0, 512, 1, 1\), not \(1000, 512, 1, 1\)"):
         load_backbone("squeezenet1_1", str(path))
 
 

@@ -141,8 +141,13 @@ def test_what_is_compiled_for_one_size_gets_pixels_of_that_size(tmp_path: Path) 
     assert stages.measure()["backbone"].images == 1
 
 
-def test_a_worker_that_cannot_load_says_why(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_load_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.jpg").write_bytes(encode(photo(60, 80)))
+    # Nor is anything imported from the current folder, which may be a downloaded collection.
+    (tmp_path / "multiprocessing.py").write_text("open('was imported', 'w')")
+    monkeypatch.chdir(tmp_path)
     settings = label_settings(tmp_path / "out", resize=100)
     refs = list(list_images(str(tmp_path)))
     with (
@@ -150,6 +155,8 @@ def test_a_worker_that_cannot_load_says_why(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="resize 100 is smaller than crop 224"),
     ):
         workers.run()
+    assert not Path("was imported").exists()
+    assert not os.environ.get("PYTHONSAFEPATH")  # other processes are not concerned
 
 
 def test_an_interrupt_ends_the_workers_without_a_word_of_theirs(tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def test_a_surplus_tensor_is_refused(saved: Path) -> None:
         ({"config": {**asdict(CONFIG), "output_min": [1]}}, r"a finite number or null, not \(1,\)"),
         ({"config": {**asdict(CONFIG), "width": 10**12}}, "invalid configuration"),
         ({"config": {**asdict(CONFIG), "width": 10**6}}, "its configuration says"),
+        ({"config": {**asdict(CONFIG), "depth": 10**9}}, r"says 1\d{9} layers, but it holds \d+"),
+        ({"config": {**asdict(CONFIG), "levels": 10**9}}, "layers, but it holds"),
         ({"training": None}, "training is an object, not None"),
     ],
 )

@@ -1,5 +1,6 @@
 """Ray is started quietly, and what keeps it from starting is said in one line."""
 
+import importlib.util
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import ray
 from servers import WebServer
 
 import jobs.cluster
@@ -137,3 +139,21 @@ def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
         timeout=120,
     )
     assert (done.returncode, done.stdout) == (0, "interrupted True\n")
+
+
+def test_workers_import_nothing_from_the_current_folder(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A downloaded collection is often the current folder, and may hold a `torch.py`."""
+    (tmp_path / "only_in_the_collection.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [folder for folder in sys.path if folder])
+
+    def is_found() -> bool:
+        return importlib.util.find_spec("only_in_the_collection") is not None
+
+    with cluster(address):
+        assert not ray.get(ray.remote(is_found).remote())
+    monkeypatch.syspath_prepend(tmp_path)  # as under `python -m`
+    with cluster(address):
+        assert ray.get(ray.remote(is_found).remote())

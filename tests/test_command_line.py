@@ -176,6 +176,8 @@ def test_missing_arguments_are_named_as_they_are_given(
         ("load: ~\n", "--load is empty"),
         ("# caf\xe9\nload: 0.5\n", "the file is not UTF-8 text"),
         ("", "the file holds no settings"),
+        ("mode: &a [fast]\nload: [*a, *a]\n", "not valid YAML: *a refers to a list at line 2"),
+        pytest.param("mode: " + "[" * 99_999, "recursion", id="nested"),
         ("mode: fast\nload: {a\n", "not valid YAML: while parsing a flow mapping at line 2, col"),
     ],
 )

@@ -76,6 +76,24 @@ def test_sets_are_the_originals_compressed_under_their_own_names(
     assert not list((output / ".staging").iterdir())
 
 
+def test_a_name_that_no_file_can_have_costs_nothing_else(tmp_path: Path) -> None:
+    data = encode(photo(40, 50))
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        for name in ("x.jpg", "x.jpg/y.jpg", "n" * 300 + ".jpg", "../../z.jpg", "/z.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    output = tmp_path / "a" / "b" / "out"
+    assert run(tmp_path / "in.tar", output, "--quality", "10", "--workers", "1") == 0
+    assert sorted(files(output)) == ["q10/x.jpg", "q10/z-2.jpg", "q10/z.jpg"]
+    bad = [row["error"] for row in manifest(output) if row["status"] == "rejected"]
+    assert bad == [
+        f"no file can have its name beside the others: {why}"
+        for why in ("File exists", "File name too long")
+    ]
+    assert list(tmp_path.rglob("z*.jpg")) == list((output / "q10").glob("z*.jpg"))
+
+
 def test_bad_images_are_named_and_cost_nothing_else(collection: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert run(collection, output, "--quality", "10") == 0

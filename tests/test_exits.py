@@ -40,6 +40,18 @@ def test_nothing_comes_after_the_end_of_a_job() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "an answer\n", "")
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_files_name_drives_no_terminal(is_terminal: bool) -> None:
+    """A pipe gets the name as it is."""
+    reader, writer = os.openpty() if is_terminal else os.pipe()
+    job = JOB.format(r"print('a\x1b[2J.jpg')")
+    subprocess.run([sys.executable, "-c", job], cwd=ROOT, stdout=writer, check=True)
+    os.close(writer)
+    shown = rb"a\u001b[2J.jpg" if is_terminal else b"a\x1b[2J.jpg"
+    assert os.read(reader, 100).rstrip() == shown
+    os.close(reader)
+
+
 def test_a_folder_that_is_gone_is_told_before_a_library_ends_the_process(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import MINIATURE
+from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -100,6 +101,12 @@ def test_any_name_can_be_a_heading(name: str, tmp_path: Path) -> None:
         warnings.simplefilter("error")
         write_png(figure, tmp_path / "a.png", 50)
     assert texts(figure).splitlines()[0] == " ".join(name.split())
+
+
+def test_the_style_of_the_current_folder_is_not_used(tmp_path: Path) -> None:
+    with rc_context({"text.usetex": True, "savefig.dpi": 7}):
+        pixels_of(draw_panels([[]], "heading", ["a line"]), tmp_path / "a.png")
+        assert rcParams["savefig.dpi"] == 7  # for whoever else draws in this process
 
 
 def test_long_names_lose_their_middle() -> None:

@@ -10,8 +10,9 @@ from contextlib import suppress
 import pytest
 from servers import Answer, WebServer
 
+from pipeline.stores.connections import address_of
 from pipeline.stores.errors import AccessError, MissingError, StoreError, TransientStoreError
-from pipeline.stores.http_transfer import Resource, get
+from pipeline.stores.http_transfer import Resource, _is_same_server, get
 from pipeline.stores.retries import RETRY_POLICIES, RetryPolicy
 
 DATA = bytes(range(256)) * 8
@@ -196,21 +197,39 @@ def test_strangers_on_the_web_are_not_a_store(server: WebServer) -> None:
         get(resource(f"{server.url}/a.jpg", "web"))
 
 
-def test_redirects_are_followed_without_the_credentials(server: WebServer) -> None:
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])  # the second: another port alone
+def test_redirects_are_followed_without_the_credentials(server: WebServer, host: str) -> None:
     other = WebServer({"/b.jpg": DATA})
     with other.running():
-        elsewhere = other.url.replace("127.0.0.1", "localhost")
+        elsewhere = other.url.replace("127.0.0.1", host)
         server.redirects = {"/1": "/2", "/2": f"{elsewhere}/b.jpg?signed", "/loop": "/loop"}
-        server.redirects["/ftp"] = "ftp://localhost/a"
+        server.redirects |= {"/ftp": "ftp://localhost/a", "/file": "file:///etc/hostname"}
         assert get(resource(f"{server.url}/1"), 3, 9).data == DATA[3:9]
         assert [request.headers.get("X-Signed") for request in server.requests] == ["yes", "yes"]
         (request,) = other.requests
         assert request.path == "/b.jpg?signed"
         assert "X-Signed" not in request.headers
-    with pytest.raises(StoreError, match="not a valid URL"):
-        get(resource(f"{server.url}/ftp"))
+    for path in ("/ftp", "/file"):
+        with pytest.raises(StoreError, match="not a valid URL"):
+            get(resource(server.url + path))
     with pytest.raises(StoreError, match="more than 5 redirects"):
         get(resource(f"{server.url}/loop"))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "is_same"),
+    [
+        ("https://a/1", "https://a:443/2", True),
+        ("http://a/1", "https://a/1", True),
+        ("https://a/1", "http://a/1", False),  # would show the credentials to everyone
+        ("http://a:1/1", "http://a:2/1", False),
+        ("https://a/1", "https://b/1", False),
+    ],
+)
+def test_credentials_stay_with_the_server_they_are_for(
+    first: str, then: str, is_same: bool
+) -> None:
+    assert _is_same_server(address_of(then), address_of(first)) is is_same
 
 
 def test_what_is_too_large_is_not_read(server: WebServer) -> None:

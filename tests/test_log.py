@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_programs_are_given_one_object_a_line(capsys: pytest.CaptureFixture[str]
         "counts": {"ok": 3},
         "error": None,
     }
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_files_name_neither_drives_the_terminal_nor_forges_a_line(
+    log_format: Literal["text", "json"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(log_format)
+    message = "x\x1b[2J\x9b31m\u202e.jpg\nafd label: complete"
+    say(message)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    if log_format == "json":
+        assert json.loads(line)["message"] == message
 
 
 def test_configuring_again_doubles_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,14 +150,13 @@ def test_what_was_not_measured_is_not_counted(tmp_path: Path) -> None:
     assert found.total("trusted") > 0
 
 
-def test_a_model_that_overflowed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 1e6, 1e30])
+def test_a_model_that_overflowed(value: float, tmp_path: Path) -> None:
+    """Or rows of a stranger: a bin for each angle up to 1e6 degrees would take 75 GiB."""
     output = write_output(tmp_path, Made(images=300, bad_share=0))
-
-    def overflow(row: dict[str, Any]) -> None:
-        for name in ("confidence", "drift_angle_deg", "flip_probability"):
-            row[name] = math.inf if name == "drift_angle_deg" else math.nan
-
-    rewrite(output, 0, overflow)
+    columns = ("confidence", "drift_angle_deg", "flip_probability")
+    impossible = {"num_bytes": 2**62, "jpeg_quality": 127} if value == 1e30 else {}
+    rewrite(output, 0, lambda row: row.update(dict.fromkeys(columns, value) | impossible))
     found = found_in(output)
     assert found.total("labelled") == 300
     assert found.total("trusted") == 0

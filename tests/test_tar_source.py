@@ -130,6 +130,21 @@ def test_damaged_gzip_is_never_listed_short() -> None:
             listed_tar(damaged)
 
 
+def test_what_a_small_archive_claims_does_not_fill_the_memory() -> None:
+    """Gzip packs a gigabyte of zeros into a megabyte."""
+    data = gzip.compress(make_tar(["a.jpg"]))
+    (ref,) = listed_tar(data)
+    reader = TarReader(io.BytesIO(data), Container.TAR_GZ)
+    with pytest.raises(OSError, match=f"{1 << 40} bytes: at most"):
+        reader.read(replace(ref, num_bytes=1 << 40))
+    assert reader.read(ref) == b"a.jpg" * 3
+    for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+        header = tarfile.TarInfo("x")
+        header.type, header.size = kind, 1 << 32
+        with pytest.raises(TAR_ERRORS, match=f"{1 << 32} bytes: damaged"):
+            listed_tar(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
+
+
 def test_gzip_in_several_pieces_is_one_tar() -> None:
     """As pigz and bgzip write it."""
     whole = make_tar([f"{i}.jpg" for i in range(50)])

@@ -6,12 +6,19 @@ Without type annotations, which Numba ignores. bfloat16 tensors come as their ui
 
 # mypy: disable-error-code="no-untyped-def"
 
+import os
 from collections.abc import Callable
 from functools import partial
 
 import numba
 import numpy as np
+from numba.core import config
 from numba.extending import overload
+
+# Numba would take settings from a file in the current folder, which may be a downloaded collection,
+# and run what lies in the cache that these name.
+config._config_fname = os.devnull
+config.reload_config()
 
 _TINY = np.finfo(np.float32).tiny
 _HALF_PI, _PI = np.float32(np.pi / 2), np.float32(np.pi)

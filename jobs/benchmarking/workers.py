@@ -7,6 +7,7 @@ shards.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -78,11 +79,13 @@ class Workers:
         self._shards = write_plan(self._output, refs, settings.images_per_shard).num_shards
         self.num_workers = min(num_workers, self._shards)
         context = multiprocessing.get_context("spawn")
+        with _safe_import_path():  # for a helper process of the barrier
+            barrier = context.Barrier(self.num_workers)
         self._pool = ProcessPoolExecutor(
             self.num_workers,
             mp_context=context,
             initializer=_start,
-            initargs=(settings, num_threads, context.Barrier(self.num_workers)),
+            initargs=(settings, num_threads, barrier),
         )
         self._is_warm = False
 
@@ -99,7 +102,7 @@ class Workers:
         """Label every image and commit every shard, without the parts of an earlier run."""
         if not self._is_warm:
             one_each = [[worker] for worker in range(self.num_workers)]
-            with _ignoring_ctrl_c():
+            with _ignoring_ctrl_c(), _safe_import_path():
                 first_shares = self._pool.map(_label, one_each)  # starts the processes
             self._checked([done.records for done in first_shares])
             self._is_warm = True
@@ -153,6 +156,17 @@ class Workers:
         rows = sum(read_facts(self._output, shard)["num_rows"] for shard in range(self._shards))
         if not rows == counted == self._images == Plan(self._output).size.num_images:
             raise RuntimeError(f"{rows} rows and {counted} outcomes for {self._images} images")
+
+
+@contextmanager
+def _safe_import_path() -> Iterator[None]:
+    """Processes that are started inside import nothing from the current folder."""
+    before = os.environ.get("PYTHONSAFEPATH", "")  # "" is the same as not set
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ["PYTHONSAFEPATH"] = before
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Draws figures as rows of panels under a heading. Needs matplotlib.
 
-Positions are in inches, so that all panels have the same size. Matplotlib's global state is neither
-used nor changed.
+Positions are in inches, so that all panels have the same size. Neither the user's style nor one in
+the current folder is used, which may be a downloaded collection's: a style can run LaTeX.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -93,6 +94,10 @@ class CloudPanel(Panel):
     labels: tuple[str, str] = field(kw_only=True)
 
 
+_own_style = style.context("default")
+
+
+@_own_style
 def write_png(figure: Figure, path: Path, dpi: int) -> None:
     """Write the file completely or not at all. Raises OSError."""
     with atomic_write(path) as temporary, warnings.catch_warnings():
@@ -101,6 +106,7 @@ def write_png(figure: Figure, path: Path, dpi: int) -> None:
         figure.savefig(temporary, format="png", dpi=dpi)
 
 
+@_own_style
 def draw_panels(rows: Sequence[Sequence[Panel]], heading: str, lines: Sequence[str]) -> Figure:
     """A grid of panels. heading: one line, shortened to fit. lines: below it, wrapped to fit."""
     columns = max(_MIN_COLUMNS, *(len(row) for row in rows))

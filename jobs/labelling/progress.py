@@ -14,6 +14,7 @@ from rich.console import Console
 from jobs.labelling.messages import CommitRecord
 from jobs.log import is_json, say
 from jobs.quantities import duration
+from pipeline.error_text import printable
 from pipeline.shards import part_name
 
 _PLAIN_INTERVAL_S = 10.0
@@ -95,7 +96,8 @@ class Progress:
 
     def _say(self, line: str, **fields: Any) -> None:
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)  # above the bar
+            shown = printable(line)
+            self._bar.console.print(shown, markup=False, emoji=False, highlight=False)  # above it
         else:
             say(line, **fields)
 

@@ -43,21 +43,22 @@ _SHOWN = {  # column of the labels -> its name in a gallery's row
     "flip_probability": "flip",
 }
 
-# A model that overflows gives NaN, which is treated as null.
+# A model that overflows gives NaN. That, and what no run of this package gives, is treated as null.
 _LOAD = """
     CREATE TEMP TABLE {name} AS
     SELECT hash(uri) AS id, shard, file_row_number AS row, status,
-           coalesce(jpeg_quality, 0) AS quality, jpeg_subsampling AS subsampling, num_bytes,
+           CASE WHEN jpeg_quality BETWEEN 1 AND 100 THEN jpeg_quality ELSE 0 END AS quality,
+           jpeg_subsampling AS subsampling, num_bytes,
            label, label_name,
-           CASE WHEN isfinite(confidence) THEN confidence END AS confidence,
-           CASE WHEN isfinite(drift_angle_deg) THEN drift_angle_deg END AS drift,
-           CASE WHEN isfinite(flip_probability) THEN flip_probability END AS flip,
+           CASE WHEN confidence BETWEEN 0 AND 1 THEN confidence END AS confidence,
+           CASE WHEN drift_angle_deg BETWEEN 0 AND 180 THEN drift_angle_deg END AS drift,
+           CASE WHEN flip_probability BETWEEN 0 AND 1 THEN flip_probability END AS flip,
            error, CASE WHEN status <> 'ok' THEN uri END AS bad_uri
     FROM {parts}
 """
 _COUNTS = """
     SELECT status, quality, subsampling, count(*) AS images, count(label) AS labelled,
-           sum(num_bytes)::BIGINT AS num_bytes, count(flip) AS with_flip,
+           sum(num_bytes) AS num_bytes, count(flip) AS with_flip,
            coalesce(sum(flip), 0) AS flips, count(*) FILTER (flip >= $at_risk) AS at_risk,
            count(*) FILTER (status = 'ok' AND confidence >= $sure
                             AND coalesce(flip, 0) < $at_risk) AS trusted

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 _DRAIN_BYTES = 1 << 20
+_MAX_EXTENSION_BYTES = 1 << 24
+_EXTENSIONS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 
 
 class Member(NamedTuple):
@@ -16,6 +21,15 @@ class Member(NamedTuple):
     name: str
     offset: int | None
     num_bytes: int | None
+
+
+class _Header(tarfile.TarInfo):
+    """Limits the extensions of headers, such as a long name, which tarfile reads into memory."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENSIONS and self.size > _MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError(f"a name or attributes of {self.size} bytes: damaged")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 def members_of(file: BinaryIO) -> Iterator[Member]:
@@ -72,7 +86,7 @@ def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     while start is not None:
         file.seek(start)
         # "r:" never decompresses, so an offset in the tar is an offset in the file.
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
             for header in archive:
                 archive.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every header
                 yield header

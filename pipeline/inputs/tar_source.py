@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 from pipeline.inputs.tar_members import Member, members_of
 from pipeline.records import Container, ImageRef
+from pipeline.stores.http_transfer import MAX_BYTES
 from pipeline.stores.storage import limit_read_ahead
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -68,11 +69,14 @@ def _images(members: Iterator[Member]) -> Iterator[Member]:
 def range_of_member(ref: ImageRef) -> tuple[int, int]:
     """(start, length) of the member with its header, in bytes of the uncompressed tar.
 
-    Raises OSError when the member is not one contiguous byte range.
+    Raises OSError when the member is not one contiguous byte range, or too large for an image.
     """
     if ref.offset is None:
         raise OSError("it is a sparse file, or a link without a target before it")
-    return ref.offset - tarfile.BLOCKSIZE, (ref.num_bytes or 0) + tarfile.BLOCKSIZE
+    num_bytes = ref.num_bytes or 0
+    if num_bytes > MAX_BYTES:  # a few megabytes of a .tar.gz may stand for it
+        raise OSError(f"{num_bytes} bytes: at most {MAX_BYTES} are read at once")
+    return ref.offset - tarfile.BLOCKSIZE, num_bytes + tarfile.BLOCKSIZE
 
 
 def content_of_member(ref: ImageRef, data: bytes) -> bytes:

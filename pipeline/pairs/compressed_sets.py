@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screening.screen import Limits
 from pipeline.stores.output_store import STAGING
 
+# Tars and buckets may hold `a` beside `a/b`, and names of any length.
+_NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 # `path` is relative to the manifest, so `afd label` can read the manifest as its input.
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -101,12 +104,18 @@ def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[di
     Returns rows of `MANIFEST_SCHEMA`: one per file, or one with the reason why the image has no
     files. A damaged image has none, since its pixels are not those of the original.
     """
-    missing = {p: q for p, q in image.files.items() if not (folder / p).is_file()}
-    if missing:
-        encoded = read_and_screen(0, image.ref, recipe.limits)
-        error = _write_missing(encoded, missing, folder, recipe, image.grid_shift)
-        if error is not None:
-            return [{"uri": image.ref.uri, "status": encoded.status.value, "error": error}]
+    try:
+        missing = {p: q for p, q in image.files.items() if not (folder / p).is_file()}
+        if missing:
+            encoded = read_and_screen(0, image.ref, recipe.limits)
+            error = _write_missing(encoded, missing, folder, recipe, image.grid_shift)
+            if error is not None:
+                return [_bad_row(image.ref, encoded.status, error)]
+    except OSError as failure:
+        if failure.errno not in _NAME_ERRORS:
+            raise
+        reason = f"no file can have its name beside the others: {failure.strerror}"
+        return [_bad_row(image.ref, Status.REJECTED, reason)]
     later = recipe.protocol.later_qualities
     return [
         {
@@ -119,6 +128,10 @@ def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[di
         }
         for path, qualities in image.files.items()
     ]
+
+
+def _bad_row(ref: ImageRef, status: Status, error: str) -> dict[str, Any]:
+    return {"uri": ref.uri, "status": status.value, "error": error}
 
 
 def _write_missing(

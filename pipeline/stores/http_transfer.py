@@ -143,12 +143,12 @@ _CONNECTIONS = ConnectionPool()
 def _follow_redirects(
     resource: Resource, start: int, stop: int | None
 ) -> tuple[Address, http.client.HTTPConnection, http.client.HTTPResponse]:
-    """The response after redirects; only the first host gets the credentials."""
-    url, first_host = resource.url.partition("#")[0], ""
+    """The response after redirects; only the first server gets the credentials."""
+    url = resource.url.partition("#")[0]
+    first = address_of(url)
     for _ in range(_MAX_REDIRECTS + 1):
         address = address_of(url)
-        first_host = first_host or address.host
-        headers = resource.sign("GET", url) if address.host == first_host else {}
+        headers = resource.sign("GET", url) if _is_same_server(address, first) else {}
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         connection, response = _request(address, headers, resource.policy)
@@ -160,6 +160,12 @@ def _follow_redirects(
         _release(address, connection, response)
         url = urljoin(url, location).partition("#")[0]
     raise StoreError(f"more than {_MAX_REDIRECTS} redirects")
+
+
+def _is_same_server(address: Address, first: Address) -> bool:
+    """Another port may be another's, and http would show to everyone what https has hidden."""
+    is_upgrade = (first.scheme, address.scheme) == ("http", "https")
+    return address.host == first.host and (is_upgrade or address[:3] == first[:3])
 
 
 def _request(
