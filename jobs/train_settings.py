@@ -116,9 +116,9 @@ class TrainSettings(ClassifierSettings):
     upside_down_share: float = setting(0.0, "share of the pairs that are turned upside down first")
     reduced_share: float = setting(
         0.0,
-        "share of the pairs whose picture is first reduced to about the training window's size,"
-        " which removes what an earlier compression left in it; for pictures that are compressed"
-        " already, 0.8",
+        "share of the pairs whose picture is first reduced, to 1.25 to 1.75 times the training"
+        " window, which removes what an earlier compression left in it; 1 for pictures of a low"
+        " quality",
     )
 
     batch_size: int = setting(32, "pairs per step, over all workers")

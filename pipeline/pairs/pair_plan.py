@@ -38,11 +38,12 @@ _MAX_HUE_DEG = 40.0
 _MIN_SATURATION, _MAX_SATURATION = 0.4, 1.6
 _DARKEST, _BRIGHTEST = 0.7, 1.3  # also the range of contrast
 
-# An image is reduced until its shorter side has this many times the pixels of the training window;
-# to no more than `_LARGEST_REDUCED` of its size, from which on an earlier compression fades.
-_REDUCED_SIDES = (0.95, 1.35)
+# An image is reduced until its shorter side has this many times the pixels of the training window,
+# so that a window has about the scale at which a classifier sees larger images, but at most to
+# `_LARGEST_REDUCED` of its size, where an earlier compression begins to fade.
+_REDUCED_SIDES = (1.25, 1.75)
 _LARGEST_REDUCED = 0.75
-_REDUCED_MIN_AREA = 0.6  # of its window, so that this is hardly enlarged
+_REDUCED_MIN_AREA = 0.6  # of its window, so that this is not enlarged
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +152,8 @@ def _reduced(
 ) -> PairPlan:
     """The plan with its image reduced, and a new window; unchanged if the image is too small."""
     shorter = min(size)
-    smallest, largest = (crop * side for side in _REDUCED_SIDES)
-    largest = min(largest, shorter * _LARGEST_REDUCED)
-    if largest < smallest:
+    smallest, largest = (min(crop * x, shorter * _LARGEST_REDUCED) for x in _REDUCED_SIDES)
+    if largest < crop:
         return plan
     factor = rng.uniform(smallest, largest) / shorter
     height, width = (round(side * factor) for side in size)
