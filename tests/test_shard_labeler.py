@@ -138,8 +138,12 @@ def test_a_shard_is_read_while_one_is_classified_and_one_classified_while_one_is
     labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each would wait for the other in vain if they were done one after the other."""
-    begun, read, classified = (threading.Event() for _ in range(3))
+    begun, read, classified, written = (threading.Event() for _ in range(4))
     threads: list[str] = []
+
+    def attempts() -> set[str]:
+        return {path.name for path in (output.path / ".attempts").iterdir()}
+
     read_shard, label_shard = labeler.pipeline.read, labeler.pipeline.label
 
     def noted_read(shard: Shard) -> ReadAhead:
@@ -153,17 +157,20 @@ def test_a_shard_is_read_while_one_is_classified_and_one_classified_while_one_is
         if shard.index == 0:
             begun.set()
             assert read.wait(30)
-            assert {path.name for path in (output.path / ".attempts").iterdir()} == {
-                f"{part_name(0)}.d1.1"  # the shard that waits has begun no attempt
-            }
+            # The shard that waits has begun no attempt.
+            assert attempts() == {f"{part_name(0)}.d1.1"}
         if shard.index == 1:
             classified.set()
+            assert written.wait(30)
         return label_shard(shard, images)
 
     def noted_write(output: OutputFolder, shard: int, *part: Any) -> None:
         if shard == 0:
             assert classified.wait(30)
+            # If the process dies now, only the shard that is being classified can be why.
+            assert attempts() == {f"{part_name(1)}.d1.1"}
         write_part(output, shard, *part)
+        written.set()
 
     monkeypatch.setattr(labeler.pipeline, "read", noted_read)
     monkeypatch.setattr(labeler.pipeline, "label", noted_label)
