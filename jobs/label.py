@@ -48,7 +48,7 @@ def label(settings: LabelSettings) -> Summary:
     Raises ValueError or ClusterError, worded for the user, when the run cannot start. Later errors
     are in the summary; committed shards stay.
     """
-    began = time.time()
+    began = time.monotonic()
     settings = settings.located()
     output = OutputFolder(settings.output)
     record = open_run(output, settings)

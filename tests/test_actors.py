@@ -39,7 +39,7 @@ class Echo:
     def ready(self) -> None: ...
 
     def label_or_exit(self, shard: int) -> CommitRecord:
-        return CommitRecord(shard, time.time(), model={"pid": os.getpid()})
+        return CommitRecord(shard, 0.0, model={"pid": os.getpid()})
 
 
 class Together(Echo):
@@ -69,7 +69,7 @@ class Survivor(Echo):
             if self._other.exists() and not psutil.pid_exists(int(self._other.read_text())):
                 return super().label_or_exit(shard)
             time.sleep(0.05)
-        return CommitRecord(shard, time.time(), error=None if shard else "the other still runs")
+        return CommitRecord(shard, 0.0, error=None if shard else "the other still runs")
 
 
 class Mortal(Echo):

@@ -89,6 +89,7 @@ def test_a_node_without_the_drivers_disks_labels_nothing(
 
 
 def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputFolder) -> None:
+    began = time.time()
     record = call(labeler, 1)
     assert record.error is None
     assert record.fatal is None
@@ -99,7 +100,8 @@ def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputF
     assert [Path(uri).name for uri in table["uri"].to_pylist()] == ["2.jpg", "3.jpg"]
     assert table["shard"].to_pylist() == [1, 1]
     facts = read_facts(output, 1)
-    assert record.started_at <= facts["began_at"] <= time.time() - facts["seconds"]["model"]
+    assert began <= facts["began_at"] <= time.time() - facts["seconds"]["model"]
+    assert record.seconds["model"] < record.spent_s < time.time() - began
     assert not list((output.path / ".attempts").iterdir())
 
 

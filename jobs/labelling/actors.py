@@ -5,7 +5,6 @@ Ray Data could do this too. It would need 3 s more to start, on two cores, and 5
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -107,7 +106,7 @@ class _ActorPool:
             self._lost_workers[call.shard] += 1
             if (lost := self._lost_workers[call.shard]) >= _MAX_LOST_WORKERS:
                 died = f"{lost} workers died while they labelled it"
-                return CommitRecord(call.shard, time.time(), error=died)
+                return CommitRecord(call.shard, 0.0, error=died)
             waiting.appendleft(call.shard)
             return None
         if call.shard is None:

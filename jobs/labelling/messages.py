@@ -32,14 +32,14 @@ class WorkerConfig:
 class CommitRecord:
     """What a worker tells the driver about one shard. `error` is None when its part is committed.
 
-    started_at: seconds since the epoch. counts: rows per status.
+    spent_s: since the worker was given the shard, by its own clock. counts: rows per status.
     seconds: per stage, see `LabelledShard`; and `write`.
     model: facts about the worker's model. fatal: why this worker can label no further shard.
     notice: something about the worker that the user should know; the worker goes on.
     """
 
     shard: int
-    started_at: float
+    spent_s: float
     counts: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)

@@ -113,29 +113,29 @@ class ShardLabeler:
 
     def label(self, shard: int) -> CommitRecord:
         """Label one shard; retry until it is committed or the attempts are used up."""
-        started_at = time.time()
+        began = time.monotonic()
         allowed = self._settings.attempts_per_shard
         error = f"the worker process died in each of {allowed} attempts"
         for _ in range(allowed):
             if self._fatal is not None:
                 break
             try:
-                return self._attempt(shard, started_at)
+                return self._attempt(shard, began)
             except CancelledError:
-                return CommitRecord(shard, started_at, error=STOPPED)
+                return CommitRecord(shard, _since(began), error=STOPPED)
             except AttemptsUsedUpError:
                 break
             except Exception as failure:
                 error = named(failure)
                 self._note_if_fatal(failure)
         if self._fatal is not None:
-            return CommitRecord(shard, started_at, fatal=self._fatal)
+            return CommitRecord(shard, _since(began), fatal=self._fatal)
         self._metrics.failed()
-        return CommitRecord(shard, started_at, error=error)
+        return CommitRecord(shard, _since(began), error=error)
 
-    def _attempt(self, shard: int, started_at: float) -> CommitRecord:
+    def _attempt(self, shard: int, began: float) -> CommitRecord:
         if (counts := self._output.committed_counts(shard)) is not None:
-            return CommitRecord(shard, started_at, counts)
+            return CommitRecord(shard, _since(began), counts)
         labelled = self._read_and_label(self.plan.shard(shard))
         write_s = self._output.commit(shard, labelled, self.pipeline.part_facts)
         seconds = {**labelled.seconds, "write": write_s}
@@ -144,7 +144,7 @@ class ShardLabeler:
         model = self.pipeline.model
         return CommitRecord(
             shard,
-            started_at,
+            _since(began),
             labelled.counts,
             seconds,
             model.facts,
@@ -183,6 +183,10 @@ class ShardLabeler:
         if time.monotonic() - self._released_at > _RELEASE_EVERY_S:
             release_free_memory()
             self._released_at = time.monotonic()
+
+
+def _since(began: float) -> float:
+    return time.monotonic() - began
 
 
 def _check_mounts(config: WorkerConfig) -> None:

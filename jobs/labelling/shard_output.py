@@ -63,7 +63,7 @@ class ShardOutput:
 
         facts: what the part's metadata says besides the shard's own counts and times.
         """
-        # First: if another shard ends the process during the write, that says nothing about this one.
+        # First: if another shard ends the process during the write, this one is not to blame.
         self._output.end_attempts(self._attempts_name(shard))
         began = time.perf_counter()
         facts = {

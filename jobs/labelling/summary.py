@@ -60,7 +60,7 @@ class Tally:
     """What this run's records add up to; a run of 100,000 shards keeps none of them.
 
     images: labelled by this run. seconds: per stage. errors: by shard.
-    started_at: when the first shard was begun, seconds since the epoch; infinite before that.
+    started_at: when the first shard was begun, by `time.monotonic`; infinite before that.
     """
 
     images: int = 0
@@ -70,7 +70,7 @@ class Tally:
 
     def add(self, record: CommitRecord, num_images: int) -> None:
         """num_images: of its shard."""
-        self.started_at = min(self.started_at, record.started_at)
+        self.started_at = min(self.started_at, time.monotonic() - record.spent_s)
         if record.error is not None:
             self.errors[record.shard] = record.error
         elif record.seconds:  # else another driver committed it first
@@ -106,11 +106,11 @@ def summarise(
 ) -> Summary:
     """Check the parts against the plan and sum them up.
 
-    began: when its command started, seconds since the epoch.
+    began: when its command started, by `time.monotonic`.
     """
     sizes = Plan(output).size.shard_sizes
     counts, failed = _audit(output, sizes, tally.errors)
-    now = time.time()
+    now = time.monotonic()
     wall_s = now - began
     start_up_s = min(tally.started_at, now) - began
     return Summary(
