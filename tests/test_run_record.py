@@ -75,6 +75,19 @@ def test_what_the_rows_are_may_not_change(
         open_run(output, dataclasses.replace(settings, **change))
 
 
+def test_rows_of_another_schema_are_not_added_to(
+    output: OutputFolder, settings: LabelSettings
+) -> None:
+    record = start_run(output, settings)
+    output.write_json("run.json", {**record, "schema_version": 0})
+    assert open_run(output, settings) is None  # nothing is labelled yet
+    commit_something(output)
+    with pytest.raises(
+        OutputError, match="holds rows of schema version 0, and this release writes"
+    ):
+        open_run(output, settings)
+
+
 def test_the_same_weights_may_be_in_another_folder_and_others_under_the_same_name() -> None:
     begun = {
         "backbone": "resnet50",

@@ -17,7 +17,7 @@ from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, STOPPED, ShardLabeler
 from jobs.settings import LabelSettings
 from pipeline.label_shard import LabelledShard
-from pipeline.output import OutputFolder
+from pipeline.output import RUN, OutputFolder
 from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import ImageRef, Shard
 from pipeline.shards import part_name, part_path, write_plan
@@ -49,7 +49,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> LabelSettings:
 
 
 def make_labeler(settings: LabelSettings, **changes: Any) -> ShardLabeler:
-    config = WorkerConfig(settings=settings, run_id="run", expected_model=None, driver="d1")
+    config = WorkerConfig(settings=settings, run_id="run", driver="d1")
     return ShardLabeler(replace(config, **changes))
 
 
@@ -86,6 +86,26 @@ def test_a_node_without_the_drivers_disks_labels_nothing(
         " same path on every node"
     )
     assert not list(output.labels.iterdir())
+
+
+def test_an_input_that_vanishes_ends_the_run_and_is_no_row(
+    settings: LabelSettings, output: OutputFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when a disk is unmounted: rows that say `unreadable` would be final."""
+    there = tmp_path / "0.jpg"
+    there.touch()
+    labeler = make_labeler(settings, input_file=str(there))
+
+    def vanished(ref: ImageRef) -> bytes:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("pipeline.reading.reading_tasks.read_image", vanished)
+    assert call(labeler, 1).counts["unreadable"] == 2  # single files may disappear
+    there.unlink()
+    fatal = call(labeler, 0).fatal
+    assert fatal is not None
+    assert fatal.startswith(f"{str(there)!r} does not exist on the node")
+    assert not part_path(output, 0).exists()
 
 
 def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputFolder) -> None:
@@ -327,7 +347,9 @@ def test_another_model_than_the_runs_is_fatal(
     settings: LabelSettings, labeler: ShardLabeler, output: OutputFolder
 ) -> None:
     expected = {**call(labeler, 0).model, "weights_sha256": "0123"}
-    record = call(make_labeler(settings, expected_model=expected), 0)
+    output.write_json(RUN, {"model": expected})
+    record = call(make_labeler(settings), 0)
+    output.remove(RUN)
     assert record.fatal is not None
     assert "weights-sha256 was '0123', is now None" in record.fatal
 

@@ -106,13 +106,17 @@ def test_a_truncated_part_fails_the_run(output: OutputFolder) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     summary = summed_up(output, *records)
     assert summary.exit_reason == "failed shards"
-    assert "damaged" in summary.failed["part-00001.parquet"]
+    reason = summary.failed["part-00001.parquet"]
+    assert reason.startswith("damaged: ")
+    assert reason.endswith("; --verify labels it again")  # the same command would not
 
 
 def test_a_part_with_too_few_rows_fails_the_run(output: OutputFolder) -> None:
     records = [commit(output, 0), commit(output, 1, num_rows=2), commit(output, 2, num_rows=1)]
     failed = summed_up(output, *records).failed
-    assert failed == {"part-00001.parquet": "damaged: 2 rows for 3 planned images"}
+    assert failed == {
+        "part-00001.parquet": "damaged: 2 rows for 3 planned images; --verify labels it again"
+    }
 
 
 def test_a_failed_shard_keeps_its_reason(output: OutputFolder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,6 @@ from jobs.settings import LabelSettings
 class WorkerConfig:
     """What the driver tells each worker about the run.
 
-    expected_model: facts about the model that the run started with; None when not known yet.
     driver: the driver's name, see `pipeline.presence`. Each driver counts its own attempts.
     num_threads: threads of the model, and again of the decoder. num_workers: workers of the run.
     input_file: a local input file that the driver can read; None when there is none.
@@ -21,7 +19,6 @@ class WorkerConfig:
 
     settings: LabelSettings
     run_id: str
-    expected_model: Mapping[str, Any] | None
     driver: str
     num_threads: int = 1
     num_workers: int = 1

@@ -22,6 +22,7 @@ from pipeline.stores.errors import AccessError, TransientStoreError, is_content_
 COMPLETE = "complete"
 FAILED = "failed shards"
 NOT_LABELLED = "not labelled yet"
+_VERIFY = "; --verify labels it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +157,12 @@ def _audit(
         except (TransientStoreError, AccessError):
             raise  # the store fails, and says nothing about this part
         except (OSError, ValueError) as error:
-            what = "damaged" if is_content_error(error) else "cannot be read"
-            return f"{what}: {error}"
+            if is_content_error(error):
+                return f"damaged: {str(error).rstrip('.')}{_VERIFY}"
+            return f"cannot be read: {error}"
         if facts["num_rows"] != sizes[shard]:
-            return f"damaged: {facts['num_rows']} rows for {sizes[shard]} planned images"
+            rows = facts["num_rows"]
+            return f"damaged: {rows} rows for {sizes[shard]} planned images{_VERIFY}"
         return facts
 
     with ThreadPoolExecutor() as pool:
