@@ -111,12 +111,12 @@ def test_a_truncated_part_fails_the_run(output: OutputFolder) -> None:
     assert reason.endswith("; --verify labels it again")  # the same command would not
 
 
-def test_a_part_with_too_few_rows_fails_the_run(output: OutputFolder) -> None:
-    records = [commit(output, 0), commit(output, 1, num_rows=2), commit(output, 2, num_rows=1)]
+@pytest.mark.parametrize("rows", [2, 4])
+def test_a_part_with_too_few_or_many_rows_fails_the_run(output: OutputFolder, rows: int) -> None:
+    records = [commit(output, 0), commit(output, 1, num_rows=rows), commit(output, 2, num_rows=1)]
     failed = summed_up(output, *records).failed
-    assert failed == {
-        "part-00001.parquet": "damaged: 2 rows for 3 planned images; --verify labels it again"
-    }
+    reason = f"damaged: {rows} rows for 3 planned images; --verify labels it again"
+    assert failed == {"part-00001.parquet": reason}
 
 
 def test_a_failed_shard_keeps_its_reason(output: OutputFolder) -> None:
