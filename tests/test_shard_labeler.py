@@ -16,6 +16,7 @@ from jpegs import encode, photo
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, STOPPED, ShardLabeler
 from jobs.settings import LabelSettings
+from pipeline.inputs.image_bytes import read_image
 from pipeline.label_shard import LabelledShard
 from pipeline.output import RUN, OutputFolder
 from pipeline.reading.read_ahead import ReadAhead
@@ -102,6 +103,9 @@ def test_an_input_that_vanishes_ends_the_run_and_is_no_row(
     monkeypatch.setattr("pipeline.reading.reading_tasks.read_image", vanished)
     assert call(labeler, 1).counts["unreadable"] == 2  # single files may disappear
     there.unlink()
+    with monkeypatch.context() as readable:
+        readable.setattr("pipeline.reading.reading_tasks.read_image", read_image)
+        assert call(labeler, 2).counts["ok"] == 1  # nor does it matter that this one has
     fatal = call(labeler, 0).fatal
     assert fatal is not None
     assert fatal.startswith(f"{str(there)!r} does not exist on the node")
@@ -238,8 +242,16 @@ def test_an_interrupt_stops_every_unfinished_shard(
         ended.append(label(shard))
         return ended[-1]
 
+    labelling = threading.Event()
+    label_read = labeler.pipeline.label
+
+    def noted_label_read(shard: Shard, images: ReadAhead) -> LabelledShard:
+        labelling.set()
+        return label_read(shard, images)
+
     def read_slowly(ref: ImageRef) -> bytes:
         if Path(ref.uri).name == "0.jpg":
+            assert labelling.wait(30)
             main = threading.main_thread().ident
             assert main is not None
             signal.pthread_kill(main, signal.SIGINT)
@@ -247,6 +259,7 @@ def test_an_interrupt_stops_every_unfinished_shard(
         return Path(ref.uri).read_bytes()
 
     monkeypatch.setattr(labeler, "label", noted_label)
+    monkeypatch.setattr(labeler.pipeline, "label", noted_label_read)
     monkeypatch.setattr("pipeline.reading.reading_tasks.read_image", read_slowly)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     try:
@@ -259,10 +272,13 @@ def test_an_interrupt_stops_every_unfinished_shard(
 
 
 def test_attempts_of_dead_processes_count(labeler: ShardLabeler, output: OutputFolder) -> None:
-    for _ in range(3):
-        output.begin_attempt(f"{part_name(2)}.d1")
+    for shard, attempts in ((1, 2), (2, 3)):
+        for _ in range(attempts):
+            output.begin_attempt(f"{part_name(shard)}.d1")
     assert call(labeler, 2).error == "the worker process died in each of 3 attempts"
     assert not part_path(output, 2).exists()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+    assert call(labeler, 1).error is None  # in the third
 
 
 def test_attempts_of_another_driver_do_not_count(
