@@ -14,6 +14,7 @@ from typing import Any
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, print_answer
 from jobs.labelling.dry_run import dry_run
+from jobs.labelling.messages import CommitRecord
 from jobs.labelling.progress import Progress
 from jobs.labelling.summary import (
     COMPLETE,
@@ -30,14 +31,14 @@ from jobs.labelling.workers import check_address, label_shards
 from jobs.log import say
 from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError
 from jobs.run_job import run_job
-from jobs.run_record import join_run, open_run, record_model
+from jobs.run_record import join_run, model_differences, open_run, record_model
 from jobs.settings import LabelSettings
 from pipeline.audit import remove_damaged
 from pipeline.output import OutputFolder
 from pipeline.own_files import own_files
 from pipeline.presence import Presence
 from pipeline.records import ImageRef
-from pipeline.shards import Plan
+from pipeline.shards import Plan, part_file, part_name
 from pipeline.sources import list_images
 from pipeline.stores.errors import AccessError, ShutdownError
 
@@ -48,7 +49,7 @@ def label(settings: LabelSettings) -> Summary:
     Raises ValueError or ClusterError, worded for the user, when the run cannot start. Later errors
     are in the summary; committed shards stay.
     """
-    began = time.time()
+    began = time.monotonic()
     settings = settings.located()
     output = OutputFolder(settings.output)
     record = open_run(output, settings)
@@ -99,6 +100,7 @@ def _label(
                 tally.add(commit, sizes[commit.shard])
                 if record_model(output, record, commit.model):
                     _warn_if_untrained(settings, commit.model)
+                _refuse_other_model(output, record, commit)
                 bar.add(sizes[commit.shard], commit)
     except KeyboardInterrupt:
         exit_reason = "interrupted"
@@ -110,6 +112,19 @@ def _label(
     summary = summarise(output, record["run_id"], tally, began=began, exit_reason=exit_reason)
     write_summary(output, summary)
     return summary
+
+
+def _refuse_other_model(output: OutputFolder, record: dict[str, Any], commit: CommitRecord) -> None:
+    """Workers that start together do not know each other's model; the first to commit decides.
+
+    Removes the part of another model, and raises ClusterError.
+    """
+    if commit.model and (changed := model_differences(record["model"], commit.model)):
+        output.remove(part_file(commit.shard))
+        raise ClusterError(
+            f"a worker's model is not the one the run started with: {changed}; its"
+            f" {part_name(commit.shard)} is removed"
+        )
 
 
 def _warn_if_untrained(settings: LabelSettings, model: dict[str, Any]) -> None:

@@ -68,6 +68,10 @@ def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) ->
     num_cpus = _number(settings.cpus_per_worker) or _cores_per_worker(nodes, per_gpu)
     num_gpus = 1 / per_gpu if per_gpu else 0
     fitting = sum(_num_fitting(node, num_cpus, per_gpu) for node in nodes)
+    if not nodes and not can_wait:
+        raise ClusterError(
+            "no node of the cluster has CPUs yet: use --max-workers to wait for the first one"
+        )
     if fitting < 1 and not can_wait:
         raise ClusterError(
             f"--cpus-per-worker {num_cpus}: no node of the cluster has so many CPUs"

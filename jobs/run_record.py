@@ -25,18 +25,28 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
     """The record of the run in the output folder; None when there is none.
 
     A run that has committed nothing may be started again with other settings: None for it too.
-    Raises OutputError when the folder holds a run with other settings, another job's output, or
-    labels of no known run.
+    Raises OutputError when the folder holds a run with other settings or of another schema version,
+    another job's output, or labels of no known run.
     """
     record = output.read_json(RUN)
     if record is not None:
         check_job(output, record, "run_id")
     if not any(is_part(name) for name in output.modification_times(LABELS)):
-        return record if record and record.get("settings") == settings.row_settings else None
+        return record if record and _continues(record, settings) else None
     if record is None:
         raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")
     refuse_other_settings(output, record["settings"], settings.row_settings)
+    if (found := record.get("schema_version")) != SCHEMA_VERSION:
+        raise OutputError(
+            f"{output.location!r} holds rows of schema version {found}, and this release writes"
+            f" version {SCHEMA_VERSION}: use the release that began it, or another --output"
+        )
     return record
+
+
+def _continues(record: Mapping[str, Any], settings: LabelSettings) -> bool:
+    found = (record.get("settings"), record.get("schema_version"))
+    return found == (settings.row_settings, SCHEMA_VERSION)
 
 
 def check_job(output: OutputFolder, record: Mapping[str, Any], key: str) -> None:

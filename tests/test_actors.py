@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -38,7 +39,7 @@ class Echo:
     def ready(self) -> None: ...
 
     def label_or_exit(self, shard: int) -> CommitRecord:
-        return CommitRecord(shard, time.time(), model={"pid": os.getpid()})
+        return CommitRecord(shard, 0.0, model={"pid": os.getpid()})
 
 
 class Together(Echo):
@@ -52,6 +53,23 @@ class Together(Echo):
         while len(list(self._folder.iterdir())) < self._number:
             time.sleep(0.01)
         return super().label_or_exit(shard)
+
+
+class Survivor(Echo):
+    """Shard 0 does not end before the process that labelled shard 1 has ended."""
+
+    def __init__(self, config: Path) -> None:
+        self._other = config / "other"
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        if shard == 1:
+            self._other.write_text(str(os.getpid()))
+        deadline = time.monotonic() + 30
+        while shard == 0 and time.monotonic() < deadline:
+            if self._other.exists() and not psutil.pid_exists(int(self._other.read_text())):
+                return super().label_or_exit(shard)
+            time.sleep(0.05)
+        return CommitRecord(shard, 0.0, error=None if shard else "the other still runs")
 
 
 class Mortal(Echo):
@@ -148,6 +166,22 @@ def test_every_worker_labels_as_many_shards_at_once_as_it_may(address: str, tmp_
         record.model["pid"] for record in records(address, Together, (tmp_path, 4), shards=4)
     )
     assert list(pids.values()) == [2, 2]
+
+
+def test_a_worker_is_ended_when_no_shard_is_left_for_it(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold its GPU, and nobody would hear that it died before a shard is given to it."""
+    call, starts = jobs.labelling.actors._Call, []
+
+    def noted_call(actor: Any, shard: int | None) -> Any:
+        starts.append(shard)
+        return call(actor, shard)
+
+    monkeypatch.setattr(jobs.labelling.actors, "_Call", noted_call)
+    found = list(records(address, Survivor, tmp_path, shards=2, at_once=1))
+    assert [(record.shard, record.error) for record in found] == [(1, None), (0, None)]
+    assert starts.count(None) == 2  # and none is started in its place
 
 
 def test_a_run_that_is_broken_off_leaves_no_thread_that_might_use_ray(address: str) -> None:

@@ -223,7 +223,7 @@ class PoisonedPipeline:
         if shard.index == 1:
             os._exit(1)
         table = pa.table({"num_bytes": [1] * len(shard.refs)})
-        return LabelledShard(table, {"ok": len(shard.refs)}, time.time(), {}, 0.0)
+        return LabelledShard(table, {"ok": len(shard.refs), "unreadable": 0}, time.time(), {}, 0.0)
 
 
 class PoisonedLabeler(ShardLabeler):

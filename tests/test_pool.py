@@ -53,6 +53,13 @@ def test_a_pool_that_may_grow_waits_for_what_is_not_there_yet() -> None:
     assert pool(CPUS, max_workers=8, workers=4, num_shards=2).num_workers == 2
 
 
+def test_a_cluster_whose_nodes_have_not_joined_is_told_from_a_worker_that_is_too_large() -> None:
+    """As where only the head is there, which often offers no CPUs, and an autoscaler."""
+    with pytest.raises(ClusterError, match=r"^no node .* has CPUs yet: use --max-workers to wait"):
+        pool()
+    assert pool(max_workers=8) == Pool(1, 8, num_cpus=1, num_gpus=0)
+
+
 @pytest.mark.parametrize("impossible", [{"cpus_per_worker": 17}, {"device": "cuda"}])
 def test_a_ray_of_this_machine_does_not_grow(impossible: dict[str, Any]) -> None:
     settings = LabelSettings(input="in", output="out", max_workers=8, **impossible)

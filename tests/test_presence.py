@@ -2,17 +2,20 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 from servers import Bucket
 
 from pipeline.output import OutputFolder
-from pipeline.presence import DRIVERS, Presence
+from pipeline.presence import DRIVERS, Driver, Presence
 
 
 @pytest.fixture
@@ -83,6 +86,17 @@ with Presence(OutputFolder(sys.argv[1])):
         assert not left.exists()
 
 
+def test_a_driver_that_ended_and_whose_parent_does_not_ask_is_gone(output: OutputFolder) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    driver = Driver(time.time(), socket.gethostname(), ended.pid, "x")
+    with Presence(output) as presence:
+        (output.path / DRIVERS / "x.json").write_text(json.dumps(asdict(driver)))
+        assert presence.others() == []
+    ended.wait()
+
+
 def test_a_driver_taken_for_dead_shows_itself_again(output: OutputFolder) -> None:
     with Presence(output, refresh_s=0.05) as stopped, Presence(output) as other:
         (output.path / DRIVERS / f"{stopped.name}.json").unlink()
@@ -93,6 +107,19 @@ def test_a_driver_taken_for_dead_shows_itself_again(output: OutputFolder) -> Non
         (output.path / DRIVERS / f"{other.name}.json").unlink()
         assert other.others()  # a look around shows the one who looks
         assert [driver.name for driver in stopped.others()] == [other.name]
+
+
+def test_a_refresh_that_fails_is_not_the_last(output: OutputFolder) -> None:
+    folder = output.path / DRIVERS
+    with Presence(output, refresh_s=0.02) as presence:
+        folder.rename(output.path / "away")
+        folder.touch()  # where a folder is needed: as a store that fails for a while
+        time.sleep(0.2)
+        folder.unlink()
+        deadline = time.monotonic() + 10
+        while not folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert [path.stem for path in folder.iterdir()] == [presence.name]
 
 
 def test_a_driver_elsewhere_is_gone_when_it_is_silent(output: OutputFolder) -> None:

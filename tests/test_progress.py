@@ -16,7 +16,7 @@ def heard() -> None:
 
 
 def record(*, started_s_ago: float, ok: int = 9) -> CommitRecord:
-    return CommitRecord(0, time.time() - started_s_ago, {"ok": ok})
+    return CommitRecord(0, started_s_ago, {"ok": ok})
 
 
 def test_plain_lines_count_from_the_first_shards_start(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,9 +30,20 @@ def test_plain_lines_count_from_the_first_shards_start(capsys: pytest.CaptureFix
 
 def test_a_failed_shard_does_not_count_as_done(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(20, 0, "plain") as progress:
-        progress.add(10, CommitRecord(0, time.time(), error="no"))
+        progress.add(10, CommitRecord(0, 0.0, error="no"))
         progress.add(10, record(started_s_ago=1.0))
     assert "20/20" not in capsys.readouterr().err
+
+
+def test_a_clock_that_is_set_back_delays_no_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.labelling.progress._PLAIN_INTERVAL_S", 0.0)
+    with Progress(30, 0, "plain") as progress:
+        now = time.time()
+        monkeypatch.setattr("time.time", lambda: now - 3600)
+        progress.add(10, record(started_s_ago=2.0))
+    assert capsys.readouterr().err.splitlines()[-1].startswith("10/30 images, 5.0 images/s")
 
 
 def test_off_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,9 +81,9 @@ def test_a_closer_look_has_a_line_for_each_shard(capsys: pytest.CaptureFixture[s
     for level, lines in (("info", 0), ("debug", 2)):
         configure("text", level)
         with Progress(20, 0, "off") as progress:
-            done = CommitRecord(3, time.time(), {"ok": 9, "rejected": 1}, {"model": 1.23456})
+            done = CommitRecord(3, 0.0, {"ok": 9, "rejected": 1}, {"model": 1.23456})
             progress.add(10, done)
-            progress.add(10, CommitRecord(4, time.time(), error="disk full"))
+            progress.add(10, CommitRecord(4, 0.0, error="disk full"))
         said = capsys.readouterr().err.splitlines()
         assert len(said) == lines
     assert said == [

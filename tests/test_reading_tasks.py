@@ -231,6 +231,15 @@ def test_a_store_that_is_down_fails_a_small_shard_too(many: list[ImageRef], prox
 
 
 @pytest.mark.usefixtures("persistent")
+def test_objects_that_fail_among_others_cost_only_their_rows(
+    many: list[ImageRef], proxy: Proxy
+) -> None:
+    proxy.faults = {r"[02468]\.jpg": ["503:SlowDown"] * 1000}
+    statuses = [image.status for image in reading(many[:40])]
+    assert statuses == [Status.UNREADABLE, Status.OK] * 20
+
+
+@pytest.mark.usefixtures("persistent")
 def test_strangers_that_are_down_cost_their_images() -> None:
     web = WebServer({})
     web.faults = {"jpg": ["500:"] * 1000}

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from jobs.settings import LabelSettings
 from pipeline.output import OutputError, OutputFolder
 from pipeline.own_files import own_files
 from pipeline.presence import Presence
-from pipeline.shards import Plan
+from pipeline.records import ImageRef
+from pipeline.shards import Plan, write_plan
 from pipeline.sources import list_images
 
 
@@ -75,6 +78,19 @@ def test_what_the_rows_are_may_not_change(
         open_run(output, dataclasses.replace(settings, **change))
 
 
+def test_rows_of_another_schema_are_not_added_to(
+    output: OutputFolder, settings: LabelSettings
+) -> None:
+    record = start_run(output, settings)
+    output.write_json("run.json", {**record, "schema_version": 0})
+    assert open_run(output, settings) is None  # nothing is labelled yet
+    commit_something(output)
+    with pytest.raises(
+        OutputError, match="holds rows of schema version 0, and this release writes"
+    ):
+        open_run(output, settings)
+
+
 def test_the_same_weights_may_be_in_another_folder_and_others_under_the_same_name() -> None:
     begun = {
         "backbone": "resnet50",
@@ -123,6 +139,19 @@ def test_a_run_does_not_label_its_own_files(tmp_path: Path) -> None:
     plan = Plan(output)
     assert plan.size.num_images == 1
     assert [ref.uri for ref in plan.shard(0).refs] == [str(tmp_path / "a.jpg")]
+
+
+def test_a_later_driver_waits_for_the_plan_of_the_first(
+    output: OutputFolder, settings: LabelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.run_record._POLL_S", 0.01)
+    with Presence(output), Presence(output) as second, ThreadPoolExecutor(1) as thread:
+        joined = thread.submit(join_run, output, settings, second, iter([ImageRef("/b.jpg")]))
+        time.sleep(0.2)
+        write_plan(output, [ImageRef("/a.jpg")], 1)
+        record = start_run(output, settings)
+        assert joined.result(timeout=30) == record
+    assert [ref.uri for ref in Plan(output).shard(0).refs] == ["/a.jpg"]
 
 
 def test_labels_without_a_record_are_refused(output: OutputFolder, settings: LabelSettings) -> None:

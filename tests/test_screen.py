@@ -10,6 +10,7 @@ import warnings
 from dataclasses import replace
 
 import pytest
+from damage import many_scans
 from decoding import screened
 from jpegs import (
     arithmetic,
@@ -22,6 +23,7 @@ from jpegs import (
 )
 from PIL import Image
 
+from pipeline.jpeg_scan import scan_jpeg
 from pipeline.records import EncodedImage, Status
 from pipeline.screening.screen import Limits, screen
 
@@ -132,6 +134,13 @@ def test_max_pixels_is_inclusive() -> None:
         assert image.error == "80x60 is 4800 pixels, over --max-pixels 4799"
         assert image.data is None
         assert image.size == (60, 80)
+
+
+def test_the_number_of_scans_is_limited_inclusively() -> None:
+    whole = encode(photo(48, 64), progressive=True)
+    own = scan_jpeg(whole).scans
+    for scans, status in ((100, Status.OK), (101, Status.REJECTED)):
+        assert one(many_scans(whole, scans - own)).status == status
 
 
 @pytest.mark.parametrize("integrity", ["fast", "full"])

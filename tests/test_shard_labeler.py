@@ -16,8 +16,9 @@ from jpegs import encode, photo
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, STOPPED, ShardLabeler
 from jobs.settings import LabelSettings
+from pipeline.inputs.image_bytes import read_image
 from pipeline.label_shard import LabelledShard
-from pipeline.output import OutputFolder
+from pipeline.output import RUN, OutputFolder
 from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import ImageRef, Shard
 from pipeline.shards import part_name, part_path, write_plan
@@ -49,7 +50,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> LabelSettings:
 
 
 def make_labeler(settings: LabelSettings, **changes: Any) -> ShardLabeler:
-    config = WorkerConfig(settings=settings, run_id="run", expected_model=None, driver="d1")
+    config = WorkerConfig(settings=settings, run_id="run", driver="d1")
     return ShardLabeler(replace(config, **changes))
 
 
@@ -88,7 +89,31 @@ def test_a_node_without_the_drivers_disks_labels_nothing(
     assert not list(output.labels.iterdir())
 
 
+def test_an_input_that_vanishes_ends_the_run_and_is_no_row(
+    settings: LabelSettings, output: OutputFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when a disk is unmounted: rows that say `unreadable` would be final."""
+    there = tmp_path / "0.jpg"
+    there.touch()
+    labeler = make_labeler(settings, input_file=str(there))
+
+    def vanished(ref: ImageRef) -> bytes:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("pipeline.reading.reading_tasks.read_image", vanished)
+    assert call(labeler, 1).counts["unreadable"] == 2  # single files may disappear
+    there.unlink()
+    with monkeypatch.context() as readable:
+        readable.setattr("pipeline.reading.reading_tasks.read_image", read_image)
+        assert call(labeler, 2).counts["ok"] == 1  # nor does it matter that this one has
+    fatal = call(labeler, 0).fatal
+    assert fatal is not None
+    assert fatal.startswith(f"{str(there)!r} does not exist on the node")
+    assert not part_path(output, 0).exists()
+
+
 def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputFolder) -> None:
+    began = time.time()
     record = call(labeler, 1)
     assert record.error is None
     assert record.fatal is None
@@ -99,7 +124,8 @@ def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputF
     assert [Path(uri).name for uri in table["uri"].to_pylist()] == ["2.jpg", "3.jpg"]
     assert table["shard"].to_pylist() == [1, 1]
     facts = read_facts(output, 1)
-    assert record.started_at <= facts["began_at"] <= time.time() - facts["seconds"]["model"]
+    assert began <= facts["began_at"] <= time.time() - facts["seconds"]["model"]
+    assert record.seconds["model"] < record.spent_s < time.time() - began
     assert not list((output.path / ".attempts").iterdir())
 
 
@@ -138,8 +164,12 @@ def test_a_shard_is_read_while_one_is_classified_and_one_classified_while_one_is
     labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each would wait for the other in vain if they were done one after the other."""
-    begun, read, classified = (threading.Event() for _ in range(3))
+    begun, read, classified, written = (threading.Event() for _ in range(4))
     threads: list[str] = []
+
+    def attempts() -> set[str]:
+        return {path.name for path in (output.path / ".attempts").iterdir()}
+
     read_shard, label_shard = labeler.pipeline.read, labeler.pipeline.label
 
     def noted_read(shard: Shard) -> ReadAhead:
@@ -153,17 +183,20 @@ def test_a_shard_is_read_while_one_is_classified_and_one_classified_while_one_is
         if shard.index == 0:
             begun.set()
             assert read.wait(30)
-            assert {path.name for path in (output.path / ".attempts").iterdir()} == {
-                f"{part_name(0)}.d1.1"  # the shard that waits has begun no attempt
-            }
+            # The shard that waits has begun no attempt.
+            assert attempts() == {f"{part_name(0)}.d1.1"}
         if shard.index == 1:
             classified.set()
+            assert written.wait(30)
         return label_shard(shard, images)
 
     def noted_write(output: OutputFolder, shard: int, *part: Any) -> None:
         if shard == 0:
             assert classified.wait(30)
+            # If the process dies now, only the shard that is being classified can be why.
+            assert attempts() == {f"{part_name(1)}.d1.1"}
         write_part(output, shard, *part)
+        written.set()
 
     monkeypatch.setattr(labeler.pipeline, "read", noted_read)
     monkeypatch.setattr(labeler.pipeline, "label", noted_label)
@@ -209,8 +242,16 @@ def test_an_interrupt_stops_every_unfinished_shard(
         ended.append(label(shard))
         return ended[-1]
 
+    labelling = threading.Event()
+    label_read = labeler.pipeline.label
+
+    def noted_label_read(shard: Shard, images: ReadAhead) -> LabelledShard:
+        labelling.set()
+        return label_read(shard, images)
+
     def read_slowly(ref: ImageRef) -> bytes:
         if Path(ref.uri).name == "0.jpg":
+            assert labelling.wait(30)
             main = threading.main_thread().ident
             assert main is not None
             signal.pthread_kill(main, signal.SIGINT)
@@ -218,6 +259,7 @@ def test_an_interrupt_stops_every_unfinished_shard(
         return Path(ref.uri).read_bytes()
 
     monkeypatch.setattr(labeler, "label", noted_label)
+    monkeypatch.setattr(labeler.pipeline, "label", noted_label_read)
     monkeypatch.setattr("pipeline.reading.reading_tasks.read_image", read_slowly)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     try:
@@ -230,10 +272,13 @@ def test_an_interrupt_stops_every_unfinished_shard(
 
 
 def test_attempts_of_dead_processes_count(labeler: ShardLabeler, output: OutputFolder) -> None:
-    for _ in range(3):
-        output.begin_attempt(f"{part_name(2)}.d1")
+    for shard, attempts in ((1, 2), (2, 3)):
+        for _ in range(attempts):
+            output.begin_attempt(f"{part_name(shard)}.d1")
     assert call(labeler, 2).error == "the worker process died in each of 3 attempts"
     assert not part_path(output, 2).exists()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+    assert call(labeler, 1).error is None  # in the third
 
 
 def test_attempts_of_another_driver_do_not_count(
@@ -318,7 +363,9 @@ def test_another_model_than_the_runs_is_fatal(
     settings: LabelSettings, labeler: ShardLabeler, output: OutputFolder
 ) -> None:
     expected = {**call(labeler, 0).model, "weights_sha256": "0123"}
-    record = call(make_labeler(settings, expected_model=expected), 0)
+    output.write_json(RUN, {"model": expected})
+    record = call(make_labeler(settings), 0)
+    output.remove(RUN)
     assert record.fatal is not None
     assert "weights-sha256 was '0123', is now None" in record.fatal
 

@@ -182,6 +182,9 @@ def test_a_missing_image_or_label_is_an_error_and_no_null() -> None:
     rows.add_predictions(made[1:2], said([1]))
     with pytest.raises(RuntimeError, match="3 images to label, 3 predictions for 2 images"):
         rows.to_table()
+    rows.add_predictions(made[2:3], said([2]))  # every image has one, and one image has two
+    with pytest.raises(RuntimeError, match="3 images to label, 4 predictions for 3 images"):
+        rows.to_table()
 
 
 @pytest.fixture

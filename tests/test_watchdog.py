@@ -49,3 +49,10 @@ def test_it_does_without_its_watchdog() -> None:
     """As when something else kills it."""
     kill = "import psutil; (it,) = psutil.Process().children(); it.kill(); it.wait()"
     assert run(kill).stderr == "ended\n"
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_it() -> None:
+    """The job reports that itself, and the watchdog would print a traceback."""
+    look = "import psutil; (it,) = psutil.Process().children(); print(os.getsid(it.pid), it.pid)"
+    session, pid = run(look).stdout.splitlines()[-1].split()
+    assert session == pid

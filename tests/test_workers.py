@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -98,6 +99,29 @@ def test_what_was_interrupted_is_continued(
     assert statuses(tmp_path) == {"ok": 4}
     assert main(arguments) == 0
     assert "1 of 3 shards are labelled already" in capsys.readouterr().err
+    assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
+
+
+def test_the_part_of_another_model_is_removed_and_ends_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    label = ShardLabeler.label
+
+    def with_other_weights(self: ShardLabeler, shard: int) -> CommitRecord:
+        commit = label(self, shard)
+        weights = {} if shard == 0 else {"weights_sha256": "0123"}
+        return replace(commit, model={**commit.model, **weights})
+
+    arguments = [str(folder), "--output", str(tmp_path), *FLAGS]
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardLabeler, "label", with_other_weights)
+        assert main(arguments) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "afd label: a worker's model is not the one the run started with: weights-sha256 was None,"
+        " is now '0123'; its part-00001.parquet is removed; the same command continues the run"
+    )
+    assert not (tmp_path / "labels" / "part-00001.parquet").exists()
+    assert main(arguments) == 0
     assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
 
 

@@ -184,7 +184,6 @@ def _start(settings: LabelSettings, num_threads: int, all_ready: threading.Barri
     config = WorkerConfig(
         settings=settings,
         run_id=_NAME,
-        expected_model=None,
         driver=_NAME,
         num_threads=num_threads,
     )

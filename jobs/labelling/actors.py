@@ -5,7 +5,6 @@ Ray Data could do this too. It would need 3 s more to start, on two cores, and 5
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -71,43 +70,52 @@ class _ActorPool:
         self._shards_at_once = shards_at_once
         self._free_slots: dict[Any, int] = {}  # ready actor -> shards that it can still take
         self._calls: dict[Any, _Call] = {}  # by the reference to their result
+        self._lost_workers = Counter[int]()  # by the shard that they were labelling
         self._failed_starts = 0  # in a row
         self._max_failed_starts = pool.max_workers + _MAX_FAILED_STARTS
 
     def run(self, waiting: deque[int]) -> Generator[CommitRecord, None, None]:
-        lost_workers = Counter[int]()  # by the shard that they were labelling
         while waiting or any(call.shard is not None for call in self._calls.values()):
             self._start_actors(len(waiting))
             self._assign(waiting)
+            self._release_idle()
             if not self._calls:
                 raise ClusterError(
                     f"{self._failed_starts} workers in a row died while they started; Ray's logs in"
                     f" {_RAY_LOGS} on their nodes may say why{SAME_COMMAND_CONTINUES}"
                 )
-            (ended, *_), _ = ray.wait(list(self._calls))
-            call = self._calls.pop(ended)
-            try:
-                record = ray.get(ended)
-            except ray.exceptions.RayTaskError:  # the worker raised: a defect
-                raise
-            except ray.exceptions.RayError as error:
-                self._remove(call, error)
-                if call.shard is None:
-                    continue
-                lost_workers[call.shard] += 1
-                if (lost := lost_workers[call.shard]) < _MAX_LOST_WORKERS:
-                    waiting.appendleft(call.shard)
-                else:
-                    died = f"{lost} workers died while they labelled it"
-                    yield CommitRecord(call.shard, time.time(), error=died)
-                continue
+            record = self._next_record(waiting)
+            if record is not None:
+                yield record
+
+    def _next_record(self, waiting: deque[int]) -> CommitRecord | None:
+        """Wait until a call ends; returns its record, if it labelled a shard or gave it up.
+
+        The shard of a worker that died is put back among those that are waiting.
+        """
+        (ended, *_), _ = ray.wait(list(self._calls))
+        call = self._calls.pop(ended)
+        try:
+            record: CommitRecord = ray.get(ended)
+        except ray.exceptions.RayTaskError:  # the worker raised: a defect
+            raise
+        except ray.exceptions.RayError as error:
+            self._remove(call, error)
             if call.shard is None:
-                self._free_slots[call.actor] = self._shards_at_once
-                self._failed_starts = 0
-                continue
-            if call.actor in self._free_slots:
-                self._free_slots[call.actor] += 1
-            yield record
+                return None
+            self._lost_workers[call.shard] += 1
+            if (lost := self._lost_workers[call.shard]) >= _MAX_LOST_WORKERS:
+                died = f"{lost} workers died while they labelled it"
+                return CommitRecord(call.shard, 0.0, error=died)
+            waiting.appendleft(call.shard)
+            return None
+        if call.shard is None:
+            self._free_slots[call.actor] = self._shards_at_once
+            self._failed_starts = 0
+            return None
+        if call.actor in self._free_slots:
+            self._free_slots[call.actor] += 1
+        return record
 
     def _start_actors(self, num_waiting: int) -> None:
         """Start the actors that the pool lacks. Ray queues those that do not fit yet.
@@ -134,6 +142,16 @@ class _ActorPool:
             shard = waiting.popleft()
             self._free_slots[actor] -= 1
             self._calls[actor.label_or_exit.remote(shard)] = _Call(actor, shard)
+
+    def _release_idle(self) -> None:
+        """End the actors without a shard: none waits for them, and other jobs can use their room.
+
+        Also, nobody hears that an actor without a pending call has died. A shard that has to be
+        labelled again would be given to one dead actor after another, and then be given up.
+        """
+        for actor, slots in tuple(self._free_slots.items()):
+            if slots == self._shards_at_once:
+                del self._free_slots[actor]
 
     def _remove(self, call: _Call, error: ray.exceptions.RayError) -> None:
         """Remove an actor that died. Raises when none of its class can be created."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,6 @@ from jobs.settings import LabelSettings
 class WorkerConfig:
     """What the driver tells each worker about the run.
 
-    expected_model: facts about the model that the run started with; None when not known yet.
     driver: the driver's name, see `pipeline.presence`. Each driver counts its own attempts.
     num_threads: threads of the model, and again of the decoder. num_workers: workers of the run.
     input_file: a local input file that the driver can read; None when there is none.
@@ -21,7 +19,6 @@ class WorkerConfig:
 
     settings: LabelSettings
     run_id: str
-    expected_model: Mapping[str, Any] | None
     driver: str
     num_threads: int = 1
     num_workers: int = 1
@@ -32,14 +29,14 @@ class WorkerConfig:
 class CommitRecord:
     """What a worker tells the driver about one shard. `error` is None when its part is committed.
 
-    started_at: seconds since the epoch. counts: rows per status.
+    spent_s: since the worker was given the shard, by its own clock. counts: rows per status.
     seconds: per stage, see `LabelledShard`; and `write`.
     model: facts about the worker's model. fatal: why this worker can label no further shard.
     notice: something about the worker that the user should know; the worker goes on.
     """
 
     shard: int
-    started_at: float
+    spent_s: float
     counts: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)

@@ -36,7 +36,7 @@ class Progress:
         self._started_done = done
         self._noticed: set[str] = set()
         self._started = math.inf
-        self._printed = time.time()
+        self._printed = time.monotonic()
         self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Self:
@@ -71,10 +71,10 @@ class Progress:
             self._noticed.add(record.notice)
             self._say(record.notice)
         # The speed is measured from the first shard's start, so without the start-up time.
-        self._started = min(self._started, record.started_at)
+        self._started = min(self._started, time.monotonic() - record.spent_s)
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, text=self._pace())
-        now = time.time()
+        now = time.monotonic()
         finished = self._done == self._total
         if self._style == "plain" and (finished or now - self._printed > _PLAIN_INTERVAL_S):
             self._printed = now
@@ -87,7 +87,7 @@ class Progress:
             )
 
     def _rate(self) -> float:
-        return (self._done - self._started_done) / max(time.time() - self._started, 1e-9)
+        return (self._done - self._started_done) / max(time.monotonic() - self._started, 1e-9)
 
     def _pace(self) -> str:
         rate = self._rate()

@@ -38,6 +38,10 @@ STOPPED = "the worker was stopped before the shard was labelled"
 _RELEASE_EVERY_S = 30  # releasing free memory then takes a thousandth of the time
 
 
+class NotMountedError(ValueError):
+    """This node cannot see the output or the input of the driver."""
+
+
 class ShardLabeler:
     """Created once in each worker process, then called with one shard at a time.
 
@@ -48,6 +52,7 @@ class ShardLabeler:
     """
 
     def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
         self._settings = config.settings
         self._output = ShardOutput(OutputFolder(config.settings.output), config.driver)
         self._metrics = ShardMetrics()
@@ -113,30 +118,32 @@ class ShardLabeler:
 
     def label(self, shard: int) -> CommitRecord:
         """Label one shard; retry until it is committed or the attempts are used up."""
-        started_at = time.time()
+        began = time.monotonic()
         allowed = self._settings.attempts_per_shard
         error = f"the worker process died in each of {allowed} attempts"
         for _ in range(allowed):
             if self._fatal is not None:
                 break
             try:
-                return self._attempt(shard, started_at)
+                return self._attempt(shard, began)
             except CancelledError:
-                return CommitRecord(shard, started_at, error=STOPPED)
+                return CommitRecord(shard, _since(began), error=STOPPED)
             except AttemptsUsedUpError:
                 break
             except Exception as failure:
                 error = named(failure)
                 self._note_if_fatal(failure)
         if self._fatal is not None:
-            return CommitRecord(shard, started_at, fatal=self._fatal)
+            return CommitRecord(shard, _since(began), fatal=self._fatal)
         self._metrics.failed()
-        return CommitRecord(shard, started_at, error=error)
+        return CommitRecord(shard, _since(began), error=error)
 
-    def _attempt(self, shard: int, started_at: float) -> CommitRecord:
+    def _attempt(self, shard: int, began: float) -> CommitRecord:
         if (counts := self._output.committed_counts(shard)) is not None:
-            return CommitRecord(shard, started_at, counts)
+            return CommitRecord(shard, _since(began), counts)
         labelled = self._read_and_label(self.plan.shard(shard))
+        if labelled.counts["unreadable"]:
+            _check_mounts(self._config)
         write_s = self._output.commit(shard, labelled, self.pipeline.part_facts)
         seconds = {**labelled.seconds, "write": write_s}
         self._metrics.committed(labelled, seconds)
@@ -144,7 +151,7 @@ class ShardLabeler:
         model = self.pipeline.model
         return CommitRecord(
             shard,
-            started_at,
+            _since(began),
             labelled.counts,
             seconds,
             model.facts,
@@ -173,7 +180,7 @@ class ShardLabeler:
 
     def _note_if_fatal(self, failure: Exception) -> None:
         """Set `_fatal` when every further shard would fail for the same reason."""
-        if isinstance(failure, OutputRefusedError):
+        if isinstance(failure, (OutputRefusedError, NotMountedError)):
             self._fatal = str(failure)
         elif (fault := self.pipeline.device_fault()) is not None:
             self._device_fault = fault
@@ -185,8 +192,12 @@ class ShardLabeler:
             self._released_at = time.monotonic()
 
 
+def _since(began: float) -> float:
+    return time.monotonic() - began
+
+
 def _check_mounts(config: WorkerConfig) -> None:
-    """Raise ValueError when this node cannot see the output or the input of the driver.
+    """Raise NotMountedError when this node cannot see the output or the input of the driver.
 
     Without the input, each of its rows would be `unreadable` for good. And a worker whose images
     are all unreadable is the fastest, so that it would be given most of the shards.
@@ -195,7 +206,7 @@ def _check_mounts(config: WorkerConfig) -> None:
     plan = None if "://" in output.location else str(output.plan)
     for what, path in (("output", plan), ("input", config.input_file)):
         if path is not None and not os.path.exists(path):
-            raise ValueError(
+            raise NotMountedError(
                 f"{path!r} does not exist on the node {socket.gethostname()}: mount the {what} at"
                 " the same path on every node"
             )

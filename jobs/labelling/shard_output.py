@@ -59,10 +59,12 @@ class ShardOutput:
             raise AttemptsUsedUpError
 
     def commit(self, shard: int, labelled: LabelledShard, facts: dict[str, Any]) -> float:
-        """Write the part and remove the attempt markers. Returns the seconds it took to write.
+        """Remove the attempt markers and write the part. Returns the seconds it took to write.
 
         facts: what the part's metadata says besides the shard's own counts and times.
         """
+        # First: if another shard ends the process during the write, this one is not to blame.
+        self._output.end_attempts(self._attempts_name(shard))
         began = time.perf_counter()
         facts = {
             **facts,
@@ -72,9 +74,7 @@ class ShardOutput:
         }
         with self._refusal_checked():
             write_part(self._output, shard, labelled.table, facts)
-        write_s = time.perf_counter() - began
-        self._output.end_attempts(self._attempts_name(shard))
-        return write_s
+        return time.perf_counter() - began
 
     def _attempts_name(self, shard: int) -> str:
         return f"{part_name(shard)}.{self._driver}"

@@ -9,6 +9,7 @@ from jobs.labelling.messages import WorkerConfig
 from jobs.model import load_model
 from jobs.run_record import model_differences, versions
 from pipeline.label_shard import LabelledShard, label_images, read_shard
+from pipeline.output import RUN, OutputFolder
 from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import Shard
 from pipeline.screening.screen import Limits
@@ -31,8 +32,11 @@ class ShardPipeline:
             images_to_label=num_images // config.num_workers,
         )
         self._read_threads = settings.read_threads
-        expected = config.expected_model
-        if expected and (changed := model_differences(expected, self.model.facts)):
+        # Not from the driver: the file also holds what the first worker of this run has loaded.
+        run = OutputFolder(settings.output).read_json(RUN) or {}
+        if (expected := run.get("model")) and (
+            changed := model_differences(expected, self.model.facts)
+        ):
             raise ValueError(f"the model is not the one the run started with: {changed}")
         self.part_facts = {
             "run_id": config.run_id,

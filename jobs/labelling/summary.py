@@ -22,6 +22,7 @@ from pipeline.stores.errors import AccessError, TransientStoreError, is_content_
 COMPLETE = "complete"
 FAILED = "failed shards"
 NOT_LABELLED = "not labelled yet"
+_VERIFY = "; --verify labels it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Tally:
     """What this run's records add up to; a run of 100,000 shards keeps none of them.
 
     images: labelled by this run. seconds: per stage. errors: by shard.
-    started_at: when the first shard was begun, seconds since the epoch; infinite before that.
+    started_at: when the first shard was begun, by `time.monotonic`; infinite before that.
     """
 
     images: int = 0
@@ -70,7 +71,7 @@ class Tally:
 
     def add(self, record: CommitRecord, num_images: int) -> None:
         """num_images: of its shard."""
-        self.started_at = min(self.started_at, record.started_at)
+        self.started_at = min(self.started_at, time.monotonic() - record.spent_s)
         if record.error is not None:
             self.errors[record.shard] = record.error
         elif record.seconds:  # else another driver committed it first
@@ -106,11 +107,11 @@ def summarise(
 ) -> Summary:
     """Check the parts against the plan and sum them up.
 
-    began: when its command started, seconds since the epoch.
+    began: when its command started, by `time.monotonic`.
     """
     sizes = Plan(output).size.shard_sizes
     counts, failed = _audit(output, sizes, tally.errors)
-    now = time.time()
+    now = time.monotonic()
     wall_s = now - began
     start_up_s = min(tally.started_at, now) - began
     return Summary(
@@ -156,10 +157,12 @@ def _audit(
         except (TransientStoreError, AccessError):
             raise  # the store fails, and says nothing about this part
         except (OSError, ValueError) as error:
-            what = "damaged" if is_content_error(error) else "cannot be read"
-            return f"{what}: {error}"
+            if is_content_error(error):
+                return f"damaged: {str(error).rstrip('.')}{_VERIFY}"
+            return f"cannot be read: {error}"
         if facts["num_rows"] != sizes[shard]:
-            return f"damaged: {facts['num_rows']} rows for {sizes[shard]} planned images"
+            rows = facts["num_rows"]
+            return f"damaged: {rows} rows for {sizes[shard]} planned images{_VERIFY}"
         return facts
 
     with ThreadPoolExecutor() as pool:

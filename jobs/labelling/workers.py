@@ -31,7 +31,10 @@ def label_shards(
     if not todo:
         return
     config = WorkerConfig(
-        settings=settings, run_id=run["run_id"], expected_model=run["model"], driver=driver
+        settings=settings,
+        run_id=run["run_id"],
+        driver=driver,
+        input_file=_local_input_file(settings, todo[0]),
     )
     label = _label_in_this_process if settings.workers == 0 else _label_on_ray
     with closing(label(config, todo)) as commits:
@@ -60,12 +63,7 @@ def _label_on_ray(config: WorkerConfig, todo: Sequence[int]) -> Generator[Commit
         pool = pool_for(settings, nodes(), len(todo))
         if settings.address != "local":  # nothing else runs on a private cluster
             warn_if_full("a worker takes", pool.num_cpus, pool.num_gpus, free())
-        config = replace(
-            config,
-            num_threads=pool.num_cpus,
-            num_workers=pool.max_workers,
-            input_file=_local_input_file(settings, todo[0]),
-        )
+        config = replace(config, num_threads=pool.num_cpus, num_workers=pool.max_workers)
         commits = run_shards(todo, ShardLabeler, config, pool, shards_at_once=SHARDS_AT_ONCE)
         with closing(commits):  # before the connection closes, however this ends
             yield from _unless_all_fail(commits, pool.max_workers * SHARDS_AT_ONCE)
