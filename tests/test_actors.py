@@ -168,10 +168,20 @@ def test_every_worker_labels_as_many_shards_at_once_as_it_may(address: str, tmp_
     assert list(pids.values()) == [2, 2]
 
 
-def test_a_worker_is_ended_when_no_shard_is_left_for_it(address: str, tmp_path: Path) -> None:
+def test_a_worker_is_ended_when_no_shard_is_left_for_it(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It would hold its GPU, and nobody would hear that it died before a shard is given to it."""
+    call, starts = jobs.labelling.actors._Call, []
+
+    def noted_call(actor: Any, shard: int | None) -> Any:
+        starts.append(shard)
+        return call(actor, shard)
+
+    monkeypatch.setattr(jobs.labelling.actors, "_Call", noted_call)
     found = list(records(address, Survivor, tmp_path, shards=2, at_once=1))
     assert [(record.shard, record.error) for record in found] == [(1, None), (0, None)]
+    assert starts.count(None) == 2  # and none is started in its place
 
 
 def test_a_run_that_is_broken_off_leaves_no_thread_that_might_use_ray(address: str) -> None:
