@@ -71,6 +71,7 @@ def _check_document(result: dict[str, Any]) -> None:
         assert 0 < part["min"] <= part["median"] <= part["max"]
 
 
+@pytest.mark.slow
 def test_a_users_images_are_counted_with_what_is_wrong_with_them(tmp_path: Path) -> None:
     good = encode(photo(60, 80))
     for name, data in (("a.jpg", good), ("b.jpg", b"no image"), ("c.jpg", good), ("d.jpg", good)):
@@ -159,6 +160,7 @@ def test_a_worker_that_cannot_load_says_why(
     assert not os.environ.get("PYTHONSAFEPATH")  # other processes are not concerned
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_workers_without_a_word_of_theirs(tmp_path: Path) -> None:
     for number in range(2):
         (tmp_path / f"{number}.jpg").write_bytes(encode(photo(60, 80)))
