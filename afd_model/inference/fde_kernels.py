@@ -1,6 +1,6 @@
 """Numba kernels of FDE-Net: the logarithms of the DCT coefficients, and its first layer.
 
-Written as `afd_model.inference.numba_kernels`, whose changes Numba's cache does not notice here.
+Written as `afd_model.inference.numba_kernels`, without type annotations.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -1,7 +1,8 @@
 """The Numba kernels of `afd_model.inference.cpu_kernels`.
 
-All in one file: Numba's cache of compiled kernels checks only a kernel's own file for changes.
-Without type annotations, which Numba ignores. bfloat16 tensors come as their uint16 bits.
+And what other files of kernels share: after a change to that, delete their caches, because Numba
+checks a kernel's own file only. Without type annotations, which Numba ignores. bfloat16 tensors
+come as their uint16 bits.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -160,37 +161,30 @@ def add_gated(features, correction, gate, limits, enhanced, angle, energy) -> No
     resized as in `apply_gate`, or None for 1; angle, in radians, and energy: (B,) float32.
     """
     batch, height, width, channels = features.shape
-    low, high = limits
     nothing = np.float32(0)
     norms, dots, moves = np.empty((3, width), np.float32)
     if gate is not None:  # decided at compile time, here and below
         gates = np.empty((gate.shape[2], channels), np.float32)
         lefts, rights, shares = _columns(width, gate.shape[2])
     for b in range(batch):
-        sums = (0.0, 0.0, 0.0, 0.0)
+        totals = (0.0, 0.0, 0.0, 0.0)
         for y in range(height):
             if gate is not None:
                 _resize_row(gate[b], y, height, gates)
             for x in range(width):
                 if gate is not None:
                     left, right, share = lefts[x], rights[x], shares[x]
-                norm, dot, move = nothing, nothing, nothing
+                sums = (nothing, nothing, nothing)
                 for c in range(channels):
                     before = widened(features[b, y, x, c])
                     step = widened(correction[b, y, x, c])
                     if gate is not None:
                         step *= gates[left, c] + share * (gates[right, c] - gates[left, c])
-                    after = before + step
-                    after = low if after < low else after
-                    after = high if after > high else after
+                    after, sums = _moved(before, step, limits, sums)
                     enhanced[b, y, x, c] = stored(after, features[b, y, x, c])
-                    moved = after - before  # before rounding to the storage type
-                    norm += before * before
-                    dot += before * moved
-                    move += moved * moved
-                norms[x], dots[x], moves[x] = norm, dot, move
-            sums = _with_row(sums, norms, dots, moves)
-        angle[b], energy[b] = _scores(sums)
+                norms[x], dots[x], moves[x] = sums
+            totals = _with_row(totals, norms, dots, moves)
+        angle[b], energy[b] = _scores(totals)
 
 
 @kernel
@@ -206,7 +200,6 @@ def add_decoded(features, narrow, gate, weight, sizes, limits, enhanced, angle, 
     channels, inputs, lanes = len(sizes[0]), len(sizes[1]), len(sizes[2])
     reduction = weight.shape[0]
     narrow_height, narrow_width = narrow.shape[1:3]
-    low, high = limits
     nothing = np.float32(0)
     norms, dots, moves = np.empty((3, width), np.float32)
     gates = np.empty((gate.shape[2], inputs), np.float32)
@@ -214,46 +207,59 @@ def add_decoded(features, narrow, gate, weight, sizes, limits, enhanced, angle, 
     gated = np.empty((narrow_width, inputs), np.float32)
     steps = np.empty(narrow_width * lanes, np.float32)
     for b in range(batch):
-        sums = (0.0, 0.0, 0.0, 0.0)
+        totals = (0.0, 0.0, 0.0, 0.0)
         for y in range(height):
             row = y % reduction
             if row == 0:
                 _resize_row(gate[b], y // reduction, narrow_height, gates)
                 _gate_row(narrow[b, y // reduction], gates, columns, gated)
-            for x in range(narrow_width):
-                for i in range(lanes):
-                    step = nothing
-                    for k in range(inputs):
-                        step += gated[x, k] * weight[row, k, i]
-                    steps[x * lanes + i] = step
+            _decode_row(gated, weight[row], inputs, lanes, steps)
             for x in range(width):
-                norm, dot, move = nothing, nothing, nothing
+                sums = (nothing, nothing, nothing)
                 for c in range(channels):
-                    before = widened(features[b, y, x, c])
-                    after = before + steps[x * channels + c]
-                    after = low if after < low else after
-                    after = high if after > high else after
+                    before, step = widened(features[b, y, x, c]), steps[x * channels + c]
+                    after, sums = _moved(before, step, limits, sums)
                     enhanced[b, y, x, c] = stored(after, features[b, y, x, c])
-                    moved = after - before
-                    norm += before * before
-                    dot += before * moved
-                    move += moved * moved
-                norms[x], dots[x], moves[x] = norm, dot, move
-            sums = _with_row(sums, norms, dots, moves)
-        angle[b], energy[b] = _scores(sums)
+                norms[x], dots[x], moves[x] = sums
+            totals = _with_row(totals, norms, dots, moves)
+        angle[b], energy[b] = _scores(totals)
 
 
 @part_of_kernel
-def _with_row(sums, norms, dots, moves):
+def _decode_row(gated, weight, inputs, lanes, steps) -> None:
+    """A product of matrices: gated (w, K), weight (K, N) -> steps (w * N,)."""
+    for x in range(gated.shape[0]):
+        for i in range(lanes):
+            step = np.float32(0)
+            for k in range(inputs):
+                step += gated[x, k] * weight[k, i]
+            steps[x * lanes + i] = step
+
+
+@part_of_kernel
+def _moved(before, step, limits, sums):
+    """One channel of one position, moved; and the position's sums with it, see `_turn`."""
+    low, high = limits
+    norm, dot, move = sums
+    after = before + step
+    after = low if after < low else after
+    after = high if after > high else after
+    moved = after - before  # before rounding to the storage type
+    return after, (norm + before * before, dot + before * moved, move + moved * moved)
+
+
+@part_of_kernel
+def _with_row(totals, norms, dots, moves):
     """An image's sums of |f|^2, |d|^2, angle * |f^| and |f^|, with one row added; see `_turn`."""
     turned, weight = _turn(norms, dots, moves)
-    return sums[0] + norms.sum(), sums[1] + moves.sum(), sums[2] + turned, sums[3] + weight
+    whole, moved, all_turned, all_weight = totals
+    return whole + norms.sum(), moved + moves.sum(), all_turned + turned, all_weight + weight
 
 
 @part_of_kernel
-def _scores(sums):
+def _scores(totals):
     """Angle, in radians, and energy of one image."""
-    whole, moved, turned, weight = sums
+    whole, moved, turned, weight = totals
     angle = turned / weight if weight != 0 else 0.0
     return angle, np.sqrt(moved / whole) if whole != 0 else 0.0
 

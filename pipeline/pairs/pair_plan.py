@@ -43,7 +43,7 @@ _DARKEST, _BRIGHTEST = 0.7, 1.3  # also the range of contrast
 # `_LARGEST_REDUCED` of its size, where an earlier compression begins to fade.
 _REDUCED_SIDES = (1.25, 1.75)
 _LARGEST_REDUCED = 0.75
-_REDUCED_MIN_AREA = 0.6  # of its window, so that this is not enlarged
+_REDUCED_MIN_AREA = 0.6  # of its window, so that this is hardly enlarged
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class DegradationMix:
         recoloured_share, upside_down_share: of all pairs, independent of the shares above:
             augmentation.
         reduced_share: of all pairs, independent of the shares above: those whose image is first
-            reduced to about the training window's size. Most collections are compressed already,
-            and what that left in the clean image of a pair is taught as clean; reduced, it is gone.
+            reduced, if it is large enough. What an earlier compression left in an image would be
+            taught as clean; reduced, it is nearly gone.
     """
 
     clean_share: float = 0.10
