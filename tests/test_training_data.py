@@ -63,6 +63,19 @@ def test_a_clean_pair_is_equal_and_states_the_files_own_quality(refs: list[Image
     assert batch.quality.tolist() == [92.0] * 4
 
 
+def test_a_reduced_picture_is_shown_nearly_whole_and_states_no_quality(tmp_path: Path) -> None:
+    half_white = np.zeros((200, 200, 3), np.uint8)
+    half_white[:, 100:] = 255
+    (tmp_path / "half.jpg").write_bytes(encode(half_white, quality=75))
+    mix = DegradationMix(clean_share=1, high_quality_share=0, multiple_share=0, reduced_share=1)
+    batch = next(iter(loader(list(list_images(str(tmp_path))), mix).training()))
+    assert torch.equal(batch.clean, batch.degraded)
+    white = (batch.clean > 0).float().mean((1, 2, 3))
+    assert white.min() > 0.2
+    assert white.max() < 0.8
+    assert batch.quality.isnan().all()
+
+
 def take(batches: Iterator[PairBatch], count: int) -> list[PairBatch]:
     return list(itertools.islice(batches, count))
 
