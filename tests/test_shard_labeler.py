@@ -1,6 +1,5 @@
 """The worker on its own, without Ray: one record for every shard, whatever happens."""
 
-import os
 import signal
 import socket
 import threading
@@ -11,9 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from jpegs import encode, photo
+from labelers import call, emptied_output, make_labeler, planned_settings
 
-from jobs.labelling.messages import CommitRecord, WorkerConfig
+from jobs.labelling.messages import CommitRecord
 from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, STOPPED, ShardLabeler
 from jobs.settings import LabelSettings
 from pipeline.inputs.image_bytes import read_image
@@ -21,37 +20,13 @@ from pipeline.label_shard import LabelledShard
 from pipeline.output import RUN, OutputFolder
 from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import ImageRef, Shard
-from pipeline.shards import part_name, part_path, write_plan
+from pipeline.shards import part_name, part_path
 from pipeline.sink import read_facts, write_part
-from pipeline.sources import list_images
-from pipeline.stores.errors import AccessError, StoreError, TransientStoreError
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> LabelSettings:
-    """Five images in three shards, planned."""
-    folder = tmp_path_factory.mktemp("images")
-    for index in range(5):
-        (folder / f"{index}.jpg").write_bytes(encode(photo(70, 80, seed=index)))
-    settings = LabelSettings(
-        input=str(folder),
-        output=str(tmp_path_factory.mktemp("out")),
-        backbone="mobilenet_v3_small",
-        weights="none",
-        resize=64,
-        crop=64,
-        images_per_shard=2,
-        device="cpu",
-    )
-    output = OutputFolder(settings.output)
-    output.create()
-    write_plan(output, list_images(settings.input), settings.images_per_shard)
-    return settings
-
-
-def make_labeler(settings: LabelSettings, **changes: Any) -> ShardLabeler:
-    config = WorkerConfig(settings=settings, run_id="run", driver="d1")
-    return ShardLabeler(replace(config, **changes))
+    return planned_settings(tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +36,7 @@ def labeler(settings: LabelSettings) -> ShardLabeler:
 
 @pytest.fixture
 def output(settings: LabelSettings) -> OutputFolder:
-    """The planned folder with nothing labelled and nothing attempted."""
-    folder = OutputFolder(settings.output)
-    for part in folder.labels.iterdir():
-        part.unlink()
-    folder.clean()
-    return folder
-
-
-def call(labeler: ShardLabeler, shard: int) -> CommitRecord:
-    return labeler.label_or_exit(shard)
+    return emptied_output(settings)
 
 
 @pytest.mark.parametrize("missing", ["input", "output"])
@@ -269,86 +235,6 @@ def test_an_interrupt_stops_every_unfinished_shard(
         signal.signal(signal.SIGINT, before)
     assert [record.error for record in ended] == [STOPPED] * len(shards)
     assert not list(output.labels.iterdir())
-
-
-def test_attempts_of_dead_processes_count(labeler: ShardLabeler, output: OutputFolder) -> None:
-    for shard, attempts in ((1, 2), (2, 3)):
-        for _ in range(attempts):
-            output.begin_attempt(f"{part_name(shard)}.d1")
-    assert call(labeler, 2).error == "the worker process died in each of 3 attempts"
-    assert not part_path(output, 2).exists()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
-    assert call(labeler, 1).error is None  # in the third
-
-
-def test_attempts_of_another_driver_do_not_count(
-    labeler: ShardLabeler, output: OutputFolder
-) -> None:
-    for _ in range(3):
-        output.begin_attempt(f"{part_name(2)}.d2")
-    assert call(labeler, 2).error is None
-
-
-def test_a_failure_is_tried_again_and_then_reported(
-    labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def fail(*_: Any, **__: Any) -> None:
-        calls.append(1)
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr("jobs.labelling.shard_output.write_part", fail)
-    record = call(labeler, 2)
-    assert record.error == "OSError: [Errno 5] Input/output error"
-    assert len(calls) == 3
-    monkeypatch.undo()
-    output.clean()
-    assert call(labeler, 2).error is None
-
-
-FULL = [OSError(number, os.strerror(number)) for number in (28, 30, 122)]
-REFUSED = [AccessError("HTTP 403 ExpiredToken"), StoreError("HTTP 403 AccessDenied")]
-
-
-@pytest.mark.parametrize("failure", [*FULL, *REFUSED], ids=str)
-@pytest.mark.parametrize("written", ["jobs.labelling.shard_output.write_part", "begin_attempt"])
-def test_an_output_that_takes_no_more_files_is_fatal_at_once(
-    settings: LabelSettings,
-    output: OutputFolder,
-    monkeypatch: pytest.MonkeyPatch,
-    failure: Exception,
-    written: str,
-) -> None:
-    labeler = make_labeler(settings)
-    calls = []
-
-    def fail(*_: Any, **__: Any) -> None:
-        calls.append(1)
-        raise failure
-
-    if written == "begin_attempt":
-        monkeypatch.setattr(OutputFolder, written, fail)
-    else:
-        monkeypatch.setattr(written, fail)
-    reason = getattr(failure, "strerror", None) or str(failure)
-    wanted = f"cannot write to {settings.output!r}: {reason}; the same command continues the run"
-    assert [call(labeler, shard).fatal for shard in (2, 0)] == [wanted, wanted]
-    assert len(calls) == 1
-
-
-def test_a_store_that_answers_too_late_may_take_the_part_the_next_time(
-    labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failures = [TransientStoreError("HTTP 503 SlowDown; tried 8 times in 21.4 s")]
-
-    def fail_once(*part: Any) -> None:
-        if failures:
-            raise failures.pop()
-        write_part(*part)
-
-    monkeypatch.setattr("jobs.labelling.shard_output.write_part", fail_once)
-    assert call(labeler, 2).error is None
 
 
 def test_a_model_that_cannot_be_built_is_fatal_and_worded(settings: LabelSettings) -> None:
