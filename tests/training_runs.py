@@ -18,10 +18,12 @@ FLAGS = [
 ]
 
 
-def make_collection(folder: Path) -> Path:
-    """16 small photographs."""
+def make_collection(folder: Path, *, side: int = 60, quality: int = 92) -> Path:
+    """16 small photographs, a little larger than `side` x `side`."""
+    folder.mkdir(exist_ok=True)
     for k in range(16):
-        (folder / f"{k}.jpg").write_bytes(encode(photo(60 + k, 90 - k, k), quality=92))
+        image = photo(side + k, side + 30 - k, k)
+        (folder / f"{k}.jpg").write_bytes(encode(image, quality=quality))
     return folder
 
 

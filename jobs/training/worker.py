@@ -22,12 +22,14 @@ from afd_model.training.export import export, fit_flips
 from afd_model.training.loop import Trainer, train
 from afd_model.training.losses import LossWeights
 from afd_model.training.schedule import TrainingOptions
+from afd_model.training.training_state import STATE
 from jobs.log import say
 from jobs.model import backbone_of, decoding_on
 from jobs.run_record import versions
 from jobs.settings import flag_of
 from jobs.train_settings import TrainSettings
 from jobs.training.log import TrainingLog
+from jobs.training.originals import advice
 from pipeline.inputs.sampling import evenly
 from pipeline.output import RUN, OutputFolder
 from pipeline.own_files import list_images_outside
@@ -171,6 +173,7 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     if len(ready.held_out) > len(ready.training):
         counts += " (most of them: --held-out-images sets how many)"
     say(counts)
+    _advise(settings, rank, ready)
     folder = Path(settings.output)
     trainer = Trainer(ready.backbone, ready.afd, ready.options, device=device, folder=folder)
     trainer.resume()
@@ -194,6 +197,14 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     finally:
         if log is not None:
             log.close()
+
+
+def _advise(settings: TrainSettings, rank: Rank, ready: Prepared) -> None:
+    if rank.index or settings.reduced_share or (Path(settings.output) / STATE).exists():
+        return
+    limits = Limits(settings.max_pixels)
+    if told := advice(ready.training, ready.geometry.crop, limits, settings.read_threads):
+        say(told)
 
 
 def record_images(settings: TrainSettings, ready: Prepared) -> None:

@@ -161,6 +161,14 @@ def _reduced(
     return replace(plan, reduced_to=(height, width), window=window)
 
 
+def largest_reduced_crop(shorter_side: float) -> int:
+    """The largest training window, pixels, for which such images are reduced as they should be.
+
+    A multiple of 8. Images with larger windows are reduced less, or not at all.
+    """
+    return int(shorter_side * _LARGEST_REDUCED / _REDUCED_SIDES[0]) // 8 * 8
+
+
 def _random_colours(rng: np.random.Generator) -> Colours:
     return Colours(
         rng.uniform(-_MAX_HUE_DEG, _MAX_HUE_DEG),
