@@ -1,6 +1,7 @@
 """What evaluation says of a batch is what labelling says of it, and the truth beside it."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.drift import FlipModel, drift_angle_deg
-from afd_model.evaluation.evaluator import Evaluator
+from afd_model.evaluation.evaluator import Evaluator, Outcome, OutcomeTable
 from afd_model.inference.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -65,3 +66,26 @@ def test_without_a_module_nothing_is_said_of_drift() -> None:
     assert np.isnan(found.flip_probability).all()
     np.testing.assert_array_equal(found.afd_top, found.direct_top)
     assert found.afd_confidence == pytest.approx(found.direct_confidence)
+
+
+def outcome(first: int, count: int) -> Outcome:
+    numbers = np.arange(first, first + count, dtype=np.float32)
+    top = np.stack([numbers, numbers + 1], axis=1).astype(np.int64)
+    return Outcome(top, top + 1, *(numbers + k for k in range(5)))
+
+
+def test_a_table_holds_every_batch_and_none_of_its_arrays() -> None:
+    """Kept among the batches' large tensors, small arrays would cost the heap they lie in."""
+    table = OutcomeTable(10)
+    came = []
+    for first, count in ((0, 3), (3, 0), (3, 4)):  # of the second batch no image decodes
+        batch = {"clean": outcome(first, count), "q10": outcome(first + 100, count)}
+        table.add(batch if count else {})
+        came += [weakref.ref(array) for part in batch.values() for array in part.arrays]
+        del batch
+    assert not any(array() is not None for array in came)
+    found = table.outcomes()
+    for condition, first in (("clean", 0), ("q10", 100)):
+        for array, expected in zip(found[condition].arrays, outcome(first, 7).arrays, strict=True):
+            np.testing.assert_array_equal(array, expected)
+            assert array.dtype == expected.dtype

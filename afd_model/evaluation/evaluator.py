@@ -1,7 +1,9 @@
 """Evaluates a batch with and without the AFD-Module, against the uncompressed images."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +40,46 @@ class Outcome:
     @staticmethod
     def joined(parts: list["Outcome"]) -> "Outcome":
         """Concatenates outcomes of the same condition."""
-        return Outcome(
-            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Outcome))
-        )
+        return Outcome(*map(np.concatenate, zip(*(part.arrays for part in parts), strict=True)))
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return tuple(getattr(self, field.name) for field in fields(Outcome))
+
+
+class OutcomeTable:
+    """Collects the outcomes of at most `num_images` images, under any number of conditions.
+
+    In arrays that are made once: a batch's own small arrays, if they were kept, would lie between
+    its large tensors, and the heap could not be used again. That costs a megabyte per image and
+    condition.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        self._num_images = num_images
+        self._arrays: dict[Any, tuple[np.ndarray, ...]] = {}
+        self._count = 0
+
+    def add(self, outcomes: Mapping[Any, Outcome]) -> None:
+        """Copies the outcomes of a batch: of the same images under each condition."""
+        stop = self._count
+        for condition, outcome in outcomes.items():
+            if condition not in self._arrays:
+                self._arrays[condition] = tuple(
+                    np.empty((self._num_images, *array.shape[1:]), array.dtype)
+                    for array in outcome.arrays
+                )
+            stop = self._count + len(outcome.direct_top)
+            for kept, array in zip(self._arrays[condition], outcome.arrays, strict=True):
+                kept[self._count : stop] = array
+        self._count = stop
+
+    def outcomes(self) -> dict[Any, Outcome]:
+        """Of all added images, in order, by condition."""
+        return {
+            condition: Outcome(*(array[: self._count] for array in arrays))
+            for condition, arrays in self._arrays.items()
+        }
 
 
 class Evaluator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import resolve_afd
 from afd_model.classifier import AFDClassifier
-from afd_model.evaluation.evaluator import Evaluator, Outcome
+from afd_model.evaluation.evaluator import Evaluator, Outcome, OutcomeTable
 from afd_model.evaluation.response_angles import BLOCK_PIXELS
 from afd_model.inference.device import dtype_name, resolve_device, resolve_precision
 from jobs.evaluate_settings import EvaluateSettings
@@ -69,15 +70,18 @@ def measure(settings: EvaluateSettings) -> Evaluation:
             f" {backbone.stem_stride} pixels: leave it out"
         )
     refs, names = _collection(settings)
-    chunks = _measured(settings, backbone, model, refs, names)
-    kept = [index for chunk in chunks for index in chunk.indices]
-    left_out = [(refs[index].uri, why) for chunk in chunks for index, why in chunk.left_out]
+    table = OutcomeTable(len(refs))
+    kept: list[int] = []
+    left_out: list[tuple[str, str]] = []
+    for chunk in _measured(settings, backbone, model, refs, names):
+        table.add(chunk.outcomes)
+        kept += chunk.indices
+        left_out += [(refs[index].uri, why) for index, why in chunk.left_out]
     if not kept:
         uri, why = left_out[0]
         raise ValueError(f"none of the {len(refs)} images can be evaluated; {uri}: {why}")
     kept_names = [names[index] for index in kept]
     classes = FolderClasses(backbone.class_ids, backbone.class_names)
-    full = [chunk for chunk in chunks if chunk.indices]
     angles = None
     if settings.figures:
         say("measuring response angles for the figure")
@@ -92,7 +96,7 @@ def measure(settings: EvaluateSettings) -> Evaluation:
     return Evaluation(
         names=kept_names,
         truth=np.array([classes.of(name) for name in kept_names]),
-        outcomes={c: Outcome.joined([x.outcomes[c] for x in full]) for c in full[0].outcomes},
+        outcomes=table.outcomes(),
         left_out=left_out,
         model=facts,
         seed=settings.seed,
@@ -106,7 +110,7 @@ def _measured(
     model: Evaluator,
     refs: list[ImageRef],
     names: list[str],
-) -> list[MeasuredChunk]:
+) -> Iterator[MeasuredChunk]:
     """Every image under every condition, in chunks of one batch of images."""
     images = ImageEvaluator(
         model,
@@ -116,10 +120,8 @@ def _measured(
         seed=settings.seed,
         limits=Limits(settings.max_pixels),
     )
-    return list(
-        with_progress(
-            images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs)
-        )
+    return with_progress(
+        images.measure(refs, names), lambda c: len(c.indices) + len(c.left_out), len(refs)
     )
 
 
