@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
     from servers import Bucket, Proxy
 
     from pipeline.decode import Decoder
@@ -39,21 +40,27 @@ def s3_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def address(s3_url: str) -> Iterator[str]:
+def head(s3_url: str) -> Iterator[Cluster]:
     """A Ray cluster that is there already: joining one takes less than starting one.
 
-    Its workers reach S3 by the environment that it was started in.
+    Its workers reach S3 by the environment that it was started in. It has none of the processes
+    that no job asks: those that scale a cluster, and that bring its logs to the driver.
     """
     from ray.cluster_utils import Cluster
     from servers import use_s3
 
+    needless = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
     with pytest.MonkeyPatch.context() as environment:
         use_s3(s3_url, environment)
-        head = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
-        )
-    yield head.address
-    head.shutdown()
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **needless})
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def address(head: Cluster) -> str:
+    """The cluster's."""
+    return head.address
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from checkpoints import MINIATURE
 from jpegs import encode, photo
 
 from jobs.labelling.messages import CommitRecord, WorkerConfig
@@ -21,7 +22,7 @@ def planned_settings(images: Path, output: Path) -> LabelSettings:
     settings = LabelSettings(
         input=str(images),
         output=str(output),
-        backbone="mobilenet_v3_small",
+        backbone=MINIATURE,
         weights="none",
         resize=64,
         crop=64,

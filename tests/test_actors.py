@@ -261,17 +261,14 @@ def test_a_defect_of_a_worker_ends_the_run_with_its_error(address: str) -> None:
         list(records(address, Faulty))
 
 
-def test_a_pool_grows_as_the_cluster_does_and_shrinks_with_it(tmp_path: Path) -> None:
-    nodes = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
+def test_a_pool_grows_as_the_cluster_does_and_shrinks_with_it(
+    head: Cluster, tmp_path: Path
+) -> None:
+    pool = Pool(num_workers=1, max_workers=3, num_cpus=2, num_gpus=0)  # a worker fills a node
+    running = records(head.address, Together, (tmp_path, 2), pool, shards=4, at_once=1)
+    second = head.add_node(num_cpus=2)  # without which no shard would ever end
     try:
-        pool = Pool(num_workers=1, max_workers=3, num_cpus=1, num_gpus=0)
-        running = records(nodes.address, Together, (tmp_path, 2), pool, shards=4, at_once=1)
-        second = nodes.add_node(num_cpus=1)  # without which no shard would ever end
         first = next(running)
-        nodes.remove_node(second, allow_graceful=False)
-        found = [first, *running]
     finally:
-        nodes.shutdown()
-    assert shards_of(found) == list(range(4))
+        head.remove_node(second, allow_graceful=False)
+    assert shards_of([first, *running]) == list(range(4))

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from checkpoints import MINIATURE
 from jpegs import encode, photo
 
 from afd_model.stage_correction import StageCorrection
@@ -123,7 +124,7 @@ def label_settings(output: Path, **changes: Any) -> LabelSettings:
     return LabelSettings(
         input="",
         output=str(output),
-        backbone="mobilenet_v3_small",
+        backbone=MINIATURE,
         weights="none",
         afd="none",
         device="cpu",
@@ -153,7 +154,7 @@ def test_a_worker_that_cannot_load_says_why(
     refs = list(list_images(str(tmp_path)))
     with (
         Workers(settings, refs, num_workers=1, num_threads=1) as workers,
-        pytest.raises(ValueError, match="resize 100 is smaller than crop 224"),
+        pytest.raises(ValueError, match="resize 100 is smaller than crop 160"),
     ):
         workers.run()
     assert not Path("was imported").exists()

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 import ray
+from checkpoints import MINIATURE
 from jpegs import encode, photo
 from servers import Bucket, Proxy
 
@@ -32,7 +33,7 @@ from pipeline.screening.screen import Limits
 
 # Small and random: these tests are about rows, not about what the labels are.
 MODEL = {
-    "backbone": "mobilenet_v3_small",
+    "backbone": MINIATURE,
     "weights": "none",
     "resize": 64,
     "crop": 64,
@@ -181,7 +182,7 @@ def test_the_parts_carry_how_they_were_made(labelled: Path) -> None:
         facts = json.loads(metadata.metadata[b"afd"])
         assert facts["run_id"] == run["run_id"]
         assert facts["settings"]["crop"] == 64
-        assert facts["backbone"] == "mobilenet_v3_small"
+        assert facts["backbone"] == MINIATURE
         assert facts["precision"] in ("float32", "bfloat16")
         assert sum(facts["counts"].values()) == metadata.num_rows
         assert facts["versions"]["torch"]
@@ -190,11 +191,15 @@ def test_the_parts_carry_how_they_were_made(labelled: Path) -> None:
 def test_a_finished_output_is_left_alone(
     corpus: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.stat() for path in labelled.rglob("*") if path.is_file()}
+    def files() -> dict[Path, tuple[int, int]]:
+        found = {path: path.stat() for path in labelled.rglob("*") if path.is_file()}
+        return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
+
+    before = files()
     arguments = [str(corpus), "--output", str(labelled), "--images-per-shard", "20", *MODEL_FLAGS]
     assert main(arguments) == 0
     assert "nothing to do" in capsys.readouterr().err
-    assert {path: path.stat() for path in labelled.rglob("*") if path.is_file()} == before
+    assert files() == before
 
 
 def test_other_settings_on_the_same_output_are_refused_with_the_difference(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from checkpoints import MINIATURE
 from labelers import call, emptied_output, make_labeler, planned_settings
 
 from jobs.labelling.messages import CommitRecord
@@ -84,7 +85,7 @@ def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputF
     assert record.error is None
     assert record.fatal is None
     assert record.counts == {"ok": 2, "damaged": 0, "rejected": 0, "unreadable": 0}
-    assert record.model["backbone"] == "mobilenet_v3_small"
+    assert record.model["backbone"] == MINIATURE
     assert {"read", "decode", "dct", "model", "rows", "write"} <= record.seconds.keys()
     table = pq.read_table(part_path(output, 1))
     assert [Path(uri).name for uri in table["uri"].to_pylist()] == ["2.jpg", "3.jpg"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from checkpoints import MINIATURE
 from jpegs import encode, photo
 from servers import Bucket
 
@@ -24,7 +25,7 @@ from pipeline.records import ImageRef
 from pipeline.shards import write_plan
 from pipeline.stores.output_store import LocalFolder
 
-MODEL = ["--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "64", "--resize", "64"]
+MODEL = ["--backbone", MINIATURE, "--weights", "none", "--crop", "64", "--resize", "64"]
 FLAGS = [*MODEL, "--workers", "0", "--images-per-shard", "4", "--progress", "off"]
 # As where Ray is not installed.
 WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from jobs.cli import main; sys.exit(main())"
