@@ -67,10 +67,10 @@ def _scores(lengths: _Lengths) -> Drift:
     norm, moved, along, weight = lengths
     # acos is ill-conditioned near 1, where most positions are. With d split into the parts parallel
     # and perpendicular to f, the angle is atan2(|d_across|, |f| + d_along), exactly 0 for d = 0.
-    across = ((moved - along) * (moved + along)).clamp(min=0).sqrt() * (norm > 0)
+    across = ((moved - along) * (moved + along)).clamp(min=0).sqrt()
+    angle = torch.atan2(across, norm + along) * (norm > 0)
     size = torch.linalg.vector_norm(norm, dim=(1, 2))
-    energy = torch.linalg.vector_norm(moved, dim=(1, 2)) / size.clamp(min=_TINY) * (size > 0)
-    angle = torch.atan2(across, norm + along)
+    energy = torch.linalg.vector_norm(moved, dim=(1, 2)) * (size > 0) / size.clamp(min=_TINY)
     mean_angle = (angle * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=_TINY)
     return Drift(torch.rad2deg(mean_angle), energy)
 
