@@ -172,7 +172,8 @@ def flip_features(
     size = dct[:, :64].abs().mean((2, 3), dtype=torch.float32)  # (B, 64)
     bands = (size[:, 1:6], size[:, 6:21], size[:, 21:])
     quality = jpeg_quality.to(torch.float32)
-    columns = [confidence_logit(probabilities), torch.log(angle_deg.float() + _ANGLE_OFFSET_DEG)]
+    columns = [confidence_logit(probabilities.float())]
+    columns += [torch.log(angle_deg.float() + _ANGLE_OFFSET_DEG)]
     columns += [torch.log1p(band.mean(1)) for band in bands]
     columns += [quality, quality.isnan().float()]
     return torch.stack(columns, dim=1)

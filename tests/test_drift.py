@@ -158,6 +158,8 @@ def test_flip_features_are_what_their_names_say() -> None:
     luma = (features(3, (4, 192, 2, 2)) * 20)[:, 21:64].abs().mean((1, 2, 3))
     torch.testing.assert_close(column["luma_high"], torch.log1p(luma))
     assert column["quality_missing"].tolist() == [0, 1, 0, 0]
+    dct = features(3, (4, 192, 2, 2))
+    assert flip_features(quality, probabilities.double(), dct, quality).dtype == torch.float32
 
 
 def test_flip_probability_is_the_logistic_of_standardised_features() -> None:
