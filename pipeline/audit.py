@@ -22,8 +22,9 @@ def damaged_parts(output: OutputFolder) -> Iterator[tuple[int, str]]:
     """Read every part in full; yields (shard, what is wrong) for each damaged one.
 
     Checks the page checksums, the names of the columns, that the URIs are those of the plan, and
-    that the statuses match the part's stored counts. A part that does not exist is not damaged. Raises OutputError when the
-    plan is damaged; OSError or AccessError when the output cannot be read now.
+    that the statuses match the part's stored counts. A part that does not exist is not damaged.
+    Raises OutputError when the plan is damaged; OSError or AccessError when the output cannot be
+    read now.
     """
     plan = Plan(output)
 
