@@ -33,7 +33,8 @@ RGB = photo(60, 80)
 JPEG = encode(RGB)
 PNG = save(RGB, "PNG")
 WEBP = save(RGB, "WEBP", quality=80)
-HUGE_PNG = PNG[:8] + png_chunk(b"IHDR", struct.pack(">IIL", 20_000, 10_000, 0x08020000) + b"\0")
+HUGE_SIZE = struct.pack(">IIL", 20_000, 10_000, 0x08020000) + b"\0"
+HUGE_PNG = PNG[:8] + png_chunk(b"IHDR", HUGE_SIZE) + PNG[33:]
 
 
 def one(data: bytes, **limits: object) -> EncodedImage:
