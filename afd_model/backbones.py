@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -144,12 +145,13 @@ def check_name(name: str) -> None:
         ValueError: it does not; suggests the most similar name.
     """
     if name.startswith(TIMM_PREFIX):
-        plain = name.removeprefix(TIMM_PREFIX)
-        if _timm().is_model(plain.partition(".")[0]):
-            return
-        near = [
-            TIMM_PREFIX + n for n in difflib.get_close_matches(plain, _timm().list_models(), n=1)
-        ]
+        timm, plain = _timm(), name.removeprefix(TIMM_PREFIX)
+        with suppress(RuntimeError):  # the model exists, but not its tag
+            timm.get_pretrained_cfg(plain)
+            if timm.is_model(plain.partition(".")[0]):
+                return
+        known = timm.list_models() + timm.list_pretrained()
+        near = [TIMM_PREFIX + n for n in difflib.get_close_matches(plain, known, n=1)]
     else:
         known = list_models(module=torchvision.models)
         if name in known:

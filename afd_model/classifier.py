@@ -130,15 +130,12 @@ class AFDClassifier(nn.Module):
             context.clear()
         return ClassifierOutput(logits, torch.cat(angles), torch.cat(energies))
 
-    def features(self, pixels: Tensor, dct: Tensor) -> ClassifierFeatures:
-        """As `forward`, with the features in place of the drift scores; differentiable."""
-        return self._watched(pixels, dct)
-
     def bare(self, pixels: Tensor) -> ClassifierFeatures:
         """The backbone alone, without the AFD-Module; differentiable."""
-        return self._watched(pixels, None)
+        return self.features(pixels, None)
 
-    def _watched(self, pixels: Tensor, dct: Tensor | None) -> ClassifierFeatures:
+    def features(self, pixels: Tensor, dct: Tensor | None) -> ClassifierFeatures:
+        """As `forward`, with the features in place of the drift scores; differentiable."""
         context = self._context
         context.begin(dct)
         try:

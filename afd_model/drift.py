@@ -67,10 +67,10 @@ def _scores(lengths: _Lengths) -> Drift:
     norm, moved, along, weight = lengths
     # acos is ill-conditioned near 1, where most positions are. With d split into the parts parallel
     # and perpendicular to f, the angle is atan2(|d_across|, |f| + d_along), exactly 0 for d = 0.
-    across = ((moved - along) * (moved + along)).clamp(min=0).sqrt() * (norm > 0)
+    across = ((moved - along) * (moved + along)).clamp(min=0).sqrt()
+    angle = torch.atan2(across, norm + along) * (norm > 0)
     size = torch.linalg.vector_norm(norm, dim=(1, 2))
-    energy = torch.linalg.vector_norm(moved, dim=(1, 2)) / size.clamp(min=_TINY) * (size > 0)
-    angle = torch.atan2(across, norm + along)
+    energy = torch.linalg.vector_norm(moved, dim=(1, 2)) * (size > 0) / size.clamp(min=_TINY)
     mean_angle = (angle * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=_TINY)
     return Drift(torch.rad2deg(mean_angle), energy)
 
@@ -172,7 +172,8 @@ def flip_features(
     size = dct[:, :64].abs().mean((2, 3), dtype=torch.float32)  # (B, 64)
     bands = (size[:, 1:6], size[:, 6:21], size[:, 21:])
     quality = jpeg_quality.to(torch.float32)
-    columns = [confidence_logit(probabilities), torch.log(angle_deg.float() + _ANGLE_OFFSET_DEG)]
+    columns = [confidence_logit(probabilities.float())]
+    columns += [torch.log(angle_deg.float() + _ANGLE_OFFSET_DEG)]
     columns += [torch.log1p(band.mean(1)) for band in bands]
     columns += [quality, quality.isnan().float()]
     return torch.stack(columns, dim=1)

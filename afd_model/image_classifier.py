@@ -70,12 +70,11 @@ class ImageClassifier(AFDClassifier):
             )
         if self.afd is None or dct is None:
             return
-        # A DCT of one image would be broadcast to all of them.
-        if dct.ndim != 4 or dct.shape[:2] != (len(pixels), DCT_CHANNELS):
-            raise ValueError(
-                f"the DCT of these pixels is ({len(pixels)}, {DCT_CHANNELS}, H/8, W/8),"
-                f" not {tuple(dct.shape)}"
-            )
+        # A DCT of one image would be broadcast to all of them, one of another grid be resized.
+        images, _, height, width = pixels.shape
+        expected = (images, DCT_CHANNELS, height // 8, width // 8)
+        if tuple(dct.shape) != expected:
+            raise ValueError(f"the DCT of these pixels is {expected}, not {tuple(dct.shape)}")
 
 
 def load_classifier(

@@ -166,5 +166,5 @@ def tensors_sha256(state: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for value in state.values():
         if value.is_floating_point():
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -28,6 +28,7 @@ from pipeline.own_files import list_images_outside
 from pipeline.pairs.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
 from pipeline.pairs.recompress import collection_root
 from pipeline.records import ImageRef
+from pipeline.stores.errors import is_content_error
 
 MANIFEST = "manifest.parquet"
 _CHUNK_IMAGES = 256  # an interrupt waits for one chunk at most
@@ -83,7 +84,9 @@ def _earlier_rows(output: OutputFolder, settings: CompressSettings) -> list[dict
         return []
     try:
         rows = pq.read_table(manifest, schema=MANIFEST_SCHEMA).to_pylist()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
+        if not is_content_error(error):
+            raise
         raise OutputError(f"cannot read {str(manifest)!r} ({error}): remove it") from error
     now = set(set_qualities(settings.recipe(), ""))
     rows = [row for row in rows if row["path"] is not None and row["set"] not in now]

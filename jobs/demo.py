@@ -17,7 +17,7 @@ from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, ignoring_closed_stdout, print
 from jobs.label import label
 from jobs.labels_view import open_labels
 from jobs.run_job import run_job
-from jobs.settings import LabelSettings, setting
+from jobs.settings import LabelSettings, require_not_negative, setting
 from pipeline.output import LABELS, OutputFolder
 
 _BACKBONE = "timm:tf_efficientnet_lite0"  # a package of the demo extra contains its weights
@@ -49,6 +49,9 @@ class DemoSettings:
         "demo-output", "folder for the corpus and the labels; recreated on every run"
     )
     num_photos: int = setting(300, "number of crops of photographs in the corpus")
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "num_photos")  # before the last run's folder is emptied
 
 
 def demo(settings: DemoSettings) -> int:

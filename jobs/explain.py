@@ -100,12 +100,12 @@ def header_in_words(image: EncodedImage) -> str:
     if image.header is None:
         return f"not a JPEG, no stated quality, {size}"
     quality = "unknown" if image.header.quality is None else f"{image.header.quality}"
-    facts = [f"JPEG quality {quality}", image.header.subsampling or "", size]
+    facts = [f"JPEG quality {quality}", image.header.subsampling, size]
     if image.header.progressive:
         facts.append("progressive")
     if image.error is not None:
         facts.append(f"damaged: {image.error}")
-    return ", ".join(filter(None, facts))
+    return ", ".join(facts)
 
 
 def output_names(refs: Sequence[ImageRef]) -> Iterator[str]:

@@ -46,7 +46,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the two largest units that are not 0; with tenths below ten seconds."""
+    """In its largest unit and the next, unless that is 0; with tenths below ten seconds."""
     if seconds < 10:
         return f"{round(seconds, 1):g} s"
     parts, left = [], round(seconds)

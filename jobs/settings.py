@@ -15,6 +15,12 @@ from pipeline.inputs.local_files import absolute_pattern
 from pipeline.stores.locations import refuse_credentials
 
 REQUIRED = MISSING
+# Settings that name a file, and the words that mean something else, whatever files there are.
+_PATHS_OR_WORDS = {
+    "weights": ("default", "none"),
+    "afd": ("default", "none", "untrained"),
+    "class_names": ("auto", "none"),
+}
 
 
 def setting(default: Any, description: str) -> Any:
@@ -117,9 +123,9 @@ class ClassifierSettings(BackboneSettings, CollectionSettings):
         """
         refuse_credentials(self.input)  # before they could get into a file or a message
         paths = {"input": self.input, "output": self.output}
-        for name in ("weights", "afd", "class_names"):
+        for name, words in _PATHS_OR_WORDS.items():
             value = getattr(self, name, "")
-            if os.path.isfile(value):
+            if value not in words and os.path.isfile(value):
                 paths[name] = value
             elif os.sep in value:
                 raise ValueError(f"{flag_of(name)} {value!r}: no such file")

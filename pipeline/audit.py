@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.error_text import one_line
 from pipeline.output import OutputFolder
-from pipeline.records import Shard
+from pipeline.records import SCHEMA, Shard
 from pipeline.shards import Plan, part_file, part_name
 from pipeline.sink import read_facts
 from pipeline.stores.errors import is_content_error
@@ -21,9 +21,10 @@ _THREADS = 4
 def damaged_parts(output: OutputFolder) -> Iterator[tuple[int, str]]:
     """Read every part in full; yields (shard, what is wrong) for each damaged one.
 
-    Checks the page checksums, that the URIs are those of the plan, and that the statuses match the
-    part's stored counts. A part that does not exist is not damaged. Raises OutputError when the
-    plan is damaged; OSError or AccessError when the output cannot be read now.
+    Checks the page checksums, the names of the columns, that the URIs are those of the plan, and
+    that the statuses match the part's stored counts. A part that does not exist is not damaged.
+    Raises OutputError when the plan is damaged; OSError or AccessError when the output cannot be
+    read now.
     """
     plan = Plan(output)
 
@@ -56,6 +57,8 @@ def _what_is_wrong(output: OutputFolder, shard: Shard) -> str | None:
     facts = read_facts(output, shard.index)
     with output.open(part_file(shard.index)) as file:
         table = pq.ParquetFile(file, page_checksum_verification=True).read()
+    if table.schema.names != SCHEMA.names:
+        return f"it has the columns {', '.join(table.schema.names)}"
     if table.column("uri").to_pylist() != [ref.uri for ref in shard.refs]:
         return f"its {table.num_rows} URIs are not the {len(shard.refs)} of the plan"
     statuses = table.column("status").to_pylist()

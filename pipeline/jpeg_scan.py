@@ -52,7 +52,7 @@ class JpegHeader:
             least-squares sense; None without a table or when the fit is worse than
             `jpeg_quality.MAX_STANDARD_TABLE_ERROR`.
         quality_error: mean absolute difference of the two tables, 0 for an exact IJG table; None
-            only when the file has no table (lossless).
+            when no luma table stands before the first scan (always, if lossless).
         scan_offset: byte offset of the first entropy-coded byte.
         complete: whether there is an end-of-image marker after the scan data.
         scans: number of scans: several in a progressive JPEG, one in most others.
@@ -66,7 +66,7 @@ class JpegHeader:
     arithmetic: bool
     lossless: bool
     sof_marker: int
-    subsampling: str | None
+    subsampling: str
     quality: int | None
     quality_error: float | None
     scan_offset: int

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from pipeline.error_text import one_line, reason_of
 from pipeline.stores import storage
 from pipeline.stores.errors import AccessError, StoreError
-from pipeline.stores.locations import SourceError, scheme_of, without_credentials
+from pipeline.stores.locations import SourceError, scheme_of, uri_of, without_credentials
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 LABELS = "labels"
@@ -38,7 +38,7 @@ class OutputFolder:
         location: a path, s3://BUCKET/KEY or gs://BUCKET/KEY.
 
     Raises:
-        OutputError: a location with another scheme.
+        OutputError: a location with another scheme, or whose name is not UTF-8.
     """
 
     def __init__(self, location: str) -> None:
@@ -53,6 +53,11 @@ class OutputFolder:
                 " gs:// with a bucket and a key"
             )
         self.location = self._store.location
+        if uri_of(self.location) != self.location:
+            raise OutputError(
+                f"the output {self.location!r} has a name that is not UTF-8, which readers of"
+                " Parquet cannot open: choose another one"
+            )
 
     @property
     def path(self) -> Path:

@@ -14,7 +14,7 @@ _END = object()
 
 
 def prefetch(items: Iterator[_Item], count: int) -> Generator[_Item, None, None]:
-    """The same items in the same order; up to `count` are produced ahead.
+    """The same items in the same order; up to `count` wait, while one more is being produced.
 
     An error of the iterator is raised in its place. The thread ends with the items, or when the
     generator is closed.

@@ -83,12 +83,14 @@ class Presence:
         now = modified_at.pop(self._heartbeat, time.time())
         found = []
         for heartbeat, renewed in modified_at.items():
+            file = f"{DRIVERS}/{heartbeat}"
             try:
-                driver = Driver(**json.loads(self._output.read(f"{DRIVERS}/{heartbeat}")))
+                is_silent = now - renewed > silent_s
+                driver = None if is_silent else Driver(**json.loads(self._output.read(file)))
             except (FileNotFoundError, ValueError, TypeError):  # just ended, or just starting
                 continue
-            if now - renewed > silent_s or _is_gone(driver):
-                self._output.remove(f"{DRIVERS}/{heartbeat}")
+            if driver is None or _is_gone(driver):
+                self._output.remove(file)
             else:
                 found.append(driver)
         return found

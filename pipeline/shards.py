@@ -127,10 +127,11 @@ class Plan:
         self._path = f"{output.location}/{PLAN}"
         try:
             self._file = pq.ParquetFile(output.open(PLAN))
-        except (pa.ArrowException, OSError) as error:
+            names = self._file.schema_arrow.names
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._explained(error) from error
-        if self._file.schema_arrow.names != PLAN_SCHEMA.names:
-            raise self._damaged(f"it has the columns {', '.join(self._file.schema_arrow.names)}")
+        if names != PLAN_SCHEMA.names:
+            raise self._damaged(f"it has the columns {', '.join(names)}")
 
     def _explained(self, error: Exception) -> Exception:
         """An OutputError if the plan is damaged; the error itself if the storage fails.

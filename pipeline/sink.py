@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.error_text import named
 from pipeline.output import OutputFolder
 from pipeline.records import SCHEMA, STATUSES, EncodedImage, Predictions, Shard
 from pipeline.shards import part_file, part_name
@@ -168,13 +169,18 @@ def read_facts(output: OutputFolder, shard: int) -> dict[str, Any]:
 
 def facts_of(part: Path | BinaryIO, name: str) -> dict[str, Any]:
     """As `read_facts`, of a path or an open file. name: for error messages."""
-    metadata = pq.read_metadata(part)
+    try:
+        metadata = pq.read_metadata(part)
+    except pa.ArrowNotImplementedError as error:  # no ValueError, as its others are
+        raise ValueError(f"{name} is no Parquet file that can be read: {error}") from error
     stored = (metadata.metadata or {}).get(FACTS_KEY)
     if stored is None:
         raise ValueError(
             f"{name} is not a part of a labels data set: it has no {FACTS_KEY!r} facts"
         )
     try:
-        return {**json.loads(stored), "num_rows": metadata.num_rows}
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"the facts in {name} are no JSON object: {error}") from error
+        facts = {**json.loads(stored), "num_rows": metadata.num_rows}
+        facts["counts"].items()  # every reader needs them
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the facts in {name} are damaged ({named(error)})") from error
+    return facts

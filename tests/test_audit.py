@@ -59,6 +59,18 @@ def test_a_changed_byte_is_found_unless_no_row_depends_on_it(output: OutputFolde
     assert found > 45  # the others lie in what a page's header says beside its size
 
 
+@pytest.mark.parametrize(
+    ("sound", "flipped"), [(b"\x18\x03uri", b"\x18\x03tri"), (b'"counts": ', b'"cnunts": ')]
+)
+def test_a_flipped_bit_in_a_name_is_found(
+    output: OutputFolder, sound: bytes, flipped: bytes
+) -> None:
+    """No checksum covers a file's footer."""
+    path = part_path(output, 0)
+    path.write_bytes(path.read_bytes().replace(sound, flipped))
+    assert [index for index, _ in damaged_parts(output)] == [0]
+
+
 @pytest.mark.parametrize("kept", [0, 3, 1000, -1, -9])
 def test_a_truncated_part_is_found(output: OutputFolder, kept: int) -> None:
     path = part_path(output, 0)

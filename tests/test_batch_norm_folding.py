@@ -64,8 +64,24 @@ def test_it_is_compared_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> No
         assert torch.backends.cudnn.allow_tf32
 
 
-def test_folding_is_undone_where_it_would_be_wrong() -> None:
-    model = ReadsTwice().eval()
+class NormedTwice(nn.Module):
+    """Two batch norms read the convolution's output: it would be folded with both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        nn.init.constant_(self.first.running_var, 4.0)
+        nn.init.constant_(self.second.running_var, 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.first(y) + self.second(y)
+
+
+@pytest.mark.parametrize("kind", [ReadsTwice, NormedTwice])
+def test_folding_is_undone_where_it_would_be_wrong(kind: type[nn.Module]) -> None:
+    model = kind().eval()
     image = torch.randn(1, 3, 16, 16)
     expected = model(image)
     assert fold_batch_norms(model) == 0

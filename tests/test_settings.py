@@ -35,12 +35,13 @@ def test_paths_become_absolute_where_the_command_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights.pth").touch()
+    for name in ("weights.pth", "default", "none", "auto"):
+        (tmp_path / name).touch()
     settings = LabelSettings(input="in", output="out", weights="weights.pth").located()
     assert settings.input == str(tmp_path / "in")
     assert settings.output == str(tmp_path / "out")
     assert settings.weights == str(tmp_path / "weights.pth")
-    assert settings.afd == "default"
+    assert (settings.afd, settings.class_names) == ("default", "auto")  # words, not the files
 
 
 def test_absolute_paths_in_braces_stay_as_they_are_given() -> None:

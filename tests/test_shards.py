@@ -130,6 +130,9 @@ def test_a_damaged_plan_is_named_with_the_way_out(tmp_path: Path) -> None:
         output.plan.write_bytes(damaged)
         with pytest.raises(OutputError, match="cannot be read"):
             Plan(output)
+    output.plan.write_bytes(whole.replace(b"container", b"cont\xe1iner"))  # one bit of a name
+    with pytest.raises(OutputError, match="cannot be read"):
+        Plan(output)
     output.plan.write_bytes(whole[:4] + bytes(200) + whole[204:])  # sound at its end alone
     with pytest.raises(OutputError, match="cannot be read"):
         Plan(output).shard(0)

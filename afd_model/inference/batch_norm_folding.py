@@ -40,7 +40,7 @@ def fold_batch_norms(model: nn.Module) -> int:
         found = model(image)
     if (found - expected).abs().max() <= RELATIVE_TOLERANCE * expected.abs().max():
         return len(pairs)
-    for (conv_path, norm_path), (conv, norm) in zip(pairs, undo, strict=True):
+    for (conv_path, norm_path), (conv, norm) in zip(reversed(pairs), reversed(undo), strict=True):
         model.set_submodule(conv_path, conv)
         model.set_submodule(norm_path, norm)
     return 0

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class DepthwiseConv2dSame(nn.Conv2d):
-    """A bit-exact replacement: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
+    """(B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)), bit for bit, but for maps one or two wide.
 
     Attributes:
         weight: (C, 1, k + 1, k + 1), its first row and column zero.

@@ -149,7 +149,7 @@ def _audit(
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
 
-    def facts_of(shard: int) -> dict[str, Any] | str:
+    def facts_or_reason(shard: int) -> dict[str, Any] | str:
         try:
             facts = read_facts(output, shard)
         except FileNotFoundError:
@@ -167,7 +167,7 @@ def _audit(
 
     with ThreadPoolExecutor() as pool:
         try:
-            for shard, facts in enumerate(pool.map(facts_of, range(len(sizes)))):
+            for shard, facts in enumerate(pool.map(facts_or_reason, range(len(sizes)))):
                 if isinstance(facts, str):
                     failed[part_name(shard)] = facts
                 else:

@@ -36,10 +36,7 @@ _TOP_CHANGES = 200
 _ERRORS = 40
 
 _ONE_RUN = """
-    SELECT id, any_value(status) AS status, any_value(label) AS label,
-           any_value(quality) AS quality, any_value(confidence) AS confidence,
-           any_value(shard) AS shard, any_value(row) AS row
-    FROM {name} GROUP BY id
+    SELECT DISTINCT ON (id) id, status, label, quality, confidence, shard, row FROM {name}
 """  # a URI that a run contains twice (two members of a tar with the same name) counts once
 _PAIRS = f"""
     CREATE OR REPLACE TEMP TABLE pairs AS

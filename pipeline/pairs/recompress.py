@@ -28,7 +28,7 @@ from pipeline.error_text import one_line
 from pipeline.pixels.geometry import Geometry, crop_window
 from pipeline.records import ImageRef
 from pipeline.screening.pillow_warnings import silenced
-from pipeline.stores.locations import is_remote, local_path
+from pipeline.stores.locations import is_remote, local_path, uri_of
 
 MAX_TIMES = 20  # random compressions of one image
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -108,12 +108,14 @@ def relative_name(ref: ImageRef, root: str) -> str:
     """An image's path within its collection, with slashes.
 
     For a member of a tar, its name there; for a file, its path below `root`, see `collection_root`.
-    Parts that would lead out of a folder, such as "..", are removed.
+    Parts that would lead out of a folder, such as "..", are removed. A name that is not UTF-8 is
+    percent-encoded.
     """
     if ref.source is not None:
         name = ref.uri.removeprefix(f"{ref.source}#")
     else:
-        name = os.path.relpath(ref.uri, root) if root else ref.uri
+        path = local_path(ref.uri)
+        name = uri_of(os.path.relpath(path, root) if root else path).removeprefix("file://")
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
     return "/".join(parts)
 
@@ -142,15 +144,15 @@ def collection_root(location: str, refs: Sequence[ImageRef]) -> str:
     class's folder in its names. Otherwise, as for a manifest or a pattern, it is `common_root`.
     """
     folder = location if is_remote(location) else os.path.abspath(local_path(location))
-    files = [ref.uri for ref in refs if ref.source is None]
-    below = files and all(uri.startswith(f"{folder.rstrip('/')}/") for uri in files)
+    files = [local_path(ref.uri) for ref in refs if ref.source is None]
+    below = files and all(path.startswith(f"{folder.rstrip('/')}/") for path in files)
     return folder if below else common_root(refs)
 
 
 def common_root(refs: Sequence[ImageRef]) -> str:
     """The deepest folder that contains all files among the references; "" if there is none."""
-    folders = {os.path.dirname(ref.uri) for ref in refs if ref.source is None}
+    folders = {os.path.dirname(local_path(ref.uri)) for ref in refs if ref.source is None}
     try:
         return os.path.commonpath(folders) if folders else ""
-    except ValueError:  # file:// URIs among paths
+    except ValueError:  # remote files among local ones
         return ""

@@ -35,7 +35,7 @@ def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
     runs too. About 12 µs for 100 KB.
     """
     hole = data.find(bytes(ZERO_HOLE_BYTES), header.scan_offset)
-    if hole < 0 or data.find(b"\xff\xd9", header.scan_offset, hole) >= 0:
+    if hole < 0 or data.find(_EOI_BYTES, header.scan_offset, hole) >= 0:
         return None
     return hole
 

@@ -89,8 +89,8 @@ def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
         with silenced():
             picture = Image.open(io.BytesIO(data))
         image.size = (picture.height, picture.width)
-    except Image.DecompressionBombError:
-        image.fail(Status.REJECTED, f"{found} image with too many pixels to open")
+    except Image.DecompressionBombError as error:  # with the size and Pillow's limit
+        image.fail(Status.REJECTED, f"{found} image is too large to open: {one_line(error)}")
     except UnidentifiedImageError:  # its message contains the address of the BytesIO
         image.fail(Status.REJECTED, f"{found} header is damaged: cannot identify image file")
     except (OSError, ValueError, SyntaxError) as error:
