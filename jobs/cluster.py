@@ -74,9 +74,9 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
     with reported_if_killed(_KILLED.format(address=address)):
-        with _own_sigterm_handler():
-            _connect(options)
         try:
+            with _own_sigterm_handler():
+                _connect(options)
             yield
         finally:
             ray.shutdown()
