@@ -64,10 +64,10 @@ class TrainSettings(ClassifierSettings):
     logit_weight: float = setting(
         0.2, "loss weight of the relative distance between the logits and the clean picture's"
     )
-    embedding_weight: float = setting(
-        0.0,
+    embedding_weight: float | Literal["auto"] = setting(
+        "auto",
         "loss weight of the relative distance between the last linear layer's input and the clean"
-        " picture's",
+        " picture's; auto: 1, or 0 for a backbone that does not end in a linear layer",
     )
     feature_weight: float = setting(
         1.0,
@@ -136,14 +136,16 @@ class TrainSettings(ClassifierSettings):
         " most half of --max-steps",
     )
     optimizer: Literal["adamw", "muon"] = setting(
-        "adamw",
+        "muon",
         "adamw, or muon: Muon for the convolution kernels, AdamW for biases and PReLU slopes",
     )
-    stem_learning_rate: float = setting(2e-3, "learning rate of the stem steps")
-    learning_rate: float = setting(
-        3e-4,
-        "learning rate after the stem steps; both rates rise during --warmup-steps and then fall"
-        " along a cosine",
+    stem_learning_rate: float | Literal["auto"] = setting(
+        "auto", "learning rate of the stem steps; auto: 0.01 with muon, 0.002 with adamw"
+    )
+    learning_rate: float | Literal["auto"] = setting(
+        "auto",
+        "learning rate after the stem steps; auto: 0.0015 with muon, 0.0003 with adamw. Both rates"
+        " rise during --warmup-steps and then fall along a cosine",
     )
     warmup_steps: int = setting(100, "steps over which the learning rate rises from 0")
     weight_decay: float = setting(1e-4, "decay of the weights; biases and slopes do not decay")
@@ -238,11 +240,22 @@ class TrainSettings(ClassifierSettings):
         return DegradationMix(**{name: getattr(self, name) for name in _MIX})
 
     @property
+    def learning_rates(self) -> tuple[float, float]:
+        """Of the stem steps, and of those after them."""
+        stem, later = _LEARNING_RATES[self.optimizer]
+        return (
+            stem if self.stem_learning_rate == "auto" else self.stem_learning_rate,
+            later if self.learning_rate == "auto" else self.learning_rate,
+        )
+
+    @property
     def model_settings(self) -> dict[str, Any]:
         """The settings that decide the weights; a continued run must have the same."""
         return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
 
 
+# The best of those that were tried (docs/experiments.md), of the stem steps and of the later ones.
+_LEARNING_RATES = {"muon": (1e-2, 1.5e-3), "adamw": (2e-3, 3e-4)}
 _MIX = tuple(DegradationMix.__dataclass_fields__)
 # These may change when a run is continued.
 _MAY_CHANGE = (

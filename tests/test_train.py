@@ -241,7 +241,10 @@ def test_mistakes_are_one_line(
     [
         (["--held-out-images", "17"], "17 held-out images of 17"),
         (["--crop", "100"], "crop 100 is not a multiple of 8"),
-        (["--logit-weight", "0", "--feature-weight", "0"], "nothing to train on"),
+        (
+            ["--logit-weight", "0", "--feature-weight", "0", "--embedding-weight", "0"],
+            "nothing to train on",
+        ),
         (["--backbone", "resnet19"], "did you mean 'resnet1"),
         (
             ["--backbone", "squeezenet1_1", "--embedding-weight", "1"],

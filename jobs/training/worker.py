@@ -15,12 +15,10 @@ from afd_model.afd_module import AFDModule, reconfigured
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, resolve_afd
-from afd_model.feature_taps import head_path
-from afd_model.inference.device import device_name, dtype_name, resolve_device, resolve_precision
+from afd_model.inference.device import device_name, dtype_name, resolve_device
 from afd_model.training.distributed import is_first
 from afd_model.training.export import export, fit_flips
 from afd_model.training.loop import Trainer, train
-from afd_model.training.losses import LossWeights
 from afd_model.training.schedule import TrainingOptions
 from afd_model.training.training_state import STATE
 from jobs.log import say
@@ -29,6 +27,7 @@ from jobs.run_record import versions
 from jobs.settings import flag_of
 from jobs.train_settings import TrainSettings
 from jobs.training.log import TrainingLog
+from jobs.training.options import training_options
 from jobs.training.originals import advice
 from pipeline.inputs.sampling import evenly
 from pipeline.output import RUN, OutputFolder
@@ -70,11 +69,6 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
         )
         geometry = replace(geometry, crop=settings.crop, resize=resize)
         geometry.check_blocks()
-    if settings.embedding_weight and head_path(backbone.module) is None:
-        raise ValueError(
-            f"{settings.backbone} has no linear layer to take an embedding from: use"
-            " --embedding-weight 0"
-        )
     torch.manual_seed(settings.seed)
     afd, start = _initial_module(settings, backbone)
     # Without the run's own files: a resumed run would find them, and draw other pairs.
@@ -82,7 +76,7 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     auto = max(1, min(_HELD_OUT_IMAGES, len(refs) // 5))
     wanted = settings.held_out_images
     training, held_out = split_held_out(refs, auto if isinstance(wanted, str) else wanted)
-    options = _options(settings, device)
+    options = training_options(settings, backbone, device)
     return Prepared(backbone, afd, start, options, geometry, preset, training, held_out)
 
 
@@ -121,41 +115,6 @@ def _initial_module(
             f" {found.size} --fdm {found.fdm} --dct-input {found.dct_input} --corrected-stages"
             f" {len(found.stages)}"
         ) from None
-
-
-def _options(settings: TrainSettings, device: torch.device) -> TrainingOptions:
-    requested = settings.precision
-    if requested == "auto" and device.type == "cuda":
-        requested = "bf16"  # has the range of fp32, so the loss needs no scaling
-    return TrainingOptions(
-        max_steps=settings.max_steps,
-        max_time_s=None if isinstance(settings.max_time_s, str) else settings.max_time_s,
-        stem_steps=settings.stem_steps,
-        stem_learning_rate=settings.stem_learning_rate,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        optimizer=settings.optimizer,
-        weight_decay=settings.weight_decay,
-        ema_decay=settings.ema_decay,
-        start_share=settings.start_share,
-        clip_norm=settings.clip_norm,
-        precision=resolve_precision(requested, device),
-        num_stages=settings.feature_stages,
-        keep=settings.keep,
-        log_every_steps=settings.log_every_steps,
-        save_every_steps=settings.save_every_steps,
-        validate_every_steps=settings.validate_every_steps,
-        losses=LossWeights(
-            kl=settings.kl_weight,
-            root_kl=settings.root_kl_weight,
-            logits=settings.logit_weight,
-            embedding=settings.embedding_weight,
-            features=settings.feature_weight,
-            stem_l1=settings.stem_l1_weight,
-            temperature=settings.kl_temperature,
-            distance=settings.distance,
-        ),
-    )
 
 
 def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None = None) -> None:
