@@ -52,7 +52,8 @@ def config_for(
     Args:
         corrected_stages: at most how many of the last stages are corrected; None: the size's
             default. `stage_width` is the widest of `STAGE_WIDTHS` that keeps the module within
-            `MAX_PARAMETERS`, and "light" within its share.
+            `MAX_PARAMETERS`, and "light" within its share; where none does, fewer stages are
+            corrected.
         changes: fields of `AFDConfig` to override, for ablations.
 
     Raises:
@@ -72,13 +73,13 @@ def config_for(
         raise ValueError(
             f"{backbone.name} has no stage to correct behind its stem: use --corrected-stages 0"
         )
-    if not stages:
-        return config
-    for width in STAGE_WIDTHS:
-        config = replace(config, stages=stages, stage_width=width)
-        parameters = count_parameters(AFDModule(config).fuse())
-        if parameters <= MAX_PARAMETERS and module_macs(config, crop) <= max_macs:
-            break
+    while stages:
+        for width in STAGE_WIDTHS:
+            corrected = replace(config, stages=stages, stage_width=width)
+            parameters = count_parameters(AFDModule(corrected).fuse())
+            if parameters <= MAX_PARAMETERS and module_macs(corrected, crop) <= max_macs:
+                return corrected
+        stages = stages[1:]  # the one with the largest grid
     return config
 
 
@@ -99,7 +100,7 @@ def _sized(
         return replace(paper, size=size, **changes)
     config = paper
     for width in LIGHT_WIDTHS:
-        light: dict[str, Any] = {"width": width, "reduction": 2, "depth": 3, "levels": 0}
+        light: dict[str, Any] = {"width": width, "reduction": 2, "depth": 1, "levels": 0}
         gate = {"fdm": "full+channel", "dct_input": "log", "fdm_on": "bottleneck"}
         config = replace(paper, size=size, fde_hidden=width, **(light | gate | changes))
         if module_macs(config, backbone.preprocessing.crop) <= max_macs:

@@ -32,7 +32,11 @@ def test_counting_against_the_arithmetic() -> None:
 
 
 @pytest.mark.parametrize("stages", [0, 3])
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet50", "timm:tf_efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "name",
+    # the last one's stem leaves too little for corrections of all three stages
+    ["mobilenet_v3_small", "resnet50", "timm:tf_efficientnet_lite0", "regnet_y_400mf"],
+)
 def test_light_costs_a_tenth_of_the_backbone(name: str, stages: int) -> None:
     model = backbone(name)
     crop = model.preprocessing.crop
