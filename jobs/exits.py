@@ -44,10 +44,20 @@ def import_in_thread(name: str) -> Any:
     During PyTorch's import, Ctrl-C would abort the process or be lost. Python handles signals in
     the main thread only, so the import runs in another one.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future
+    from threading import Thread
 
-    importer = ThreadPoolExecutor(1, thread_name_prefix="import")
-    return importer.submit(importlib.import_module, name).result()
+    imported: Future[Any] = Future()
+
+    def load() -> None:
+        try:
+            imported.set_result(importlib.import_module(name))
+        except BaseException as error:
+            imported.set_exception(error)
+
+    # No pool: if Ctrl-C comes while a pool's thread starts, nothing tells that thread to end.
+    Thread(target=load, name="import").start()
+    return imported.result()
 
 
 def exit_now(code: int) -> NoReturn:
