@@ -212,6 +212,13 @@ def test_an_interrupt_stops_every_unfinished_shard(
     labelling = threading.Event()
     label_read = labeler.pipeline.label
 
+    stopped = threading.Event()
+    stop = labeler._stop
+
+    def noted_stop() -> None:
+        threading.Timer(0.3, stopped.set).start()  # stopping waits for images that are being read
+        stop()
+
     def noted_label_read(shard: Shard, images: ReadAhead) -> LabelledShard:
         labelling.set()
         return label_read(shard, images)
@@ -222,10 +229,11 @@ def test_an_interrupt_stops_every_unfinished_shard(
             main = threading.main_thread().ident
             assert main is not None
             signal.pthread_kill(main, signal.SIGINT)
-            time.sleep(0.5)
+            assert stopped.wait(30)
         return Path(ref.uri).read_bytes()
 
     monkeypatch.setattr(labeler, "label", noted_label)
+    monkeypatch.setattr(labeler, "_stop", noted_stop)
     monkeypatch.setattr(labeler.pipeline, "label", noted_label_read)
     monkeypatch.setattr("pipeline.reading.reading_tasks.read_image", read_slowly)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
