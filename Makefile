@@ -8,8 +8,8 @@ STAMP := $(VENV)/.made-from-$(shell cat pyproject.toml constraints.txt | cksum |
 # `make gpu-check` installs nothing: it takes the environment that is there.
 GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-# Each may start a Ray cluster of its own.
-TEST_PROCESSES ?= 2
+# Each may start a Ray cluster of its own. One more than two cores, because many tests wait.
+TEST_PROCESSES ?= 3
 
 .PHONY: demo test faults lint types check gpu-check clean
 
