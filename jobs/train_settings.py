@@ -240,22 +240,11 @@ class TrainSettings(ClassifierSettings):
         return DegradationMix(**{name: getattr(self, name) for name in _MIX})
 
     @property
-    def learning_rates(self) -> tuple[float, float]:
-        """Of the stem steps, and of those after them."""
-        stem, later = _LEARNING_RATES[self.optimizer]
-        return (
-            stem if self.stem_learning_rate == "auto" else self.stem_learning_rate,
-            later if self.learning_rate == "auto" else self.learning_rate,
-        )
-
-    @property
     def model_settings(self) -> dict[str, Any]:
         """The settings that decide the weights; a continued run must have the same."""
         return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
 
 
-# The best of those that were tried (docs/experiments.md), of the stem steps and of the later ones.
-_LEARNING_RATES = {"muon": (1e-2, 1.5e-3), "adamw": (2e-3, 3e-4)}
 _MIX = tuple(DegradationMix.__dataclass_fields__)
 # These may change when a run is continued.
 _MAY_CHANGE = (

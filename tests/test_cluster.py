@@ -129,7 +129,8 @@ def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
             with jobs.cluster.cluster("local", num_cpus=1):
                 print("started")
         except KeyboardInterrupt:
-            print("interrupted", signal.getsignal(signal.SIGTERM) == before)
+            restored = signal.getsignal(signal.SIGTERM) == before
+            print("interrupted", restored, jobs.cluster.ray.is_initialized())
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -138,7 +139,7 @@ def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
         text=True,
         timeout=120,
     )
-    assert (done.returncode, done.stdout) == (0, "interrupted True\n")
+    assert (done.returncode, done.stdout) == (0, "interrupted True False\n")
 
 
 def test_workers_import_nothing_from_the_current_folder(

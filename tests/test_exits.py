@@ -104,6 +104,23 @@ def test_an_interrupt_waits_until_a_module_is_imported(tmp_path: Path) -> None:
     assert done.stderr.endswith("KeyboardInterrupt\n")
 
 
+def test_an_interrupt_while_the_importing_thread_starts_ends_the_process() -> None:
+    program = textwrap.dedent("""
+        import threading
+        from jobs.exits import import_in_thread
+        start = threading.Thread.start
+        def interrupted(thread):
+            start(thread)
+            raise KeyboardInterrupt
+        threading.Thread.start = interrupted
+        import_in_thread("json")
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+
+
 @pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_nowhere(closing: str) -> None:
     """What is opened does not become one of them, and what is said does not end the job."""

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 from checkpoints import MINIATURE
 from torch import nn
@@ -31,6 +30,3 @@ def test_an_embedding_is_compared_where_there_is_one() -> None:
     assert training_options(DEFAULTS, backbone, CPU).losses.embedding == 1
     backbone.module.set_submodule("fc", nn.Identity())  # as in a classifier that ends in a conv
     assert training_options(DEFAULTS, backbone, CPU).losses.embedding == 0
-    chosen = replace(DEFAULTS, embedding_weight=0.5)
-    with pytest.raises(ValueError, match="no linear layer to take an embedding from: use"):
-        training_options(chosen, backbone, CPU)

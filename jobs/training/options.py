@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from afd_model.backbones import Backbone
@@ -11,12 +13,15 @@ from afd_model.training.losses import LossWeights
 from afd_model.training.schedule import TrainingOptions
 from jobs.train_settings import TrainSettings
 
+# The best of those that were tried (docs/experiments.md), of the stem steps and of the later ones.
+_LEARNING_RATES = {"muon": (1e-2, 1.5e-3), "adamw": (2e-3, 3e-4)}
+
 
 def training_options(
     settings: TrainSettings, backbone: Backbone, device: torch.device
 ) -> TrainingOptions:
     """The options of the training loop. Raises ValueError when the backbone does not allow them."""
-    stem_learning_rate, learning_rate = settings.learning_rates
+    stem_rate, rate = _LEARNING_RATES[settings.optimizer]
     requested = settings.precision
     if requested == "auto" and device.type == "cuda":
         requested = "bf16"  # has the range of fp32, so the loss needs no scaling
@@ -24,8 +29,8 @@ def training_options(
         max_steps=settings.max_steps,
         max_time_s=None if isinstance(settings.max_time_s, str) else settings.max_time_s,
         stem_steps=settings.stem_steps,
-        stem_learning_rate=stem_learning_rate,
-        learning_rate=learning_rate,
+        stem_learning_rate=_given(settings.stem_learning_rate, stem_rate),
+        learning_rate=_given(settings.learning_rate, rate),
         warmup_steps=settings.warmup_steps,
         optimizer=settings.optimizer,
         weight_decay=settings.weight_decay,
@@ -51,13 +56,16 @@ def training_options(
     )
 
 
+def _given(value: float | Literal["auto"], auto: float) -> float:
+    return auto if value == "auto" else value
+
+
 def _embedding_weight(settings: TrainSettings, backbone: Backbone) -> float:
     has_embedding = head_path(backbone.module) is not None
-    if settings.embedding_weight == "auto":
-        return float(has_embedding)
-    if settings.embedding_weight and not has_embedding:
+    weight = _given(settings.embedding_weight, float(has_embedding))
+    if weight and not has_embedding:
         raise ValueError(
             f"{settings.backbone} has no linear layer to take an embedding from: use"
             " --embedding-weight 0"
         )
-    return settings.embedding_weight
+    return weight

@@ -15,7 +15,7 @@ from pipeline.screening.screen import Limits
 
 _SAMPLE = 100
 _NEARLY_CLEAN = 90
-# An image with more windows than this to its shorter side is reduced enough as it is.
+# An image whose shorter side is longer than so many training windows is reduced by them enough.
 _FEW_WINDOWS = 2
 _SMALLEST_CROP = 64  # the last stages of a classifier see 2 x 2 positions of it
 

@@ -20,7 +20,6 @@ from afd_model.training.distributed import is_first
 from afd_model.training.export import export, fit_flips
 from afd_model.training.loop import Trainer, train
 from afd_model.training.schedule import TrainingOptions
-from afd_model.training.training_state import STATE
 from jobs.log import say
 from jobs.model import backbone_of, decoding_on
 from jobs.run_record import versions
@@ -132,10 +131,11 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     if len(ready.held_out) > len(ready.training):
         counts += " (most of them: --held-out-images sets how many)"
     say(counts)
-    _advise(settings, rank, ready)
     folder = Path(settings.output)
     trainer = Trainer(ready.backbone, ready.afd, ready.options, device=device, folder=folder)
     trainer.resume()
+    if not (rank.index or trainer.step or settings.reduced_share):
+        _advise(settings, ready)
     loader = partial(_loader, settings=settings, rank=rank, device=device)
     training = loader(ready.training, ready.geometry)
     held_out = loader(ready.held_out, ready.preset)
@@ -158,9 +158,7 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             log.close()
 
 
-def _advise(settings: TrainSettings, rank: Rank, ready: Prepared) -> None:
-    if rank.index or settings.reduced_share or (Path(settings.output) / STATE).exists():
-        return
+def _advise(settings: TrainSettings, ready: Prepared) -> None:
     limits = Limits(settings.max_pixels)
     if told := advice(ready.training, ready.geometry.crop, limits, settings.read_threads):
         say(told)
