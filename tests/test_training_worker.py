@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import MINIATURE
 from training_runs import make_collection
 
+from afd_model.afd_module import AFDModule
+from afd_model.afd_sizes import config_for
+from afd_model.backbones import load_backbone
+from afd_model.checkpoint import save_checkpoint
 from jobs.train_settings import TrainSettings
 from jobs.training.worker import prepare
 
@@ -40,3 +45,14 @@ def test_small_collections_keep_most_images_for_training(
     manifest.write_text("0.jpg\n" * images)
     ready = prepare(replace(SMALL, input=str(manifest)), CPU)
     assert (len(ready.training), len(ready.held_out)) == (images - held_out, held_out)
+
+
+def test_a_light_checkpoint_keeps_its_number_of_blocks(tmp_path: Path) -> None:
+    """`light` had three of them before it had one."""
+    backbone = load_backbone(MINIATURE, "none")
+    path = tmp_path / "afd.safetensors"
+    save_checkpoint(path, AFDModule(config_for(backbone, "light", depth=3)), backbone)
+    miniature = replace(SMALL, input=str(make_collection(tmp_path / "photos")), backbone=MINIATURE)
+    ready = prepare(replace(miniature, afd=str(path), crop=64), CPU)
+    assert ready.afd.config.depth == 3
+    assert prepare(replace(miniature, crop=64), CPU).afd.config.depth == 1

@@ -98,6 +98,8 @@ def _initial_module(
             f"--afd {settings.afd}: no weights to start from; use untrained, or a checkpoint file"
         )
     found = afd.config
+    if settings.afd_size == found.size:
+        changes["depth"] = found.depth
     if settings.corrected_stages in ("auto", len(found.stages)):
         # The stages' corrections are kept as they are. `config_for` sizes the stem's part as if
         # there were none, because counting them would make it narrower.
