@@ -10,7 +10,7 @@ from typing import Any
 
 from afd_model.inference.device import resolve_device
 from afd_model.training.export import CARD, CHECKPOINT
-from afd_model.training.loop import TrainingError
+from afd_model.training.trainer import TrainingError
 from afd_model.training.training_state import STATE
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE

@@ -14,10 +14,11 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone
 from afd_model.dct import block_dct
-from afd_model.training.loop import Trainer, train
+from afd_model.training.loop import train
 from afd_model.training.losses import LossWeights
 from afd_model.training.pairs import PairBatch
 from afd_model.training.schedule import TrainingOptions
+from afd_model.training.trainer import Trainer
 
 SIDE, BATCH = 32, 4
 CPU = torch.device("cpu")

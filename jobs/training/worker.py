@@ -18,8 +18,9 @@ from afd_model.checkpoint import CheckpointFacts, resolve_afd
 from afd_model.inference.device import device_name, dtype_name, resolve_device
 from afd_model.training.distributed import is_first
 from afd_model.training.export import export, fit_flips
-from afd_model.training.loop import Trainer, train
+from afd_model.training.loop import train
 from afd_model.training.schedule import TrainingOptions
+from afd_model.training.trainer import Trainer
 from jobs.log import say
 from jobs.model import backbone_of, decoding_on
 from jobs.run_record import versions

@@ -1,7 +1,5 @@
-"""The training loop on a tiny backbone and random pictures: what moves, what does not."""
+"""A trainer of a miniature backbone on random pictures: what moves, what does not, what is kept."""
 
-import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +17,8 @@ from trainers import (
 )
 
 from afd_model.backbones import Backbone, load_backbone
-from afd_model.checkpoint import load_checkpoint
-from afd_model.training.export import CARD, CHECKPOINT, best_module, export, fit_flips
-from afd_model.training.loop import TrainingError, train
+from afd_model.training.export import best_module
 from afd_model.training.losses import LossWeights
-from afd_model.training.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,19 +26,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     return load_backbone(MINIATURE, "none")
-
-
-def test_a_longer_run_does_not_go_back_to_the_stem_alone(
-    backbone: Backbone, tmp_path: Path
-) -> None:
-    """The stem's steps are half of a short run, and would be more of a longer one."""
-    short = replace(OPTIONS, stem_steps=1000, max_steps=6, validate_every_steps=6)
-    run(make_trainer(backbone, tmp_path, short))
-    longer = make_trainer(backbone, tmp_path, replace(short, max_steps=14, log_every_steps=1))
-    assert longer.resume()
-    records = [r for r in run(longer) if r["kind"] == "step"]
-    assert [r["step"] for r in records] == list(range(7, 15))
-    assert all("stem" not in r for r in records)
 
 
 def test_overfits_one_batch_and_moves_nothing_but_the_module(
@@ -80,23 +62,6 @@ def test_every_term_can_be_learned_alone(backbone: Backbone, tmp_path: Path, ter
     assert records[-1]["loss"] == pytest.approx(records[-1][term])
 
 
-def test_the_first_steps_are_on_the_stem_alone(backbone: Backbone, tmp_path: Path) -> None:
-    options = replace(OPTIONS, stem_steps=4, stem_learning_rate=0.01, log_every_steps=3)
-    trainer = make_trainer(backbone, tmp_path, options)
-    runs: list[int] = []
-    trainer.classifier.backbone.layer4.register_forward_hook(lambda *_: runs.append(trainer.step))
-    records = [r for r in run(trainer, OneBatch()) if r["kind"] == "step"]
-    # A record never mixes the phases' losses.
-    assert [(r["step"], "stem" in r, "features" in r) for r in records] == [
-        (3, True, False),
-        (4, True, False),
-        (6, False, True),
-        (8, False, True),
-    ]
-    assert records[1]["loss"] < records[0]["loss"]
-    assert min(runs) == 4
-
-
 def test_mixed_precision_follows_full_precision(backbone: Backbone, tmp_path: Path) -> None:
     losses = {}
     for precision in (torch.float32, torch.bfloat16):
@@ -114,25 +79,6 @@ def test_an_untrained_module_answers_as_the_backbone(backbone: Backbone, tmp_pat
     score = trainer.validate(RandomPairs().held_out())
     assert score["clean_agreement"] == 1
     assert score["compressed_agreement"] == score["direct_agreement"]
-
-
-# Killed where the optimizer's sums have to be kept, and where those of the stem's steps end.
-def test_time_ends_a_run_with_a_usable_checkpoint(backbone: Backbone, tmp_path: Path) -> None:
-    options = replace(OPTIONS, max_steps=10_000, max_time_s=0.0)
-    trainer = make_trainer(backbone, tmp_path, options)
-    pairs = RandomPairs()
-    found: list[str] = []
-    reason = train(trainer, pairs, pairs, log=lambda r: None, on_best=lambda: found.append("best"))
-    assert (reason, trainer.step, found) == ("out of time", 1, ["best"])
-    flip = fit_flips(trainer, backbone, [(pairs, 2)])
-    export(trainer, backbone, {"command": "afd train"}, flip)
-    module, facts = load_checkpoint(tmp_path / CHECKPOINT, backbone)
-    assert not module.is_identity
-    assert facts.flip_model == flip
-    card = json.loads((tmp_path / CARD).read_text())
-    assert card["sha256"] == facts.sha256
-    assert card["command"] == facts.training["command"] == "afd train"
-    assert card["held_out_scores"] == trainer.best.score if trainer.best else False
 
 
 def test_the_best_validation_is_kept(backbone: Backbone, tmp_path: Path) -> None:
@@ -174,14 +120,6 @@ def test_of_the_start_is_kept_what_is_asked_for(backbone: Backbone, tmp_path: Pa
     assert any(not torch.equal(start[key], average[key]) for key in start)
 
 
-def test_a_loss_that_is_no_number_ends_training(backbone: Backbone, tmp_path: Path) -> None:
-    trainer = make_trainer(backbone, tmp_path)
-    with torch.no_grad():
-        next(trainer.afd.parameters()).fill_(math.inf)
-    with pytest.raises(TrainingError, match="no longer a number by step 2"):
-        run(trainer)
-
-
 @pytest.mark.parametrize("most", [1e-4, 1e4])
 def test_a_gradient_is_scaled_down_to_the_greatest_norm(
     backbone: Backbone, tmp_path: Path, most: float
@@ -192,27 +130,3 @@ def test_a_gradient_is_scaled_down_to_the_greatest_norm(
     clipped = torch.linalg.vector_norm(torch.cat(gradients)).item()
     assert 1e-3 < norm < 1e3
     assert clipped == pytest.approx(min(norm, most), rel=1e-3)
-
-
-def test_each_step_is_as_large_as_its_learning_rate(backbone: Backbone, tmp_path: Path) -> None:
-    options = replace(OPTIONS, max_steps=4, log_every_steps=1)
-    trainer = make_trainer(backbone, tmp_path, options)
-    start = weights(trainer.afd)
-    trainer.train_step(next(RandomPairs().training(0)))
-    moved = max((v - start[k]).abs().max().item() for k, v in weights(trainer.afd).items())
-    assert moved == pytest.approx(learning_rate(0, options), rel=0.01)  # AdamW's first step
-    rates = [r["learning_rate"] for r in run(trainer) if r["kind"] == "step"]
-    assert rates == [learning_rate(step, options) for step in (1, 2, 3)]
-
-
-def test_weights_that_are_no_numbers_are_not_the_best(backbone: Backbone, tmp_path: Path) -> None:
-    """Also where a validation comes before a record of the loss."""
-    trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, keep="last", log_every_steps=100))
-    pairs = RandomPairs()
-    trainer.validate(pairs.held_out())
-    best = trainer.best
-    with torch.no_grad():
-        next(trainer.afd.parameters()).fill_(math.inf)
-    with pytest.raises(TrainingError, match="no longer a number by step 4"):
-        run(trainer, pairs)
-    assert trainer.best is best
