@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
     from servers import Bucket, Proxy
 
+    from afd_model.backbones import Backbone
     from pipeline.decode import Decoder
 
 # OpenMP's threads wait for each other by spinning: on a busy machine one is faster than two. Set
@@ -28,6 +29,16 @@ def small_decoder() -> Decoder:
     from pipeline.decode import DecodeOptions, Decoder
 
     return Decoder(plain(64, 64), DecodeOptions(batch_size=4, prefetch_batches=2))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    """The miniature, untrained."""
+    from checkpoints import MINIATURE
+
+    from afd_model.backbones import load_backbone
+
+    return load_backbone(MINIATURE, "none")
 
 
 @pytest.fixture(scope="session")

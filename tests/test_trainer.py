@@ -6,26 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import MINIATURE
-from trainers import (
-    OPTIONS,
-    OneBatch,
-    RandomPairs,
-    make_trainer,
-    run,
-    weights,
-)
+from trainers import OPTIONS, OneBatch, RandomPairs, make_trainer, run, weights
 
-from afd_model.backbones import Backbone, load_backbone
+from afd_model.backbones import Backbone
 from afd_model.training.export import best_module
 from afd_model.training.losses import LossWeights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone(MINIATURE, "none")
 
 
 def test_overfits_one_batch_and_moves_nothing_but_the_module(

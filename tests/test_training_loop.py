@@ -7,17 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import MINIATURE
-from trainers import (
-    OPTIONS,
-    OneBatch,
-    RandomPairs,
-    make_trainer,
-    run,
-    weights,
-)
+from trainers import OPTIONS, OneBatch, RandomPairs, make_trainer, run, weights
 
-from afd_model.backbones import Backbone, load_backbone
+from afd_model.backbones import Backbone
 from afd_model.checkpoint import load_checkpoint
 from afd_model.training.export import CARD, CHECKPOINT, export, fit_flips
 from afd_model.training.loop import train
@@ -25,11 +17,6 @@ from afd_model.training.schedule import learning_rate
 from afd_model.training.trainer import TrainingError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone(MINIATURE, "none")
 
 
 def test_a_longer_run_does_not_go_back_to_the_stem_alone(

@@ -7,21 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import MINIATURE
 from torch import nn
 from trainers import OPTIONS, RandomPairs, make_trainer, run, weights
 
-from afd_model.backbones import Backbone, load_backbone
+from afd_model.backbones import Backbone
 from afd_model.training.optimizer import OptimizerKind
 from afd_model.training.pairs import PairBatch
 from afd_model.training.training_state import ExponentialAverage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone(MINIATURE, "none")
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,7 @@ def _is_better(score: dict[str, float], best: dict[str, float]) -> bool:
 
 
 def diverged(step: int) -> TrainingError:
+    """The error of a loss or of weights that are no longer finite numbers, found at `step`."""
     return TrainingError(
         f"the loss is no longer a number by step {step}: use a smaller learning rate"
     )
