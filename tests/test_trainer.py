@@ -11,6 +11,7 @@ from trainers import OPTIONS, OneBatch, RandomPairs, make_trainer, run, weights
 from afd_model.backbones import Backbone
 from afd_model.training.export import best_module
 from afd_model.training.losses import LossWeights
+from afd_model.training.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,3 +118,19 @@ def test_a_gradient_is_scaled_down_to_the_greatest_norm(
     clipped = torch.linalg.vector_norm(torch.cat(gradients)).item()
     assert 1e-3 < norm < 1e3
     assert clipped == pytest.approx(min(norm, most), rel=1e-3)
+
+
+def test_the_later_terms_begin_without_the_stems_moments(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    """A first step of AdamW is as large as the learning rate; one with moments is not."""
+    options = replace(OPTIONS, stem_steps=3, stem_learning_rate=0.01, optimizer="adamw")
+    trainer = make_trainer(backbone, tmp_path, options)
+    batches = RandomPairs().training(0)
+    for _ in range(3):
+        trainer.train_step(next(batches))
+    before = weights(trainer.afd.fe_net)
+    trainer.train_step(next(batches))
+    after = weights(trainer.afd.fe_net)
+    moved = [(after[name] - before[name]).abs().max().item() for name in before]
+    assert moved == pytest.approx([learning_rate(3, options)] * len(moved), rel=0.02)

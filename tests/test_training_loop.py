@@ -67,6 +67,19 @@ def test_time_ends_a_run_with_a_usable_checkpoint(backbone: Backbone, tmp_path: 
     assert card["held_out_scores"] == trainer.best.score if trainer.best else False
 
 
+def test_the_last_step_is_saved_whatever_its_number(backbone: Backbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, save_every_steps=100)
+    whole = make_trainer(backbone, tmp_path, options)
+    run(whole)
+    repeated = make_trainer(backbone, tmp_path, options)
+    assert repeated.resume()
+    assert repeated.step == OPTIONS.max_steps
+    assert repeated.best is not None
+    assert whole.best is not None
+    assert repeated.best.score == whole.best.score
+    assert run(repeated) == []
+
+
 def test_a_loss_that_is_no_number_ends_training(backbone: Backbone, tmp_path: Path) -> None:
     trainer = make_trainer(backbone, tmp_path)
     with torch.no_grad():
