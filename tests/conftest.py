@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 # OpenMP's threads wait for each other by spinning: on a busy machine one is faster than two. Set
 # before PyTorch is imported, and passed on to the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Likewise passed on: `nohup` and a script's `&` would have the jobs of these tests ignore the
+# signals that they are sent.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
