@@ -5,22 +5,23 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.error_text import one_line
 from pipeline.file_format import sniff_format
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
 from pipeline.records import EncodedImage, Status
 from pipeline.screening.jpeg_integrity import IntegrityLevel, check_integrity, readable_part
-from pipeline.screening.pillow_warnings import silenced
 from pipeline.screening.png_chunks import picture_chunks
 
 # Encoders write about ten scans. For each, the decoder goes over the whole image.
 REJECTED_ABOVE_SCANS = 100
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
-# Web crawls also save these as .jpg, and DALI decodes them to the same pixels as PIL.
-_OTHER_FORMATS = ("png", "webp")
+# Web crawls also save these as .jpg, and DALI decodes them to the same pixels as PIL. Opened by
+# `Image.open`, they would have to keep to a limit of Pillow's own too.
+_OTHER_FORMATS = {"png": PngImageFile, "webp": WebPImageFile}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +83,19 @@ def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
 
 def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
     found = sniff_format(data)
-    if found not in _OTHER_FORMATS:
+    open_image = _OTHER_FORMATS.get(found or "")
+    if open_image is None:
         image.fail(Status.REJECTED, _not_an_image(found, data))
         return
+    if found == "png":
+        image.data = data = picture_chunks(data)
     try:
-        with silenced():
-            picture = Image.open(io.BytesIO(data))
-        image.size = (picture.height, picture.width)
-    except Image.DecompressionBombError as error:  # with the size and Pillow's limit
-        image.fail(Status.REJECTED, f"{found} image is too large to open: {one_line(error)}")
-    except UnidentifiedImageError:  # its message contains the address of the BytesIO
-        image.fail(Status.REJECTED, f"{found} header is damaged: cannot identify image file")
+        picture = open_image(io.BytesIO(data))
     except (OSError, ValueError, SyntaxError) as error:
         image.fail(Status.REJECTED, f"{found} header is damaged: {one_line(error)}")
-    else:
-        if _check_pixels(image, limits) and found == "png":
-            image.data = picture_chunks(data)
+        return
+    image.size = (picture.height, picture.width)
+    _check_pixels(image, limits)
 
 
 def _check_pixels(image: EncodedImage, limits: Limits) -> bool:
