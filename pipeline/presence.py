@@ -30,12 +30,15 @@ _CLOCK_SLACK_S = 10.0  # a start time depends on the boot time, which moves when
 
 @dataclass(frozen=True, slots=True, order=True)
 class Driver:
-    """since: its start, in seconds since the epoch. name: unique."""
+    """since: its start, in seconds since the epoch. name: unique. pid_namespace: where `pid` holds;
+    containers may share a host's name and yet not see each other's processes.
+    """
 
     since: float
     host: str
     pid: int
     name: str
+    pid_namespace: str = ""
 
     def __str__(self) -> str:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
@@ -50,7 +53,9 @@ class Presence:
 
     def __init__(self, output: OutputFolder, *, refresh_s: float = REFRESH_S) -> None:
         self.name = uuid.uuid4().hex
-        self._driver = Driver(time.time(), socket.gethostname(), os.getpid(), self.name)
+        self._driver = Driver(
+            time.time(), socket.gethostname(), os.getpid(), self.name, _pid_namespace()
+        )
         self._output = output
         self._heartbeat = f"{self.name}.json"
         self._refresh_s = refresh_s
@@ -107,8 +112,8 @@ class Presence:
 
 
 def _is_gone(driver: Driver) -> bool:
-    """Whether the process has ended, as far as this host can tell; False for other hosts."""
-    if driver.host != socket.gethostname():
+    """Whether the process has ended; False for one that cannot be seen from here."""
+    if not driver.pid_namespace or driver.pid_namespace != _pid_namespace():
         return False
     try:
         process = psutil.Process(driver.pid)
@@ -119,3 +124,12 @@ def _is_gone(driver: Driver) -> bool:
         return True
     except psutil.AccessDenied:
         return False
+
+
+def _pid_namespace() -> str:
+    """Which processes this one sees, as one of this boot of this machine; "" if it is not told."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as boot_id:
+            return f"{boot_id.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""

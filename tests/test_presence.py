@@ -90,11 +90,23 @@ def test_a_driver_that_ended_and_whose_parent_does_not_ask_is_gone(output: Outpu
     ended = subprocess.Popen([sys.executable, "-c", ""])
     while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    driver = Driver(time.time(), socket.gethostname(), ended.pid, "x")
     with Presence(output) as presence:
-        (output.path / DRIVERS / "x.json").write_text(json.dumps(asdict(driver)))
+        [own] = (output.path / DRIVERS).iterdir()
+        driver = json.loads(own.read_text()) | {"pid": ended.pid, "name": "x"}
+        (output.path / DRIVERS / "x.json").write_text(json.dumps(driver))
         assert presence.others() == []
     ended.wait()
+
+
+def test_a_driver_in_another_container_is_not_looked_for_among_the_processes_here(
+    output: OutputFolder,
+) -> None:
+    """Containers on the host's network share its name, and each has a process 1."""
+    with Presence(output) as presence:
+        for namespace, name in (("another boot pid:[1]", "x"), ("", "y")):
+            driver = Driver(time.time(), socket.gethostname(), 2**22 + 1, name, namespace)
+            (output.path / DRIVERS / f"{name}.json").write_text(json.dumps(asdict(driver)))
+        assert sorted(driver.name for driver in presence.others()) == ["x", "y"]
 
 
 def test_a_driver_taken_for_dead_shows_itself_again(output: OutputFolder) -> None:
