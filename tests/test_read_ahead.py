@@ -58,6 +58,18 @@ def test_members_that_fill_the_memory_are_not_read_sixteen_at_a_time(
     assert [len(rows) for rows in read_ahead._runs(refs)] == [2, 1, 1, 2, 16, 15]
 
 
+def test_files_count_as_large_as_the_first_of_their_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's listing has no sizes: sixteen photographs of 80 MB would be in memory at once."""
+    monkeypatch.setattr(read_ahead, "_MAX_BYTES_PER_TASK", 100)
+    refs = []
+    for k, size in enumerate((60, 60, 30, 1, 0, 0, *[1] * 20)):
+        (tmp_path / f"{k}.jpg").write_bytes(bytes(size))
+        refs.append(ImageRef(str(tmp_path / f"{k}.jpg")))
+    assert [len(rows) for rows in read_ahead._runs(refs)] == [1, 1, 3, 16, 5]
+
+
 def test_reading_begins_when_it_is_told_to_or_with_the_first_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

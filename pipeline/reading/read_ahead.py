@@ -6,14 +6,19 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 
-from pipeline.inputs.image_bytes import has_random_access, is_remote_image, is_streamed
+from pipeline.inputs.image_bytes import (
+    expected_bytes,
+    has_random_access,
+    is_remote_image,
+    is_streamed,
+)
 from pipeline.reading.reading_tasks import ArchiveReadPool, LoadedRun, ReadPool, StoreDownError
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screening.screen import Limits
 from pipeline.stores.errors import TransientStoreError
 
 _IMAGES_PER_TASK = 16  # a task costs about 50 µs, which is more than a small image does
-_MAX_BYTES_PER_TASK = 1 << 26  # by the sizes in the plan; a task's images are in memory together
+_MAX_BYTES_PER_TASK = 1 << 26  # expected; a task's images are in memory together
 _REMOTE_READS = 256  # at the same time; at 50 ms each, this is 5,000 images/s
 # Images in a row that their store failed to return; for any reason, or each after all retries.
 _MAX_STORE_FAILURES_IN_A_ROW = 32
@@ -44,7 +49,8 @@ class ReadAhead:
         self._limits = limits
         self._num_threads = num_threads
         self._max_images = max(max_images, _IMAGES_PER_TASK)
-        self._runs = deque(_runs(refs))
+        self._runs = _runs(refs)
+        self._next_run = next(self._runs, None)
         self._tasks: deque[Future[LoadedRun]] = deque()
         self._ahead = 0  # images in the tasks
         self._pool: ReadPool | None = None
@@ -93,12 +99,13 @@ class ReadAhead:
         return ReadPool(self._refs, self._limits, self._num_threads, num_readers)
 
     def _submit_more(self, pool: ReadPool) -> None:
-        while self._runs and (
-            not self._tasks or self._ahead + len(self._runs[0]) <= self._max_images
+        while (run := self._next_run) is not None and (
+            not self._tasks or self._ahead + len(run) <= self._max_images
         ):
-            self._ahead += len(self._runs[0])
+            self._ahead += len(run)
+            self._next_run = next(self._runs, None)
             try:
-                self._tasks.append(pool.submit(self._runs.popleft()))
+                self._tasks.append(pool.submit(run))
             except RuntimeError as error:  # `close` has just shut the threads down
                 if self._closed:
                     raise CancelledError from error
@@ -137,19 +144,28 @@ class ReadAhead:
 
 
 def _runs(refs: Sequence[ImageRef]) -> Iterator[range]:
-    """The rows of each task: up to 16 local files or members of an archive, or one remote file."""
+    """The rows of each task: up to 16 local files or members of an archive, or one remote file.
+
+    Local files count as large as the first one of their task: on a network's file system, asking
+    for the size of each here would take longer than reading them side by side does.
+    """
     start = 0
     while start < len(refs):
-        stop, num_bytes = start + 1, refs[start].num_bytes or 0
+        first = num_bytes = expected_bytes(refs[start])
+        stop = start + 1
         while (
             stop < min(start + _IMAGES_PER_TASK, len(refs))
-            and (num_bytes := num_bytes + (refs[stop].num_bytes or 0)) <= _MAX_BYTES_PER_TASK
+            and (num_bytes := num_bytes + _known_or(refs[stop], first)) <= _MAX_BYTES_PER_TASK
             and not _is_remote_file(refs[start])
             and not _is_remote_file(refs[stop])
         ):
             stop += 1
         yield range(start, stop)
         start = stop
+
+
+def _known_or(ref: ImageRef, guess: int) -> int:
+    return guess if ref.num_bytes is None else ref.num_bytes
 
 
 def _is_remote_file(ref: ImageRef) -> bool:
