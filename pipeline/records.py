@@ -173,7 +173,7 @@ _COLUMNS = [
     _column("shard", pa.int32(), "the shard it was labelled in", "index", nullable=False),
     _column("status", _DICTIONARY_STRING, "ok, damaged, rejected or unreadable", nullable=False),
     _column("error", pa.string(), "what is wrong, one line; null when ok"),
-    _column("num_bytes", pa.int64(), "encoded size; null when it could not be read", "bytes"),
+    _column("num_bytes", pa.int64(), "encoded size; null if it is not known", "bytes"),
     _column("width", pa.int32(), "as stored: an EXIF orientation is not applied", "pixels"),
     _column("height", pa.int32(), "as stored: an EXIF orientation is not applied", "pixels"),
     _column(

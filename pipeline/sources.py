@@ -8,6 +8,7 @@ to `_ARCHIVE_SUFFIXES`, and its reader to `pipeline.inputs.image_bytes`.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import itertools
 import os
@@ -116,7 +117,7 @@ def _expand(places: Iterable[Place], excluded_prefixes: tuple[str, ...] = ()) ->
             for place in places:
                 if place.location.startswith(excluded_prefixes):
                     continue
-                if not place.name.endswith(_ARCHIVE_SUFFIXES):
+                if not place.name.lower().endswith(_ARCHIVE_SUFFIXES):
                     if not ahead:
                         yield place.as_image()
                         continue
@@ -168,6 +169,11 @@ def _list_file(file: BinaryIO, place: Place) -> Iterator[ImageRef]:
             )
         elif head.startswith(_UTF_16):
             raise SourceError(f"{place.uri!r} is text in UTF-16: save it as UTF-8")
+        elif _is_text_with_nulls(head):
+            raise SourceError(
+                f"{place.uri!r} is text with null bytes: save it as UTF-8, with one entry per line"
+                " (`find -print0` and xargs separate them otherwise)"
+            )
         elif _is_one_image(head, place.name):
             yield place.as_image()
         else:
@@ -178,6 +184,17 @@ def _is_one_image(head: bytes, name: str) -> bool:
     if head.startswith(PARQUET_MAGIC):
         return False
     return b"\0" in head or head[:2] == b"\xff\xd8" or name.lower().endswith((".jpg", ".jpeg"))
+
+
+def _is_text_with_nulls(head: bytes) -> bool:
+    """Whether a file of no known format is text with null bytes, between entries or in UTF-16."""
+    if b"\0" not in head or sniff_format(head) is not None:
+        return False
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # may end within a character
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\0\t\r\n" for character in text)
 
 
 def _images_in(file: BinaryIO, place: Place) -> Iterator[ImageRef] | None:

@@ -38,6 +38,13 @@ def test_an_archive_is_a_collection(collection: str, name: str) -> None:
     assert listed(f"{collection}/in/{name}", f"{collection}/in") == expected
 
 
+def test_an_archive_is_one_whatever_the_case_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "A.TAR").write_bytes(make_tar(["x.jpg"]))
+    (tmp_path / "B.Tar.Gz").write_bytes(gzip.compress(make_tar(["y.jpg"])))
+    (tmp_path / "C.PARQUET").write_bytes(parquet(image=[JPEG]))
+    assert listed(tmp_path, tmp_path) == ["A.TAR#x.jpg", "B.Tar.Gz#y.jpg", "C.PARQUET#0"]
+
+
 def test_relative_locations_give_absolute_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +221,9 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
         archive.writestr("a.jpg", b"")
     (tmp_path / "x.tar.xz").write_bytes(lzma.compress(b"text"))
     (tmp_path / "notepad.csv").write_text("path\na.jpg\n", encoding="utf-16")
+    (tmp_path / "found.txt").write_bytes("é.jpg\0b.jpg\0".encode() * 60)  # cut within a letter
+    (tmp_path / "exported.txt").write_text("a.jpg\nb.jpg\n", encoding="utf-16-le")
+    (tmp_path / "latin1.txt").write_bytes(b"/a\xfc.jpg\nhttps://h/\xfc.jpg\n")
     (tmp_path / "blank.txt").write_text("\n\n")
     (tmp_path / "remote.txt").write_text("ftp://host/a.jpg\n")
     (tmp_path / "two.parquet").write_bytes(parquet(left=[b"1"], right=[b"2"]))
@@ -229,6 +239,13 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
         str(tmp_path / "x.zip"): r"is compressed \(zip\): unpack it first",
         str(tmp_path / "x.tar.xz"): r"is compressed \(xz\): unpack it first",
         str(tmp_path / "notepad.csv"): "is text in UTF-16: save it as UTF-8",
+        str(
+            tmp_path / "found.txt"
+        ): "is text with null bytes: save it as UTF-8, with one entry per",
+        str(tmp_path / "exported.txt"): "is text with null bytes: save it as UTF-8, with one entry",
+        str(
+            tmp_path / "latin1.txt"
+        ): r"entry 2 of the manifest '.*' is not UTF-8: b'https://h/\\xfc",
         str(tmp_path / "remote.txt"): "'ftp://host/a.jpg': ftp:// is not supported; give a path",
         str(tmp_path / "two.parquet"): "has no column of paths.*left .*, right ",
         str(tmp_path / "locked.parquet"): "cannot read .*locked.parquet': it is encrypted: give it",

@@ -117,6 +117,8 @@ def list_entries(file: BinaryIO, place: Place) -> Iterator[Place]:
         if not entry:
             continue
         location = resolve_entry(folder, entry)
+        if not location.isascii() and is_remote(location):
+            _refuse_other_encodings(location, f"entry {number + 1} of the manifest {place.uri!r}")
         if not _MORE_THAN_A_NAME.search(entry):
             yield place_of(location)
         elif has_credentials(location) and is_web(location):
@@ -133,6 +135,16 @@ def list_entries(file: BinaryIO, place: Place) -> Iterator[Place]:
                 yield match
             if not found:
                 yield place_of(location)
+
+
+def _refuse_other_encodings(location: str, what: str) -> None:
+    """A local file's name may be any bytes; that of a remote one is UTF-8."""
+    try:
+        location.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SourceError(
+            f"{what} is not UTF-8: {os.fsencode(location)[:80]!r}; save the manifest as UTF-8"
+        ) from error
 
 
 def _is_single_file(location: str) -> bool:

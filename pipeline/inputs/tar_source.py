@@ -26,6 +26,7 @@ TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 def container_of(path: str, head: bytes) -> Container | None:
     """The kind of tar, from the file's name or its first 512 bytes; None if it is not a tar."""
+    path = path.lower()
     if head.startswith(GZIP_MAGIC):
         return Container.TAR_GZ if path.endswith((".tar.gz", ".tgz")) or _holds_tar(head) else None
     return Container.TAR if head[257:262] == b"ustar" or path.endswith(TAR_SUFFIXES) else None
