@@ -116,6 +116,25 @@ def test_what_is_closed_gives_nothing_more_begun_or_not(tmp_path: Path, name: st
         list(rest)
 
 
+def test_what_is_closed_while_its_last_image_is_read_gives_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or its shard would be labelled and committed after all."""
+    closing = threading.Timer(0.1, lambda: images.close())
+
+    def read_to_the_end(ref: ImageRef) -> bytes:
+        closing.start()
+        while not images._closed:
+            time.sleep(0.001)
+        return JPEG
+
+    monkeypatch.setattr(reading_tasks, "read_image", read_to_the_end)
+    images = reading([ImageRef("x")])
+    with pytest.raises(CancelledError):
+        list(images)
+    closing.join()
+
+
 def test_closed_while_more_is_being_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading_tasks, "read_image", lambda ref: JPEG)
     images = reading([ImageRef("x")] * 160, max_images=16)

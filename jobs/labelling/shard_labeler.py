@@ -114,7 +114,7 @@ class ShardLabeler:
     def _stop(self) -> None:
         self._stopping = True
         for images in tuple(self._being_read):
-            images.close()
+            images.stop()  # all of them at once; their own threads wait for what is being read
 
     def label(self, shard: int) -> CommitRecord:
         """Label one shard; retry until it is committed or the attempts are used up."""

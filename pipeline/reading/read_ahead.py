@@ -74,9 +74,15 @@ class ReadAhead:
             self._submit_more(self._pool)
         return self._pool
 
-    def close(self) -> None:
-        """Stop reading, from any thread; the iterating thread gets a CancelledError."""
+    def stop(self) -> None:
+        """Begin nothing more, from any thread; the iterating thread gets a CancelledError."""
         self._closed = True
+        if self._pool is not None:
+            self._pool.stop()
+
+    def close(self) -> None:
+        """Stop, and wait for the images that are being read."""
+        self.stop()
         if self._pool is not None:
             self._pool.close()
 
@@ -119,11 +125,11 @@ class ReadAhead:
         )
         failures_in_a_row = transient_in_a_row = 0
         while self._tasks:
-            if self._closed:
-                raise CancelledError
             self._ready += pool.num_ready
             self._asked += 1
             loaded = self._tasks.popleft().result()
+            if self._closed:
+                raise CancelledError
             self._ahead -= len(loaded.images)
             pool.mark_used(loaded)
             self._submit_more(pool)

@@ -72,13 +72,20 @@ class ReadPool:
             self._next_row = loaded.images[-1].row + 1
             self._changed.notify_all()
 
-    def close(self) -> None:
+    def stop(self) -> None:
         with self._changed:
             self._closed = True  # ends the threads that wait for memory
             self._changed.notify_all()
-        if self._readers is not None:
-            self._readers.shutdown(wait=True, cancel_futures=True)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for threads in self._threads():
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        self.stop()
+        for threads in self._threads():
+            threads.shutdown(wait=True)
+
+    def _threads(self) -> list[ThreadPoolExecutor]:
+        return [threads for threads in (self._readers, self._pool) if threads is not None]
 
     def _read(self, ref: ImageRef) -> bytes:
         return read_image(ref)
