@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 from jobs.command_line import parse
@@ -70,6 +71,9 @@ def sql(settings: SqlSettings, to: TextIO) -> None:
     from jobs.labels_view import message_of, open_labels
 
     with open_labels(OutputFolder(settings.output)) as connection:
+        # Some settings name files that DuckDB writes, and functions change them as SET does.
+        connection.execute("SET allow_persistent_secrets = false")
+        connection.execute("SET lock_configuration = true")
         try:
             _run_statements(connection, settings, to)
         except duckdb.Error as error:
@@ -121,7 +125,8 @@ def _run_statements(
             )
     interruptible = _InterruptibleConnection(connection)
     for statement in statements[:-1]:
-        interruptible.execute(statement)
+        for _ in interruptible.rows(interruptible.execute(statement)):
+            pass  # DuckDB takes no further statement before all rows are fetched
     for statement in statements[-1:]:
         _write(interruptible, statement, settings, to)
 
@@ -185,7 +190,13 @@ def _write_csv(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: Text
 
 
 def _write_json(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: TextIO) -> None:
-    """One array with one object per line."""
+    """One array with one object per line. Raises ValueError for two columns of one name."""
+    for name in columns:
+        if columns.count(name) > 1:
+            raise ValueError(
+                f"several columns are called {name!r}, and a JSON object would keep the last:"
+                " rename them with AS"
+            )
     separator = "[\n"
     for row in rows:
         to.write(separator + _json(dict(zip(columns, row, strict=True))))
@@ -194,7 +205,11 @@ def _write_json(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: Tex
 
 
 def _json(value: Any) -> str:
-    return json.dumps(finite(value), ensure_ascii=False, default=str)
+    return json.dumps(finite(value), ensure_ascii=False, default=_number_or_text)
+
+
+def _number_or_text(value: Any) -> float | str:
+    return float(value) if isinstance(value, Decimal) else str(value)
 
 
 _WRITERS = {"csv": _write_csv, "json": _write_json}

@@ -71,24 +71,34 @@ def test_csv_holds_every_row(
 
 def test_json_is_one_array(output: OutputFolder, capsys: pytest.CaptureFixture[str]) -> None:
     query = """SELECT uri, top_labels, 'nan'::DOUBLE AS x, {'y': 1 / 0, 'é': NULL} AS s,
-               TIMESTAMPTZ '2024-05-06 07:08:09+00' AS t FROM labels LIMIT 3"""
+               TIMESTAMPTZ '2024-05-06 07:08:09+00' AS t, 0.25::DECIMAL(4, 3) AS d FROM labels LIMIT 3"""
     assert ask(output, query, "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 3
     assert found[0]["x"] is None
     assert found[0]["s"] == {"y": None, "é": None}
     assert found[0]["t"].startswith("2024-05-06")
+    assert found[0]["d"] == 0.25
     assert ask(output, "FROM labels LIMIT 0", "--format", "json") == 0
     assert json.loads(capsys.readouterr().out) == []
+    assert ask(output, "SELECT l.uri, p.uri FROM labels l, labels p", "--format", "json") == 1
+    told = capsys.readouterr()
+    assert "several columns are called 'uri'" in told.err
+    assert told.out == ""
 
 
 def test_the_last_statement_is_the_answer(
     output: OutputFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    query = "SET threads = 1; CREATE TABLE t AS FROM labels; SELECT count(*) AS n FROM t"
+    query = (
+        "SET VARIABLE least = 0; CREATE TABLE t AS FROM labels; FROM labels; SELECT 1;"
+        " SELECT count(*) AS n FROM t WHERE shard >= getvariable('least')"
+    )
     assert ask(output, query, "--format", "csv") == 0
     assert capsys.readouterr().out == "n\n300\n"
-    for silent in (" ", "SET threads = 1"):
+    assert ask(output, "FROM labels; SELECT 1; SELECT 5 AS five") == 0
+    assert "five" in capsys.readouterr().out
+    for silent in (" ", "SET VARIABLE least = 1"):
         assert ask(output, silent) == 0
         assert capsys.readouterr().out == ""
     assert ask(output, "PIVOT labels ON status USING count(*) GROUP BY shard") == 0
@@ -136,6 +146,14 @@ def test_nothing_is_written(
         message = capsys.readouterr().err
         assert "only reads" in message
         assert message.count("\n") == 1
+    for query in (
+        f"SET log_query_path = '{tmp_path}/x.sql'; SELECT 1",
+        f"FROM enable_logging(storage = 'file', storage_config = {{'path': '{tmp_path}/x'}})",
+    ):
+        assert ask(output, query) == 1
+        assert "the configuration has been locked" in capsys.readouterr().err
+    assert ask(output, "CREATE PERSISTENT SECRET s (TYPE http, BEARER_TOKEN 'x')") == 1
+    assert "Persistent secrets are disabled" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert before == {path: path.stat().st_mtime_ns for path in output.path.rglob("*")}
 
