@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -198,7 +199,7 @@ def _geometry(settings: LabelSettings, preset: Preprocessing, *, in_blocks: bool
 
 
 def model_facts(backbone: Backbone, checkpoint: CheckpointFacts | None, afd: str) -> dict[str, Any]:
-    """Names and digests of the weights. afd: the setting."""
+    """Names and digests of what decides the labels and their names. afd: the setting."""
     untrained = "none" if afd == "none" else "untrained"
     return {
         "backbone": backbone.name,
@@ -207,4 +208,10 @@ def model_facts(backbone: Backbone, checkpoint: CheckpointFacts | None, afd: str
         "stem_layer": backbone.stem_layer,
         "afd": checkpoint.path if checkpoint else untrained,
         "afd_sha256": checkpoint.sha256 if checkpoint else None,
+        "class_names_sha256": _names_sha256(backbone.class_names),
     }
+
+
+def _names_sha256(names: Sequence[str] | None) -> str | None:
+    """A digest of the class names; None without names."""
+    return None if names is None else hashlib.sha256("\n".join(names).encode()).hexdigest()

@@ -130,7 +130,7 @@ def model_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two models' facts, in words; empty when nothing does.
 
     Paths of weights with equal digests are ignored: another node or environment may have the same
-    file in another folder.
+    file in another folder. So are facts that the run's release did not record yet.
     """
     same_content = {
         name
@@ -141,7 +141,7 @@ def model_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         {name: value for name, value in model.items() if name not in same_content}
         for model in (before, now)
     )
-    return differences(before, now)
+    return differences(before, {name: value for name, value in now.items() if name in before})
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -1,11 +1,13 @@
 """Settings become a decoder and a classifier that fit each other."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from checkpoints import MINIATURE
 from decoding import screened
 from jpegs import encode, photo
 from torch import nn
@@ -41,11 +43,23 @@ def test_the_facts_say_what_decides_the_labels() -> None:
         "stem_layer": "features.0",
         "afd": "untrained",
         "afd_sha256": None,
+        "class_names_sha256": None,
     }
     assert found.host == {"device": "cpu", "precision": "float32", "engine": "torch"}
     assert found.predictor.model.afd is None  # an untrained one is there only if it is asked for
     assert load_model(settings(afd="none"), num_threads=1).facts["afd"] == "none"
     assert load_model(settings(afd="untrained"), num_threads=1).predictor.model.afd is not None
+
+
+def test_an_edited_file_of_class_names_is_another_fact(tmp_path: Path) -> None:
+    """Else a continued run would give one label two names."""
+    file = tmp_path / "names.txt"
+    found = []
+    for first in ("cat", "dog", "cat"):
+        file.write_text("\n".join([first, *map(str, range(999))]))
+        loaded = load_model(settings(backbone=MINIATURE, class_names=str(file)), num_threads=1)
+        found.append(loaded.facts["class_names_sha256"])
+    assert found[0] == found[2] != found[1]
 
 
 def test_without_a_module_a_crop_is_the_backbones_own() -> None:

@@ -108,6 +108,9 @@ def test_the_same_weights_may_be_in_another_folder_and_others_under_the_same_nam
         random, random | {"weights": "other"}
     )
     assert "backbone was" in model_differences(begun, begun | {"backbone": "resnet18"})
+    named = begun | {"class_names_sha256": "a"}
+    assert "class-names-sha256 was" in model_differences(named, named | {"class_names_sha256": "b"})
+    assert not model_differences(begun, named)  # of a release that did not record it
 
 
 def test_a_run_that_committed_nothing_may_begin_anew(

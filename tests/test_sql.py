@@ -71,7 +71,8 @@ def test_csv_holds_every_row(
 
 def test_json_is_one_array(output: OutputFolder, capsys: pytest.CaptureFixture[str]) -> None:
     query = """SELECT uri, top_labels, 'nan'::DOUBLE AS x, {'y': 1 / 0, 'é': NULL} AS s,
-               TIMESTAMPTZ '2024-05-06 07:08:09+00' AS t, 0.25::DECIMAL(4, 3) AS d FROM labels LIMIT 3"""
+               TIMESTAMPTZ '2024-05-06 07:08:09+00' AS t, 0.25::DECIMAL(4, 3) AS d
+               FROM labels LIMIT 3"""
     assert ask(output, query, "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 3
