@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +24,7 @@ from jobs.pool import SAME_COMMAND_CONTINUES
 from jobs.quantities import size
 from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings
-from pipeline.inputs.local_files import absolute_pattern
+from pipeline.inputs.local_files import absolute_pattern, list_folder
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
 from pipeline.own_files import list_images_outside
 from pipeline.pairs.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
@@ -37,8 +39,9 @@ _CHUNK_IMAGES = 256  # an interrupt waits for one chunk at most
 def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     """Write the missing files of the sets; returns the content of the output's summary.json.
 
-    The manifest and the summary describe all sets in the output, also those of earlier runs. A bad
-    image is left out of every set and named in the manifest.
+    A file that is older than its original on a disk is written again. The manifest and the summary
+    describe all sets in the output, also those of earlier runs. A bad image is left out of every
+    set and named in the manifest.
 
     Raises ValueError, worded for the user, when the job cannot start; OSError when a file cannot be
     written.
@@ -51,6 +54,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     with output.staged(MANIFEST) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), temporary, compression="zstd")
     good = [row for row in rows if "path" in row]
+    _name_strays(output, {row["path"] for row in good})
     summary = {
         "output": str(output.path),
         "images": len(refs),
@@ -91,6 +95,23 @@ def _earlier_rows(output: OutputFolder, settings: CompressSettings) -> list[dict
     now = set(set_qualities(settings.recipe(), ""))
     rows = [row for row in rows if row["path"] is not None and row["set"] not in now]
     return [row for row in rows if (output.path / row["path"]).is_file()]
+
+
+def _name_strays(output: OutputFolder, paths: set[str]) -> None:
+    """Say which files of the sets are of no image any more: of one that was removed or replaced.
+
+    Whoever reads a set as a folder would read them too.
+    """
+    folders = [str(output.path / name) for name in sorted({Path(path).parts[0] for path in paths})]
+    found = (
+        os.path.relpath(file, output.path) for folder in folders for file in list_folder(folder)
+    )
+    strays = [file for file in found if file not in paths]
+    if strays:
+        say(
+            f"files in {str(output.path)!r} that are of no image of this collection:"
+            f" {len(strays)}, such as {strays[0]!r}; remove them, or read {MANIFEST} instead"
+        )
 
 
 def _rows(

@@ -1,8 +1,10 @@
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +123,25 @@ def test_the_same_command_writes_only_what_is_missing(collection: Path, tmp_path
     assert files(output) == before
     assert manifest(output) == rows
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_a_collection_that_changed_is_compressed_as_it_is_now(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    assert run(collection, output, "--quality", "10") == 0
+    assert "of no image" not in capsys.readouterr().err
+    replaced, removed = collection / "cat/a.jpg", collection / "dog/a.jpg"
+    before = files(output)
+    removed.unlink()
+    replaced.write_bytes(encode(photo(90, 120, 7)))
+    os.utime(replaced, (time.time() + 1,) * 2)  # clocks of file systems are coarse
+    assert run(collection, output, "--quality", "10") == 0
+    after = files(output)
+    assert after["q10/cat/a.jpg"] != before["q10/cat/a.jpg"]
+    assert after["q10/cat/b.JPEG"] == before["q10/cat/b.JPEG"]
+    assert "of this collection: 1, such as 'q10/dog/a.jpg'; remove" in capsys.readouterr().err
+    assert "q10/dog/a.jpg" not in {row["path"] for row in manifest(output)}
 
 
 def test_a_uri_is_the_same_input_in_every_folder(

@@ -155,6 +155,23 @@ def test_which_folder_has_drifted(ask: Any) -> None:
     assert drifts == sorted(drifts, reverse=True)
 
 
+def test_which_folder_an_image_is_in(tmp_path: Path) -> None:
+    folders = {
+        "/a/photo#1.jpg": "/a",
+        "/a/X.TAR.GZ#b.jpg": "/a/X.TAR.GZ",
+        "s3://bucket/x.tar#b/c#d.jpg": "s3://bucket/x.tar#b",
+        "/a/x.parquet#cats/7": "/a/x.parquet#cats",
+    }
+    output = write_output(tmp_path / "labels-out", Made(images=len(folders), bad_share=0))
+    uris = iter(folders)
+    rewrite(output, 0, lambda row: row.update(uri=next(uris), label=1))
+    (query,) = (text for question, text in QUERIES.items() if "Which source folder" in question)
+    to = io.StringIO()
+    sql(SqlSettings(output=str(output.path), query=query, format="csv"), to)
+    found = {line["folder"] for line in csv.DictReader(io.StringIO(to.getvalue()))}
+    assert found == set(folders.values())
+
+
 def test_hostile_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name of two lines has a folder; a share of no trustworthy labels is no number."""
     output = write_output(tmp_path / "labels-out", Made(images=20))

@@ -61,6 +61,19 @@ def expected_bytes(ref: ImageRef) -> int:
         return 0
 
 
+def modification_time(ref: ImageRef) -> float:
+    """When an image on a disk, or its archive, was last modified, in seconds since the epoch.
+
+    0 for a remote one, or if it is gone.
+    """
+    if is_remote_image(ref):
+        return 0.0
+    try:
+        return os.stat(local_path(ref.source or ref.uri)).st_mtime
+    except (OSError, ValueError):  # reading the image will raise it again
+        return 0.0
+
+
 def is_remote_image(ref: ImageRef) -> bool:
     """Whether an image is read from a remote store, rather than from a path."""
     location = ref.source or ref.uri

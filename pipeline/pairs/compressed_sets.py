@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from afd_model.atomic_file import atomic_write
 from pipeline.degrade import CompressionProtocol
+from pipeline.inputs.image_bytes import modification_time
 from pipeline.pairs.recompress import (
     compressed_file,
     distinct,
@@ -99,13 +100,18 @@ def _as_jpeg(name: str) -> str:
 
 
 def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[dict[str, Any]]:
-    """Write the image's missing files under `folder`.
+    """Write the image's files that are missing under `folder`, or older than the original.
 
     Returns rows of `MANIFEST_SCHEMA`: one per file, or one with the reason why the image has no
     files. A damaged image has none, since its pixels are not those of the original.
     """
     try:
-        missing = {p: q for p, q in image.files.items() if not (folder / p).is_file()}
+        changed_at = modification_time(image.ref)
+        missing = {
+            path: qualities
+            for path, qualities in image.files.items()
+            if not _is_newer(folder / path, changed_at)
+        }
         if missing:
             encoded = read_and_screen(0, image.ref, recipe.limits)
             error = _write_missing(encoded, missing, folder, recipe, image.grid_shift)
@@ -128,6 +134,10 @@ def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[di
         }
         for path, qualities in image.files.items()
     ]
+
+
+def _is_newer(file: Path, changed_at: float) -> bool:
+    return file.is_file() and file.stat().st_mtime >= changed_at
 
 
 def _bad_row(ref: ImageRef, status: Status, error: str) -> dict[str, Any]:
