@@ -15,6 +15,7 @@ from afd_model.stage_correction import StagePlace
 
 FAMILIES = (
     "resnet18",
+    "resnet50",
     "mobilenet_v2",
     "mobilenet_v3_small",
     "efficientnet_b0",

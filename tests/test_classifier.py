@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.drift import drift
-from afd_model.stage_correction import StagePlace
 
 
 @cache
@@ -121,19 +121,23 @@ def test_a_module_for_other_features_is_refused() -> None:
         AFDClassifier(backbone(), AFDModule(AFDConfig(stem_channels=7, stem_stride=2)))
 
 
-@pytest.mark.parametrize("light", [False, True])
-def test_exports_and_compiles_without_graph_breaks(*, light: bool) -> None:
-    stages = {"stages": (StagePlace("layer4", 512, 32),)}
-    shape = {"reduction": 4, "levels": 0, "fdm_on": "bottleneck", **stages} if light else {}
-    classifier = AFDClassifier(backbone(), trained(backbone(), **shape)).eval()
+@pytest.mark.parametrize(
+    ("name", "light"), [("resnet18", False), ("timm:tf_efficientnet_lite0", True)]
+)
+def test_exports_and_compiles_without_graph_breaks(name: str, *, light: bool) -> None:
+    model = backbone(name)
+    shape: dict[str, Any] = {}
+    if light:
+        stages = config_for(model, "light").stages
+        shape = {"reduction": 4, "levels": 0, "fdm_on": "bottleneck", "stages": stages}
+    classifier = AFDClassifier(model, trained(model, **shape)).eval()
     pixels, dct = inputs()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = classifier(pixels, dct)
-        outputs = [torch.export.export(classifier, (pixels, dct)).module()(pixels, dct)]
-        if light:
-            compiled = torch.compile(classifier, fullgraph=True, backend="eager")
-            outputs.append(compiled(pixels, dct))
+        exported = torch.export.export(classifier, (pixels, dct)).module()
+        compiled = torch.compile(classifier, fullgraph=True, backend="eager")
+        outputs = [model(pixels, dct) for model in (exported, compiled)]
     for found in outputs:
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b)

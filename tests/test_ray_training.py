@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_runs import FLAGS, STEPS, make_collection, records, train
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +89,16 @@ def unkilled_pair(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     ]
     assert [worker.wait(timeout=200) for worker in workers] == [0, 0]
     return folder / "out"
+
+
+def test_a_worker_of_rays_trains_as_this_process_does(sound: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray.train")
+    for workers in ("0", "1"):
+        assert train(sound, tmp_path / workers, "--workers", workers, "--max-steps", "3") == 0
+    mine, theirs = (load_file(tmp_path / workers / "afd.safetensors") for workers in ("0", "1"))
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4)
 
 
 def losses(output: Path) -> list[float]:
