@@ -260,7 +260,8 @@ def run(settings: BenchmarkSettings, *, prog: str) -> int:
 
 def _run(settings: BenchmarkSettings) -> int:
     result = benchmark(settings)
-    say(table(result))
+    for row in table(result).splitlines():
+        say(row)
     line = json.dumps(result)
     if settings.record != NO_RECORD:
         _append(settings.record, line)

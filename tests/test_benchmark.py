@@ -24,6 +24,7 @@ from jobs.benchmarking.figures import (
     figures,
     gpu_speed_of_light,
     spread,
+    table,
 )
 from jobs.benchmarking.stages import Cost, Stages
 from jobs.benchmarking.workers import JobRun, Workers
@@ -42,11 +43,14 @@ def test_a_small_run_counts_every_image_and_ends_in_one_json_line(
     arguments = [*SMALL, "--num-images", "7", "--rounds", "2", "--workers", "1"]
     arguments += ["--batch-size", "4", "--corpus", str(corpus), "--record", str(record)]
     assert main(arguments) == 0
-    out = capfd.readouterr().out.splitlines()
+    printed, said = capfd.readouterr()
+    out = printed.splitlines()
     assert len(out) == 1
     assert record.read_text().splitlines() == ['{"earlier": true}', out[0]]
     assert str(tmp_path) not in out[0]
     result = json.loads(out[0])
+    assert said.endswith(f"\n{table(result)}\n")
+    assert len(table(result).splitlines()) > len(result["stages"])
     _check_document(result)
     assert len(list(corpus.iterdir())) == 7  # kept for the next run
 
