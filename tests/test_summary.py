@@ -111,6 +111,18 @@ def test_a_truncated_part_fails_the_run(output: OutputFolder) -> None:
     assert reason.endswith("; --verify labels it again")  # the same command would not
 
 
+def test_a_part_with_a_broken_footer_has_its_reason_in_one_line(output: OutputFolder) -> None:
+    """The messages of Parquet's parser end with a line break."""
+    records = [commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1)]
+    path = part_path(output, 1)
+    data = path.read_bytes()
+    footer_bytes = int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[: -8 - footer_bytes] + b"\xff" * footer_bytes + data[-8:])
+    reason = summed_up(output, *records).failed["part-00001.parquet"]
+    assert reason.startswith("damaged: Couldn't deserialize thrift: ")
+    assert reason.splitlines() == [reason]
+
+
 @pytest.mark.parametrize("rows", [2, 4])
 def test_a_part_with_too_few_or_many_rows_fails_the_run(output: OutputFolder, rows: int) -> None:
     records = [commit(output, 0), commit(output, 1, num_rows=rows), commit(output, 2, num_rows=1)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.labelling.messages import CommitRecord
 from jobs.log import say
-from pipeline.error_text import reason_of
+from pipeline.error_text import one_line, reason_of
 from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
 from pipeline.records import STATUSES
 from pipeline.shards import Plan, part_name
@@ -158,8 +158,8 @@ def _audit(
             raise  # the store fails, and says nothing about this part
         except (OSError, ValueError) as error:
             if is_content_error(error):
-                return f"damaged: {str(error).rstrip('.')}{_VERIFY}"
-            return f"cannot be read: {error}"
+                return f"damaged: {one_line(error).rstrip('.')}{_VERIFY}"
+            return f"cannot be read: {one_line(error)}"
         if facts["num_rows"] != sizes[shard]:
             rows = facts["num_rows"]
             return f"damaged: {rows} rows for {sizes[shard]} planned images{_VERIFY}"
