@@ -1,15 +1,22 @@
 """What a dry run says is what a run would do, and it leaves nothing behind."""
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkpoints import MINIATURE
 from jpegs import encode, photo
 
 from jobs.label import main
 from jobs.labelling.dry_run import Listing, Probe, _lines, survey
 from jobs.pool import Pool
 from pipeline.records import Container, ImageRef
+from pipeline.shards import cut
+
+FLAGS = ["--backbone", MINIATURE, "--weights", "none", "--afd", "none", "--resize", "64"]
+FLAGS += ["--crop", "64", "--device", "cpu", "--workers", "0", "--images-per-shard", "2"]
 
 
 def refs(count: int, *, num_bytes: int | None = None) -> list[ImageRef]:
@@ -17,17 +24,17 @@ def refs(count: int, *, num_bytes: int | None = None) -> list[ImageRef]:
 
 
 def test_a_collection_is_counted_in_one_pass() -> None:
-    listing = survey(iter(refs(1001)), 100)
+    listing = survey(cut(refs(1001), 100))
     assert (listing.num_images, listing.num_shards, listing.num_bytes) == (1001, 11, None)
     assert len(set(listing.sample)) == 64
     members = [
         ImageRef(f"{tar}#{n}", tar, Container.TAR, 512 * n, 7) for tar in "ab" for n in range(3)
     ]
-    assert survey(members, 100) == Listing(6, 2, 42, tuple(members))
+    assert survey(cut(members, 100)) == Listing(6, 2, 42, tuple(members))
 
 
 def test_every_image_may_be_in_the_sample() -> None:
-    places = [int(ref.uri[1:-4]) for ref in survey(refs(6400), 100).sample]
+    places = [int(ref.uri[1:-4]) for ref in survey(cut(refs(6400), 100)).sample]
     # The mean of 64 uniform numbers is within four of its standard deviations.
     assert abs(sum(places) / 64 - 3200) < 4 * 6400 / (12 * 64) ** 0.5
 
@@ -68,3 +75,97 @@ def test_the_command_says_it_and_writes_nothing(
     assert not output.exists()
     assert main([str(tmp_path / "none"), "--output", str(output), "--dry-run", *flags]) == 1
     assert "no such file or folder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """To label five images in three shards to `out`."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.jpg").write_bytes(encode(photo(70, 80, seed=number)))
+    return [str(folder), "--output", str(tmp_path / "out"), *FLAGS]
+
+
+def state_of(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Every file, with what a write would change."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def a_file(out: Path) -> None:
+    out.write_text("notes")
+
+
+def of_another_job(out: Path) -> None:
+    out.mkdir()
+    (out / "run.json").write_text('{"settings": {"quality": [7]}}')
+
+
+def with_other_settings(out: Path) -> None:
+    (out / "labels").mkdir(parents=True)
+    (out / "labels/part-00000.parquet").touch()
+    (out / "run.json").write_text('{"run_id": "1", "settings": {"images_per_shard": 3}}')
+
+
+def with_labels_of_no_run(out: Path) -> None:
+    with_other_settings(out)
+    (out / "run.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "make", [a_file, of_another_job, with_other_settings, with_labels_of_no_run]
+)
+def test_an_output_that_the_run_would_refuse_is_refused(
+    make: Callable[[Path], None],
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make(tmp_path / "out")
+    before = state_of(tmp_path)
+    said = []
+    for flags in ([], ["--dry-run"]):
+        assert main([*command, *flags]) == 1
+        said.append(capsys.readouterr())
+    assert said[0] == said[1]
+    assert "another --output" in said[0].err
+    assert state_of(tmp_path) == before
+
+
+def test_what_is_labelled_already_is_not_estimated_again(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    part = out / "labels/part-00000.parquet"
+
+    def dry_run(*flags: str) -> list[str]:
+        before = state_of(tmp_path)
+        assert main([*command, "--dry-run", *flags]) == 0
+        assert state_of(tmp_path) == before
+        return capsys.readouterr().out.splitlines()
+
+    assert main(command) == 0
+    capsys.readouterr()
+    assert dry_run() == ["5 of 5 images are labelled already: nothing to do"]
+    part.write_bytes(part.read_bytes()[:-20])
+    verified = dry_run("--verify")
+    part.unlink()
+    for found in (verified, dry_run()):
+        assert found[0] == "3 of 5 images are labelled already; the others:"
+        assert found[1] == "images   2 in 1 shards"
+        assert len(found) == 6
+
+
+def test_a_run_of_another_model_is_not_estimated(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(command) == 0
+    (out / "labels/part-00000.parquet").unlink()
+    record = json.loads((out / "run.json").read_text())
+    record["model"]["weights_sha256"] = "of others"
+    (out / "run.json").write_text(json.dumps(record))
+    assert main([*command, "--dry-run"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("afd label: the model is not the one the run started with: weights-sha")

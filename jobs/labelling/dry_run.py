@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from jobs.labelling.summary import committed_shards
+from jobs.labelling.workers import check_address
 from jobs.log import say
 from jobs.pool import Pool, pool_for, this_machine
 from jobs.quantities import duration, size
+from jobs.run_record import check_model, open_run
 from jobs.settings import LabelSettings
+from pipeline.audit import damaged_parts
 from pipeline.output import OutputFolder
 from pipeline.own_files import own_files
 from pipeline.records import ImageRef, Shard
-from pipeline.shards import ImagesPerShard, cut
+from pipeline.shards import Plan, cut, part_name
 from pipeline.sources import list_images
 
 _PROBED_IMAGES = 64
@@ -22,12 +27,17 @@ _PROBED_IMAGES = 64
 
 @dataclass(frozen=True)
 class Listing:
-    """num_bytes: None when the listing does not say. sample: images chosen at random."""
+    """The images to label.
+
+    num_bytes: None when the listing does not say. sample: images chosen at random.
+    num_done: further images, which an earlier run has labelled.
+    """
 
     num_images: int
     num_shards: int
     num_bytes: int | None
     sample: tuple[ImageRef, ...]
+    num_done: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,28 +50,56 @@ class Probe:
 
 
 def dry_run(settings: LabelSettings) -> str:
-    """The plan as lines of text; writes nothing. Raises the same errors as `jobs.label.label`."""
+    """The plan as lines of text. Writes nothing.
+
+    Raises the same errors as `jobs.label.label`, except those of an output that is not writable.
+    """
     settings = settings.located()
-    own = own_files(settings.input, OutputFolder(settings.output))
-    listing = survey(list_images(settings.input, own), settings.images_per_shard)
+    output = OutputFolder(settings.output)
+    record = open_run(output, settings)
+    if record is None:
+        check_address(settings)
+        refs = list_images(settings.input, own_files(settings.input, output))
+        listing = survey(cut(refs, settings.images_per_shard))
+    else:
+        listing = _survey_left(settings, output)
+    if not listing.num_images:
+        return f"{_done(listing)}: nothing to do"
     pool = _pool(settings, listing.num_shards)
     say(f"labelling {len(listing.sample)} of {listing.num_images} images to measure the speed")
     probed = probe(
         settings,
         listing.sample,
         num_threads=pool.num_cpus,
-        images_to_label=listing.num_images // pool.max_workers,
+        images_to_label=(listing.num_images + listing.num_done) // pool.max_workers,
+        record=record or {},
     )
     return "\n".join(_lines(listing, pool, probed))
 
 
-def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listing:
-    """Count a collection in one pass; holds as much of it in memory as `cut` does."""
+def _survey_left(settings: LabelSettings, output: OutputFolder) -> Listing:
+    """What a run that was interrupted has left to label."""
+    plan = Plan(output)
+    sizes = plan.size.shard_sizes
+    done = committed_shards(output, len(sizes))
+    if settings.verify:
+        for shard, reason in damaged_parts(output):
+            say(f"{part_name(shard)} is damaged and would be labelled again: {reason}")
+            done.discard(shard)
+    left = (plan.shard(shard).refs for shard in range(len(sizes)) if shard not in done)
+    return survey(left, num_done=sum(sizes[shard] for shard in done))
+
+
+def survey(shards: Iterable[Sequence[ImageRef]], num_done: int = 0) -> Listing:
+    """Count the images of shards in one pass, with no more than one shard of them in memory.
+
+    num_done: as in `Listing`.
+    """
     rng = random.Random(0)
     sample: list[ImageRef] = []
     num_images = num_shards = num_bytes = 0
     all_known = True
-    for shard in cut(refs, images_per_shard):
+    for shard in shards:
         num_shards += 1
         for ref in shard:
             num_images += 1
@@ -72,21 +110,29 @@ def survey(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Listin
                 sample.append(ref)
             elif (place := rng.randrange(num_images)) < _PROBED_IMAGES:
                 sample[place] = ref
-    return Listing(num_images, num_shards, num_bytes if all_known else None, tuple(sample))
+    known_bytes = num_bytes if all_known else None
+    return Listing(num_images, num_shards, known_bytes, tuple(sample), num_done)
 
 
 def probe(
-    settings: LabelSettings, sample: tuple[ImageRef, ...], *, num_threads: int, images_to_label: int
+    settings: LabelSettings,
+    sample: tuple[ImageRef, ...],
+    *,
+    num_threads: int,
+    images_to_label: int,
+    record: Mapping[str, Any],
 ) -> Probe:
     """Label a sample as one worker would, after a batch to warm up.
 
     images_to_label: by one worker in the real run; the engine depends on it.
+    record: the content of run.json, empty for a new run. Raises ValueError for another model.
     """
     from jobs.model import load_model
     from pipeline.label_shard import label_shard
     from pipeline.screening.screen import Limits
 
     model = load_model(settings, num_threads=num_threads, images_to_label=images_to_label)
+    check_model(record, model.facts)
 
     def label(refs: tuple[ImageRef, ...]) -> list[int]:
         labelled = label_shard(
@@ -116,8 +162,15 @@ def _pool(settings: LabelSettings, num_shards: int) -> Pool:
         return pool_for(settings, nodes(), num_shards)
 
 
+def _done(listing: Listing) -> str:
+    total = listing.num_done + listing.num_images
+    return f"{listing.num_done:,} of {total:,} images are labelled already"
+
+
 def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:
     images = listing.num_images
+    if listing.num_done:
+        yield f"{_done(listing)}; the others:"
     yield f"images   {images:,} in {listing.num_shards:,} shards"
     about = "" if listing.num_bytes is not None else "about "
     num_bytes = listing.num_bytes or round(probed.bytes_per_image * images)

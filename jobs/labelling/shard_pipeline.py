@@ -7,7 +7,7 @@ from dataclasses import asdict
 from afd_model.inference.device import fault_of
 from jobs.labelling.messages import WorkerConfig
 from jobs.model import load_model
-from jobs.run_record import model_differences, versions
+from jobs.run_record import check_model, versions
 from pipeline.label_shard import LabelledShard, label_images, read_shard
 from pipeline.output import RUN, OutputFolder
 from pipeline.reading.read_ahead import ReadAhead
@@ -33,11 +33,7 @@ class ShardPipeline:
         )
         self._read_threads = settings.read_threads
         # Not from the driver: the file also holds what the first worker of this run has loaded.
-        run = OutputFolder(settings.output).read_json(RUN) or {}
-        if (expected := run.get("model")) and (
-            changed := model_differences(expected, self.model.facts)
-        ):
-            raise ValueError(f"the model is not the one the run started with: {changed}")
+        check_model(OutputFolder(settings.output).read_json(RUN) or {}, self.model.facts)
         self.part_facts = {
             "run_id": config.run_id,
             "settings": asdict(settings),
