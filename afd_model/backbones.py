@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from contextlib import suppress
+import sys
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -264,11 +265,8 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
         module = _build(name)
         return module, load_packaged_lite0(module)
     try:
-        if name.startswith(TIMM_PREFIX):
-            return _timm().create_model(name.removeprefix(TIMM_PREFIX), pretrained=True), weights
-        choices = get_model_weights(name)
-        chosen = choices.DEFAULT if weights == "default" else choices[weights]
-        return get_model_builder(name)(weights=chosen), chosen.name
+        with redirect_stdout(sys.stderr):  # torch.hub prints what it downloads
+            return _from_hub(name, weights)
     except (OSError, RuntimeError) as error:
         # The hubs raise many types for a failed download; all derive from these two.
         root: BaseException = error
@@ -279,6 +277,15 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
             f"cannot get the weights of {name} ({weights}) from the model hub: {reason}; "
             "give a local file with --weights FILE, or --weights none for random ones"
         ) from error
+
+
+def _from_hub(name: str, weights: str) -> tuple[nn.Module, str]:
+    """As `_pretrained`, with the libraries' own errors."""
+    if name.startswith(TIMM_PREFIX):
+        return _timm().create_model(name.removeprefix(TIMM_PREFIX), pretrained=True), weights
+    choices = get_model_weights(name)
+    chosen = choices.DEFAULT if weights == "default" else choices[weights]
+    return get_model_builder(name)(weights=chosen), chosen.name
 
 
 def _timm() -> Any:

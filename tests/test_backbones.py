@@ -315,3 +315,21 @@ def test_a_failed_download_names_the_way_out(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match=r"urlopen error.*--weights FILE") as caught:
         load_backbone("squeezenet1_1")
     assert "\n" not in str(caught.value)
+
+
+def test_a_download_says_nothing_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command prints its answer there, which other programs read."""
+    weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def download(url: str, path: str, *_args: object, **_kwargs: object) -> None:
+        assert url == weights.url
+        torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert load_backbone("squeezenet1_1").weights == weights.name
+    printed, said = capsys.readouterr()
+    assert printed == ""
+    assert weights.url in said
