@@ -1,12 +1,16 @@
 """Two runs against each other, held against their rows side by side."""
 
+import itertools
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from outputs import Made, rewrite, write_output
+from outputs import uri as made_uri
 
 from jobs.labels_view import connect, list_parts
 from jobs.reporting.compare import BEFORE, Comparison, compare
@@ -112,23 +116,50 @@ def test_heavier_compression_shows_as_a_shift(tmp_path: Path) -> None:
     assert shifts[8]["drift_ks"] < 0.25
 
 
-def test_a_uri_that_a_run_holds_twice_counts_once(tmp_path: Path) -> None:
-    before = write_output(tmp_path / "before", Made(images=30, bad_share=0))
-    now = write_output(tmp_path / "now", Made(images=30, bad_share=0))
+def write_copies(
+    folder: Path, made: Made, *, uris: int, labels: Mapping[int, int] = MappingProxyType({})
+) -> OutputFolder:
+    """Rows that share so many URIs, as when an archive has members of the same name.
 
-    def same_name(row: dict[str, Any]) -> None:
-        row["uri"] = "/data/x.tar#twice.jpg"
+    labels: row -> its label; the other rows have their own number, so that none is like another.
+    """
+    output = write_output(folder, made)
+    rows = itertools.count()
 
-    def and_the_first_rejected(row: dict[str, Any]) -> None:
-        if row["uri"].endswith("-00000000.jpg"):
-            row |= {"status": "rejected", "label": None, "confidence": None}
-        same_name(row)
+    def share(row: dict[str, Any]) -> None:
+        number = next(rows)
+        row["uri"] = made_uri(number % uris)
+        if row["label"] is not None:
+            row["label"] = labels.get(number, number)
 
-    rewrite(before, 0, same_name)
-    rewrite(now, 0, and_the_first_rejected)
+    for shard in range(len(list_parts(output))):
+        rewrite(output, shard, share)
+    return output
+
+
+def test_copies_of_a_uri_have_not_changed_in_the_same_run(tmp_path: Path) -> None:
+    made = Made(images=4000, images_per_shard=500, bad_share=0.1)
+    output = write_copies(tmp_path, made, uris=3700)
+    same = compared(output, output)
+    assert (same.in_both, same.added, same.gone) == (4000, 0, 0)
+    assert (same.changed, same.newly_failed, same.examples) == (0, 0, [])
+
+
+def test_copies_of_a_uri_are_paired_in_the_plans_order(tmp_path: Path) -> None:
+    """Whatever the shards: a second copy has another label, and the fourth ones are new."""
+    before = write_copies(
+        tmp_path / "before", Made(images=30, images_per_shard=10, bad_share=0), uris=10
+    )
+    now = write_copies(
+        tmp_path / "now",
+        Made(images=40, images_per_shard=15, bad_share=0),
+        uris=10,
+        labels={17: 99},
+    )
     found = compared(now, before)
-    assert found.in_both == 1
-    assert found.compared == found.transitioned("ok", "ok")  # status and label of the same row
+    assert (found.in_both, found.added, found.gone) == (30, 10, 0)
+    assert [(row["before_label"], row["label"]) for row in found.changes] == [(17, 99)]
+    assert [row["uri"] for row in found.examples] == [made_uri(7)]
 
 
 def test_strangers(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Compares an output with an earlier one: changed labels, shifted distributions, new errors.
 
 Images are matched by 64-bit hashes of their URIs. With 10⁹ URIs, the probability that any two of
-them have the same hash is about 3 %.
+them have the same hash is about 3 %. A URI that a run contains more than once (two members of a tar
+with the same name) is matched copy by copy, in the plan's order.
 """
 
 from __future__ import annotations
@@ -35,9 +36,15 @@ FEW = 100  # images in a band; with fewer, its distances mean little
 _TOP_CHANGES = 200
 _ERRORS = 40
 
-_ONE_RUN = """
-    SELECT DISTINCT ON (id) id, status, label, quality, confidence, shard, row FROM {name}
-"""  # a URI that a run contains twice (two members of a tar with the same name) counts once
+# Few URIs have copies: numbering these alone takes less time than sorting all rows by their ids.
+_COPIES = """
+    SELECT shard, row, row_number() OVER (PARTITION BY id ORDER BY shard, row) AS copy
+    FROM {name} SEMI JOIN (SELECT id FROM {name} GROUP BY id HAVING count(*) > 1) USING (id)
+"""
+_ONE_RUN = f"""
+    SELECT id, coalesce(copy, 1) AS copy, status, label, quality, confidence, shard, row
+    FROM {{name}} LEFT JOIN ({_COPIES}) USING (shard, row)
+"""
 _PAIRS = f"""
     CREATE OR REPLACE TEMP TABLE pairs AS
     SELECT id, b.status AS before_status, n.status AS status, b.label AS before_label,
@@ -45,7 +52,7 @@ _PAIRS = f"""
            least(b.confidence, n.confidence) AS confidence,
            b.shard AS before_shard, b.row AS before_row, n.shard AS shard, n.row AS row
     FROM ({_ONE_RUN.format(name=BEFORE)}) AS b
-    FULL JOIN ({_ONE_RUN.format(name=NOW)}) AS n USING (id)
+    FULL JOIN ({_ONE_RUN.format(name=NOW)}) AS n USING (id, copy)
 """
 _TRANSITIONS = """
     SELECT before_status AS before, status AS now, count(*) AS images
@@ -62,7 +69,7 @@ _CHANGES = f"""
 """
 _SUREST = """
     SELECT before_shard, before_row, shard, row FROM pairs WHERE label <> before_label
-    ORDER BY confidence DESC, id LIMIT $images
+    ORDER BY confidence DESC, id, shard, row LIMIT $images
 """
 _NEW_ERRORS = f"""
     SELECT {NOW}.status, error, bad_uri AS uri
