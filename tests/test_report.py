@@ -1,8 +1,10 @@
 """`afd report` from an output to its page, for outputs of every kind."""
 
 import html
+import itertools
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,34 @@ def test_other_settings_are_shown_as_changed(tmp_path: Path) -> None:
     text = text_of(page_of(output, against=str(before.path)))
     assert "The runs have different backbones" in text
     assert "backbone resnet18 resnet50" in text
+
+
+@pytest.mark.parametrize(
+    ("before_names", "told"),
+    [
+        ({1: "one", 2: "two", 3: "three"}, None),
+        ({1: None, 4: "four"}, None),
+        ({1: "two", 2: "one", 3: "three"}, "2 class numbers, such as 1 ('two' before, 'one' now):"),
+    ],
+)
+def test_classes_that_the_runs_name_differently_are_told(
+    tmp_path: Path, before_names: dict[int, str | None], told: str | None
+) -> None:
+    def named(folder: str, names: Mapping[int, str | None]) -> str:
+        output = write_output(tmp_path / folder, Made(images=30, bad_share=0))
+        left = itertools.cycle(names.items())
+
+        def label(row: dict[str, Any]) -> None:
+            row["label"], row["label_name"] = next(left)
+
+        rewrite(output, 0, label)
+        return str(output.path)
+
+    now = named("out", {1: "one", 2: "two", 3: "three"})
+    before = named("before", before_names)
+    text = text_of(report(ReportSettings(output=now, against=before)).path.read_text("utf-8"))
+    assert ("different names for" in text) == (told is not None)
+    assert (told or "") in text
 
 
 def test_too_little_memory_is_told(tmp_path: Path) -> None:

@@ -162,6 +162,23 @@ def test_copies_of_a_uri_are_paired_in_the_plans_order(tmp_path: Path) -> None:
     assert [row["uri"] for row in found.examples] == [made_uri(7)]
 
 
+def test_each_runs_labels_have_its_own_names(tmp_path: Path) -> None:
+    def labelled(run: str, labels: tuple[int, int]) -> OutputFolder:
+        output = write_output(tmp_path / run, Made(images=2, bad_share=0))
+        left = iter(labels)
+
+        def label(row: dict[str, Any]) -> None:
+            row["label"] = next(left)
+            row["label_name"] = f"{run}{row['label']}" if row["label"] < 9 else None
+
+        rewrite(output, 0, label)
+        return output
+
+    found = compared(labelled("B", (8, 7)), labelled("A", (7, 9)))
+    names = [(row["before_name"], row["name"]) for row in found.changes]
+    assert names == [("A7", "B8"), ("class 9", "B7")]
+
+
 def test_strangers(tmp_path: Path) -> None:
     before = write_output(tmp_path / "before", Made(images=40, has_drift=False))
     now = write_output(tmp_path / "now", Made(images=40))

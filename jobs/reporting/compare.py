@@ -194,15 +194,15 @@ def _shift(
 
 
 def _named(changes: list[Row], before: Sequence[Row], now: Sequence[Row]) -> list[Row]:
-    names = {row["label"]: row["name"] for row in (*before, *now)}
+    before_names, names = _class_names(before), _class_names(now)
     return [
-        {
-            **row,
-            "before_name": names.get(row["before_label"]) or f"class {row['before_label']}",
-            "name": names.get(row["label"]) or f"class {row['label']}",
-        }
+        {**row, "before_name": before_names[row["before_label"]], "name": names[row["label"]]}
         for row in changes
     ]
+
+
+def _class_names(labels: Sequence[Row]) -> dict[int, str]:
+    return {row["label"]: row["name"] or f"class {row['label']}" for row in labels}
 
 
 def _examples(

@@ -57,11 +57,30 @@ def _notices(
             "The runs have different backbones: labels may differ because of the model, and class"
             " numbers may have different meanings."
         )
+    notices += _renamed(found.before, now)
     if not (now.has_drift and found.before.has_drift):
         without = "Neither run" if now.has_drift == found.before.has_drift else "One of the runs"
         verb = "measured" if without.startswith("Neither") else "did not measure"
         notices.append(f"{without} {verb} drift, so its shift is not known.")
     return notices
+
+
+def _renamed(before: Distributions, now: Distributions) -> list[str]:
+    """A notice of the class numbers that both runs have names for, if these differ."""
+    names = {row["label"]: row["name"] for row in now.labels if row["name"]}
+    renamed = sorted(
+        (row["label"], row["name"], names[row["label"]])
+        for row in before.labels
+        if row["name"] and names.get(row["label"], row["name"]) != row["name"]
+    )
+    if not renamed:
+        return []
+    label, before_name, name = renamed[0]
+    numbers = "class number" if len(renamed) == 1 else "class numbers"
+    return [
+        f"The runs have different names for {count(len(renamed))} {numbers}, such as {label}"
+        f" ({before_name!r} before, {name!r} now): labels are compared by their numbers."
+    ]
 
 
 def _cards(found: Comparison) -> list[Card]:
