@@ -131,7 +131,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str)
     elif broken := [k for k in expected if k in state and not state[k].isfinite().all()]:
         raise ValueError(f"weights in {path} are of no use: {broken[0]} holds NaN or infinity")
     else:
-        model.load_state_dict(expected | state)
+        expected.update(state)  # in place, as a merged copy would lack the versions of its modules
+        model.load_state_dict(expected)
         return
     raise ValueError(f"weights in {path} are not {name}'s: {problem}")
 

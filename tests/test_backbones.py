@@ -204,6 +204,16 @@ def test_a_fine_tuned_file_brings_its_own_classes(
     assert backbone.weights_sha256 is not None
 
 
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_a_family_whose_weights_have_versions_takes_a_file(kind: str, tmp_path: Path) -> None:
+    """MNASNet alone refuses a state dict of no version; a .safetensors file holds none."""
+    expected = load_backbone("mnasnet0_5", "none").module.state_dict()
+    path = str(tmp_path / f"weights.{kind}")
+    torch.save(expected, path) if kind == "pth" else safetensors.torch.save_file(expected, path)
+    found = load_backbone("mnasnet0_5", path).module.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
 def test_weights_that_are_single_numbers_count_in_the_digest() -> None:
     """As the learnt gains of NFNets: tensors without a dimension."""
     gains = ({"gain": torch.tensor(gain)} for gain in (0.5, 0.25))
