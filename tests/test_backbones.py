@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -211,6 +212,19 @@ def test_a_family_whose_weights_have_versions_takes_a_file(kind: str, tmp_path: 
     path = str(tmp_path / f"weights.{kind}")
     torch.save(expected, path) if kind == "pth" else safetensors.torch.save_file(expected, path)
     found = load_backbone("mnasnet0_5", path).module.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_densenets_names_of_its_first_release_are_known(prefix: str, tmp_path: Path) -> None:
+    """Those of the files that torchvision publishes, which are older than BatchNorm's counters."""
+    expected = load_backbone("densenet121", "none").module.state_dict()
+    path = tmp_path / "densenet121-a639ec97.pth"
+    dotted = re.compile(r"(denselayer\d+\.)(norm|conv)(\d)")
+    old = {prefix + dotted.sub(r"\1\2.\3", key): value for key, value in expected.items()}
+    torch.save({key: old[key] for key in old if "num_batches" not in key}, path)
+    found = load_backbone("densenet121", str(path)).module.state_dict()
+    assert f"{prefix}features.denseblock1.denselayer1.norm.1.weight" in old
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
