@@ -3,25 +3,21 @@
 from torch import Tensor, nn
 
 from afd_model.classifier import AFDClassifier
-from afd_model.layer_shapes import layer_output_shapes
-from afd_model.stem import output_shape
+from afd_model.stem import shapes_behind
 
 
 def stages_after_stem(classifier: AFDClassifier, crop: int, count: int) -> tuple[str, ...]:
     """Dotted paths, in the backbone, of the last layers of the stages behind the stem.
 
-    A stage is the run of top-level layers with the same output resolution. Layers at the stem's
-    own resolution are not counted: the stem's features represent them.
+    A stage is the run of top-level layers with the same output resolution.
 
     Args:
-        classifier: run once.
+        classifier: in eval mode.
         crop: side of the input, pixels.
         count: the first `count` stages, or fewer if the backbone has fewer.
     """
-    shapes = layer_output_shapes(classifier.backbone, crop)
-    sizes = {path: shape[2] for path, shape in shapes.items()}
-    stem_size = output_shape(classifier.backbone, classifier.stem_layer, crop)[2]
-    last_of_size = {size: path for path, size in sizes.items() if 1 < size < stem_size}
+    shapes = shapes_behind(classifier.backbone, classifier.stem_layer, crop)
+    last_of_size = {shape[2]: path for path, shape in shapes.items() if shape[2] > 1}
     return tuple(last_of_size.values())[:count]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from afd_model.fe_net import PReLU
-from afd_model.layer_shapes import layer_output_shapes
+from afd_model.stem import shapes_behind
 
 
 class StagePlace(NamedTuple):
@@ -42,20 +42,21 @@ class StageCorrection(nn.Module):
         return features + self.up(self.act(self.down(features)))
 
 
-def last_stages(module: nn.Module, crop: int, count: int) -> list[StagePlace]:
-    """The last layers of a classifier's last stages, in order of execution.
+def last_stages(module: nn.Module, stem_layer: str, crop: int, count: int) -> list[StagePlace]:
+    """The last layers of the last stages behind a classifier's stem, in order of execution.
 
     A stage ends at the last layer of its resolution with at least two convolutions. Layers with one
     (the head's 1x1 convolution before the pooling, a transition to the next stage) have many
     channels, which would make a correction expensive, and no depth.
 
     Args:
-        module: in eval mode; run once.
+        module: the classifier, in eval mode.
+        stem_layer: dotted path of its stem.
         crop: side of the input, pixels.
         count: how many stages at most.
     """
     places: dict[int, StagePlace] = {}
-    for path, shape in layer_output_shapes(module, crop).items():
+    for path, shape in shapes_behind(module, stem_layer, crop).items():
         layer = module.get_submodule(path)
         convolutions = sum(isinstance(m, nn.Conv2d) for m in layer.modules())
         if convolutions >= 2 and shape[2] == shape[3]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from afd_model.layer_shapes import run_on_zeros
+from afd_model.layer_shapes import layer_output_shapes, run_on_zeros
 
 # (library, class) -> dotted path, which is also stored in checkpoints.
 STEM_LAYERS: dict[tuple[str, str], str] = {
@@ -139,6 +139,16 @@ def output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
         except _StopForward:
             return shapes[0]
     raise ValueError(f"stem_layer {layer!r} is not used in the model's forward pass")
+
+
+def shapes_behind(module: nn.Module, layer: str, crop: int) -> dict[str, torch.Size]:
+    """`layer_output_shapes` of the layers behind the stem: those of a smaller grid than its output.
+
+    Layers of the stem's own resolution do not count: its features represent them.
+    """
+    stem_size = output_shape(module, layer, crop)[2]
+    shapes = layer_output_shapes(module, crop)
+    return {path: shape for path, shape in shapes.items() if shape[2] < stem_size}
 
 
 def _fallback(module: nn.Module, crop: int) -> str:

@@ -8,7 +8,7 @@ from untrained import backbone
 
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
-from afd_model.backbones import Backbone
+from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.stage_correction import StageCorrection, StagePlace, last_stages
 
@@ -52,9 +52,20 @@ def test_it_is_a_narrow_residual_that_starts_as_the_identity() -> None:
 def test_stages_end_before_what_only_widens_or_leads_on(
     name: str, expected: list[tuple[str, int, int]]
 ) -> None:
-    model = backbone(name).module
-    assert last_stages(model, 64, 2) == [StagePlace(*place) for place in expected]
-    assert last_stages(model, 64, 0) == []
+    model = backbone(name)
+    found = last_stages(model.module, model.stem_layer, 64, 2)
+    assert found == [StagePlace(*place) for place in expected]
+    assert last_stages(model.module, model.stem_layer, 64, 0) == []
+
+
+@pytest.mark.parametrize("layer", ["layer2", "layer2.0.bn1", "layer2.1"])
+def test_a_stem_that_is_named_has_no_stage_corrected_within_it(layer: str) -> None:
+    model = load_backbone("resnet18", "none", layer)
+    config = config_for(model, "light")
+    assert [place.layer for place in config.stages] == ["layer3.1", "layer4.1"]
+    pixels, dct = inputs()
+    found = AFDClassifier(model, AFDModule(config))(pixels, dct)
+    torch.testing.assert_close(found.logits, model.module(pixels))
 
 
 def test_a_classifier_of_plain_convolutions_has_none_to_correct() -> None:
