@@ -115,19 +115,19 @@ class AFDClassifier(nn.Module):
             dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype; ignored without
                 an AFD-Module.
         """
-        if self.afd is None:
-            logits = self.bare(pixels).logits
-            zero = torch.zeros(logits.shape[0], dtype=torch.float32, device=logits.device)
-            return ClassifierOutput(logits, zero, zero)
         context = self._context
         context.begin(dct)
         context.enhance = self.enhance
         context.afd_micro_batch = self.afd_micro_batch or pixels.shape[0]
         try:
             logits = self.backbone(pixels)
-            angles, energies = zip(*context.drifts, strict=True)
+            drifts = context.drifts
         finally:
             context.clear()
+        if self.afd is None:
+            zero = torch.zeros(logits.shape[0], dtype=torch.float32, device=logits.device)
+            return ClassifierOutput(logits, zero, zero)
+        angles, energies = zip(*drifts, strict=True)
         return ClassifierOutput(logits, torch.cat(angles), torch.cat(energies))
 
     def bare(self, pixels: Tensor) -> ClassifierFeatures:
@@ -228,14 +228,14 @@ class _EnhancedStem(nn.Module):
         context = self._context
         features = self.stem(x)
         if context.enhance is not None:
-            return self._scored(features, context.enhance)
+            return features if context.afd is None else self._scored(features, context.enhance)
         enhanced = features
         if context.afd is not None and context.dct is not None:
             enhanced, context.fdm = context.afd(features, context.dct)
         context.stem_features, context.enhanced_features = features, enhanced
         if context.stem_only:
             raise _StemReached
-        return enhanced
+        return enhanced.clone()  # the layer behind may write its output over its input
 
     def _scored(self, features: Tensor, enhance: Enhance) -> Tensor:
         """Enhances in micro-batches, and leaves the drift scores in the context."""

@@ -79,6 +79,31 @@ def test_drift_is_between_the_stems_features_before_and_after() -> None:
     assert output.drift_angle_deg.min() > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("resnet18", "bn1"),  # before a ReLU in place
+        ("resnet18", "layer1.0.bn2"),  # before an addition in place
+        ("mobilenet_v2", "features.0.1"),
+    ],
+)
+def test_features_that_the_next_layer_overwrites_are_kept_as_they_were(
+    name: str, layer: str
+) -> None:
+    model = load_backbone(name, "none", layer)
+    classifier = AFDClassifier(model, trained(model))
+    pixels, dct = inputs()
+    stem, enhanced = classifier.stem(pixels, dct)
+    seen, bare = classifier.features(pixels, dct), classifier.bare(pixels)
+    assert stem.min() < 0  # so that an activation changes them
+    assert torch.equal(seen.stem_features, stem)
+    assert torch.equal(seen.enhanced_features, enhanced)
+    assert torch.equal(bare.stem_features, stem)
+    assert torch.equal(bare.logits, model.module(pixels))
+    found = classifier(pixels, dct).drift_angle_deg
+    torch.testing.assert_close(found, drift(stem, enhanced).angle_deg)
+
+
 def test_enhancing_part_by_part_changes_no_row() -> None:
     classifier = AFDClassifier(backbone(), trained(backbone())).eval()
     pixels, dct = (torch.cat([x, x.flip(0) + 1, x[:1] - 1]) for x in inputs())
