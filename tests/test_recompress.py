@@ -1,6 +1,7 @@
 """A picture under the paper's protocols, as a file; the coder itself is tested in test_degrade."""
 
 import io
+import resource
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from pipeline.pairs.recompress import (
     open_rgb,
     relative_name,
 )
+from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef
 
 GEOMETRY = plain(72, 64)
@@ -36,10 +38,42 @@ def test_imagenet_c_is_compressed_as_the_model_sees_it_and_again_at_85() -> None
     rgb = photo(90, 120)
     found = compressed_file(rgb, [10], protocol=IMAGENET_C, geometry=GEOMETRY)
     window = torchvision_input(save(rgb, "PNG"), GEOMETRY)
-    assert np.abs(model_window(rgb, GEOMETRY) - window.astype(int)).max() <= 1
-    once = decompress(compress(model_window(rgb, GEOMETRY), 10, "4:2:0"))
+    once = decompress(compress(window, 10, "4:2:0"))
     assert found == compress(once, 85, "4:2:0")
     assert PROTOCOLS == {"full-image": FULL_IMAGE, "imagenet-c": IMAGENET_C}
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        plain(256, 224),
+        plain(232, 224),
+        plain(235, 224, "bicubic"),
+        plain(299, 299, "bicubic"),
+        plain(None, 64),
+    ],
+)
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(500, 375), (375, 500), (1000, 300), (256, 256), (235, 600), (3, 2), (1, 40), (900, 11)],
+)
+def test_the_window_is_torchvisions_pixel_by_pixel(
+    height: int, width: int, geometry: Geometry
+) -> None:
+    """Of pictures that Pillow resizes down their columns first, and along their rows first."""
+    rgb = photo(height, width)
+    expected = torchvision_input(save(rgb, "PNG"), geometry)
+    np.testing.assert_array_equal(model_window(rgb, geometry), expected)
+
+
+def test_the_window_of_a_line_is_resized_without_the_rest() -> None:
+    """Which would take 17 GB."""
+    columns = np.arange(65_000) // 256
+    rgb = np.repeat(columns.astype(np.uint8)[None, :, None], 3, axis=2)
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    window = model_window(rgb, plain(256, 224))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 200_000
+    np.testing.assert_array_equal(window, np.full((224, 224, 3), columns[32_500]))
 
 
 def test_a_moved_grid_ends_at_the_files_own() -> None:

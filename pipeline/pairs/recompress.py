@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -25,12 +26,14 @@ from pipeline.degrade import (
     random_qualities,
 )
 from pipeline.error_text import one_line
-from pipeline.pixels.geometry import Geometry, crop_window
+from pipeline.pixels.geometry import Geometry, crop_window, resized
 from pipeline.records import ImageRef
 from pipeline.screening.pillow_warnings import silenced
 from pipeline.stores.locations import is_remote, local_path, uri_of
 
 MAX_TIMES = 20  # random compressions of one image
+# 64 MB. Of a picture so long that it would have more, only the window is resized.
+_MAX_RESIZED_PIXELS = 1 << 24
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -52,14 +55,25 @@ def open_rgb(data: bytes) -> RgbImage:
 
 
 def model_window(rgb: RgbImage, geometry: Geometry) -> RgbImage:
-    """The model's window of an image, uint8 (crop, crop, 3), resized and cropped by Pillow."""
-    top, left, bottom, right = (float(value) for value in crop_window(rgb.shape[:2], geometry))
+    """The model's window of an image, uint8 (crop, crop, 3): torchvision's own, to the bit.
+
+    It is cropped from the whole image resized, as the protocol has it. Pillow rounds the pixels
+    between its two passes, and the size decides whether rows or columns come first, so that a
+    window resized alone would differ.
+    """
+    size = rgb.shape[:2]
     picture = Image.fromarray(rgb)
-    if geometry.resize is None:
-        return np.asarray(picture.crop((round(left), round(top), round(right), round(bottom))))
-    side = (geometry.crop, geometry.crop)
-    box = (left, top, right, bottom)
-    return np.asarray(picture.resize(side, _RESAMPLING[geometry.interpolation], box=box))
+    if geometry.resize is not None:
+        resampling = _RESAMPLING[geometry.interpolation]
+        height, width = resized(size, geometry.resize)
+        if height * width > _MAX_RESIZED_PIXELS:
+            top, left, bottom, right = crop_window(size, geometry).tolist()
+            side = (geometry.crop, geometry.crop)
+            return np.asarray(picture.resize(side, resampling, box=(left, top, right, bottom)))
+        picture = picture.resize((width, height), resampling)
+        size = (height, width)
+    top, left, bottom, right = map(int, crop_window(size, replace(geometry, resize=None)))
+    return np.asarray(picture.crop((left, top, right, bottom)))
 
 
 def compressed_file(

@@ -75,6 +75,16 @@ def _centre(length: int, crop: int) -> int:
     return round((length - crop) / 2.0)
 
 
+def resized(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """(height, width) after torchvision's `Resize(short_side)`.
+
+    It truncates the long side, so the two axes have slightly different scales.
+    """
+    height, width = size
+    short = min(size)
+    return short_side * height // short, short_side * width // short
+
+
 def crop_window(size: tuple[int, int], geometry: Geometry) -> np.ndarray:
     """The window of the source that becomes the model's input.
 
@@ -87,10 +97,7 @@ def crop_window(size: tuple[int, int], geometry: Geometry) -> np.ndarray:
     if geometry.resize is None:
         top, left = _centre_or_pad(height, crop), _centre_or_pad(width, crop)
         return np.array([top, left, top + crop, left + crop], np.float32)
-    short = min(height, width)
-    # torchvision truncates the long side, so the two axes have slightly different scales.
-    new_height = geometry.resize * height // short
-    new_width = geometry.resize * width // short
+    new_height, new_width = resized(size, geometry.resize)
     top, left = _centre(new_height, crop), _centre(new_width, crop)
     scale_y, scale_x = height / new_height, width / new_width
     return np.array(
