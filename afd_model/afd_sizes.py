@@ -47,7 +47,7 @@ def config_for(
     "paper" is Peng et al.'s: width 16 at the stem's resolution, the FDM on the output. "deep" adds
     `DEEP_BLOCKS`, the FDM "full+channel" and the logarithm of the DCT. "light" works at half the
     stem's resolution, with the widest of `LIGHT_WIDTHS` that costs at most `LIGHT_SHARE` of the
-    backbone's multiply-adds at the crop of its preset.
+    backbone's multiply-adds at the crop of its preset, or with the narrowest of them.
 
     Args:
         corrected_stages: at most how many of the last stages are corrected; None: the size's
