@@ -1,6 +1,5 @@
 """Several workers train as one, and a run ends where it would have, whoever is killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -89,16 +88,6 @@ def unkilled_pair(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     ]
     assert [worker.wait(timeout=200) for worker in workers] == [0, 0]
     return folder / "out"
-
-
-def test_a_worker_of_rays_trains(sound: Path, tmp_path: Path) -> None:
-    """The slow tests say that it comes to the weights that a run without Ray comes to."""
-    pytest.importorskip("ray.train")
-    assert train(sound, tmp_path / "out", "--workers", "1", "--max-steps", "2") == 0
-    assert [r["step"] for r in records(tmp_path / "out", "step")] == [1, 2]
-    card = json.loads((tmp_path / "out/afd.json").read_text())
-    assert (card["workers"], card["steps"]) == (1, 2)
-    assert (tmp_path / "out/.ray").exists()
 
 
 def losses(output: Path) -> list[float]:
