@@ -49,6 +49,8 @@ def test_the_name_or_the_content_tells_a_tar() -> None:
     for name, data, expected in [
         ("x", plain, Container.TAR),
         ("x.tar", b"<html>", Container.TAR),
+        ("X.Tar", b"<html>", Container.TAR),
+        ("X.TGZ", gzip.compress(b""), Container.TAR_GZ),
         ("x", packed, Container.TAR_GZ),
         ("x.tar", packed, Container.TAR_GZ),
         ("x.tgz", gzip.compress(b""), Container.TAR_GZ),
