@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from checkpoints import MINIATURE
 from labelers import call, emptied_output, make_labeler, planned_settings
+from reading import JPEG, reading
 
 from jobs.labelling.messages import CommitRecord
 from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, STOPPED, ShardLabeler
@@ -244,6 +245,31 @@ def test_an_interrupt_stops_every_unfinished_shard(
         signal.signal(signal.SIGINT, before)
     assert [record.error for record in ended] == [STOPPED] * len(shards)
     assert not list(output.labels.iterdir())
+
+
+def test_every_shard_is_stopped_before_any_is_waited_for(
+    labeler: ShardLabeler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived, reading_ends = threading.Semaphore(0), threading.Event()
+
+    def read_slowly(ref: ImageRef) -> bytes:
+        arrived.release()
+        assert reading_ends.wait(30)
+        return JPEG
+
+    monkeypatch.setattr("pipeline.reading.reading_tasks.read_image", read_slowly)
+    both = [reading([ImageRef("x")]) for _ in range(2)]
+    monkeypatch.setattr(labeler, "_being_read", set(both))
+    monkeypatch.setattr(labeler, "_stopping", False)  # as it is again after the test
+    for images in both:
+        images.start_early()
+        assert arrived.acquire(timeout=30)
+    stopping = threading.Thread(target=labeler._stop)
+    stopping.start()
+    stopping.join(5)
+    assert [images._closed for images in both] == [True, True]
+    reading_ends.set()
+    stopping.join()
 
 
 def test_a_model_that_cannot_be_built_is_fatal_and_worded(settings: LabelSettings) -> None:
