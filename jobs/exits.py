@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+from jobs.machine import without_garbage_collection
 from pipeline.error_text import printable
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -51,7 +52,9 @@ def import_in_thread(name: str) -> Any:
 
     def load() -> None:
         try:
-            imported.set_result(importlib.import_module(name))
+            with without_garbage_collection():
+                module = importlib.import_module(name)
+            imported.set_result(module)
         except BaseException as error:
             imported.set_exception(error)
 

@@ -1,5 +1,6 @@
 """The machine's resources, as the system reports them."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,12 @@ import psutil
 import pytest
 
 from jobs import machine
-from jobs.machine import memory_bytes, num_cores, release_free_memory
+from jobs.machine import (
+    memory_bytes,
+    num_cores,
+    release_free_memory,
+    without_garbage_collection,
+)
 
 # All blocks but the last, which stands above them, are free.
 FRAGMENTED = """
@@ -28,6 +34,31 @@ def test_free_memory_goes_back_to_the_system() -> None:
         [sys.executable, "-c", FRAGMENTED], capture_output=True, text=True, check=True
     )
     assert int(ran.stdout) > 200e6
+
+
+def test_what_is_imported_without_garbage_collection_is_not_looked_at_soon() -> None:
+    collections: list[str] = []
+    with without_garbage_collection():
+        gc.callbacks.append(lambda phase, _: collections.append(phase))
+        imported = [[i] for i in range(100_000)]
+        gc.callbacks.pop()
+    assert not collections
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    young = {id(item) for generation in (0, 1) for item in gc.get_objects(generation)}
+    assert not young.intersection(map(id, imported))
+
+
+def test_garbage_collection_is_left_as_it_was() -> None:
+    with pytest.raises(ImportError), without_garbage_collection():
+        raise ImportError
+    assert gc.isenabled()
+    gc.disable()
+    with without_garbage_collection():
+        pass
+    was_enabled = gc.isenabled()
+    gc.enable()
+    assert not was_enabled
 
 
 @pytest.mark.parametrize(

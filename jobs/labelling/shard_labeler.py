@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.metrics import ShardMetrics
 from jobs.labelling.shard_output import AttemptsUsedUpError, OutputRefusedError, ShardOutput
-from jobs.machine import release_free_memory
+from jobs.machine import release_free_memory, without_garbage_collection
 from jobs.pool import SAME_COMMAND_CONTINUES
 from pipeline.error_text import named
 from pipeline.output import OutputFolder
@@ -74,8 +74,8 @@ class ShardLabeler:
     def _load(self, config: WorkerConfig) -> ShardPipeline:
         # Imported here because the driver imports this module too. It does without PyTorch and
         # DALI, which take longer to import than the rest of its start.
-        from jobs.labelling.shard_pipeline import ShardPipeline
-
+        with without_garbage_collection():
+            from jobs.labelling.shard_pipeline import ShardPipeline
         return ShardPipeline(config, self.plan.size.num_images)
 
     def ready(self) -> None:
