@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jobs.exits import import_in_thread
 from jobs.log import say
@@ -37,6 +38,11 @@ class Pool:
     max_workers: int
     num_cpus: int
     num_gpus: float
+
+    @property
+    def device(self) -> Literal["cuda", "cpu"]:
+        """What its workers run on: Ray hides no GPU from those for which none is reserved."""
+        return "cuda" if self.num_gpus else "cpu"
 
 
 def this_machine() -> Node:

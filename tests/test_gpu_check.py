@@ -18,7 +18,7 @@ def test_without_a_device_it_says_so_in_one_line(capfd: pytest.CaptureFixture[st
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert err.startswith("gpu-check: device 'cuda' was asked for, but PyTorch sees 0 CUDA devices")
+    assert err.startswith("gpu-check: there is no device 'cuda', PyTorch sees 0 CUDA devices")
 
 
 def test_every_gpu_test_is_run() -> None:

@@ -29,6 +29,14 @@ def test_workers_share_a_gpu_and_its_share_of_its_nodes_cores() -> None:
     assert pool(TWO_GPUS, num_shards=1).num_workers == 1
 
 
+def test_workers_run_on_what_is_reserved_for_them() -> None:
+    """Ray hides no GPU from a worker without one: all those of a node would take its first."""
+    assert pool(TWO_GPUS).device == "cuda"
+    assert pool(TWO_GPUS, device="cpu").device == "cpu"
+    assert pool(CPUS, max_workers=8).device == "cpu"  # a node with GPUs may join later
+    assert pool(CPUS, max_workers=8, device="cuda").device == "cuda"
+
+
 def test_how_many_share_a_gpu_can_be_said() -> None:
     assert pool(TWO_GPUS, workers_per_gpu=1) == Pool(2, 2, num_cpus=8, num_gpus=1)
     assert pool(TWO_GPUS, workers_per_gpu=8) == Pool(16, 16, num_cpus=1, num_gpus=0.125)

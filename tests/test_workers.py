@@ -18,11 +18,12 @@ from jobs.label import main
 from jobs.labelling.messages import CommitRecord
 from jobs.labelling.shard_labeler import ShardLabeler
 from jobs.labelling.workers import _local_input_file, _unless_all_fail
-from jobs.pool import ClusterError
+from jobs.pool import ClusterError, Node
 from jobs.settings import LabelSettings
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
 from pipeline.shards import write_plan
+from pipeline.sink import read_facts
 from pipeline.stores.output_store import LocalFolder
 
 MODEL = ["--backbone", MINIATURE, "--weights", "none", "--crop", "64", "--resize", "64"]
@@ -161,6 +162,33 @@ def test_a_model_that_cannot_be_built_is_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?" in line
     assert not list(tmp_path.glob("labels/*"))
+
+
+def test_a_worker_that_cannot_reach_its_gpu_does_not_label_on_the_cpu_instead(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With other labels in other parts, and as the slowest of all."""
+    monkeypatch.setattr("jobs.labelling.workers.this_machine", lambda: Node(2, 1))
+    assert main([str(folder), "--output", str(tmp_path / "out"), *FLAGS]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "there is no device 'cuda', PyTorch sees 0 CUDA devices" in line
+    assert not list(tmp_path.glob("out/labels/*"))
+    flags = [*FLAGS, "--device", "cpu"]
+    assert main([str(folder), "--output", str(tmp_path / "out2"), *flags]) == 0
+
+
+def test_a_worker_for_which_no_gpu_is_reserved_takes_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.labelling.workers.this_machine", lambda: Node(2, 0))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert main([str(folder), "--output", str(tmp_path), *FLAGS]) == 0
+    facts = read_facts(OutputFolder(str(tmp_path)), 0)
+    assert facts["device"] == "cpu"
+    assert facts["settings"]["device"] == "auto"
 
 
 def test_a_wrong_address_is_told_before_the_input_is_listed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from jobs.settings import LabelSettings
 
@@ -14,6 +14,7 @@ class WorkerConfig:
 
     driver: the driver's name, see `pipeline.presence`. Each driver counts its own attempts.
     num_threads: threads of the model, and again of the decoder. num_workers: workers of the run.
+    device: "cuda" or "cpu", what the pool has given the worker; None: as the settings say.
     input_file: a local input file that the driver can read; None when there is none.
     """
 
@@ -22,6 +23,7 @@ class WorkerConfig:
     driver: str
     num_threads: int = 1
     num_workers: int = 1
+    device: Literal["cuda", "cpu"] | None = None
     input_file: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from afd_model.inference.device import fault_of
 from jobs.labelling.messages import WorkerConfig
@@ -27,7 +27,7 @@ class ShardPipeline:
         settings = config.settings
         self.limits = Limits(settings.max_pixels, settings.integrity)
         self.model = load_model(
-            settings,
+            replace(settings, device=config.device or settings.device),
             num_threads=config.num_threads,
             images_to_label=num_images // config.num_workers,
         )

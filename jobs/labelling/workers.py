@@ -63,7 +63,9 @@ def _label_on_ray(config: WorkerConfig, todo: Sequence[int]) -> Generator[Commit
         pool = pool_for(settings, nodes(), len(todo))
         if settings.address != "local":  # nothing else runs on a private cluster
             warn_if_full("a worker takes", pool.num_cpus, pool.num_gpus, free())
-        config = replace(config, num_threads=pool.num_cpus, num_workers=pool.max_workers)
+        config = replace(
+            config, num_threads=pool.num_cpus, num_workers=pool.max_workers, device=pool.device
+        )
         commits = run_shards(todo, ShardLabeler, config, pool, shards_at_once=SHARDS_AT_ONCE)
         with closing(commits):  # before the connection closes, however this ends
             yield from _unless_all_fail(commits, pool.max_workers * SHARDS_AT_ONCE)
@@ -73,7 +75,7 @@ def _label_in_this_process(
     config: WorkerConfig, todo: Sequence[int]
 ) -> Generator[CommitRecord, None, None]:
     pool = pool_for(config.settings, [this_machine()], len(todo))
-    labeler = ShardLabeler(replace(config, num_threads=pool.num_cpus))
+    labeler = ShardLabeler(replace(config, num_threads=pool.num_cpus, device=pool.device))
     with closing(labeler.label_each(todo)) as commits:
         yield from _unless_all_fail(commits, SHARDS_AT_ONCE)
 
