@@ -17,7 +17,8 @@ from afd_model.checkpoint import CheckpointFacts, resolve_afd, shipped_checkpoin
 from afd_model.classifier import AFDClassifier
 from afd_model.dct import DCT_CHANNELS
 from afd_model.inference.device import device_name, dtype_name, resolve_device, resolve_precision
-from afd_model.inference.predictor import Engine, Predictor
+from afd_model.inference.predictor import Engine, NotFiniteError, Predictor
+from afd_model.inference.rounding import pink_noise
 from jobs.settings import BackboneSettings, ClassNamesSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.error_text import one_line
@@ -94,8 +95,7 @@ def load_model(
     )
     preferred = _preferred_engine(device, images_to_label)
     predictor, engine = _predictor(make, settings.engine, preferred=preferred)
-    if precision != torch.float32:
-        _check_precision(predictor, backbone.name, geometry.crop)
+    _check_precision(predictor, backbone.name, geometry.crop)
     options = replace(
         decoding_on(device),
         batch_size=batch_size,
@@ -166,12 +166,17 @@ def _check_precision(predictor: Predictor, name: str, crop: int) -> None:
 
     Otherwise every attempt at every shard would fail.
     """
-    blank = torch.zeros(1, 3, crop, crop), torch.zeros(1, DCT_CHANNELS, crop // 8, crop // 8)
+    dct = torch.zeros(1, DCT_CHANNELS, crop // 8, crop // 8)
     try:
-        predictor(*blank)
+        predictor(pink_noise(crop)[:1], dct)
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # not because of the precision
         raise
+    except NotFiniteError as error:
+        raise ValueError(f"{name}: {error}") from error
     except RuntimeError as error:
+        # cuBLAS and cuDNN on a GPU whose memory other processes have taken.
+        if any(fault in str(error) for fault in ("ALLOC_FAILED", "NOT_INITIALIZED")):
+            raise
         precision = dtype_name(predictor.precision)
         raise ValueError(
             f"{name} does not run in {precision} ({one_line(error)}): use --precision fp32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 
 from jobs.exits import EXIT_FAILED
@@ -38,5 +39,14 @@ def run_job(
         reason = one_line(error)
     except (AccessError, ClusterError) as error:
         reason = one_line(error) + continued
+    except RuntimeError as error:
+        if not _is_of_the_gpus_memory(error):
+            raise
+        reason = f"{one_line(error).partition('. ')[0]}: use a smaller --batch-size" + continued
     say(f"{prog}: {reason}", level=logging.ERROR)
     return EXIT_FAILED
+
+
+def _is_of_the_gpus_memory(error: RuntimeError) -> bool:
+    torch = sys.modules.get("torch")  # importing it takes longer than some jobs do
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)

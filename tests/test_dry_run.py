@@ -55,6 +55,21 @@ def test_workers_that_share_a_gpu_are_not_counted_as_if_each_had_one() -> None:
     assert "about 8 min 20 s or less" in lines[4]
 
 
+def test_a_machine_without_gpus_says_how_many_workers_with_gpus_there_would_be(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a cluster's head node, where the workers' speed cannot be measured."""
+    on_gpus = Pool(2, 8, num_cpus=4, num_gpus=0.5)
+    monkeypatch.setattr("jobs.labelling.dry_run._pool", lambda *_: on_gpus)
+    command[command.index("--device") + 1] = "cuda"
+    assert main([*command, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "images   5 in 3 shards",
+        "workers  2 to 8, each with 4 CPUs and 0.5 of a GPU",
+        "speed    not measured: the workers have GPUs, and this machine has none",
+    ]
+
+
 def test_the_command_says_it_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Settings become a decoder and a classifier that fit each other."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -200,3 +201,33 @@ def test_settings_that_do_not_fit_the_backbone_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         load_model(settings(**changes), num_threads=1)
+
+
+@pytest.mark.parametrize("failure", ["CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_NOT_INITIALIZED"])
+def test_a_gpu_without_memory_is_not_the_precisions_fault(
+    failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError(f"cuBLAS error: {failure} when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(Predictor, "__call__", failing)
+    with pytest.raises(RuntimeError, match=failure):
+        load_model(settings(precision="bf16"), num_threads=1)
+
+
+def test_a_model_whose_numbers_exceed_its_precision_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone = load_backbone(MINIATURE, "none")
+    head = backbone.module.get_classifier()
+    monkeypatch.setattr(model, "backbone_of", lambda _: backbone)
+    with torch.no_grad():
+        head.weight.fill_(1e38)
+    with pytest.raises(
+        ValueError, match=r"^timm:test_resnet: in bfloat16 the .* 1 of 1 images .* --precision fp32"
+    ):
+        load_model(settings(precision="bf16"), num_threads=1)
+    with torch.no_grad():
+        head.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"in float32 .* are not numbers: check the weights"):
+        load_model(settings(precision="fp32"), num_threads=1)

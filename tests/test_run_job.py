@@ -1,6 +1,7 @@
 """What ends a job: an exit code, and one line where it failed."""
 
 import pytest
+import torch
 
 from jobs.pool import ClusterError
 from jobs.run_job import run_job
@@ -62,3 +63,12 @@ def test_an_interrupt_is_no_failure_of_the_job(capsys: pytest.CaptureFixture[str
 def test_a_defect_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
         failing(error)
+
+
+def test_a_batch_that_does_not_fit_into_the_gpus_memory_says_what_to_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reason = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 9 GiB."
+    assert failing(torch.OutOfMemoryError(reason)) == 1
+    said = "afd test: CUDA out of memory: use a smaller --batch-size; and so on\n"
+    assert capsys.readouterr().err == said

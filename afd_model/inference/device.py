@@ -32,8 +32,8 @@ def resolve_device(requested: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ValueError(
-            f"there is no device {requested!r}, PyTorch sees {count} CUDA devices: check nvidia-smi,"
-            " or use --device cpu"
+            f"there is no device {requested!r}, PyTorch sees {count} CUDA devices: check"
+            " nvidia-smi, or use --device cpu"
         )
     return device
 

@@ -25,6 +25,10 @@ _MAX_OPENVINO_IMAGES = 16  # at a time; more gain nothing
 Engine = Literal["torch", "inductor", "openvino"]
 
 
+class NotFiniteError(ArithmeticError):
+    """Probabilities that are not numbers; the message is one line for the user."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """The predictions for one batch, on the host.
@@ -156,6 +160,10 @@ class Predictor:
             pixels: (B, 3, H, W) normalised, any floating dtype, any device.
             dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype, any device.
             jpeg_quality: (B,) 1..100, NaN where the header has none; for the flip model.
+
+        Raises:
+            NotFiniteError: the model's numbers exceed the precision, as fp16's above 65,504, or its
+                weights are damaged. The most probable class would then be any.
         """
         if jpeg_quality is None:
             jpeg_quality = torch.full((pixels.shape[0],), math.nan)
@@ -238,6 +246,7 @@ class Predictor:
 
     def _unpacked(self, host: np.ndarray) -> Predictions:
         k = (host.shape[1] - 3) // 2
+        self._check_finite(host[:, k])
         top_labels = host[:, :k].astype(np.int32)
         top_confidences = np.ascontiguousarray(host[:, k : 2 * k])
         angle, energy, flip = (np.ascontiguousarray(column) for column in host[:, 2 * k :].T)
@@ -249,6 +258,16 @@ class Predictor:
             drift_angle_deg=angle if self.measures_drift else None,
             drift_energy=energy if self.measures_drift else None,
             flip_probability=flip if self.flip_model is not None else None,
+        )
+
+    def _check_finite(self, confidences: np.ndarray) -> None:
+        wrong = np.count_nonzero(~np.isfinite(confidences))
+        if not wrong:
+            return
+        wider = "check the weights" if self.precision == torch.float32 else "use --precision fp32"
+        raise NotFiniteError(
+            f"in {str(self.precision).removeprefix('torch.')} the probabilities of {wrong} of"
+            f" {len(confidences)} images are not numbers: {wider}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.labelling.summary import committed_shards
@@ -66,9 +66,11 @@ def dry_run(settings: LabelSettings) -> str:
     if not listing.num_images:
         return f"{_done(listing)}: nothing to do"
     pool = _pool(settings, listing.num_shards)
+    if pool.num_gpus and not this_machine().gpus:
+        return "\n".join(_lines(listing, pool, None))
     say(f"labelling {len(listing.sample)} of {listing.num_images} images to measure the speed")
     probed = probe(
-        settings,
+        replace(settings, device=pool.device),
         listing.sample,
         num_threads=pool.num_cpus,
         images_to_label=(listing.num_images + listing.num_done) // pool.max_workers,
@@ -167,19 +169,25 @@ def _done(listing: Listing) -> str:
     return f"{listing.num_done:,} of {total:,} images are labelled already"
 
 
-def _lines(listing: Listing, pool: Pool, probed: Probe) -> Iterator[str]:
+def _lines(listing: Listing, pool: Pool, probed: Probe | None) -> Iterator[str]:
+    """probed: None where this machine lacks the workers' device."""
     images = listing.num_images
     if listing.num_done:
         yield f"{_done(listing)}; the others:"
     yield f"images   {images:,} in {listing.num_shards:,} shards"
-    about = "" if listing.num_bytes is not None else "about "
-    num_bytes = listing.num_bytes or round(probed.bytes_per_image * images)
-    yield f"bytes    {about}{size(num_bytes)}, {size(probed.bytes_per_image)} an image"
+    if (num_bytes := listing.num_bytes) is not None:
+        yield f"bytes    {size(num_bytes)}, {size(num_bytes / images)} an image"
+    elif probed is not None:
+        per_image = probed.bytes_per_image
+        yield f"bytes    about {size(per_image * images)}, {size(per_image)} an image"
     counts = sorted({pool.num_workers, pool.max_workers})
     device = f"{pool.num_cpus} CPU{'s' * (pool.num_cpus > 1)}"
     if pool.num_gpus:
         device += " and a GPU" if pool.num_gpus == 1 else f" and {pool.num_gpus:.2g} of a GPU"
     yield f"workers  {' to '.join(map(str, counts))}, each with {device}"
+    if probed is None:
+        yield "speed    not measured: the workers have GPUs, and this machine has none"
+        return
     yield (
         f"speed    {probed.images_per_s:,.1f} images/s in one worker, by a probe of"
         f" {probed.num_images} images in this process"
