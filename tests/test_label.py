@@ -277,7 +277,7 @@ def test_a_node_without_the_input_ends_the_run(
 ) -> None:
     """Here all nodes are one machine: the file is one that it lacks."""
     monkeypatch.setattr(
-        jobs.labelling.workers, "_local_input_file", lambda *_: "/not/mounted/0.jpg"
+        jobs.labelling.workers, "existing_input_files", lambda _: ("/not/mounted/0.jpg",)
     )
     output = tmp_path / "out"
     arguments = [str(corpus), "--output", str(output), "--address", address, "--workers", "1"]

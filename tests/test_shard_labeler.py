@@ -15,14 +15,14 @@ from labelers import call, emptied_output, make_labeler, planned_settings
 from reading import JPEG, reading
 
 from jobs.labelling.messages import CommitRecord
+from jobs.labelling.mounts import existing_input_files
 from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, STOPPED, ShardLabeler
 from jobs.settings import LabelSettings
-from pipeline.inputs.image_bytes import read_image
 from pipeline.label_shard import LabelledShard
 from pipeline.output import RUN, OutputFolder
 from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import ImageRef, Shard
-from pipeline.shards import part_name, part_path
+from pipeline.shards import Plan, part_name, part_path
 from pipeline.sink import read_facts, write_part
 
 
@@ -41,42 +41,30 @@ def output(settings: LabelSettings) -> OutputFolder:
     return emptied_output(settings)
 
 
-@pytest.mark.parametrize("missing", ["input", "output"])
-def test_a_node_without_the_drivers_disks_labels_nothing(
-    missing: str, settings: LabelSettings, output: OutputFolder, tmp_path: Path
+def test_a_node_without_the_drivers_output_labels_nothing(
+    settings: LabelSettings, output: OutputFolder, tmp_path: Path
 ) -> None:
-    if missing == "output":
-        settings = replace(settings, output=str(tmp_path))
-    input_file = str(tmp_path / "0.jpg")
-    labeler = make_labeler(settings, input_file=input_file)
-    path = input_file if missing == "input" else str(tmp_path / "plan.parquet")
+    labeler = make_labeler(replace(settings, output=str(tmp_path)))
     assert call(labeler, 0).fatal == (
-        f"{path!r} does not exist on the node {socket.gethostname()}: mount the {missing} at the"
-        " same path on every node"
+        f"{str(tmp_path / 'plan.parquet')!r} does not exist on the node {socket.gethostname()}:"
+        " mount the output at the same path on every node"
     )
     assert not list(output.labels.iterdir())
 
 
 def test_an_input_that_vanishes_ends_the_run_and_is_no_row(
-    settings: LabelSettings, output: OutputFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    settings: LabelSettings, output: OutputFolder, tmp_path: Path
 ) -> None:
-    """As when a disk is unmounted: rows that say `unreadable` would be final."""
-    there = tmp_path / "0.jpg"
-    there.touch()
-    labeler = make_labeler(settings, input_file=str(there))
-
-    def vanished(ref: ImageRef) -> bytes:
-        raise FileNotFoundError(2, "No such file or directory")
-
-    monkeypatch.setattr("pipeline.reading.reading_tasks.read_image", vanished)
-    assert call(labeler, 1).counts["unreadable"] == 2  # single files may disappear
-    there.unlink()
-    with monkeypatch.context() as readable:
-        readable.setattr("pipeline.reading.reading_tasks.read_image", read_image)
-        assert call(labeler, 2).counts["ok"] == 1  # nor does it matter that this one has
+    labeler = make_labeler(settings, input_files=existing_input_files(Plan(output)))
+    images = Path(settings.input)
+    (images / "2.jpg").rename(tmp_path / "2.jpg")
+    assert call(labeler, 1).counts == {"ok": 1, "damaged": 0, "rejected": 0, "unreadable": 1}
+    (tmp_path / "2.jpg").rename(images / "2.jpg")
+    images.rename(tmp_path / "moved")
     fatal = call(labeler, 0).fatal
+    (tmp_path / "moved").rename(images)
     assert fatal is not None
-    assert fatal.startswith(f"{str(there)!r} does not exist on the node")
+    assert fatal.startswith(f"{str(images / '0.jpg')!r} does not exist on the node")
     assert not part_path(output, 0).exists()
 
 

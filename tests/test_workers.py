@@ -12,17 +12,13 @@ import duckdb
 import pytest
 from checkpoints import MINIATURE
 from jpegs import encode, photo
-from servers import Bucket
 
 from jobs.label import main
 from jobs.labelling.messages import CommitRecord
 from jobs.labelling.shard_labeler import ShardLabeler
-from jobs.labelling.workers import _local_input_file, _unless_all_fail
+from jobs.labelling.workers import _unless_all_fail
 from jobs.pool import ClusterError, Node
-from jobs.settings import LabelSettings
 from pipeline.output import OutputFolder
-from pipeline.records import ImageRef
-from pipeline.shards import write_plan
 from pipeline.sink import read_facts
 from pipeline.stores.output_store import LocalFolder
 
@@ -199,17 +195,6 @@ def test_a_wrong_address_is_told_before_the_input_is_listed(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("afd label: no Ray cluster at '127.0.0.1:1' (Connection refused)")
     assert not output.exists()
-
-
-def test_a_worker_is_told_of_a_file_that_the_driver_reads(s3: Bucket, tmp_path: Path) -> None:
-    files = [tmp_path / f"{number}.jpg" for number in range(2)]
-    files[1].write_bytes(b"")
-    found = []
-    for uris in ([f"{s3.url}/0.jpg"], list(map(str, files)), [files[1].as_uri()]):
-        settings = LabelSettings(input="in", output=str(tmp_path / str(len(found))))
-        write_plan(OutputFolder(settings.output), map(ImageRef, uris), 9)
-        found.append(_local_input_file(settings, 0))
-    assert found == [None, str(files[1]), str(files[1])]
 
 
 def test_a_run_ends_where_every_shard_fails(

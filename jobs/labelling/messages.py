@@ -15,7 +15,8 @@ class WorkerConfig:
     driver: the driver's name, see `pipeline.presence`. Each driver counts its own attempts.
     num_threads: threads of the model, and again of the decoder. num_workers: workers of the run.
     device: "cuda" or "cpu", what the pool has given the worker; None: as the settings say.
-    input_file: a local input file that the driver can read; None when there is none.
+    input_files: local files of the input that the driver sees; None: whether this node sees the
+        input is not checked.
     """
 
     settings: LabelSettings
@@ -24,7 +25,7 @@ class WorkerConfig:
     num_threads: int = 1
     num_workers: int = 1
     device: Literal["cuda", "cpu"] | None = None
-    input_file: str | None = None
+    input_files: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ thousand images or so.
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.metrics import ShardMetrics
+from jobs.labelling.mounts import InputDisks, NotMountedError, check_output
 from jobs.labelling.shard_output import AttemptsUsedUpError, OutputRefusedError, ShardOutput
 from jobs.machine import release_free_memory, without_garbage_collection
 from jobs.pool import SAME_COMMAND_CONTINUES
@@ -38,10 +38,6 @@ STOPPED = "the worker was stopped before the shard was labelled"
 _RELEASE_EVERY_S = 30  # releasing free memory then takes a thousandth of the time
 
 
-class NotMountedError(ValueError):
-    """This node cannot see the output or the input of the driver."""
-
-
 class ShardLabeler:
     """Created once in each worker process, then called with one shard at a time.
 
@@ -52,12 +48,12 @@ class ShardLabeler:
     """
 
     def __init__(self, config: WorkerConfig) -> None:
-        self._config = config
         self._settings = config.settings
         self._output = ShardOutput(OutputFolder(config.settings.output), config.driver)
         self._metrics = ShardMetrics()
         self._released_at = 0.0
         self._fatal: str | None = None
+        self._disks: InputDisks | None = None
         self._device_fault: str | None = None
         # Only this thread uses the decoder and the model: PyTorch starts a set of its own threads
         # for each thread that calls it.
@@ -65,8 +61,11 @@ class ShardLabeler:
         self._being_read: set[ReadAhead] = set()
         self._stopping = False
         try:
-            _check_mounts(config)
-            self.plan = Plan(OutputFolder(config.settings.output))
+            output = OutputFolder(config.settings.output)
+            check_output(output)
+            if config.input_files is not None:
+                self._disks = InputDisks(config.input_files)
+            self.plan = Plan(output)
             self.pipeline = self._model_thread.submit(self._load, config).result()
         except Exception as error:
             self._fatal = str(error) if isinstance(error, ValueError) else named(error)
@@ -141,9 +140,10 @@ class ShardLabeler:
     def _attempt(self, shard: int, began: float) -> CommitRecord:
         if (counts := self._output.committed_counts(shard)) is not None:
             return CommitRecord(shard, _since(began), counts)
-        labelled = self._read_and_label(self.plan.shard(shard))
-        if labelled.counts["unreadable"]:
-            _check_mounts(self._config)
+        planned = self.plan.shard(shard)
+        labelled = self._read_and_label(planned)
+        if labelled.counts["unreadable"] and self._disks is not None:
+            self._disks.check_shard(planned.refs, labelled.table["status"].to_pylist())
         write_s = self._output.commit(shard, labelled, self.pipeline.part_facts)
         seconds = {**labelled.seconds, "write": write_s}
         self._metrics.committed(labelled, seconds)
@@ -194,19 +194,3 @@ class ShardLabeler:
 
 def _since(began: float) -> float:
     return time.monotonic() - began
-
-
-def _check_mounts(config: WorkerConfig) -> None:
-    """Raise NotMountedError when this node cannot see the output or the input of the driver.
-
-    Without the input, each of its rows would be `unreadable` for good. And a worker whose images
-    are all unreadable is the fastest, so that it would be given most of the shards.
-    """
-    output = OutputFolder(config.settings.output)
-    plan = None if "://" in output.location else str(output.plan)
-    for what, path in (("output", plan), ("input", config.input_file)):
-        if path is not None and not os.path.exists(path):
-            raise NotMountedError(
-                f"{path!r} does not exist on the node {socket.gethostname()}: mount the {what} at"
-                " the same path on every node"
-            )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 from jobs.labelling.messages import CommitRecord, WorkerConfig
+from jobs.labelling.mounts import existing_input_files
 from jobs.labelling.shard_labeler import SHARDS_AT_ONCE, ShardLabeler
 from jobs.pool import ClusterError, pool_for, this_machine, warn_if_full
 from jobs.settings import LabelSettings
-from pipeline.inputs.image_bytes import is_remote_image
 from pipeline.output import OutputFolder
 from pipeline.shards import Plan
-from pipeline.stores.locations import local_path
 
 _MAX_FAILURES_IN_A_ROW = 32  # shards; plus two for each shard that is labelled at the same time
 
@@ -34,7 +32,7 @@ def label_shards(
         settings=settings,
         run_id=run["run_id"],
         driver=driver,
-        input_file=_local_input_file(settings, todo[0]),
+        input_files=existing_input_files(Plan(OutputFolder(settings.output))),
     )
     label = _label_in_this_process if settings.workers == 0 else _label_on_ray
     with closing(label(config, todo)) as commits:
@@ -78,15 +76,6 @@ def _label_in_this_process(
     labeler = ShardLabeler(replace(config, num_threads=pool.num_cpus, device=pool.device))
     with closing(labeler.label_each(todo)) as commits:
         yield from _unless_all_fail(commits, SHARDS_AT_ONCE)
-
-
-def _local_input_file(settings: LabelSettings, shard: int) -> str | None:
-    """A file of the shard that this node has on a disk; None when there is none."""
-    for ref in Plan(OutputFolder(settings.output)).shard(shard).refs:
-        path = local_path(ref.source or ref.uri)
-        if not is_remote_image(ref) and os.path.exists(path):
-            return path
-    return None
 
 
 def _unless_all_fail(commits: Iterable[CommitRecord], at_once: int) -> Iterator[CommitRecord]:
