@@ -36,6 +36,12 @@ _KILLED = (
     " out" + SAME_COMMAND_CONTINUES
 )
 
+# Ray says only that it failed to connect, or "connection timeout".
+_TOKEN_HINT = (
+    " (if the cluster requires a token: RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN or"
+    " ~/.ray/auth_token)"
+)
+
 # "ValueError: ...", as the last line of a Python traceback.
 _ERROR_LINE = re.compile(r"(?!ray\.)(\w+\.)*\w*(Error|Exception)(: .*)?$")
 
@@ -139,8 +145,10 @@ def _connect(options: dict[str, Any]) -> None:
                 ) from error
             if address != "local":
                 reason = one_line(error)  # two lines when Ray's versions differ
+                may_be_token = "connect" in reason.lower() and "RAY_AUTH_MODE" not in os.environ
+                hint = _TOKEN_HINT if may_be_token else ""
                 raise ClusterError(
-                    f"cannot join the Ray cluster at {address!r}: {reason}"
+                    f"cannot join the Ray cluster at {address!r}: {reason}{hint}"
                 ) from error
             if attempt + 1 == _START_ATTEMPTS:
                 raise ClusterError(f"Ray did not start: {root_cause(error)}; try again") from error

@@ -12,6 +12,7 @@ import codecs
 import glob
 import itertools
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -50,6 +51,7 @@ _ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
 _ENCRYPTED_PARQUET = b"PARE"
 _COMPRESSED = ("zip", "7z", "gzip", "bzip2", "xz", "zstd")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_JSON = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\{\s*"|\[\s*[\[{"])')  # not `{a,b}.tar` or `[0-9].jpg`
 _LISTINGS_AHEAD = 16  # remote archives that are listed at the same time
 
 
@@ -169,6 +171,11 @@ def _list_file(file: BinaryIO, place: Place) -> Iterator[ImageRef]:
             )
         elif head.startswith(_UTF_16):
             raise SourceError(f"{place.uri!r} is text in UTF-16: save it as UTF-8")
+        elif _JSON.match(head):
+            raise SourceError(
+                f"{place.uri!r} is JSON: give its paths as text with one per line, as CSV with a"
+                " header, or as Parquet"
+            )
         elif _is_text_with_nulls(head):
             raise SourceError(
                 f"{place.uri!r} is text with null bytes: save it as UTF-8, with one entry per line"

@@ -89,6 +89,25 @@ def test_a_cluster_that_refuses_gives_its_whole_reason(
             _connect({"address": address})
 
 
+@pytest.mark.parametrize("mode", [None, "token"])
+def test_a_cluster_that_may_want_a_token_is_said_to(
+    monkeypatch: pytest.MonkeyPatch, mode: str | None
+) -> None:
+    """Ray prints that a token is missing, but raises only that the connection failed."""
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr("jobs.cluster.check_address", lambda _: None)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(ClusterError) as caught, cluster("10.0.0.1:6379"):
+        pass
+    assert ("RAY_AUTH_MODE=token" in str(caught.value)) is (mode is None)
+
+
 @pytest.mark.parametrize(("failures", "calls"), [(2, 3), (9, 3)])
 def test_a_local_start_that_times_out_is_tried_again(
     failures: int, calls: int, monkeypatch: pytest.MonkeyPatch

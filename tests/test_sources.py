@@ -214,6 +214,12 @@ def test_a_manifest_may_begin_as_an_encrypted_file_does(tmp_path: Path, entry: s
     ]
 
 
+def test_patterns_that_begin_as_json_does_are_no_json(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text('{a,b}.jpg\n"c.jpg"\n')
+    found = [Path(ref.uri).name for ref in list_images(str(tmp_path / "list.txt"))]
+    assert found == ["a.jpg", "b.jpg", '"c.jpg"']
+
+
 def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"text"))
@@ -224,6 +230,8 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
     (tmp_path / "found.txt").write_bytes("é.jpg\0b.jpg\0".encode() * 60)  # cut within a letter
     (tmp_path / "exported.txt").write_text("a.jpg\nb.jpg\n", encoding="utf-16-le")
     (tmp_path / "latin1.txt").write_bytes(b"/a\xfc.jpg\nhttps://h/\xfc.jpg\n")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.jpg", "label": 1}\n')
+    (tmp_path / "indented.json").write_text('[\n  {\n    "path": "a.jpg"\n  }\n]')
     (tmp_path / "blank.txt").write_text("\n\n")
     (tmp_path / "remote.txt").write_text("ftp://host/a.jpg\n")
     (tmp_path / "two.parquet").write_bytes(parquet(left=[b"1"], right=[b"2"]))
@@ -246,6 +254,10 @@ def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket
         str(
             tmp_path / "latin1.txt"
         ): r"entry 2 of the manifest '.*' is not UTF-8: b'https://h/\\xfc",
+        str(
+            tmp_path / "metadata.jsonl"
+        ): "metadata.jsonl' is JSON: give its paths as text with one",
+        str(tmp_path / "indented.json"): "is JSON: give its paths as text",
         str(tmp_path / "remote.txt"): "'ftp://host/a.jpg': ftp:// is not supported; give a path",
         str(tmp_path / "two.parquet"): "has no column of paths.*left .*, right ",
         str(tmp_path / "locked.parquet"): "cannot read .*locked.parquet': it is encrypted: give it",
