@@ -140,6 +140,8 @@ def test_galleries(found: Findings, rows: list[dict[str, Any]]) -> None:
     assert [r["uri"] for r in found.lowest_confidence] == [r["uri"] for r in unsure[:5]]
     assert {r["status"] for r in found.damaged} == {"damaged"}
     assert len(found.damaged) == 5
+    for row in found.highest_drift:  # where they stand in their parts
+        assert rows[700 * row["shard"] + row["row"]]["uri"] == row["uri"]
 
 
 def test_what_was_not_measured_is_not_counted(tmp_path: Path) -> None:
