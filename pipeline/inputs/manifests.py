@@ -30,6 +30,7 @@ PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_pa
 _BATCH_ROWS = 65_536
 _ENTRY = "manifest:"
 _TABLES = (".csv", ".tsv")
+_NO_DELIMITER = "\uffff"  # csv needs one, and Unicode has no such character
 _ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # Windows editors write it
 # Hundreds of reading threads start at once; without the lock, each would index the whole manifest.
@@ -219,6 +220,8 @@ def _layout(file: BinaryIO, location: str) -> _TableLayout | None:
     first_line = file.readline().decode("utf-8", "surrogateescape")
     file.seek(start)
     delimiter = max("\t,;", key=first_line.count)
+    if delimiter not in first_line:  # of a lone column, in whose entries all three are text
+        delimiter = _NO_DELIMITER
     header = next(_records(file, delimiter), [])
     names = [name.strip() for name in header]
     column = path_column(names)
