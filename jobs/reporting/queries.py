@@ -208,7 +208,7 @@ def read_rows(output: OutputFolder, places: Iterable[tuple[int, int]]) -> list[R
     for shard, number in places:
         part = pq.ParquetFile(part_path(output, shard)).read(list(_SHOWN))
         (row,) = part.slice(number, 1).rename_columns(list(_SHOWN.values())).to_pylist()
-        if row["label"] is None and row["class"] is not None:
+        if row["class"] is not None and not row["label"]:
             row["label"] = f"class {row['class']}"
         rows.append({**row, "row": number})
     return rows
