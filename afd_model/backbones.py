@@ -60,7 +60,7 @@ class Backbone:
         stem_layer: dotted path of the layer whose output the AFD-Module enhances.
         stem_channels, stem_stride: of that output; the stride in input pixels.
         stem_range: minimum and maximum of the stem's activation; None: unbounded.
-        class_names: one per class; None if they are not known.
+        class_names: one per class, "" for one without; None if they are not known.
         is_imagenet: whether the classes are ImageNet-1k's.
         weights: where the weights are from: a weights name, a file, or "none" (random).
         weights_sha256: digest of the weights' tensors (not of the file); None for random weights.

@@ -27,6 +27,8 @@ def imagenet_ids() -> tuple[str, ...]:
 def read_class_names(path: str, count: int) -> tuple[str, ...]:
     """Class names from a UTF-8 text file with one name per line, in the order of the classes.
 
+    A blank line is a class without a name, ""; those after the last class do not count.
+
     Raises:
         ValueError: no such file, not UTF-8, or not `count` lines.
     """
@@ -35,13 +37,15 @@ def read_class_names(path: str, count: int) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text in UTF-8"
         raise ValueError(f"cannot read the class names in {path!r}: {reason}") from error
-    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    names = [line.strip() for line in text.removesuffix("\n").split("\n")]
+    while len(names) > count and not names[-1]:
+        names.pop()
     if len(names) != count:
         raise ValueError(
             f"{path!r} names {len(names)} classes, but the classifier has {count}: it takes one"
             " line for each, in the order of its outputs"
         )
-    return names
+    return tuple(names)
 
 
 def class_count(module: nn.Module) -> int:

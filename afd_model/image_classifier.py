@@ -17,7 +17,7 @@ class ImageClassifier(AFDClassifier):
 
     Attributes:
         preprocessing: resizing, crop and normalisation of the pixels it expects.
-        class_names: one per class; None if they are not known.
+        class_names: one per class, "" for one without; None if they are not known.
         checkpoint: where the AFD-Module's weights come from; None without a module, or if the
             module is untrained (the identity).
     """

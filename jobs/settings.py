@@ -106,8 +106,8 @@ class ClassNamesSettings:
 
     class_names: str = setting(
         "auto",
-        "text file with one name per class, in the order of the classifier's outputs; auto:"
-        " ImageNet's names if there are 1000 classes; none: no names",
+        "text file with one name per class, in the order of the classifier's outputs (a blank line:"
+        " no name); auto: ImageNet's names if there are 1000 classes; none: no names",
     )
 
 

@@ -183,10 +183,23 @@ def _write(
 
 def _write_csv(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: TextIO) -> None:
     """With a header. Nulls are empty, lists and structs are JSON."""
-    table = csv.writer(to, lineterminator="\n")
+    table = csv.writer(_UnixLines(to))
     table.writerow(columns)
     for row in rows:
         table.writerow([_json(v) if isinstance(v, (list, dict)) else v for v in row])
+
+
+class _UnixLines:
+    """Ends lines that csv.writer writes in "\\r\\n" with "\\n".
+
+    With "\\n" as its own terminator, older Pythons leave a "\\r" in a field unquoted.
+    """
+
+    def __init__(self, to: TextIO) -> None:
+        self._to = to
+
+    def write(self, line: str) -> None:
+        self._to.write(line.removesuffix("\r\n") + "\n")
 
 
 def _write_json(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], to: TextIO) -> None:

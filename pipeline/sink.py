@@ -145,7 +145,8 @@ class ShardRows:
             return pa.nulls(len(self._images), SCHEMA.field("label_name").type)
         # A dictionary of all the class names would be written whole into every part; and if a name
         # stands in it twice, as ImageNet's crane does, Arrow writes the name of every row too.
-        return pa.array(self._class_names).take(labels).dictionary_encode()
+        names = pa.array([name or None for name in self._class_names], pa.string())
+        return names.take(labels).dictionary_encode()
 
 
 def write_part(output: OutputFolder, shard: int, table: pa.Table, facts: dict[str, Any]) -> None:

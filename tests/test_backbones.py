@@ -162,7 +162,13 @@ def test_classes_are_called_what_a_file_says(tmp_path: Path) -> None:
     file.write_bytes("\ufeff".encode() + "\r\n".join(names).encode() + b"\r\n\r\n")
     backbone = load_backbone("squeezenet1_1", "none", class_names=str(file))
     assert (backbone.class_names, backbone.class_ids) == (tuple(names), None)
+    names[3] = names[-1] = ""  # of classes without a name, whose lines are blank
+    for end in ("\n", "\n\n"):
+        file.write_text("\n".join(names) + end)
+        backbone = load_backbone("squeezenet1_1", "none", class_names=str(file))
+        assert backbone.class_names == tuple(names)
     refused = {
+        "\n".join(names).encode(): "names 999 classes, but the classifier has 1000",
         b"cat\ndog\n": "names 2 classes, but the classifier has 1000",
         b"\xff\xfe": "not a text in UTF-8",
         None: "No such file or directory",

@@ -1,12 +1,14 @@
 """What the model sees: pixels against PIL and torchvision, the DCT against SciPy."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from decoding import decode_all, plain, scipy_dct, screened, torchvision_input
-from jpegs import encode, every_kind, photo, save
+from jpegs import encode, every_kind, photo, png_chunk, save
 from PIL import Image
 
 from pipeline import decode
@@ -90,6 +92,44 @@ def test_the_centre_crop_alone_is_exact(crop: int) -> None:
     """Larger images are cut, smaller ones stand on black."""
     for name, difference in differences(plain(None, crop)).items():
         assert difference.max() == 0, name
+
+
+def test_black_ink_darkens_by_up_to_a_level() -> None:
+    """`every_kind` has no picture with any: Pillow makes CMYK of three inks."""
+    rgb = photo(251, 333).astype(int)
+    black = 255 - rgb.max(axis=2, keepdims=True)  # as much as there can be, as printers use it
+    colours = 255 - rgb * 255 // np.maximum(255 - black, 1)
+    inks = np.concatenate([colours, black], axis=2).astype(np.uint8)
+    picture = Image.merge("CMYK", [Image.fromarray(inks[:, :, k]) for k in range(4)])
+    data, geometry = save(picture, "JPEG", quality=92), plain(None, 224)
+    (found,) = decode_all(Decoder(geometry, DecodeOptions()), screened([data])).values()
+    difference = found.rgb - torchvision_input(data, geometry).astype(int)
+    assert (difference.min(), difference.max()) == (-1, 0)
+    assert difference.mean() > -0.5
+
+
+def png_of_16_bits(samples: np.ndarray, colour_type: int) -> bytes:
+    """uint16 (height, width, channels) -> a PNG; Pillow writes such only of gray."""
+    height, width, _ = samples.shape
+    header = struct.pack(">2I5B", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "colours", "alpha"),
+    [(0, 1, 0), (2, 3, 0), (4, 1, 1), (6, 3, 1)],
+    ids=["gray", "colour", "gray alpha", "colour alpha"],
+)
+def test_sixteen_bits_are_rounded_to_eight(colour_type: int, colours: int, alpha: int) -> None:
+    shape = (64, 64, colours + alpha)
+    samples = np.random.default_rng(0).integers(0, 65_536, shape, dtype=np.uint16)
+    data, geometry = png_of_16_bits(samples, colour_type), plain(None, 64)
+    (found,) = decode_all(Decoder(geometry, DecodeOptions()), screened([data])).values()
+    assert np.abs(found.rgb - samples[:, :, :colours] / 257).max() <= 0.5
+    if colour_type:  # PIL drops the lower byte; of gray alone, it makes everything above 255 white
+        assert np.abs(found.rgb - torchvision_input(data, geometry).astype(int)).max() <= 1
 
 
 @pytest.mark.usefixtures("way")

@@ -185,6 +185,8 @@ def test_a_feature_figure_says_what_was_found() -> None:
         assert part in said
     colour = {text.get_text().split(":")[0]: text.get_color() for text in figure.texts}
     assert colour["with AFD"] == colour["clean"] != colour["direct"]
+    for nameless in (None, ("", "cat")):
+        assert "clean: class 0 75.0%" in texts(feature_figure(found, shown(class_names=nameless)))
 
 
 @pytest.mark.parametrize("kind", ["channel", "spatial", "full+channel"])

@@ -58,6 +58,9 @@ def test_text(tmp_path: Path, start: bytes, separator: bytes, end: bytes) -> Non
          ["a,b.jpg", "two\nlines.jpg", "c.jpg", ""]),
         ("x.csv", "a , uri ,b\n1,é.jpg,2\n", ["é.jpg"]),
         ("x.csv", "only\na.jpg\n", ["a.jpg"]),
+        ("x.csv", 'path\na\tb.jpg\nc, d;e.jpg\n\n"f\tg,\n""h"".jpg"\n\ti.jpg\n',
+         ["a\tb.jpg", "c, d;e.jpg", "", 'f\tg,\n"h".jpg', "\ti.jpg"]),
+        ("x.tsv", "path\na, b.jpg\r\nc.jpg\0d\r\n", ["a, b.jpg", "c.jpg\0d"]),
         ("x.csv", "path\n", []),
     ],
 )  # fmt: skip

@@ -50,6 +50,8 @@ def hugging_face(images: list[bytes | None]) -> pa.Array:
             "pixels",
         ),
         ({"image": pa.string(), "scan": pa.binary(), "x": pa.string()}, "scan"),
+        ({"photo": pa.binary(), "caption": pa.string()}, "photo"),
+        ({"photo": pa.binary(), "id": pa.string()}, "photo"),
         # What could be meant otherwise is not guessed.
         ({"path": pa.string(), "embedding": pa.binary()}, None),
         ({"left": pa.binary(), "right": pa.binary()}, None),

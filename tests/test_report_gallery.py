@@ -9,9 +9,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from jpegs import encode, every_kind, photo, save, with_declared_size
-from PIL import Image, ImageFile
+from PIL import Image, ImageColor, ImageFile
 
 from jobs.reporting.gallery import SIDE, Thumbnails, thumbnail
 from pipeline.output import OutputFolder
@@ -105,8 +108,8 @@ def output(tmp_path: Path) -> OutputFolder:
     return folder
 
 
-def row(uri: str, shard: int, num_bytes: int | None) -> dict[str, Any]:
-    return {"uri": uri, "shard": shard, "num_bytes": num_bytes}
+def row(uri: str, shard: int, num_bytes: int | None, number: int = 0) -> dict[str, Any]:
+    return {"uri": uri, "shard": shard, "row": number, "num_bytes": num_bytes}
 
 
 def made(output: OutputFolder, *rows: dict[str, Any], budget_s: float = 60) -> list[bool]:
@@ -130,6 +133,27 @@ def test_sources_that_can_be_read(output: OutputFolder, tmp_path: Path) -> None:
     assert made(output, *rows) == [True, False, False, False, False]
     output.plan.mkdir()  # there, and not to be read
     assert made(output, *rows) == [True, False, False, False, False]
+
+
+def test_images_of_one_uri_have_their_own_pictures(tmp_path: Path) -> None:
+    colours = ["red", "lime", "blue"]
+    files = [save(Image.new("RGB", (64, 64), colour), "JPEG").ljust(2000) for colour in colours]
+    pq.write_table(pa.table({"image": files, "id": ["7"] * 3}), tmp_path / "x.parquet")
+    output = OutputFolder(str(tmp_path / "out"))
+    output.create()
+    write_plan(output, list_images(str(tmp_path / "x.parquet")), 3)
+    rows = [row("7", 0, 2000, number) for number in range(3)]
+    for colour, shown in zip(colours, Thumbnails(output, budget_s=60).add(rows), strict=True):
+        pixel = np.array(opened(shown["thumbnail"]).getpixel((0, 0)))
+        assert np.abs(pixel - ImageColor.getrgb(colour)).max() < 5
+
+
+def test_rows_of_other_images_than_the_plans_are_shown_by_their_uris(
+    output: OutputFolder, tmp_path: Path
+) -> None:
+    size = (tmp_path / "in/a.jpg").stat().st_size
+    rows = [row(f"{tmp_path}/in/a.jpg", *place) for place in ((1, size), (0, size, 1), (9, size))]
+    assert made(output, *rows) == [True, True, True]
 
 
 def test_a_store_that_lets_nobody_in_costs_its_own_pictures_alone(

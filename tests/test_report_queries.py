@@ -140,6 +140,15 @@ def test_galleries(found: Findings, rows: list[dict[str, Any]]) -> None:
     assert [r["uri"] for r in found.lowest_confidence] == [r["uri"] for r in unsure[:5]]
     assert {r["status"] for r in found.damaged} == {"damaged"}
     assert len(found.damaged) == 5
+    for row in found.highest_drift:  # where they stand in their parts
+        assert rows[700 * row["shard"] + row["row"]]["uri"] == row["uri"]
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_a_label_without_a_name_is_shown_by_its_number(tmp_path: Path, name: str | None) -> None:
+    output = write_output(tmp_path, Made(images=20, bad_share=0))
+    rewrite(output, 0, lambda row: row.update(label=7, label_name=name))
+    assert {row["label"] for row in found_in(output).lowest_confidence} == {"class 7"}
 
 
 def test_what_was_not_measured_is_not_counted(tmp_path: Path) -> None:

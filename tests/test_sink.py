@@ -155,6 +155,14 @@ def test_without_names_or_drift_the_columns_are_null() -> None:
     assert table.column("label").to_pylist() == [0, 1, 2, None, None, None]
 
 
+def test_a_class_without_a_name_has_null() -> None:
+    for names in (("", "dög", ""), ("", "", "")):
+        table = filled(class_names=names).to_table()
+        assert table.schema.equals(SCHEMA, check_metadata=True)
+        found = table.column("label_name").to_pylist()
+        assert found == [None, names[1] or None, None, None, None, None]
+
+
 def test_a_shard_where_nothing_was_labelled_has_rows_too() -> None:
     shard = Shard(0, (ImageRef("a"), ImageRef("b")))
     rows = ShardRows(shard, CLASS_NAMES)

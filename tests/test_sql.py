@@ -15,6 +15,7 @@ import pytest
 from outputs import Made, write_output
 
 from jobs.sql import main
+from pipeline.inputs.manifests import list_manifest
 from pipeline.output import OutputFolder
 
 
@@ -67,6 +68,22 @@ def test_csv_holds_every_row(
         if row["confidence"] is not None:
             assert float(line["confidence"]) == row["confidence"]
             assert json.loads(line["top_labels"]) == row["top_labels"]
+
+
+NAMES = ["a\rb", "\r", "a\r\n", "\n", "a\tb", 'a"b', "a,b;c", " a ", ""]
+
+
+def test_csv_is_read_back_as_it_was(
+    output: OutputFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also as a manifest: names in a crawl may hold whatever a file's name may."""
+    values = ", ".join(f"('{name}')" for name in NAMES)
+    assert ask(output, f"FROM (VALUES {values}) AS t(uri)", "--format", "csv") == 0
+    text = capsys.readouterr().out
+    assert text.startswith('uri\n"a\rb"\n"\r"\n')
+    assert [row for (row,) in csv.reader(io.StringIO(text, newline=""))] == ["uri", *NAMES]
+    found = list_manifest(io.BytesIO(text.encode()), str(tmp_path / "again.csv"))
+    assert list(found) == NAMES
 
 
 def test_json_is_one_array(output: OutputFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,10 +87,9 @@ def _feature_panels(found: Explanation, shown: Shown, colours: ColourScale) -> l
 
 
 def _in_words(label: Label, class_names: tuple[str, ...] | None) -> str:
-    name = f"class {label.index}"
-    if class_names is not None:
-        name = class_names[label.index].split(",")[0]
-    return f"{shortened(name, _NAME_CHARACTERS)} {label.confidence:.1%}"
+    name = class_names[label.index].split(",")[0] if class_names else ""
+    name = shortened(name or f"class {label.index}", _NAME_CHARACTERS)
+    return f"{name} {label.confidence:.1%}"
 
 
 def _difference_panels(found: Explanation) -> list[Panel]:

@@ -62,16 +62,21 @@ class Thumbnails:
         return thumbnail(data) if len(data) == size else None  # the file has changed
 
     def _ref(self, row: Row) -> ImageRef:
-        """Where the image's bytes are. For the members of a tar this needs the plan."""
-        return self._refs(row["shard"]).get(row["uri"]) or ImageRef(row["uri"])
+        """Where the image's bytes are. For the members of a tar this needs the plan.
 
-    def _read_refs(self, shard: int) -> dict[str, ImageRef]:
+        It is asked by position, because members of one name have one URI.
+        """
+        refs = self._refs(row["shard"])
+        ref = refs[row["row"]] if row["row"] < len(refs) else None
+        return ref if ref and ref.uri == row["uri"] else ImageRef(row["uri"])
+
+    def _read_refs(self, shard: int) -> tuple[ImageRef, ...]:
         if self._plan is None:
-            return {}
+            return ()
         try:
-            return {ref.uri: ref for ref in self._plan.shard(shard).refs}
+            return self._plan.shard(shard).refs
         except _READ_ERRORS:
-            return {}
+            return ()
 
 
 def thumbnail(data: bytes) -> str | None:

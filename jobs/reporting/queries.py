@@ -203,14 +203,14 @@ def fetch(connection: duckdb.DuckDBPyConnection, query: str, **values: Any) -> l
 
 
 def read_rows(output: OutputFolder, places: Iterable[tuple[int, int]]) -> list[Row]:
-    """The rows to show. places: (shard, row within its part)."""
+    """The rows to show, with their `row`. places: (shard, row within its part)."""
     rows = []
     for shard, number in places:
         part = pq.ParquetFile(part_path(output, shard)).read(list(_SHOWN))
         (row,) = part.slice(number, 1).rename_columns(list(_SHOWN.values())).to_pylist()
-        if row["label"] is None and row["class"] is not None:
+        if row["class"] is not None and not row["label"]:
             row["label"] = f"class {row['class']}"
-        rows.append(row)
+        rows.append({**row, "row": number})
     return rows
 
 

@@ -26,10 +26,11 @@ from pipeline.stores.locations import (
 from pipeline.stores.storage import open_input, read_range
 
 PARQUET_MAGIC = b"PAR1"
-_PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")
+PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")
 _BATCH_ROWS = 65_536
 _ENTRY = "manifest:"
 _TABLES = (".csv", ".tsv")
+_NO_DELIMITER = "\uffff"  # csv needs one, and Unicode has no such character
 _ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # Windows editors write it
 # Hundreds of reading threads start at once; without the lock, each would index the whole manifest.
@@ -102,7 +103,7 @@ def is_parquet(file: BinaryIO) -> bool:
 
 def path_column(names: Sequence[str]) -> str | None:
     """The column of paths among text columns: the first known name, else the only column."""
-    for name in _PATH_COLUMNS:
+    for name in PATH_COLUMNS:
         if name in names:
             return name
     return names[0] if len(names) == 1 else None
@@ -156,7 +157,7 @@ def _parquet_entries(manifest: pq.ParquetFile, location: str) -> Iterator[str]:
 def _parquet_column(schema: pa.Schema, location: str) -> str:
     """The column of paths. A single text column beside a column of bytes is rather a caption."""
     name = path_column(text_columns(schema))
-    if name in _PATH_COLUMNS or (name and not any(_holds_bytes(field.type) for field in schema)):
+    if name in PATH_COLUMNS or (name and not any(_holds_bytes(field.type) for field in schema)):
         return name
     found = ", ".join(f"{field.name} ({field.type})" for field in schema)
     raise SourceError(
@@ -219,6 +220,8 @@ def _layout(file: BinaryIO, location: str) -> _TableLayout | None:
     first_line = file.readline().decode("utf-8", "surrogateescape")
     file.seek(start)
     delimiter = max("\t,;", key=first_line.count)
+    if delimiter not in first_line:  # of a lone column, in whose entries all three are text
+        delimiter = _NO_DELIMITER
     header = next(_records(file, delimiter), [])
     names = [name.strip() for name in header]
     column = path_column(names)
@@ -227,7 +230,7 @@ def _layout(file: BinaryIO, location: str) -> _TableLayout | None:
             f"the manifest {location!r} has no column of paths: name one of its string columns"
             f" 'path' (found {', '.join(names) or 'no columns'})"
         )
-    if column not in _PATH_COLUMNS and _looks_like_a_path(column, location):
+    if column not in PATH_COLUMNS and _looks_like_a_path(column, location):
         # As the header, the first image would be lost.
         raise SourceError(
             f"the manifest {location!r} has no header: its first line {column!r} looks like a path,"

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.inputs.manifests import column_values, first_named, path_column, text_columns
+from pipeline.inputs.manifests import PATH_COLUMNS, column_values, first_named, text_columns
 from pipeline.records import Container, ImageRef
 from pipeline.stores.errors import StoreError
 from pipeline.stores.locations import without_credentials
@@ -29,7 +29,7 @@ def image_column(schema: pa.Schema) -> str | None:
 
     An image column holds bytes, or Hugging Face's struct with a field `bytes`, and has one of the
     usual names. Another name is accepted if it is the only such column; for plain bytes, there
-    must also be no column of paths, which makes the file a manifest.
+    must also be no text column with a name of paths, which makes the file a manifest.
     """
     field = _image_field(schema)
     return None if field is None else _leaf_path(field)
@@ -43,7 +43,7 @@ def _image_field(schema: pa.Schema) -> pa.Field | None:
     structs = [field for field in fields.values() if pa.types.is_struct(field.type)]
     if len(structs) == 1:
         return structs[0]
-    if len(fields) == 1 and path_column(text_columns(schema)) is None:
+    if len(fields) == 1 and not set(PATH_COLUMNS).intersection(text_columns(schema)):
         return next(iter(fields.values()))
     return None
 
