@@ -33,7 +33,6 @@ def test_small_maps_go_together(
 ) -> None:
     model = AFDClassifier(load_backbone(name, "none"), None)
     assert micro_batch_sizes(model, 224, precision) == expected
-    assert all(p.device.type == "cpu" for p in model.parameters())
 
 
 def test_smaller_pictures_and_more_threads_take_more() -> None:
@@ -43,11 +42,12 @@ def test_smaller_pictures_and_more_threads_take_more() -> None:
     assert micro_batch_sizes(model, 224, torch.bfloat16) == MicroBatchSizes(32, 16)
 
 
-def test_a_backbone_that_looks_at_its_input_gets_the_least() -> None:
+def test_a_backbone_that_looks_at_its_input_is_measured_too() -> None:
     class Looks(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.mean().item() > 0 else -x
 
     model = AFDClassifier(load_backbone("resnet18", "none"), None)
     model.backbone.maxpool = Looks()
-    assert micro_batch_sizes(model, 224, torch.bfloat16) == MicroBatchSizes(8, 4)
+    assert micro_batch_sizes(model, 112, torch.bfloat16) == MicroBatchSizes(32, 16)
+    assert not any(layer._forward_hooks for layer in model.modules())
