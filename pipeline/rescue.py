@@ -27,6 +27,7 @@ from pipeline.screening.strict_decode import strict_decode_error
 _Item = TypeVar("_Item")
 
 _NAMED_SAMPLE = re.compile(r"Failed to decode sample #(\d+)")
+_NO_MEMORY = re.compile("out of memory|allocation failed|can't allocate|bad_alloc", re.IGNORECASE)
 _CODEC_FAILURE = re.compile(r"nvImageCodec failure: '#(\d+)'")
 
 # nvimgcodecStatus_t -> its meaning for users.
@@ -42,7 +43,7 @@ _MACHINE_CODES = frozenset({"1", "5", "7", "10", "11", "15", "16", "21"})
 
 def is_refusal(message: str) -> bool:
     """Whether an error of the DALI graph may be caused by an image, rather than by the machine."""
-    if "out of memory" in message.lower():
+    if _NO_MEMORY.search(message):
         return False
     if code := _CODEC_FAILURE.search(message):
         return code[1] not in _MACHINE_CODES
