@@ -13,7 +13,13 @@ import torchvision
 from torch import nn
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
-from afd_model.class_names import class_count, imagenet_ids, imagenet_names, read_class_names
+from afd_model.class_names import (
+    check_timm_classifies,
+    class_count,
+    imagenet_ids,
+    imagenet_names,
+    read_class_names,
+)
 from afd_model.stem import find_stem
 from afd_model.weight_files import (
     IMAGENET_CLASSES,
@@ -105,7 +111,8 @@ def load_backbone(
 
     Raises:
         ValueError: an unknown name, weights or layer; a file that is missing, damaged or of
-            another model; a failed download. One line that says what to do.
+            another model; weights that do not classify; a failed download. One line that says what
+            to do.
     """
     check_name(name)
     preprocessing = preprocessing_of(name, weights)
@@ -225,7 +232,10 @@ def _weights_kind(name: str, weights: str) -> str:
 
 def _build(name: str, classes: int = IMAGENET_CLASSES) -> nn.Module:
     if name.startswith(TIMM_PREFIX):
-        return _timm().create_model(name.removeprefix(TIMM_PREFIX), num_classes=classes)
+        module = _timm().create_model(name.removeprefix(TIMM_PREFIX), num_classes=classes)
+        if getattr(module, "num_classes", classes) == 0:
+            raise ValueError(f"{name} has no classifier: it is an encoder, whatever its weights")
+        return module
     extra: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         # torchvision sets this when it loads the published weights, which need it.
@@ -261,6 +271,8 @@ def _random(name: str) -> nn.Module:
 
 def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
     """The model with published weights, and their name."""
+    if name.startswith(TIMM_PREFIX):
+        check_timm_classifies(name.removeprefix(TIMM_PREFIX))
     if name == PACKAGED and has_packaged_lite0():
         module = _build(name)
         return module, load_packaged_lite0(module)

@@ -48,6 +48,51 @@ def read_class_names(path: str, count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
+def is_class_count(outputs: int) -> bool:
+    """Whether weights that timm publishes classify, by the number of their model's outputs.
+
+    Its classifiers are of ImageNet's 1,000 classes or of 10,000 and more. Image-text models (CLIP)
+    end in a linear layer too, which gives an embedding of 384 to 1,280 numbers; self-supervised
+    ones (DINO, MAE) end before it, and have 0. timm says nothing else that would tell them apart.
+    """
+    return outputs == IMAGENET_CLASSES or outputs >= 10_000
+
+
+def check_timm_classifies(name: str) -> None:
+    """Checks that published weights of timm classify, without downloading them.
+
+    The largest number of an embedding would be written as a label.
+
+    Args:
+        name: as timm has it, with or without a tag.
+
+    Raises:
+        ValueError: they do not; names weights of the same architecture that do, if there are any.
+    """
+    import timm
+
+    if is_class_count(_published_outputs(name)):
+        return
+    architecture = name.partition(".")[0]
+    others = (architecture, *timm.list_pretrained(f"{architecture}.*"))
+    counts = {other: _published_outputs(other) for other in others}
+    classifying = [other for other, count in counts.items() if is_class_count(count)]
+    # The fewest are ImageNet-1k's, whose names are known; of those, timm's default comes first.
+    best = min(classifying, key=counts.__getitem__, default=None)
+    way_out = f"timm:{best}, which classifies, or " if best else ""
+    raise ValueError(
+        f"the published weights of timm:{name} have no classifier and give an embedding:"
+        f" use {way_out}--weights FILE for weights that you fine-tuned"
+    )
+
+
+def _published_outputs(name: str) -> int:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return config.num_classes if config is not None else 0
+
+
 def class_count(module: nn.Module) -> int:
     """The number of classes: the rows of the classifier's last weight matrix."""
     return [p.shape[0] for p in module.parameters() if p.ndim >= 2][-1]

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
 
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Preprocessing, load_backbone, preprocessing_of
+from afd_model.class_names import is_class_count
 from afd_model.classifier import AFDClassifier
 from afd_model.inference.predictor import Predictor
 from afd_model.stem import find_stem
@@ -189,6 +191,45 @@ def test_unknown_weights_and_missing_files() -> None:
         load_backbone("resnet50", "IMAGENET1K_V9")
     with pytest.raises(ValueError, match=r"weights file not found: nowhere\.pth"):
         load_backbone("resnet18", "nowhere.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("timm:convnextv2_nano.fcmae", "use timm:convnextv2_nano, which classifies, or --weights"),
+        ("timm:vit_small_patch14_dinov2", "embedding: use --weights FILE"),
+        ("timm:resnet50_clip.openai", "embedding: use --weights FILE"),
+        ("timm:vit_base_patch16_clip_224.openai", "use timm:vit_base_patch16_clip_224, which"),
+        ("timm:vit_so400m_patch14_siglip_378", r"use timm:vit_so400m.*\.webli_ft_in1k, which"),
+    ],
+)
+def test_published_weights_that_give_an_embedding_are_refused_before_the_download(
+    name: str, way_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError("downloads")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(ValueError, match=f"weights of {name} have no classifier.*{way_out}"):
+        load_backbone(name)
+
+
+def test_the_weights_of_timm_that_classify_are_told_from_those_that_embed() -> None:
+    """By the number of outputs alone: all of these classify ImageNet, or a larger set of it."""
+    outputs = {name: timm.get_pretrained_cfg(name).num_classes for name in timm.list_pretrained()}
+    image_text = {name for name in outputs if "clip" in name or "_pe_core_" in name}
+    fine_tuned = {name for name in image_text if "_ft_in" in name}
+    without_head = {name for name, count in outputs.items() if count == 0}
+    embedding = without_head | image_text - fine_tuned
+    assert {name for name, count in outputs.items() if not is_class_count(count)} == embedding
+    assert len(embedding) > 200
+
+
+def test_an_encoder_takes_no_weights_at_all() -> None:
+    if "mobilenetv5_300m_enc" not in timm.list_models():
+        pytest.skip("this timm has no encoders")
+    with pytest.raises(ValueError, match="timm:mobilenetv5_300m_enc has no classifier"):
+        load_backbone("timm:mobilenetv5_300m_enc", "fine-tuned.pth")
 
 
 def test_a_failed_download_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
