@@ -155,8 +155,8 @@ def check_name(name: str) -> None:
     if name.startswith(TIMM_PREFIX):
         timm, plain = _timm(), name.removeprefix(TIMM_PREFIX)
         with suppress(RuntimeError):  # the model exists, but not its tag
-            timm.get_pretrained_cfg(plain)
-            if timm.is_model(plain.partition(".")[0]):
+            # None also for the names of timm's first releases, which it would still build.
+            if timm.get_pretrained_cfg(plain) is not None:
                 return
         known = timm.list_models() + timm.list_pretrained()
         near = [TIMM_PREFIX + n for n in difflib.get_close_matches(plain, known, n=1)]

@@ -113,6 +113,7 @@ def test_a_transformer_of_patches_classifies_without_a_module() -> None:
         ("timm:repvgg_a9", "'timm:repvgg_a"),
         ("timm:resnet18.a1_in2k", "'timm:resnet18.a1_in1k'"),
         ("tf_efficientnet_lite0", "'timm:tf_efficientnet_lite0'"),
+        ("timm:tf_efficientnet_b0_ap", "'timm:tf_efficientnet_b0"),  # its name until 2023
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str) -> None:
