@@ -1,6 +1,7 @@
 """Intermediate features of a backbone: where its stages end, and hooks that keep their outputs."""
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from afd_model.classifier import AFDClassifier
 from afd_model.stem import shapes_behind
@@ -42,7 +43,13 @@ class StageTap:
 
 def head_path(model: nn.Module) -> str | None:
     """Dotted path of a classifier's last linear layer; None if it has none."""
-    linears = [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
+    linears = [
+        name
+        for name, layer in model.named_modules()
+        # timm derives heads of its own from `nn.Linear`. `nn.MultiheadAttention` derives its output
+        # projection, of which it uses the weights alone: no hook or replacement would be called.
+        if isinstance(layer, nn.Linear) and not isinstance(layer, NonDynamicallyQuantizableLinear)
+    ]
     return linears[-1] if linears else None
 
 

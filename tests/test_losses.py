@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.feature_taps import EmbeddingTap, StageTap, stages_after_stem
+from afd_model.feature_taps import EmbeddingTap, StageTap, head_path, stages_after_stem
 from afd_model.training.losses import (
     LossInputs,
     LossWeights,
@@ -187,7 +188,15 @@ def test_stages_end_where_the_resolution_drops(name: str, expected: tuple[str, .
     assert stem.shape[2] == 48
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "timm:tf_efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "mobilenet_v3_small",
+        "timm:tf_efficientnet_lite0",
+        "timm:mobilenetv3_small_050",  # its head is a layer that timm derives from PyTorch's
+    ],
+)
 def test_the_embedding_is_what_the_logits_are_read_from(name: str) -> None:
     backbone = load_backbone(name, "none")
     classifier = AFDClassifier(backbone, None)
@@ -199,6 +208,20 @@ def test_the_embedding_is_what_the_logits_are_read_from(name: str) -> None:
         head = [m for m in backbone.module.modules() if isinstance(m, torch.nn.Linear)][-1]
         torch.testing.assert_close(head(embedding), logits)
     assert tap.take() is None
+
+
+class AttentionBehindHead(nn.Module):
+    """A linear layer of `nn.MultiheadAttention` comes last, and its forward is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 10)
+        self.pool = nn.MultiheadAttention(8, 2, batch_first=True)
+
+
+def test_a_linear_layer_within_attention_is_not_the_head() -> None:
+    assert head_path(AttentionBehindHead()) == "head"
+    assert head_path(AttentionBehindHead().pool) is None
 
 
 def test_a_backbone_without_a_linear_layer_has_no_embedding() -> None:

@@ -211,6 +211,17 @@ def test_bf16_labels_photographs_as_fp32_does() -> None:
     np.testing.assert_array_equal(labels[0], labels[1])
 
 
+@pytest.mark.parametrize("name", ["timm:mobilenetv3_small_050", "timm:swiftformer_xs"])
+def test_a_head_of_timms_own_layer_is_not_rounded_to_bf16(name: str) -> None:
+    """SwiftFormer has PyTorch's linear layers too, within its attention, which stay in bf16."""
+    run = Predictor(AFDClassifier(backbone(name), None), device=CPU, precision=torch.bfloat16)
+    pixels, _ = inputs(2)
+    with torch.inference_mode():
+        logits = cast(AFDClassifier, run.model).bare(pixels.bfloat16()).logits
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
 def test_inductor_is_for_cuda_and_openvino_for_a_cpu() -> None:
     classifier = AFDClassifier(backbone(), None)
     with pytest.raises(ValueError, match="'inductor' runs on CUDA, not on cpu: use --device cuda"):

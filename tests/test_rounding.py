@@ -3,19 +3,20 @@
 import copy
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 from afd_model.inference.rounding import keep_head_in_float32, pink_noise, round_weights
 
 
-def network() -> nn.Sequential:
+def network(head: type[nn.Linear] = nn.Linear) -> nn.Sequential:
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, stride=2), nn.ReLU()]
     for _ in range(6):
         layers += [nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU(), nn.Conv2d(16, 16, 1)]
         layers += [nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(16, 10)).eval()
 
 
 def plainly_rounded(model: nn.Sequential, dtype: torch.dtype = torch.bfloat16) -> nn.Sequential:
@@ -74,9 +75,15 @@ def test_the_noise_is_the_same_everywhere_and_falls_with_frequency() -> None:
     assert spectrum[0, 1] > 4 * spectrum[0, 8]
 
 
+@pytest.mark.parametrize("head", [nn.Linear, timm.layers.Linear])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_head_computes_in_float32_and_is_not_rounded(dtype: torch.dtype) -> None:
-    model = network()
+def test_the_head_computes_in_float32_and_is_not_rounded(
+    dtype: torch.dtype, head: type[nn.Linear]
+) -> None:
+    model = network(head)
+    exact = copy.deepcopy(model[-1])
+    round_weights(model, dtype, 48)
+    assert torch.equal(model[-1].weight, exact.weight)
     exact = copy.deepcopy(model[-1])
     keep_head_in_float32(model)
     model.to(dtype=dtype)
