@@ -67,7 +67,7 @@ class Backbone:
         stem_channels, stem_stride: of that output; the stride in input pixels.
         stem_range: minimum and maximum of the stem's activation; None: unbounded.
         class_names: one per class, "" for one without; None if they are not known.
-        is_imagenet: whether the classes are ImageNet-1k's.
+        is_imagenet: whether the classes are ImageNet-1k's, whatever they are called.
         weights: where the weights are from: a weights name, a file, or "none" (random).
         weights_sha256: digest of the weights' tensors (not of the file); None for random weights.
     """
@@ -120,17 +120,18 @@ def load_backbone(
     module, resolved = _with_weights(name, kind, weights)
     module = module.eval().requires_grad_(requires_grad=False)
     stem = find_stem(module, preprocessing.crop, stem_layer, family=_family(name, module))
-    is_imagenet = (
-        class_names == "auto" and kind != "none" and class_count(module) == IMAGENET_CLASSES
+    # A file's thousand classes may be others: to name them, or not to, says so.
+    is_imagenet = class_count(module) == IMAGENET_CLASSES and (
+        class_names == "auto" if kind == "file" else kind != "none"
     )
-    if is_imagenet and kind != "file" and not name.startswith(TIMM_PREFIX):
-        names = tuple(get_model_weights(name)[resolved].meta["categories"])
-    elif is_imagenet:
-        names = imagenet_names()
-    elif class_names in ("auto", "none"):
+    if class_names == "none" or (class_names == "auto" and not is_imagenet):
         names = None
-    else:
+    elif class_names != "auto":
         names = read_class_names(class_names, class_count(module))
+    elif kind == "file" or name.startswith(TIMM_PREFIX):
+        names = imagenet_names()
+    else:
+        names = tuple(get_model_weights(name)[resolved].meta["categories"])
     return Backbone(
         name=name,
         module=module,

@@ -183,8 +183,25 @@ def test_classes_are_called_what_a_file_says(tmp_path: Path) -> None:
 
 
 @needs_lite0
-def test_a_classifier_of_a_thousand_other_classes_has_no_names() -> None:
-    assert load_backbone("timm:tf_efficientnet_lite0", class_names="none").class_names is None
+def test_published_weights_have_imagenets_ids_whatever_their_classes_are_called(
+    tmp_path: Path,
+) -> None:
+    """`afd evaluate` knows the class of a picture by its folder, which has one for its name."""
+    file = tmp_path / "classes.txt"
+    names = tuple(f"Art {k}" for k in range(1000))
+    file.write_text("\n".join(names), encoding="utf-8")
+    for class_names, expected in ((str(file), names), ("none", None)):
+        backbone = load_backbone("timm:tf_efficientnet_lite0", class_names=class_names)
+        assert backbone.class_names == expected
+        assert backbone.class_ids is not None
+        assert backbone.class_ids[0] == "n01440764"
+
+
+def test_a_classifier_of_a_thousand_other_classes_has_no_names(tmp_path: Path) -> None:
+    own = str(tmp_path / "own.pth")
+    torch.save(load_backbone("squeezenet1_1", "none").module.state_dict(), own)
+    backbone = load_backbone("squeezenet1_1", own, class_names="none")
+    assert backbone.class_names is backbone.class_ids is None
 
 
 def test_unknown_weights_and_missing_files() -> None:
