@@ -40,10 +40,10 @@ _MISSING = re.compile(r"arguments are required: (.*)", re.IGNORECASE)
 
 
 class _Yaml12Loader(yaml.SafeLoader):
-    """Reads booleans and numbers as YAML 1.2 does: `off` is a string and 1e-3 is a number."""
+    """Reads plain words as YAML 1.2 does: `off`, 1:30 and dates are text; 1e-3 and 010 numbers."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-        letter: [(tag, word) for tag, word in known if not tag.endswith((":bool", ":float"))]
+        letter: [(tag, word) for tag, word in known if tag.endswith(":null")]
         for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -58,6 +58,11 @@ class _Yaml12Loader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Without YAML 1.1's octal numbers, in which 010 is 8."""
+        text = self.construct_scalar(node)
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
 
 _Yaml12Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf")
@@ -67,10 +72,17 @@ _Yaml12Loader.add_implicit_resolver(
     re.compile(r"([-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.inf|\.nan)$"),
     list("-+.0123456789"),
 )
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    list("-+0123456789"),
+)
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _Yaml12Loader.construct_yaml_int)
 set_loader(
     "yaml",
     lambda text: yaml.load(text, Loader=_Yaml12Loader),
-    (yaml.YAMLError, RecursionError),  # RecursionError: a hundred thousand brackets
+    # RecursionError: a hundred thousand brackets; ValueError: a number of thousands of digits
+    (yaml.YAMLError, RecursionError, ValueError),
 )
 
 
@@ -264,11 +276,11 @@ def choices_of(hint: Any) -> list[str]:
 
 
 def _described(hint: Any) -> str:
-    numbers = {int: "a whole number", float: "a number"}
+    names = {int: "a whole number", float: "a number", str: "text: put it in quotes"}
     if typing.get_origin(hint) is tuple:
         hint = typing.get_args(hint)[0]
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
-    parts = [numbers[kind] for kind in kinds if kind in numbers] + choices_of(hint)
+    parts = [names[kind] for kind in kinds if kind in names] + choices_of(hint)
     return "one of: " + ", ".join(parts) if len(parts) > 1 else "".join(parts) or "valid"
 
 

@@ -97,6 +97,29 @@ def test_off_in_a_file_is_a_word(tmp_path: Path) -> None:
     assert (settings.integrity, settings.progress) == ("off", "off")
 
 
+@pytest.mark.parametrize(
+    ("content", "name", "value"),
+    [
+        ("images_per_shard: 010", "images_per_shard", 10),  # YAML 1.1 has octal numbers
+        ("images_per_shard: 0x1F", "images_per_shard", 31),
+        ("size: 0o17", "size", 15),
+        ("size: -3", "size", -3),
+        ("load: 012.5", "load", 12.5),
+        ("target: 1:30", "target", "1:30"),  # 90 seconds in YAML 1.1
+        ("target: 2026-11-29", "target", "2026-11-29"),
+        ("target: 2026_11", "target", "2026_11"),
+        ("target: =", "target", "="),
+    ],
+)
+def test_numbers_and_dates_in_a_file_are_those_of_yaml_1_2(
+    tmp_path: Path, content: str, name: str, value: object
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    target = [] if name == "target" else ["--target", "b"]
+    assert getattr(parsed("a", *target, "--config", str(file)), name) == value
+
+
 def test_an_empty_place_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """As of a shell variable that is not set."""
     for arguments, name in (
@@ -171,6 +194,8 @@ def test_missing_arguments_are_named_as_they_are_given(
     [
         ("images_per_shrd: 3", "'images_per_shrd' in the file (did you mean images_per_shard?)"),
         ("mode: medium", "--mode 'medium' is not one of: fast, slow"),
+        ("target: 20261129", "--target '20261129' is not text: put it in quotes"),
+        pytest.param("size: " + "1" * 9999, "Exceeds the limit", id="digits"),
         ("load:\nmode: slow\n", "--load is empty: give it a value, or leave it out"),
         ("mode:\nload: 0.5\n", "--mode"),
         ("load: ~\n", "--load is empty"),
