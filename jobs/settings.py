@@ -124,11 +124,14 @@ class ClassifierSettings(BackboneSettings, CollectionSettings):
         refuse_credentials(self.input)  # before they could get into a file or a message
         paths = {"input": self.input, "output": self.output}
         for name, words in _PATHS_OR_WORDS.items():
-            value = getattr(self, name, "")
-            if value not in words and os.path.isfile(value):
+            value = getattr(self, name, words[0])
+            if value in words:
+                continue
+            if os.path.isfile(value):
                 paths[name] = value
-            elif os.sep in value:
-                raise ValueError(f"{flag_of(name)} {value!r}: no such file")
+            elif name != "weights" or os.sep in value or "." in value:  # else a published name
+                known = ", ".join(words)
+                raise ValueError(f"{flag_of(name)} {value!r}: no such file, and none of {known}")
         absolute: dict[str, Any] = {name: absolute_pattern(path) for name, path in paths.items()}
         return replace(self, **absolute)
 

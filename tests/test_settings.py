@@ -1,6 +1,7 @@
 """Settings: what cannot work is refused before anything starts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,28 @@ def test_a_missing_weights_file_is_found_before_anything_starts() -> None:
     settings = LabelSettings(input="in", output="out", weights="nowhere/weights.pth")
     with pytest.raises(ValueError, match=r"--weights 'nowhere/weights\.pth': no such file"):
         settings.located()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": "weights.pth"}, r"--weights 'weights.pth': no such file"),
+        ({"afd": "nothere.safetensors"}, "--afd 'nothere.safetensors': no such file"),
+        ({"afd": "unrtained"}, "'unrtained': no such file, and none of default, none, untrained"),
+        ({"class_names": "birds"}, "--class-names 'birds': no such file"),
+    ],
+)
+def test_a_missing_file_need_not_have_a_folder_to_be_found(
+    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        LabelSettings(input="in", output="out", **change).located()
+
+
+def test_the_name_of_published_weights_is_no_missing_file() -> None:
+    settings = LabelSettings(input="in", output="out", weights="IMAGENET1K_V2").located()
+    assert settings.weights == "IMAGENET1K_V2"
 
 
 def test_credentials_in_the_input_are_refused_before_they_are_written_anywhere() -> None:
