@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from training_runs import records
 
-from jobs.training.log import LOG, TrainingLog
+from afd_model.training.losses import LOSS_TERMS
+from jobs.training.log import LOG, TrainingLog, log_followed
 
 
 def test_tensorboard_has_every_number(tmp_path: Path) -> None:
@@ -29,3 +30,18 @@ def test_records_of_lost_steps_are_dropped(tmp_path: Path) -> None:
     log.close()
     assert [r["step"] for r in records(tmp_path, "step")] == [3, 4]
     assert records(tmp_path, "step")[1]["loss"] == 0.5
+
+
+def test_a_line_has_every_term_of_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("jobs.training.log.say", lines.append)
+    terms = dict.fromkeys(LOSS_TERMS, 0.25)
+    log = TrainingLog(tmp_path, first_step=0)
+    with log_followed(tmp_path, max_steps=9):
+        log({"kind": "step", "step": 1, "loss": 1.5, **terms, "images_per_s": 2.0})
+    log.close()
+    (said,) = lines
+    assert "step 1/9  loss 1.5000" in said
+    assert all(f"  {term} 0.2500  " in said for term in ("root_kl", "logits", *LOSS_TERMS))

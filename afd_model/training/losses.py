@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Distance = Literal["squared", "plain"]
+LOSS_TERMS = ("kl", "root_kl", "logits", "embedding", "features", "stem_l1")
 # Added under square roots, whose gradient is infinite at 0, where unchanged images are.
 _SQUARED_EPS = 1e-6
 _KL_EPS = 1e-4  # nats
@@ -46,13 +47,12 @@ class LossWeights:
     distance: Distance = "squared"
 
     def __post_init__(self) -> None:
-        terms = ("kl", "root_kl", "logits", "embedding", "features", "stem_l1")
-        for name in (*terms, "temperature"):
+        for name in (*LOSS_TERMS, "temperature"):
             if not (value := getattr(self, name)) >= 0:
                 raise ValueError(f"loss weight {name} {value} is negative")
         if self.distance not in get_args(Distance):
             raise ValueError(f"unknown distance {self.distance!r}: squared or plain")
-        if not any(getattr(self, name) for name in terms):
+        if not any(getattr(self, name) for name in LOSS_TERMS):
             raise ValueError("all loss weights are 0: there is nothing to train on")
         if self.temperature == 0:
             raise ValueError("temperature 0 is not positive")

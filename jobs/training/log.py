@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from afd_model.atomic_file import atomic_write
+from afd_model.training.losses import LOSS_TERMS
 from jobs.log import say
 
 LOG = "log.jsonl"
@@ -83,8 +84,7 @@ def _as_text(record: dict[str, Any], max_steps: int) -> str:
             f" picture's label (without the module {share(record, 'direct_agreement')}),"
             f" clean {share(record, 'clean_agreement')}, kl {record['kl']:.4f}"
         )
-    names = ("loss", "kl", "embedding", "features", "stem_l1")
-    terms = (f"{n} {record[n]:.4f}" for n in names if n in record)
+    terms = (f"{n} {record[n]:.4f}" for n in ("loss", *LOSS_TERMS) if n in record)
     return f"{head}  {'  '.join(terms)}  {record['images_per_s']:.1f} images/s"
 
 
