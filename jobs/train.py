@@ -116,9 +116,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(settings: TrainSettings) -> int:
     card = train_module(settings)
-    score = card["held_out_scores"]
+    score, step = card["held_out_scores"], card["best_step"]
     say(
-        f"{Path(settings.output) / CHECKPOINT}: {card['ended']}, best at step {card['best_step']};"
+        f"{Path(settings.output) / CHECKPOINT}: {card['ended']}, weights of step {step};"
         f" held-out images, compressed: {share(score, 'compressed_agreement')} have the clean"
         f" picture's label ({share(score, 'direct_agreement')} without the module)"
     )

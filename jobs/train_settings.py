@@ -128,7 +128,7 @@ class TrainSettings(ClassifierSettings):
         " finished run, raise this",
     )
     max_time_s: float | Literal["none"] = setting(
-        "none", "end cleanly after this many seconds, with the best checkpoint so far"
+        "none", "end cleanly after this many seconds, with the weights that --keep names"
     )
     stem_steps: int = setting(
         1000,

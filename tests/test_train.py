@@ -54,7 +54,10 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     assert "--max-steps 4" in card["command"]
     assert [r["step"] for r in records(output, "step")] == [1, 2, 3, 4]
     assert [r["step"] for r in records(output, "validation")] == [2, 4]
-    assert "held out" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "held out" in told
+    # Those of the best validation, or of the last one with --keep last.
+    assert f"all steps, weights of step {card['best_step']}; held-out images" in told
     # The same command again does nothing, and other settings are refused.
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     assert train(collection, output, *short) == 0

@@ -9,7 +9,7 @@ import torch
 from trainers import OPTIONS, OneBatch, RandomPairs, make_trainer, run, weights
 
 from afd_model.backbones import Backbone
-from afd_model.training.export import best_module
+from afd_model.training.export import kept_module
 from afd_model.training.losses import LossWeights
 from afd_model.training.schedule import learning_rate
 
@@ -72,14 +72,14 @@ def test_an_untrained_module_answers_as_the_backbone(backbone: Backbone, tmp_pat
 def test_the_best_validation_is_kept(backbone: Backbone, tmp_path: Path) -> None:
     trainer = make_trainer(backbone, tmp_path)
     first = trainer.validate(RandomPairs().held_out())
-    assert trainer.best is not None
-    kept = trainer.best.weights
+    assert trainer.kept is not None
+    weights = trainer.kept.weights
     for parameter in trainer.average.module.parameters():
         parameter.normal_()
     worse = trainer.validate(RandomPairs().held_out())
     assert worse["kl"] > first["kl"]
-    assert trainer.best.score == first
-    assert trainer.best.weights is kept
+    assert trainer.kept.score == first
+    assert trainer.kept.weights is weights
 
 
 def test_or_the_last_one(backbone: Backbone, tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_or_the_last_one(backbone: Backbone, tmp_path: Path) -> None:
     for parameter in trainer.average.module.parameters():
         parameter.normal_()
     worse = trainer.validate(RandomPairs().held_out())
-    assert trainer.best is not None
-    assert trainer.best.score == worse
+    assert trainer.kept is not None
+    assert trainer.kept.score == worse
 
 
 def test_of_the_start_is_kept_what_is_asked_for(backbone: Backbone, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_of_the_start_is_kept_what_is_asked_for(backbone: Backbone, tmp_path: Pa
     assert resumed.resume()
     resumed.validate(RandomPairs().held_out())
     for done in (trainer, resumed):
-        exported = best_module(done).state_dict()
+        exported = kept_module(done).state_dict()
         for key, value in exported.items():
             torch.testing.assert_close(value, 0.25 * start[key] + 0.75 * average[key])
     assert any(not torch.equal(start[key], average[key]) for key in start)

@@ -32,9 +32,7 @@ def test_records_of_lost_steps_are_dropped(tmp_path: Path) -> None:
     assert records(tmp_path, "step")[1]["loss"] == 0.5
 
 
-def test_a_line_has_every_term_of_the_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_has_every_term_of_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr("jobs.training.log.say", lines.append)
     terms = dict.fromkeys(LOSS_TERMS, 0.25)

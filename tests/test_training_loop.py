@@ -54,8 +54,8 @@ def test_time_ends_a_run_with_a_usable_checkpoint(backbone: Backbone, tmp_path: 
     trainer = make_trainer(backbone, tmp_path, options)
     pairs = RandomPairs()
     found: list[str] = []
-    reason = train(trainer, pairs, pairs, log=lambda r: None, on_best=lambda: found.append("best"))
-    assert (reason, trainer.step, found) == ("out of time", 1, ["best"])
+    reason = train(trainer, pairs, pairs, log=lambda r: None, on_kept=lambda: found.append("kept"))
+    assert (reason, trainer.step, found) == ("out of time", 1, ["kept"])
     flip = fit_flips(trainer, backbone, [(pairs, 2)])
     export(trainer, backbone, {"command": "afd train"}, flip)
     module, facts = load_checkpoint(tmp_path / CHECKPOINT, backbone)
@@ -64,7 +64,7 @@ def test_time_ends_a_run_with_a_usable_checkpoint(backbone: Backbone, tmp_path: 
     card = json.loads((tmp_path / CARD).read_text())
     assert card["sha256"] == facts.sha256
     assert card["command"] == facts.training["command"] == "afd train"
-    assert card["held_out_scores"] == trainer.best.score if trainer.best else False
+    assert card["held_out_scores"] == trainer.kept.score if trainer.kept else False
 
 
 def test_the_last_step_is_saved_whatever_its_number(backbone: Backbone, tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_the_last_step_is_saved_whatever_its_number(backbone: Backbone, tmp_path
     repeated = make_trainer(backbone, tmp_path, options)
     assert repeated.resume()
     assert repeated.step == OPTIONS.max_steps
-    assert repeated.best is not None
-    assert whole.best is not None
-    assert repeated.best.score == whole.best.score
+    assert repeated.kept is not None
+    assert whole.kept is not None
+    assert repeated.kept.score == whole.kept.score
     assert run(repeated) == []
 
 
@@ -104,9 +104,9 @@ def test_weights_that_are_no_numbers_are_not_the_best(backbone: Backbone, tmp_pa
     trainer = make_trainer(backbone, tmp_path, replace(OPTIONS, keep="last", log_every_steps=100))
     pairs = RandomPairs()
     trainer.validate(pairs.held_out())
-    best = trainer.best
+    kept = trainer.kept
     with torch.no_grad():
         next(trainer.afd.parameters()).fill_(math.inf)
     with pytest.raises(TrainingError, match="no longer a number by step 4"):
         run(trainer, pairs)
-    assert trainer.best is best
+    assert trainer.kept is kept

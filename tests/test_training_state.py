@@ -53,13 +53,13 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     assert resumed.resume()
     assert resumed.step == 4
     run(resumed)
-    assert resumed.best is not None
-    assert whole.best is not None
-    assert (resumed.best.step, resumed.best.score) == (whole.best.step, whole.best.score)
+    assert resumed.kept is not None
+    assert whole.kept is not None
+    assert (resumed.kept.step, resumed.kept.score) == (whole.kept.step, whole.kept.score)
     pairs = [
         (resumed.afd.state_dict(), whole.afd.state_dict()),
         (resumed.average.module.state_dict(), whole.average.module.state_dict()),
-        (resumed.best.weights, whole.best.weights),
+        (resumed.kept.weights, whole.kept.weights),
     ]
     for mine, theirs in pairs:
         for name, value in theirs.items():

@@ -1,4 +1,4 @@
-"""The result of a training run: the best module as an AFD checkpoint, and its model card."""
+"""The result of a training run: the module as an AFD checkpoint, and its model card."""
 
 import json
 from collections.abc import Iterable
@@ -22,26 +22,26 @@ CHECKPOINT = "afd.safetensors"
 CARD = "afd.json"
 
 
-def best_module(trainer: Trainer) -> AFDModule:
-    """The module with the weights of the best validation. Raises TrainingError before the first."""
-    if trainer.best is None:
+def kept_module(trainer: Trainer) -> AFDModule:
+    """The module with the weights to export. Raises TrainingError before the first validation."""
+    if trainer.kept is None:
         raise TrainingError("nothing has been validated yet: there is nothing to export")
     module = AFDModule(trainer.afd.config)
-    module.load_state_dict(trainer.best.weights)
+    module.load_state_dict(trainer.kept.weights)
     return module.eval()
 
 
 def fit_flips(
     trainer: Trainer, backbone: Backbone, passes: Iterable[tuple[Pairs, int]]
 ) -> FlipModel:
-    """Fits the flip model of the best module, on randomly compressed images.
+    """Fits the flip model of the kept module, on randomly compressed images.
 
     A collective call; all workers get the same model.
 
     Args:
         passes: pairs, and how many times each of their images is compressed.
     """
-    classifier = AFDClassifier(backbone, best_module(trainer).to(trainer.device)).eval()
+    classifier = AFDClassifier(backbone, kept_module(trainer).to(trainer.device)).eval()
     rows = [torch.empty(0, len(FLIP_FEATURES) + 1, device=trainer.device)]
     for pairs, count in passes:
         for number in range(count):
@@ -57,21 +57,21 @@ def export(
     facts: dict[str, Any],
     flip_model: FlipModel | None = None,
 ) -> CheckpointFacts | None:
-    """Writes the best module and its card to the trainer's folder; only the first worker does.
+    """Writes the kept module and its card to the trainer's folder; only the first worker does.
 
     The card is for people; except for the digest, the checkpoint has everything in it too.
 
     Args:
         facts: command, data and settings, to be stored in both; JSON types.
     """
-    module = best_module(trainer)
-    if not is_first() or trainer.best is None:
+    module = kept_module(trainer)
+    if not is_first() or trainer.kept is None:
         return None
     training = {
         **facts,
         "steps": trainer.step,
-        "best_step": trainer.best.step,
-        "held_out_scores": trainer.best.score,
+        "best_step": trainer.kept.step,
+        "held_out_scores": trainer.kept.score,
     }
     path = trainer.folder / CHECKPOINT
     saved = save_checkpoint(path, module, backbone, training=training, flip_model=flip_model)

@@ -31,14 +31,15 @@ def train(
     held_out: Pairs,
     *,
     log: Log,
-    on_best: Callable[[], object] = lambda: None,
+    on_kept: Callable[[], object] = lambda: None,
 ) -> str:
     """Trains to the end, from the trainer's current step.
 
     Args:
         log: called on every worker with each record:
             {"kind": "step" or "validation", "step": ..., numbers}.
-        on_best: called on every worker after each validation that was the best so far.
+        on_kept: called on every worker after each validation whose weights are kept, see
+            `TrainingOptions.keep`.
 
     Returns:
         Why training ended: "out of time" or "all steps".
@@ -65,8 +66,8 @@ def train(
             if due:
                 score = trainer.validate(held_out.held_out())
                 log({"kind": "validation", "step": step, **score})
-                if trainer.best is not None and trainer.best.step == step:
-                    on_best()
+                if trainer.kept is not None and trainer.kept.step == step:
+                    on_kept()
                 meter.restart()
             if due or step % options.save_every_steps == 0:
                 trainer.save()

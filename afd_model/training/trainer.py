@@ -30,8 +30,8 @@ from afd_model.training.pairs import PairBatch
 from afd_model.training.schedule import TrainingOptions, learning_rate, stem_steps
 from afd_model.training.training_state import (
     STATE,
-    Best,
     ExponentialAverage,
+    Kept,
     load_state,
     save_state,
 )
@@ -60,7 +60,7 @@ class Trainer:
     ) -> None:
         self.options, self.device = options, device
         self.step = 0
-        self.best: Best | None = None
+        self.kept: Kept | None = None
         self.folder = folder
         self._state_path = folder / STATE
         self._backbone_sha256 = backbone.weights_sha256
@@ -105,7 +105,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Iterable[PairBatch]) -> dict[str, float]:
-        """Validates the weights that would be exported on held-out pairs; keeps the best.
+        """Validates the weights that would be exported on held-out pairs; keeps the best or last.
 
         Those are the moving average, mixed with the initial weights (`start_share`).
 
@@ -127,9 +127,9 @@ class Trainer:
         if not math.isfinite(score["kl"]):
             raise diverged(self.step)
         last = self.options.keep == "last"
-        if self.best is None or last or _is_better(score, self.best.score):
+        if self.kept is None or last or _is_better(score, self.kept.score):
             weights = {k: v.cpu().clone() for k, v in self._candidate.state_dict().items()}
-            self.best = Best(score, self.step, weights)
+            self.kept = Kept(score, self.step, weights)
         return score
 
     def save(self) -> None:
@@ -144,7 +144,7 @@ class Trainer:
             "average": self.average.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "rng": torch.get_rng_state(),
-            "best": None if self.best is None else asdict(self.best),
+            "best": None if self.kept is None else asdict(self.kept),
         }
         save_state(self._state_path, state)
 
@@ -184,7 +184,7 @@ class Trainer:
         self.average.module.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        self.best = None if state["best"] is None else Best(**state["best"])
+        self.kept = None if state["best"] is None else Kept(**state["best"])
 
     def _loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.step < stem_steps(self.options):

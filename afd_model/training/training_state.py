@@ -35,8 +35,8 @@ class ExponentialAverage:
 
 
 @dataclass
-class Best:
-    """The best validation so far, and the weights that were validated."""
+class Kept:
+    """The validation that is to be exported, the best so far or the last, and its weights."""
 
     score: dict[str, float]
     step: int

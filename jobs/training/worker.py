@@ -150,7 +150,7 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             training,
             held_out,
             log=log or (lambda record: None),
-            on_best=lambda: export(trainer, ready.backbone, facts),
+            on_kept=lambda: export(trainer, ready.backbone, facts),
         )
         flip_images = loader(evenly(ready.training, settings.flip_images), ready.preset)
         passes = [(held_out, settings.flip_passes), (flip_images, 1)]
