@@ -42,7 +42,7 @@ class Explainer:
         self._device = resolve_device(settings.device)
         self._classifier = AFDClassifier(self._backbone, afd).eval().to(self._device)
         self._trained = afd is not None and not afd.is_identity
-        facts = model_facts(self._backbone, checkpoint, settings.afd)
+        facts = model_facts(self._backbone, afd, checkpoint)
         module = os.path.basename(facts["afd"])
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
         self._quality = None if settings.quality == "none" else settings.quality

@@ -99,7 +99,7 @@ def _label(
             for commit in label_shards(settings, record, todo, presence.name):
                 tally.add(commit, sizes[commit.shard])
                 if record_model(output, record, commit.model):
-                    _warn_if_untrained(settings, commit.model)
+                    _warn_if_none_ships(settings, commit.model)
                 _refuse_other_model(output, record, commit)
                 bar.add(sizes[commit.shard], commit)
     except KeyboardInterrupt:
@@ -127,8 +127,8 @@ def _refuse_other_model(output: OutputFolder, record: dict[str, Any], commit: Co
         )
 
 
-def _warn_if_untrained(settings: LabelSettings, model: dict[str, Any]) -> None:
-    if settings.afd == "default" and model["afd"] == "untrained":
+def _warn_if_none_ships(settings: LabelSettings, model: dict[str, Any]) -> None:
+    if settings.afd == "default" and model["afd"] == "none":
         say(
             f"no trained AFD-Module ships for {model['backbone']}: the labels are the backbone's"
             " own, the drift columns are null"

@@ -110,7 +110,7 @@ def load_model(
         "precision": dtype_name(precision),
         "engine": engine,
     }
-    facts = model_facts(backbone, checkpoint, settings.afd)
+    facts = model_facts(backbone, afd, checkpoint)
     return Model(_decoder(geometry, options), predictor, backbone.class_names, facts, host)
 
 
@@ -203,15 +203,17 @@ def _geometry(settings: LabelSettings, preset: Preprocessing, *, in_blocks: bool
     return geometry
 
 
-def model_facts(backbone: Backbone, checkpoint: CheckpointFacts | None, afd: str) -> dict[str, Any]:
-    """Names and digests of what decides the labels and their names. afd: the setting."""
-    untrained = "none" if afd == "none" else "untrained"
+def model_facts(
+    backbone: Backbone, afd: AFDModule | None, checkpoint: CheckpointFacts | None
+) -> dict[str, Any]:
+    """Names and digests of what decides the labels and their names."""
+    unnamed = "none" if afd is None else "untrained"
     return {
         "backbone": backbone.name,
         "weights": backbone.weights,
         "weights_sha256": backbone.weights_sha256,
         "stem_layer": backbone.stem_layer,
-        "afd": checkpoint.path if checkpoint else untrained,
+        "afd": checkpoint.path if checkpoint else unnamed,
         "afd_sha256": checkpoint.sha256 if checkpoint else None,
         "class_names_sha256": _names_sha256(backbone.class_names),
     }

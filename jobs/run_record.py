@@ -143,6 +143,8 @@ def model_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         for name in ("weights", "afd")
         if (digest := now.get(f"{name}_sha256")) and digest == before.get(f"{name}_sha256")
     }
+    if (before.get("afd"), now.get("afd")) == ("untrained", "none"):
+        same_content.add("afd")  # an early release recorded a default that did not ship so
     before, now = (
         {name: value for name, value in model.items() if name not in same_content}
         for model in (before, now)

@@ -42,14 +42,16 @@ def test_the_facts_say_what_decides_the_labels() -> None:
         "weights": "none",
         "weights_sha256": None,
         "stem_layer": "features.0",
-        "afd": "untrained",
+        "afd": "none",
         "afd_sha256": None,
         "class_names_sha256": None,
     }
     assert found.host == {"device": "cpu", "precision": "float32", "engine": "torch"}
     assert found.predictor.model.afd is None  # an untrained one is there only if it is asked for
     assert load_model(settings(afd="none"), num_threads=1).facts["afd"] == "none"
-    assert load_model(settings(afd="untrained"), num_threads=1).predictor.model.afd is not None
+    untrained = load_model(settings(afd="untrained"), num_threads=1)
+    assert untrained.predictor.model.afd is not None
+    assert untrained.facts["afd"] == "untrained"
 
 
 def test_an_edited_file_of_class_names_is_another_fact(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, An
         flip_model=checkpoint.flip_model if checkpoint else None,
     )
     facts = {
-        **model_facts(backbone, checkpoint, settings.afd),
+        **model_facts(backbone, afd, checkpoint),
         "has_module": model.has_module,
         "device": device.type,
         "precision": dtype_name(precision),
