@@ -115,7 +115,8 @@ class _Parser(ArgumentParser):
             flag = match[1].partition("=")[0]
             if flag in map(flag_of, self.positional):
                 return f"unknown argument {flag}: {flag[2:].upper()} is given without a flag"
-            flags = [flag_of(name) for name in fields] + ["--config", "--print-config", "--help"]
+            flags = [flag_of(name) for name in fields if name not in self.positional]
+            flags += ["--config", "--print-config", "--help"]
             return f"unknown argument {flag}{nearest(flag, flags)}; --help lists them"
         if match := _UNKNOWN_KEY.search(message):
             return f"unknown setting {match[1]!r} in the file{nearest(match[1], list(fields))}"
@@ -267,7 +268,9 @@ def _is_union(hint: Any) -> bool:
 
 
 def choices_of(hint: Any) -> list[str]:
-    """The words that a type allows."""
+    """The words that a type, or each of its several values, allows."""
+    if typing.get_origin(hint) is tuple:
+        return choices_of(typing.get_args(hint)[0])
     if _is_choice(hint):
         return [str(choice) for choice in typing.get_args(hint)]
     if _is_union(hint):

@@ -25,6 +25,7 @@ class Settings:
     load: float = setting(0.5, "share")
     mode: Literal["fast", "slow"] = setting("fast", "which")
     size: int | Literal["auto", "none"] = setting("auto", "pixels")
+    sizes: tuple[int | Literal["auto"], ...] = setting(("auto",), "pixels, each")
 
     def __post_init__(self) -> None:
         if self.images_per_shard < 1:
@@ -169,12 +170,17 @@ def test_one_value_too_many_may_be_a_pattern_that_the_shell_expanded(
     ("arguments", "expected"),
     [
         (["--source", "x"], "unknown argument --source: SOURCE is given without a flag"),
+        (["--sourrce", "x"], "unknown argument --sourrce; --help lists them"),  # it has no flag
         (["--images-per-shrd", "3"], "--images-per-shrd (did you mean --images-per-shard?)"),
         (["--mode", "slwo"], "--mode 'slwo' is not one of: fast, slow (did you mean slow?)"),
         (["--images-per-shard", "many"], "--images-per-shard 'many' is not a whole number"),
         (["--load", "half"], "--load 'half' is not a number"),
         (["--size", "nnoe"], "is not one of: a whole number, auto, none (did you mean none?)"),
         (["--images-per-shard", "0"], "--images-per-shard 0 is not positive"),
+        (
+            ["--sizes", "1", "atuo"],
+            "'atuo' is not one of: a whole number, auto (did you mean auto?)",
+        ),
     ],
 )
 def test_a_bad_flag_is_named_with_the_nearest_good_one(
