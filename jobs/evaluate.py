@@ -37,7 +37,6 @@ from jobs.quantities import finite
 from jobs.run_job import run_job
 from jobs.run_record import versions
 from pipeline.output import OutputFolder
-from pipeline.pairs.evaluate_images import Condition
 
 REPORT, JSON, TABLES, IMAGES = "report.md", "report.json", "tables.parquet", "images.parquet"
 ANGLES, ANGLE_BINS = "response_angles.parquet", "response_angle_bins.parquet"
@@ -62,8 +61,12 @@ def evaluate(settings: EvaluateSettings) -> str:
         found.outcomes, found.truth, resamples=settings.resamples, seed=settings.seed
     )
     drift: list[DriftRow] = []
-    if found.model["has_module"]:
-        stated = {c: float(_stated_quality(c)) for c in found.outcomes if c.quality is not None}
+    if found.model["has_trained_module"]:
+        stated = {
+            c: c.protocol.stated_quality([c.quality])
+            for c in found.outcomes
+            if c.protocol is not None and c.quality is not None
+        }
         drift = make_drift_table(found.outcomes, stated, seed=settings.seed)
     lines = [_head(found), *tables_markdown(tables), *drift_markdown(drift)]
     if found.angles is not None:
@@ -78,15 +81,11 @@ def evaluate(settings: EvaluateSettings) -> str:
     return report
 
 
-def _stated_quality(condition: Condition) -> int:
-    assert condition.protocol is not None
-    assert condition.quality is not None
-    return (condition.quality, *condition.protocol.later_qualities)[-1]
-
-
 def _head(found: Evaluation) -> str:
     model = found.model
-    module = model["afd"] if model["has_module"] else "none (AFD columns equal the direct test)"
+    module = (
+        model["afd"] if model["has_trained_module"] else "none (AFD columns equal the direct test)"
+    )
     return (
         f"# {model['backbone']} ({model['weights']}), AFD-Module: {module}\n\n"
         f"{len(found.names)} images, {len(found.left_out)} left out. Percent of images; 95 %"

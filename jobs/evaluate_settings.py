@@ -13,7 +13,6 @@ from jobs.settings import (
     require_positive,
     setting,
 )
-from pipeline.degrade import PROTOCOLS
 from pipeline.pairs.recompress import MAX_TIMES
 
 
@@ -34,7 +33,7 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
         " a checkpoint file",
     )
 
-    protocol: tuple[str, ...] = setting(
+    protocol: tuple[Literal["full-image", "imagenet-c"], ...] = setting(
         ("full-image", "imagenet-c"),
         "full-image: JPEG at full size, then resize and crop; imagenet-c: resize and crop, JPEG at"
         " the stated quality, then JPEG at quality 85",
@@ -68,9 +67,6 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
         require_between(self, 1, 100, "quality")
         require_between(self, 0, MAX_TIMES, "times")
         require_positive(self, "num_images", "resamples", "batch_size", "threads", "max_pixels")
-        for name in self.protocol:
-            if name not in PROTOCOLS:
-                raise ValueError(f"--protocol {name!r} is not one of: {', '.join(PROTOCOLS)}")
         if not self.protocol:
             raise ValueError("nothing to measure: give --protocol a name")
         if not self.quality and not self.times:

@@ -47,6 +47,10 @@ class CompressionProtocol:
     applies_to: Literal["full_image", "model_input"]
     later_qualities: tuple[int, ...] = ()
 
+    def stated_quality(self, qualities: Sequence[int]) -> float:
+        """The quality that a file's header states after compressions at these qualities."""
+        return float((*qualities, *self.later_qualities)[-1])
+
 
 FULL_IMAGE = CompressionProtocol("full-image", applies_to="full_image")
 # ImageNet-C stores its 224x224 pictures, JPEG corruption included, as JPEG of quality 85

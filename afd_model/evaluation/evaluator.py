@@ -96,7 +96,7 @@ class Evaluator:
         self._predictor = Predictor(
             classifier, device=device, precision=precision, flip_model=flip_model
         )
-        self.has_module = self._predictor.measures_drift
+        self.has_trained_module = self._predictor.measures_drift
 
     @torch.inference_mode()
     def clean_stem(self, pixels: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Evaluator:
         angle = torch.zeros(len(pixels), device=pixels.device)
         flip = torch.full_like(angle, math.nan)
         afd_top, afd_confidence = direct_top, direct_confidence
-        if self.has_module:
+        if self.has_trained_module:
             found = model.features(pixels, dct)
             afd_top, afd_confidence, probabilities = _top(found.logits)
             angle = drift(found.stem_features, found.enhanced_features).angle_deg
@@ -139,7 +139,7 @@ class Evaluator:
         """
         pixels = self._predictor.placed_pixels(pixels)
         dct = self._predictor.placed_dct(dct)
-        if not self.has_module:
+        if not self.has_trained_module:
             return self._predictor.model.bare(pixels).stem_features, None
         found = self._predictor.model.features(pixels, dct)
         return found.stem_features, found.enhanced_features

@@ -114,8 +114,8 @@ def _measured(
     """Every image under every condition, in chunks of one batch of images."""
     images = ImageEvaluator(
         model,
-        Geometry.of_preset(backbone.preprocessing, in_blocks=model.has_module),
-        replace(_decode_options(settings), dct=model.has_module),
+        Geometry.of_preset(backbone.preprocessing, in_blocks=model.has_trained_module),
+        replace(_decode_options(settings), dct=model.has_trained_module),
         conditions=conditions(settings),
         seed=settings.seed,
         limits=Limits(settings.max_pixels),
@@ -139,7 +139,7 @@ def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, An
     )
     facts = {
         **model_facts(backbone, afd, checkpoint),
-        "has_module": model.has_module,
+        "has_trained_module": model.has_trained_module,
         "device": device.type,
         "precision": dtype_name(precision),
     }

@@ -151,8 +151,8 @@ class ImageEvaluator:
         found, pixels, dct = _decoded(self._window_decoder if on_window else self._decoder, images)
         if found != rows:
             raise RuntimeError(f"the decoder refused JPEGs made here: {set(rows) - set(found)}")
-        last = [float((*qualities[row], *protocol.later_qualities)[-1]) for row in rows]
-        return self._model.measure(pixels, dct, stem, torch.tensor(last))
+        quality = torch.tensor([protocol.stated_quality(qualities[row]) for row in rows])
+        return self._model.measure(pixels, dct, stem, quality)
 
 
 def _of_few_pixels(images: list[EncodedImage]) -> Iterator[list[EncodedImage]]:
