@@ -83,15 +83,16 @@ def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) ->
             f"--cpus-per-worker {num_cpus}: no node of the cluster has so many CPUs"
             f"{' and a GPU' if per_gpu else ''}; use fewer"
         )
-    if max_workers is not None:
-        most = min(max_workers, max(1, num_shards))
-        return Pool(min(workers or 1, most), most, num_cpus, num_gpus)
-    if workers is not None and workers > fitting:
+    if workers is not None and workers > fitting and not can_wait:
+        way_out = "" if settings.address == "local" else ", or --max-workers to wait for more"
         raise ClusterError(
             f"--workers {workers} with {num_cpus} CPUs and {num_gpus:g} GPUs each do not fit on"
-            f" {cpus} CPUs and {gpus} GPUs: use at most {fitting}, or --max-workers to wait for"
-            " more"
+            f" {cpus} CPUs and {gpus} GPUs: use at most {fitting}{way_out}"
         )
+    if max_workers is not None:
+        most = max_workers if can_wait else min(max_workers, fitting)
+        most = min(most, max(1, num_shards))
+        return Pool(min(workers or 1, most), most, num_cpus, num_gpus)
     count = min(workers or fitting, max(1, num_shards))
     return Pool(count, count, num_cpus, num_gpus)
 

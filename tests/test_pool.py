@@ -77,6 +77,15 @@ def test_a_ray_of_this_machine_does_not_grow(impossible: dict[str, Any]) -> None
     assert pool_for(growing, [Node(16, 0)], 1000).max_workers == 8
 
 
+def test_a_ray_of_this_machine_has_no_more_workers_than_fit() -> None:
+    settings = LabelSettings(input="in", output="out", workers=4, max_workers=8, cpus_per_worker=2)
+    assert pool_for(settings, [Node(12, 0)], 1000) == Pool(4, 6, num_cpus=2, num_gpus=0)
+    for max_workers in (8, "none"):
+        crowded = replace(settings, max_workers=max_workers)
+        with pytest.raises(ClusterError, match=r"--workers 4 with 2 CPUs .*: use at most 3$"):
+            pool_for(crowded, [Node(6, 0)], 1000)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
