@@ -17,7 +17,8 @@ import psutil
 import ray
 from ray.job_config import JobConfig
 
-from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError, Node
+from jobs.exits import SAME_COMMAND_CONTINUES
+from jobs.pool import ClusterError, Node
 from jobs.watchdog import reported_if_killed
 from pipeline.error_text import one_line, reason_of
 

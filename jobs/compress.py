@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 
 from jobs.command_line import parse
 from jobs.compress_settings import CompressSettings
-from jobs.exits import EXIT_COMPLETE
+from jobs.exits import EXIT_COMPLETE, SAME_COMMAND_CONTINUES
 from jobs.log import say, with_progress
-from jobs.pool import SAME_COMMAND_CONTINUES
 from jobs.quantities import size
 from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings

@@ -17,6 +17,8 @@ from jobs.machine import without_garbage_collection
 from pipeline.error_text import printable
 
 EXIT_COMPLETE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+# Ends a message about a run that stopped, unless the command itself was wrong.
+SAME_COMMAND_CONTINUES = "; the same command continues the run"
 
 
 def interrupt_on_signals() -> None:

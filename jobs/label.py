@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from jobs.command_line import parse
-from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, print_answer
+from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, SAME_COMMAND_CONTINUES, print_answer
 from jobs.labelling.dry_run import dry_run
 from jobs.labelling.messages import CommitRecord
 from jobs.labelling.progress import Progress
@@ -29,7 +29,7 @@ from jobs.labelling.summary import (
 )
 from jobs.labelling.workers import check_address, label_shards
 from jobs.log import say
-from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError
+from jobs.pool import ClusterError
 from jobs.run_job import run_job
 from jobs.run_record import join_run, model_differences, open_run, record_model
 from jobs.settings import LabelSettings

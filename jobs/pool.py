@@ -11,8 +11,6 @@ from jobs.log import say
 from jobs.machine import num_cores
 from jobs.settings import LabelSettings
 
-# Ends a message about a run that stopped, unless the command itself was wrong.
-SAME_COMMAND_CONTINUES = "; the same command continues the run"
 _MAX_WORKERS_PER_GPU = 4
 _MIN_CORES_PER_WORKER = 2  # of workers that share a GPU
 

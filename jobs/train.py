@@ -13,9 +13,8 @@ from afd_model.training.export import CARD, CHECKPOINT
 from afd_model.training.trainer import TrainingError
 from afd_model.training.training_state import STATE
 from jobs.command_line import parse
-from jobs.exits import EXIT_COMPLETE
+from jobs.exits import EXIT_COMPLETE, SAME_COMMAND_CONTINUES
 from jobs.log import say
-from jobs.pool import SAME_COMMAND_CONTINUES
 from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings, versions
 from jobs.train_settings import TrainSettings

@@ -14,9 +14,10 @@ import ray
 import ray.exceptions
 
 from jobs.cluster import root_cause
+from jobs.exits import SAME_COMMAND_CONTINUES
 from jobs.labelling.messages import CommitRecord
 from jobs.log import say
-from jobs.pool import SAME_COMMAND_CONTINUES, ClusterError, Pool
+from jobs.pool import ClusterError, Pool
 
 # Workers count the attempts at a shard. This limit is for workers that die before they can count.
 _MAX_LOST_WORKERS = 10  # per shard

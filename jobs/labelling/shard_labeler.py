@@ -16,12 +16,12 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from jobs.exits import SAME_COMMAND_CONTINUES
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.metrics import ShardMetrics
 from jobs.labelling.mounts import InputDisks, NotMountedError, check_output
 from jobs.labelling.shard_output import AttemptsUsedUpError, OutputRefusedError, ShardOutput
 from jobs.machine import release_free_memory, without_garbage_collection
-from jobs.pool import SAME_COMMAND_CONTINUES
 from pipeline.error_text import named
 from pipeline.output import OutputFolder
 from pipeline.records import Shard

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jobs.pool import SAME_COMMAND_CONTINUES
+from jobs.exits import SAME_COMMAND_CONTINUES
 from pipeline.error_text import reason_of
 from pipeline.output import OutputFolder
 from pipeline.shards import part_name
