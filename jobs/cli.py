@@ -40,7 +40,12 @@ def command() -> NoReturn:
     """The entry point of the `afd` executable."""
     open_closed_streams()
     shield_terminal()
-    exit_now(main())
+    try:
+        code = main()
+    except OSError as error:  # an answer whose file has no room: jobs tell other errors themselves
+        print(f"afd: {error}", file=sys.stderr)
+        code = EXIT_FAILED
+    exit_now(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,18 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"afd-label {version('afd-label')}\n"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["completion", "bash"], ["doctor", "--print-config"]]
+)
+def test_an_answer_that_finds_no_room_is_told_in_one_line(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "jobs.cli", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "afd: [Errno 28] No space left on device\n"
+
+
 def test_help_and_bad_usage_need_not_wait_for_pytorch() -> None:
     """One process for all jobs: what one of them imports, the next has imported too."""
     script = """
