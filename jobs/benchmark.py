@@ -249,7 +249,7 @@ def _append(record: str, line: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """`afd benchmark`: exit code 0 with a document, 1 if nothing was measured, 2 for bad usage."""
-    settings = parse(BenchmarkSettings, arguments, prog="afd benchmark", positional=["input"])
+    settings = parse(BenchmarkSettings, arguments, prog="afd benchmark")
     return run(settings, prog="afd benchmark")
 
 

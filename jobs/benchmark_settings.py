@@ -18,6 +18,7 @@ class BenchmarkSettings(BackboneSettings):
         OWN,
         "images to measure with: folder, glob, tar or manifest; own: JPEGs that the benchmark"
         " makes itself",
+        positional=True,
     )
     corpus: str = setting(
         TEMPORARY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from jobs.exits import (
     EXIT_COMPLETE,
@@ -19,18 +19,62 @@ from jobs.exits import (
     shield_terminal,
 )
 
+
+class Job(NamedTuple):
+    """A command: what it does in a line, and the module and name of its settings class."""
+
+    summary: str
+    module: str
+    settings: str
+
+    def settings_class(self) -> Any:
+        return getattr(import_in_thread(self.module), self.settings)
+
+
 JOBS = {
-    "label": "label every image of a collection",
-    "train": "train an AFD-Module for a frozen classifier on unlabelled images",
-    "evaluate": "measure what compression costs and how much the module recovers",
-    "compress": "write the paper's test sets: a collection compressed at stated qualities",
-    "explain": "draw what compression does to an image inside the classifier",
-    "report": "write one HTML page about an output: the corpus, and which labels to trust",
-    "sql": "run a SQL query on an output",
-    "benchmark": "measure each stage, the whole job and this machine's limit",
-    "doctor": "check this installation and print how to fix what is missing",
-    "demo": "label a small corpus of real photographs and show what was found",
-    "completion": "print a shell completion script",
+    "label": Job("label every image of a collection", "jobs.settings", "LabelSettings"),
+    "train": Job(
+        "train an AFD-Module for a frozen classifier on unlabelled images",
+        "jobs.train_settings",
+        "TrainSettings",
+    ),
+    "evaluate": Job(
+        "measure what compression costs and how much the module recovers",
+        "jobs.evaluate_settings",
+        "EvaluateSettings",
+    ),
+    "compress": Job(
+        "write the paper's test sets: a collection compressed at stated qualities",
+        "jobs.compress_settings",
+        "CompressSettings",
+    ),
+    "explain": Job(
+        "draw what compression does to an image inside the classifier",
+        "jobs.explain_settings",
+        "ExplainSettings",
+    ),
+    "report": Job(
+        "write one HTML page about an output: the corpus, and which labels to trust",
+        "jobs.report_settings",
+        "ReportSettings",
+    ),
+    "sql": Job("run a SQL query on an output", "jobs.sql", "SqlSettings"),
+    "benchmark": Job(
+        "measure each stage, the whole job and this machine's limit",
+        "jobs.benchmark_settings",
+        "BenchmarkSettings",
+    ),
+    "doctor": Job(
+        "check this installation and print how to fix what is missing",
+        "jobs.doctor",
+        "DoctorSettings",
+    ),
+    "demo": Job(
+        "label a small corpus of real photographs and show what was found",
+        "jobs.demo",
+        "DemoSettings",
+    ),
+    "completion": Job("print a shell completion script", "jobs.completion", "CompletionSettings"),
 }
 # Those that import PyTorch, which takes seconds.
 SLOW_TO_IMPORT = ("train", "evaluate", "explain", "benchmark")
@@ -52,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a job by its name. Returns the job's exit code; 2 for an unknown job."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        jobs = "\n".join(f"  {name:<12}{text}" for name, text in JOBS.items())
+        jobs = "\n".join(f"  {name:<12}{job.summary}" for name, job in JOBS.items())
         print_answer(f"usage: afd JOB [--help] ...\n       afd --version\n\n{jobs}")
         return EXIT_COMPLETE if arguments else EXIT_USAGE
     name = arguments[0]
@@ -88,10 +132,8 @@ def _check_usage(name: str, arguments: Sequence[str]) -> None:
     """Answer --help and bad usage, by SystemExit, before the job's own slow imports."""
     # The job parses the arguments again, and a --config that is a pipe can be read only once.
     if name in SLOW_TO_IMPORT and not any(word.startswith("--config") for word in arguments):
-        module, settings_class, positional = import_in_thread("jobs.completion").SETTINGS[name]
         parse = import_in_thread("jobs.command_line").parse
-        settings = getattr(import_in_thread(module), settings_class)
-        parse(settings, arguments, prog=f"afd {name}", positional=positional)
+        parse(JOBS[name].settings_class(), arguments, prog=f"afd {name}")
 
 
 def _current_folder_exists() -> bool:

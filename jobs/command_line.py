@@ -24,7 +24,7 @@ from jsonargparse import (
 )
 
 from jobs.exits import EXIT_USAGE
-from jobs.settings import flag_of
+from jobs.settings import flag_of, positional_settings
 from pipeline.error_text import one_line, printable
 
 _Settings = TypeVar("_Settings")
@@ -143,12 +143,10 @@ class _Parser(ArgumentParser):
         return f"{head} is one value; put quotes around a pattern, and around a text with spaces"
 
 
-def make_parser(settings_class: type, prog: str, positional: Sequence[str] = ()) -> _Parser:
-    """A parser for a dataclass of settings; the keys of the YAML file are the field names.
-
-    positional: fields that are given by position; all others are --flags.
-    """
+def make_parser(settings_class: type, prog: str) -> _Parser:
+    """A parser for a dataclass of settings; the keys of the YAML file are the field names."""
     parser = _Parser(prog=prog, description=settings_class.__doc__, formatter_class=_HelpFormatter)
+    positional = positional_settings(settings_class)
     parser.settings_class, parser.positional = settings_class, positional
     parser.add_argument(
         "--config",
@@ -192,15 +190,9 @@ def _argument_options(
     return options
 
 
-def parse(
-    settings_class: type[_Settings],
-    arguments: Sequence[str],
-    *,
-    prog: str,
-    positional: Sequence[str] = (),
-) -> _Settings:
+def parse(settings_class: type[_Settings], arguments: Sequence[str], *, prog: str) -> _Settings:
     """The settings from a command line. A mistake ends the process: one line, exit code 2."""
-    parser = make_parser(settings_class, prog, positional)
+    parser = make_parser(settings_class, prog)
     files, others = _split_config_files(arguments)
     for file in files:
         if not os.path.exists(file) or os.path.isdir(file):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import sys
 import typing
 from collections.abc import Sequence
@@ -16,22 +15,8 @@ import shtab
 from jobs.cli import JOBS
 from jobs.command_line import choices_of, parse
 from jobs.exits import EXIT_COMPLETE, print_answer
-from jobs.settings import REQUIRED, flag_of, setting
+from jobs.settings import REQUIRED, flag_of, positional_settings, setting
 
-# job -> the module and name of its settings class, and the settings given by position.
-SETTINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "label": ("jobs.settings", "LabelSettings", ("input",)),
-    "train": ("jobs.train_settings", "TrainSettings", ("input",)),
-    "evaluate": ("jobs.evaluate_settings", "EvaluateSettings", ("input",)),
-    "compress": ("jobs.compress_settings", "CompressSettings", ("input",)),
-    "explain": ("jobs.explain_settings", "ExplainSettings", ("images",)),
-    "report": ("jobs.report_settings", "ReportSettings", ("output",)),
-    "sql": ("jobs.sql", "SqlSettings", ("output", "query")),
-    "benchmark": ("jobs.benchmark_settings", "BenchmarkSettings", ("input",)),
-    "doctor": ("jobs.doctor", "DoctorSettings", ()),
-    "demo": ("jobs.demo", "DemoSettings", ()),
-    "completion": ("jobs.completion", "CompletionSettings", ("shell",)),
-}
 # The settings that name a file or a folder.
 PATHS = frozenset(
     {
@@ -45,7 +30,9 @@ PATHS = frozenset(
 class CompletionSettings:
     """Print a shell's completion script, for `source <(afd completion bash)` in ~/.bashrc."""
 
-    shell: Literal["bash", "zsh"] = setting(REQUIRED, "the shell to print the script for")
+    shell: Literal["bash", "zsh"] = setting(
+        REQUIRED, "the shell to print the script for", positional=True
+    )
 
 
 def script(shell: str) -> str:
@@ -58,20 +45,16 @@ def _all_jobs() -> argparse.ArgumentParser:
     """A parser for completion only: it knows every word and checks no values."""
     parser = argparse.ArgumentParser(prog="afd")
     jobs = parser.add_subparsers(dest="job")
-    for name, text in JOBS.items():
-        module, settings_class, positional = SETTINGS[name]
-        job = jobs.add_parser(name, help=text)
+    for name, described in JOBS.items():
+        job = jobs.add_parser(name, help=described.summary)
         job.add_argument("--print-config", action="store_true", help="print the settings")
         _add(job, "--config", "YAML file of settings", files=True)
-        found: Any = getattr(importlib.import_module(module), settings_class)
-        _add_settings(job, found, positional)
+        _add_settings(job, described.settings_class())
     return parser
 
 
-def _add_settings(
-    job: argparse.ArgumentParser, settings_class: type, positional: Sequence[str]
-) -> None:
-    hints = typing.get_type_hints(settings_class)
+def _add_settings(job: argparse.ArgumentParser, settings_class: type) -> None:
+    hints, positional = typing.get_type_hints(settings_class), positional_settings(settings_class)
     for field in dataclasses.fields(settings_class):
         hint, name = hints[field.name], flag_of(field.name)
         extra: dict[str, Any] = {}
@@ -97,7 +80,7 @@ def _add(
 
 def main(arguments: Sequence[str]) -> int:
     """`afd completion`: exit code 0 with the script, 2 for bad usage."""
-    settings = parse(CompletionSettings, arguments, prog="afd completion", positional=["shell"])
+    settings = parse(CompletionSettings, arguments, prog="afd completion")
     print_answer(script(settings.shell))
     return EXIT_COMPLETE
 

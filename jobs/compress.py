@@ -128,7 +128,7 @@ def _rows(
 
 def main(arguments: Sequence[str]) -> int:
     """`afd compress`: exit code 0 when every good image is in every set, 1 if not, 2: bad usage."""
-    settings = parse(CompressSettings, arguments, prog="afd compress", positional=["input"])
+    settings = parse(CompressSettings, arguments, prog="afd compress")
     return run_job("afd compress", lambda: _run(settings), continued=SAME_COMMAND_CONTINUES)
 
 

@@ -154,7 +154,7 @@ def _write_parquet(output: OutputFolder, name: str, table: pa.Table) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """`afd evaluate`: exit code 0 with a report, 1 when it could not be made, 2 for bad usage."""
-    settings = parse(EvaluateSettings, arguments, prog="afd evaluate", positional=["input"])
+    settings = parse(EvaluateSettings, arguments, prog="afd evaluate")
     return run_job("afd evaluate", lambda: _run(settings))
 
 

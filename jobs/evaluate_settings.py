@@ -24,6 +24,7 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
         REQUIRED,
         "folder (recursive), glob, tar or manifest of clean images; if their folders are named by"
         " WordNet id or class name, accuracy is measured as well as agreement",
+        positional=True,
     )
     output: str = setting(REQUIRED, "output folder: report.md, report.json, tables and images")
 

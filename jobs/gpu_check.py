@@ -26,12 +26,7 @@ _ROOT = Path(__file__).parent.parent
 
 def main(arguments: Sequence[str]) -> int:
     """0 when the tests passed and the benchmark ran. The last line printed is its JSON document."""
-    settings = parse(
-        BenchmarkSettings,
-        [*_sweep(num_cores()), *arguments],
-        prog="gpu-check",
-        positional=["input"],
-    )
+    settings = parse(BenchmarkSettings, [*_sweep(num_cores()), *arguments], prog="gpu-check")
     return run_job("gpu-check", lambda: _check(settings))
 
 

@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
 
     A dry run ends with 0 when it could make its estimate.
     """
-    settings = parse(LabelSettings, arguments, prog="afd label", positional=["input"])
+    settings = parse(LabelSettings, arguments, prog="afd label")
     return run_job(
         "afd label",
         lambda: _run(settings),

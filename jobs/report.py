@@ -24,7 +24,7 @@ def report(settings: ReportSettings) -> Report:
 
 def main(arguments: Sequence[str]) -> int:
     """`afd report`: exit code 0 with a page, 1 when it could not be made, 2 for bad usage."""
-    settings = parse(ReportSettings, arguments, prog="afd report", positional=["output"])
+    settings = parse(ReportSettings, arguments, prog="afd report")
     return run_job("afd report", lambda: _run(settings))
 
 

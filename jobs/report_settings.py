@@ -15,7 +15,7 @@ _MEMORY = re.compile(r"\d+(\.\d+)?\s*[kMGT]i?B", re.IGNORECASE)
 class ReportSettings:
     """Write one HTML page about an output: what the corpus is, and which labels to trust."""
 
-    output: str = setting(REQUIRED, "the output folder of an `afd label` run")
+    output: str = setting(REQUIRED, "the output folder of an `afd label` run", positional=True)
     html: str = setting("auto", "file to write; auto: report.html in the output folder")
     against: str = setting("none", "output folder of an earlier run to compare with, or none")
     sure: float = setting(0.5, "minimum confidence of a label that counts as certain, 0 to 1")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from pipeline.inputs.local_files import absolute_pattern
@@ -23,11 +23,17 @@ _PATHS_OR_WORDS = {
 }
 
 
-def setting(default: Any, description: str) -> Any:
-    """A dataclass field with its help text."""
+def setting(default: Any, description: str, *, positional: bool = False) -> Any:
+    """A dataclass field with its help text. positional: given by position instead of by a flag."""
+    metadata = {"help": description, "positional": positional}
     if default is REQUIRED:
-        return field(metadata={"help": description})
-    return field(default=default, metadata={"help": description})
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def positional_settings(settings_class: type) -> tuple[str, ...]:
+    """The names of the settings that are given by position, in their order."""
+    return tuple(found.name for found in fields(settings_class) if found.metadata["positional"])
 
 
 def flag_of(name: str) -> str:
@@ -72,6 +78,7 @@ class CollectionSettings:
         REQUIRED,
         "folder (recursive), glob, tar or Parquet file of images, manifest (a list of any of these"
         " as text, CSV or Parquet) or one image, on disk or on s3://, gs://, hf:// or https://",
+        positional=True,
     )
     output: str = setting(
         REQUIRED,

@@ -46,10 +46,11 @@ _READING_VERBS = (
 class SqlSettings:
     """Run a SQL query (DuckDB) on an output of `afd label`, with views labels and plan ready."""
 
-    output: str = setting(REQUIRED, "the output folder of an `afd label` run")
+    output: str = setting(REQUIRED, "the output folder of an `afd label` run", positional=True)
     query: str = setting(
         REQUIRED,
         "SQL query, such as 'SELECT status, count(*) FROM labels GROUP BY ALL'; it can only read",
+        positional=True,
     )
     format: Literal["table", "csv", "json"] = setting(
         "table", "table: what fits on the screen; csv and json: every row"
@@ -230,7 +231,7 @@ _WRITERS = {"csv": _write_csv, "json": _write_json}
 
 def main(arguments: Sequence[str]) -> int:
     """`afd sql`: exit code 0 with the result, 1 when the query or the output is bad, 2 usage."""
-    settings = parse(SqlSettings, arguments, prog="afd sql", positional=["output", "query"])
+    settings = parse(SqlSettings, arguments, prog="afd sql")
     return run_job("afd sql", lambda: _run(settings))
 
 

@@ -104,7 +104,7 @@ def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """`afd train`: exit code 0 with a checkpoint, 1 when training failed, 2 for bad usage."""
-    settings = parse(TrainSettings, arguments, prog="afd train", positional=["input"])
+    settings = parse(TrainSettings, arguments, prog="afd train")
     return run_job(
         "afd train",
         lambda: _run(settings),

@@ -41,7 +41,7 @@ def test_the_clusters_run_the_ray_that_was_tested() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_the_commands_parse_and_their_workers_fit_on_the_nodes(command: list[str]) -> None:
-    settings = parse(LabelSettings, command, prog="afd label", positional=["input"])
+    settings = parse(LabelSettings, command, prog="afd label")
     assert settings.output.startswith("s3://")
     assert isinstance(settings.cpus_per_worker, int)
     assert isinstance(settings.workers_per_gpu, int)

@@ -19,7 +19,7 @@ CONF = Path(__file__).parent.parent / "conf"
 class Settings:
     """Settings to parse."""
 
-    source: str = setting(REQUIRED, "where from")
+    source: str = setting(REQUIRED, "where from", positional=True)
     target: str = setting(REQUIRED, "where to")
     images_per_shard: int = setting(10, "images in 100 % of a shard")
     load: float = setting(0.5, "share")
@@ -33,7 +33,7 @@ class Settings:
 
 
 def parsed(*arguments: str) -> Settings:
-    return parse(Settings, arguments, prog="afd test", positional=["source"])
+    return parse(Settings, arguments, prog="afd test")
 
 
 def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -56,10 +56,10 @@ def test_a_positional_setting_with_a_default_may_be_left_out() -> None:
     class Optional:
         """Settings to parse."""
 
-        source: str = setting("here", "where from")
+        source: str = setting("here", "where from", positional=True)
 
     for arguments, source in (([], "here"), (["there"], "there")):
-        settings = parse(Optional, arguments, prog="afd test", positional=["source"])
+        settings = parse(Optional, arguments, prog="afd test")
         assert settings.source == source
 
 
@@ -94,7 +94,7 @@ def test_off_in_a_file_is_a_word(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("integrity: off\nprogress: off\n")
     arguments = ["in", "--output", "out", "--config", str(file)]
-    settings = parse(LabelSettings, arguments, prog="afd label", positional=["input"])
+    settings = parse(LabelSettings, arguments, prog="afd label")
     assert (settings.integrity, settings.progress) == ("off", "off")
 
 
@@ -128,7 +128,7 @@ def test_an_empty_place_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         (["in", "--output", ""], "--output"),
     ):
         with pytest.raises(SystemExit):
-            parse(LabelSettings, arguments, prog="afd label", positional=["input"])
+            parse(LabelSettings, arguments, prog="afd label")
         assert f"{name} is empty: give it a value\n" in capsys.readouterr().err
 
 
@@ -136,7 +136,7 @@ def test_an_empty_value_may_be_left_out_where_there_is_a_default(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
-        parse(LabelSettings, ["in", "--output", "out", "--afd", ""], prog="", positional=["input"])
+        parse(LabelSettings, ["in", "--output", "out", "--afd", ""], prog="")
     assert "--afd is empty: give it a value, or leave it out" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         several("a", "")
@@ -267,7 +267,6 @@ def test_the_yaml_of_the_label_job_is_accepted() -> None:
         LabelSettings,
         ["in", "--output", "out", "--config", str(CONF / "label.yaml")],
         prog="afd label",
-        positional=["input"],
     )
     assert settings == LabelSettings(input="in", output="out")
 
@@ -276,12 +275,12 @@ def test_the_yaml_of_the_label_job_is_accepted() -> None:
 class Several:
     """Several values by place, and a switch."""
 
-    files: tuple[str, ...] = setting(REQUIRED, "which")
+    files: tuple[str, ...] = setting(REQUIRED, "which", positional=True)
     loud: bool = setting(False, "say more")
 
 
 def several(*arguments: str) -> Several:
-    return parse(Several, arguments, prog="afd test", positional=["files"])
+    return parse(Several, arguments, prog="afd test")
 
 
 def test_several_values_by_place() -> None:
@@ -314,8 +313,8 @@ def test_a_bad_value_by_place_is_named(capsys: pytest.CaptureFixture[str]) -> No
     class Placed:
         """A choice by place."""
 
-        shell: Literal["bash", "zsh"] = setting(REQUIRED, "which")
+        shell: Literal["bash", "zsh"] = setting(REQUIRED, "which", positional=True)
 
     with pytest.raises(SystemExit):
-        parse(Placed, ["fish"], prog="afd test", positional=["shell"])
+        parse(Placed, ["fish"], prog="afd test")
     assert "afd test: SHELL 'fish' is not one of: bash, zsh\n" in capsys.readouterr().err

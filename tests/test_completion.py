@@ -1,7 +1,6 @@
 """`afd completion`: real shells complete by it, and it knows every job and every flag."""
 
 import dataclasses
-import importlib
 import os
 import pty
 import re
@@ -16,7 +15,7 @@ import pytest
 
 from jobs.cli import JOBS
 from jobs.cli import main as afd
-from jobs.completion import PATHS, SETTINGS, main, script
+from jobs.completion import PATHS, main, script
 
 _PATIENCE_S = 20.0
 
@@ -107,7 +106,6 @@ def test_zsh_takes_its_script(tmp_path: Path) -> None:
 def test_every_job_is_completed_with_the_flags_of_its_help(
     bash_script: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert list(SETTINGS) == list(JOBS)
     for job in JOBS:
         with pytest.raises(SystemExit):
             afd([job, "--help"])
@@ -118,10 +116,9 @@ def test_every_job_is_completed_with_the_flags_of_its_help(
 
 
 def test_what_is_completed_as_a_path_is_a_setting() -> None:
-    classes = [
-        getattr(importlib.import_module(module), name) for module, name, _ in SETTINGS.values()
-    ]
-    fields = {field.name for found in classes for field in dataclasses.fields(found)}
+    fields = {
+        field.name for job in JOBS.values() for field in dataclasses.fields(job.settings_class())
+    }
     assert fields | {"config"} >= PATHS
 
 

@@ -29,7 +29,7 @@ def test_every_gpu_test_is_run() -> None:
 
 def test_the_sweep_is_a_command_line_that_the_users_overrides() -> None:
     arguments = [*gpu_check._sweep(16), "--batch-size", "64", "--backbone", "resnet18"]
-    settings = parse(BenchmarkSettings, arguments, prog="gpu-check", positional=["input"])
+    settings = parse(BenchmarkSettings, arguments, prog="gpu-check")
     assert settings.workers == (1, 2, 4, 8)
     assert settings.threads == ("auto", 8)
     assert settings.hw_decoder_load == (0, 0.35, 0.65, 0.95)

@@ -71,7 +71,7 @@ from pipeline.pairs.training_data import Rank
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
-settings = parse(TrainSettings, sys.argv[3:], prog="test", positional=["input"])
+settings = parse(TrainSettings, sys.argv[3:], prog="test")
 run_worker(settings.located(), Rank(rank, 2))
 """
 
