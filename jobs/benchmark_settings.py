@@ -16,8 +16,8 @@ class BenchmarkSettings(BackboneSettings):
 
     input: str = setting(
         OWN,
-        "images to measure with: folder, glob, tar or manifest; own: JPEGs that the benchmark"
-        " makes itself",
+        "images to measure with: folder, glob, tar, Parquet file or manifest; own: JPEGs that the"
+        " benchmark makes itself",
         positional=True,
     )
     corpus: str = setting(

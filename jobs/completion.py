@@ -31,7 +31,7 @@ class CompletionSettings:
     """Print a shell's completion script, for `source <(afd completion bash)` in ~/.bashrc."""
 
     shell: Literal["bash", "zsh"] = setting(
-        REQUIRED, "the shell to print the script for", positional=True
+        REQUIRED, "the shell to print the script for: bash or zsh", positional=True
     )
 
 

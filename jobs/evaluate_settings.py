@@ -22,8 +22,8 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
 
     input: str = setting(
         REQUIRED,
-        "folder (recursive), glob, tar or manifest of clean images; if their folders are named by"
-        " WordNet id or class name, accuracy is measured as well as agreement",
+        "folder (recursive), glob, tar, Parquet file or manifest of clean images; if their folders"
+        " are named by WordNet id or class name, accuracy is measured as well as agreement",
         positional=True,
     )
     output: str = setting(REQUIRED, "output folder: report.md, report.json, tables and images")

@@ -20,7 +20,9 @@ class ExplainSettings(ClassNamesSettings, BackboneSettings):
     """Draw what compression does to an image inside the classifier: one PNG per image."""
 
     images: tuple[str, ...] = setting(
-        REQUIRED, "image files, or folders, globs, tars and manifests of them", positional=True
+        REQUIRED,
+        "image files, or folders, globs, tars, Parquet files and manifests of them",
+        positional=True,
     )
     output: str = setting("explained", "folder for the pictures, one PNG per image, named after it")
 
