@@ -1,7 +1,8 @@
 """Encoded bytes -> normalised pixels and DCT coefficients, by one DALI graph for CPU and CUDA.
 
 On CUDA, everything from the JPEG decoder on runs on the device. On a CPU, the graph only decodes
-whole images, and `pipeline.pixels.resample` does the rest.
+whole images, and `pipeline.pixels.resample` does the rest; where nothing is resized, or Numba is
+missing, the graph makes the model's windows here too.
 The graph has a queue depth of one, and prefetch is done here: so every batch gives exactly one
 result or one error, in order, and a refused batch leaves the DALI pipeline usable.
 """
@@ -19,7 +20,7 @@ from nvidia.dali import fn, pipeline_def, types
 
 from afd_model.dct import DCT_CHANNELS
 from pipeline.pixels.batches import batches, num_pixels
-from pipeline.pixels.block_dct import BlockDct, BlockDctByOneProduct
+from pipeline.pixels.block_dct import block_dct_on
 from pipeline.pixels.geometry import DCT_BLOCK, Geometry, crop_window
 from pipeline.pixels.normalize import Normalize
 from pipeline.pixels.resample import cpu_resample
@@ -151,8 +152,7 @@ class Decoder:
         # DALI reuses an output's memory without waiting for PyTorch's stream that reads from it.
         self._outputs_read = torch.cuda.Event() if cuda else None
         self._pixels = torch.empty(count, side, side, 3, dtype=options.dtype, device=device)
-        transform = BlockDctByOneProduct(side, device) if cuda else BlockDct(side)
-        self._block_dct = transform if options.dct else None
+        self._block_dct = block_dct_on(device, side) if options.dct else None
         self._dct = torch.empty(
             (count, DCT_CHANNELS if options.dct else 0, blocks, blocks),
             device=device,

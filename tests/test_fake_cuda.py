@@ -188,6 +188,7 @@ def test_from_decoded_pairs_to_the_loss_all_is_on_the_device(
             assert {len(tensor) for tensor in batch} == {count}
             assert is_channels_last(batch.clean)
             assert is_channels_last(batch.degraded)
+            assert is_channels_last(batch.dct)
         for trainer.step in (0, 1):  # the stem alone, then every term
             with trainer._autocast():
                 loss, terms = trainer._loss(full.to(trainer.device))

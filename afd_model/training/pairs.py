@@ -14,7 +14,8 @@ class PairBatch(NamedTuple):
 
     Attributes:
         clean, degraded: (B, 3, crop, crop) float32, normalised for the backbone, channels_last.
-        dct: (B, 192, crop/8, crop/8) float32, `block_dct` of the degraded pixels.
+        dct: (B, 192, crop/8, crop/8) float32, `block_dct` of the degraded pixels; channels_last on
+            CUDA, contiguous on a CPU.
         quality: (B,) float32, IJG quality in the degraded image's header; NaN without one.
         condition: (B,) int64, the kind of compression; 0: none. Validation reports by it.
     """

@@ -17,7 +17,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from afd_model.dct import block_dct
 from afd_model.training.pairs import PairBatch
 from pipeline.decode import DecodeOptions
 from pipeline.pairs.decode_training import PairDecoder
@@ -28,7 +27,7 @@ from pipeline.pairs.pair_plan import (
     validation_plan,
 )
 from pipeline.pairs.recompress import common_root, relative_name
-from pipeline.pixels.block_dct import BlockDct
+from pipeline.pixels.block_dct import block_dct_on
 from pipeline.pixels.geometry import Geometry
 from pipeline.pixels.normalize import Normalize
 from pipeline.prefetch import prefetch
@@ -121,7 +120,7 @@ class PairLoader:
             varied=mix.varied,
         )
         self._normalize = Normalize(geometry, torch.float32, options.torch_device)
-        self._block_dct = BlockDct(geometry.crop)
+        self._block_dct = block_dct_on(options.torch_device, geometry.crop)
         self._pool = ThreadPoolExecutor(read_threads, thread_name_prefix="read")
 
     def training(self, first_step: int = 0) -> Generator[PairBatch, None, None]:
@@ -203,15 +202,10 @@ class PairLoader:
         return PairBatch(
             clean=self._normalize(clean),
             degraded=self._normalize(degraded),
-            dct=self._dct(degraded),
+            dct=self._block_dct(degraded),
             quality=torch.tensor(quality, device=clean.device),
             condition=torch.tensor([plans[k].condition for k in kept], device=clean.device),
         )
-
-    def _dct(self, rgb: torch.Tensor) -> torch.Tensor:
-        if rgb.is_cuda:
-            return block_dct(rgb.permute(0, 3, 1, 2).float())
-        return self._block_dct(rgb)
 
 
 def _stated_quality(image: EncodedImage, plan: PairPlan) -> float:
