@@ -17,7 +17,8 @@ class AFDConfig:
 
     Attributes:
         stem_channels, stem_stride: of the features that it enhances.
-        size: the preset that it was made from, for messages and file names.
+        size: the preset that it was made from; training that starts from the module and asks for
+            the same one keeps `depth`.
         width, reduction, depth, levels, down_blocks, up_blocks: see `FENet`.
         fde_hidden: `hidden` of `FDENet`.
         fdm: `kind` of `FDENet`.

@@ -1,4 +1,8 @@
-"""The optional import of `cpu_kernels`: without Numba, PyTorch's own operators do the same."""
+"""The import of `cpu_kernels`, which PyTorch's and DALI's operators replace where Numba is missing.
+
+The package requires Numba, but Numba supports a new Python only months later. The operators are
+there in any case, because CUDA uses them; on a CPU they take several times as long.
+"""
 
 from types import ModuleType
 
