@@ -3,16 +3,16 @@
 import difflib
 import math
 import sys
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models import get_model_builder, get_model_weights, list_models
+from torchvision.models import get_model_builder, get_model_weights
 
+from afd_model.architectures import TIMM_PREFIX, build, check_name, family_of, timm_library
 from afd_model.class_names import (
     check_timm_classifies,
     class_count,
@@ -32,7 +32,6 @@ from afd_model.weight_files import (
     without_prefix,
 )
 
-TIMM_PREFIX = "timm:"
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".tar")
 # The model whose ImageNet weights come as a Python package: it needs no download.
 PACKAGED = "timm:tf_efficientnet_lite0"
@@ -119,7 +118,7 @@ def load_backbone(
     kind = _weights_kind(name, weights)
     module, resolved = _with_weights(name, kind, weights)
     module = module.eval().requires_grad_(requires_grad=False)
-    stem = find_stem(module, preprocessing.crop, stem_layer, family=_family(name, module))
+    stem = find_stem(module, preprocessing.crop, stem_layer, family=family_of(name, module))
     # A file's thousand classes may be others: to name them, or not to, says so.
     is_imagenet = class_count(module) == IMAGENET_CLASSES and (
         class_names == "auto" if kind == "file" else kind != "none"
@@ -145,30 +144,6 @@ def load_backbone(
         weights=resolved,
         weights_sha256=None if kind == "none" else tensors_sha256(module.state_dict()),
     )
-
-
-def check_name(name: str) -> None:
-    """Checks that a backbone exists, without building it.
-
-    Raises:
-        ValueError: it does not; suggests the most similar name.
-    """
-    if name.startswith(TIMM_PREFIX):
-        timm, plain = _timm(), name.removeprefix(TIMM_PREFIX)
-        with suppress(RuntimeError):  # the model exists, but not its tag
-            # None also for the names of timm's first releases, which it would still build.
-            if timm.get_pretrained_cfg(plain) is not None:
-                return
-        known = timm.list_models() + timm.list_pretrained()
-        near = [TIMM_PREFIX + n for n in difflib.get_close_matches(plain, known, n=1)]
-    else:
-        known = list_models(module=torchvision.models)
-        if name in known:
-            return
-        candidates = known + [TIMM_PREFIX + n for n in _timm().list_models()]
-        near = difflib.get_close_matches(name, candidates, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "see torchvision.models and timm.list_models()"
-    raise ValueError(f"unknown backbone {name!r}: {hint}")
 
 
 def preprocessing_of(name: str, weights: str = "default") -> Preprocessing:
@@ -202,9 +177,9 @@ def preprocessing_of(name: str, weights: str = "default") -> Preprocessing:
 
 
 def _timm_preprocessing(name: str) -> Preprocessing:
-    pretrained = _timm().get_pretrained_cfg(name)
+    pretrained = timm_library().get_pretrained_cfg(name)
     fields = pretrained.to_dict() if pretrained is not None else {}
-    config = _timm().data.resolve_data_config(pretrained_cfg=fields)
+    config = timm_library().data.resolve_data_config(pretrained_cfg=fields)
     crop = int(config["input_size"][-1])
     return Preprocessing(
         resize=math.floor(crop / config["crop_pct"]),
@@ -231,19 +206,6 @@ def _weights_kind(name: str, weights: str) -> str:
     raise ValueError(f"unknown weights {weights!r} for {name} ({known}, or a file){hint}")
 
 
-def _build(name: str, classes: int = IMAGENET_CLASSES) -> nn.Module:
-    if name.startswith(TIMM_PREFIX):
-        module = _timm().create_model(name.removeprefix(TIMM_PREFIX), num_classes=classes)
-        if getattr(module, "num_classes", classes) == 0:
-            raise ValueError(f"{name} has no classifier: it is an encoder, whatever its weights")
-        return module
-    extra: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
-        # torchvision sets this when it loads the published weights, which need it.
-        extra = {"transform_input": True, "init_weights": True}
-    return get_model_builder(name)(weights=None, num_classes=classes, **extra)
-
-
 def _with_weights(name: str, kind: str, weights: str) -> tuple[nn.Module, str]:
     """The model with its weights, and `Backbone.weights`; kind: from `_weights_kind`."""
     if kind == "none":
@@ -256,9 +218,9 @@ def _with_weights(name: str, kind: str, weights: str) -> tuple[nn.Module, str]:
 def _from_file(name: str, path: str) -> nn.Module:
     """The model with the weights of a file, and as many classes as these have."""
     with torch.device("meta"):
-        skeleton = _build(name)
+        skeleton = build(name)
     state = without_prefix(read_weights(path), skeleton)
-    module = _build(name, head_classes(state, skeleton))
+    module = build(name, head_classes(state, skeleton))
     load_state(module, state, name, path)
     return module
 
@@ -267,7 +229,7 @@ def _random(name: str) -> nn.Module:
     """The model with random weights, the same in every process: the workers of a job must agree."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _build(name)
+        return build(name)
 
 
 def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
@@ -275,7 +237,7 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
     if name.startswith(TIMM_PREFIX):
         check_timm_classifies(name.removeprefix(TIMM_PREFIX))
     if name == PACKAGED and has_packaged_lite0():
-        module = _build(name)
+        module = build(name)
         return module, load_packaged_lite0(module)
     try:
         with redirect_stdout(sys.stderr):  # torch.hub prints what it downloads
@@ -296,19 +258,7 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
 def _from_hub(name: str, weights: str) -> tuple[nn.Module, str]:
     """As `_pretrained`, with the libraries' own errors."""
     if name.startswith(TIMM_PREFIX):
-        return _timm().create_model(name.removeprefix(TIMM_PREFIX), pretrained=True), weights
+        return timm_library().create_model(name.removeprefix(TIMM_PREFIX), pretrained=True), weights
     choices = get_model_weights(name)
     chosen = choices.DEFAULT if weights == "default" else choices[weights]
     return get_model_builder(name)(weights=chosen), chosen.name
-
-
-def _timm() -> Any:
-    """timm. It takes half a second to import, and torchvision's models do without it."""
-    import timm
-
-    return timm
-
-
-def _family(name: str, module: nn.Module) -> tuple[str, str]:
-    library = "timm" if name.startswith(TIMM_PREFIX) else "torchvision"
-    return library, type(module).__name__

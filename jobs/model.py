@@ -17,7 +17,8 @@ from afd_model.checkpoint import CheckpointFacts, resolve_afd, shipped_checkpoin
 from afd_model.classifier import AFDClassifier
 from afd_model.dct import DCT_CHANNELS
 from afd_model.inference.device import device_name, dtype_name, resolve_device, resolve_precision
-from afd_model.inference.predictor import Engine, NotFiniteError, Predictor
+from afd_model.inference.predictions import NotFiniteError
+from afd_model.inference.predictor import Engine, Predictor
 from afd_model.inference.rounding import pink_noise
 from jobs.settings import BackboneSettings, ClassNamesSettings, LabelSettings
 from pipeline.decode import DecodeOptions, Decoder

@@ -14,7 +14,8 @@ from afd_model.backbones import Backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.inference.device import has_native_bf16
 from afd_model.inference.openvino_model import OpenVINOModel
-from afd_model.inference.predictor import Predictions, Predictor
+from afd_model.inference.predictions import Predictions
+from afd_model.inference.predictor import Predictor
 
 CPU = torch.device("cpu")
 

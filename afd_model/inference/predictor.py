@@ -2,7 +2,6 @@
 
 import copy
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,37 +17,12 @@ from afd_model.inference.inductor_model import InductorModel
 from afd_model.inference.kernels import cpu_kernels
 from afd_model.inference.micro_batches import micro_batch_sizes
 from afd_model.inference.openvino_model import OpenVINOModel
+from afd_model.inference.predictions import NotFiniteError, Predictions
 from afd_model.inference.rounding import keep_head_in_float32, round_weights
 
 _MAX_OPENVINO_IMAGES = 16  # at a time; more gain nothing
 
 Engine = Literal["torch", "inductor", "openvino"]
-
-
-class NotFiniteError(ArithmeticError):
-    """Probabilities that are not numbers; the message is one line for the user."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions for one batch, on the host.
-
-    Attributes:
-        labels: (B,) int32, top-1.
-        confidences: (B,) float32, its softmax probability.
-        top_labels: (B, k) int32, most probable first.
-        top_confidences: (B, k) float32.
-        drift_angle_deg, drift_energy: (B,) float32; None without a trained AFD-Module.
-        flip_probability: (B,) float32; None without a flip model.
-    """
-
-    labels: np.ndarray
-    confidences: np.ndarray
-    top_labels: np.ndarray
-    top_confidences: np.ndarray
-    drift_angle_deg: np.ndarray | None
-    drift_energy: np.ndarray | None
-    flip_probability: np.ndarray | None
 
 
 class Predictor:
