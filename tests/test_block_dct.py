@@ -1,4 +1,4 @@
-"""Both ways to the DCT against scipy; the one for CUDA runs on a CPU as well."""
+"""All ways to the DCT against scipy; the one for CUDA runs on a CPU as well."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,17 @@ from pipeline.pixels.block_dct import BlockDct, BlockDctByOneProduct
 TOLERANCE = 2e-3  # float32, whose places near 1000 are 6e-5 apart: sums of 192
 
 Transform = BlockDct | BlockDctByOneProduct
+
+
+def without_numba(side: int) -> BlockDct:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.pixels.block_dct.cpu_kernels", lambda: None)
+        return BlockDct(side)
+
+
 WAYS: dict[str, Callable[[int], Transform]] = {
     "CPU": BlockDct,
+    "CPU without Numba": without_numba,
     "CUDA": lambda side: BlockDctByOneProduct(side, torch.device("cpu")),
 }
 make = pytest.mark.parametrize("make", WAYS.values(), ids=WAYS.keys())
@@ -69,6 +78,19 @@ def test_a_result_is_overwritten_only_where_the_caller_says_so() -> None:
     assert transform(second, out=out) is out
     assert torch.equal(kept, expected)
     assert torch.equal(out, transform(second))
+
+
+def test_several_threads_give_what_one_does() -> None:
+    rgb = torch.from_numpy(np.stack([photo(64, 64, seed) for seed in range(5)]))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(BlockDct(64)(rgb))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
 
 
 def test_the_models_own_reference_agrees() -> None:

@@ -1,86 +1,55 @@
-"""The 8x8 block DCT of the model's input as matrix products, for the CPU and for CUDA.
+"""The 8x8 block DCT of the model's input: a compiled kernel on a CPU, a matrix product on CUDA.
 
-DALI has no such operator. Two passes of its `fn.mfcc` are exact, but take seven times as long on a
-CPU and ten times on a GPU. Both classes are tested against `afd_model.dct.block_dct`.
+DALI has no such operator. Two passes of its `fn.mfcc` are exact, but take many times as long. Both
+classes are tested against `afd_model.dct.block_dct`.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from afd_model.dct import DCT_CHANNELS, JFIF_RGB_TO_YCBCR, ZIGZAG, dct_basis
+from afd_model.dct import DCT_CHANNELS, JFIF_RGB_TO_YCBCR, ZIGZAG, block_dct, dct_basis
+from afd_model.inference.kernels import cpu_kernels
 
 LEVEL_SHIFT = 128.0
-_IMAGES_AT_A_TIME = 4  # the intermediate results of four 224x224 images fit into an L2 cache
 
 
 class BlockDct:
-    """The transform for square images of one size on a CPU; reuses its buffers.
-
-    It is separable. The 8 pixels x 3 channels of a block's row are contiguous in memory, so one
-    (24, 24) matrix does both the colour conversion and the horizontal DCT; the vertical DCT is an
-    (8, 8) matrix on the rows. ITU-T T.81 A.3.3; colour: ITU-T T.871.
-    """
+    """The transform for square images of one size on a CPU, in as many threads as PyTorch uses."""
 
     def __init__(self, side: int) -> None:
-        self._side, self._blocks = side, side // 8
-        n, blocks = _IMAGES_AT_A_TIME, self._blocks
-        basis = dct_basis()  # (frequency, sample)
-        colour = torch.tensor(JFIF_RGB_TO_YCBCR, dtype=torch.float64)  # (component, channel)
-        row = torch.einsum("ux,kc->kuxc", basis, colour).reshape(24, 24)
-        self._row = row.float()  # (component * frequency, sample * channel)
-        self._column = basis.float()
-        channel = torch.tensor(
-            [
-                (place // 8) * 24 + component * 8 + place % 8
-                for component in range(3)
-                for place in ZIGZAG
-            ]
-        )
-        # Row (image, channel, block row) of the result is row (image, block row, source channel) of
-        # the transformed columns. Each row is contiguous: one value per block column.
-        of_image = DCT_CHANNELS * blocks * torch.arange(n)[:, None, None]
-        of_block_row = DCT_CHANNELS * torch.arange(blocks)
-        self._source_row = (of_image + channel[:, None] + of_block_row).flatten()
-        self._pixels = torch.empty(n * side, blocks, 24)
-        self._rows = torch.empty(n * side, 24, blocks)
-        self._columns = torch.empty(n * blocks, 8, 24 * blocks)
+        self._blocks = side // 8
+        self._place = np.argsort(ZIGZAG)  # row-major index -> zigzag index
+        self._kernels = cpu_kernels()
 
     def __call__(self, rgb: Tensor, out: Tensor | None = None) -> Tensor:
         """rgb: (B, side, side, 3) uint8 -> (B, 192, side/8, side/8) float32.
 
-        out: written to, and returned. A new tensor doubles the time, because of page faults.
+        out: written to, and returned. A new tensor takes longer, because of page faults.
         """
         if out is None:
             out = torch.empty(len(rgb), DCT_CHANNELS, self._blocks, self._blocks)
-        for start in range(0, len(rgb), _IMAGES_AT_A_TIME):
-            self._transform(rgb[start : start + _IMAGES_AT_A_TIME], out[start:])
-        return out
+        if self._kernels is None:
+            return out.copy_(block_dct(rgb.permute(0, 3, 1, 2).float()))
+        from pipeline.pixels.block_dct_kernel import transform_blocks
 
-    def _transform(self, rgb: Tensor, out: Tensor) -> None:
-        n, blocks = len(rgb), self._blocks
-        num_rows, num_block_rows = n * self._side, n * blocks
-        # Luma's level shift: an equal shift of R, G and B shifts luma by as much, and chroma not at
-        # all. It comes first, so that the sums that follow stay small and exact.
-        pixels = self._pixels[:num_rows].copy_(rgb.reshape(num_rows, blocks, 24)).sub_(LEVEL_SHIFT)
-        rows = torch.bmm(
-            self._row.expand(num_rows, 24, 24), pixels.transpose(1, 2), out=self._rows[:num_rows]
-        )
-        columns = torch.bmm(
-            self._column.expand(num_block_rows, 8, 8),
-            rows.view(num_block_rows, 8, 24 * blocks),
-            out=self._columns[:num_block_rows],
-        )
-        source_row = self._source_row[: n * DCT_CHANNELS * blocks]
-        result = out[:n].view(-1, blocks)
-        torch.index_select(columns.view(-1, blocks), 0, source_row, out=result)
+        images = rgb.flatten(2).numpy()
+        found = out.view(len(rgb), DCT_CHANNELS, self._blocks**2).numpy()
+
+        def transform_some(part: slice) -> None:
+            transform_blocks(images[part], self._place, found[part])
+
+        self._kernels.in_threads(transform_some, len(rgb))
+        return out
 
 
 class BlockDctByOneProduct:
-    """The same as one (192, 192) product per block: more arithmetic, but fewer passes over memory.
+    """The same as one (192, 192) product per block: more arithmetic, but one pass over memory.
 
-    This is faster on a GPU, where memory is the bottleneck. Works on any device.
+    Colour conversion and DCT are linear (T.81 A.3.3, T.871), and a GPU's bottleneck is memory.
+    Works on any device.
     """
 
     def __init__(self, side: int, device: torch.device) -> None:
