@@ -1,6 +1,6 @@
 """What planning and resuming cost the driver at the scale of a large corpus.
 
-    python benchmarks/planning_scale.py FOLDER [--images 10000000] [--shards 100000] [PART ...]
+    python benchmarks/planning_scale.py FOLDER [PART ...] [--images 10000000] [--shards 100000]
 
 PART: listing (a synthetic one is planned), manifest (a Parquet file of URIs is read and planned),
 resume (a run of which one shard is left finds that out, and is audited), schedule (Ray hands out

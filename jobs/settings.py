@@ -182,8 +182,9 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     )
     integrity: Literal["off", "fast", "full"] = setting(
         "fast",
-        "search for silent corruption: fast finds truncation, holes and broken markers; full also"
-        " decodes every JPEG a second time, strictly, and finds more of the flipped bits",
+        "search for silent corruption: off: none, so that a truncated file is ok; fast finds"
+        " truncation, holes and broken markers; full also decodes every JPEG a second time,"
+        " strictly, and finds more of the flipped bits",
     )
 
     device: Literal["auto", "cuda", "cpu"] = setting(
@@ -195,7 +196,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     engine: Literal["auto", "torch", "inductor", "openvino"] = setting(
         "auto",
         "what runs the model; inductor (CUDA): starts 15 s later, then runs twice as fast;"
-        " openvino (CPU, needs the extra): starts 3 s later, then runs 1.1 to 1.6 times as fast;"
+        " openvino (CPU, needs the extra): starts 3 s later, then runs 1.1 to 1.8 times as fast;"
         " auto: on CUDA inductor from 25,000 images per worker, on a CPU openvino, if installed,"
         " from 10,000 images per worker; else torch",
     )

@@ -107,7 +107,11 @@ class TrainSettings(ClassifierSettings):
         " then again at quality 85); the others are compressed as whole pictures",
     )
     max_compressions: int = setting(5, "highest number of compressions of a pair")
-    min_area: float = setting(0.35, "smallest share of the picture's area that a window covers")
+    min_area: float = setting(
+        0.35,
+        "smallest share of the picture's area that a window covers; at least 0.6 of a picture that"
+        " --reduced-share reduced",
+    )
     recoloured_share: float = setting(
         0.0,
         "share of the pairs whose colours are changed first: hue by up to 40 degrees, saturation"
