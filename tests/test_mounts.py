@@ -1,49 +1,47 @@
-"""Removed files are told from disks that are not there, by real disks."""
+"""Removed files are told from disks and folders that are not there any more."""
 
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from servers import Bucket
 
-from jobs.labelling.mounts import InputDisks, NotMountedError, existing_input_files
+from jobs.labelling.mounts import InputWitnesses, NotMountedError, existing_input_files
 from pipeline.output import OutputFolder
 from pipeline.records import Container, ImageRef
 from pipeline.shards import Plan, write_plan
 
-OTHER_DISK = Path("/dev/shm")  # in memory, on Linux
+NUM = 9  # images in a folder
 
 
 @pytest.fixture
-def disks(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """Two mount points, on the disk of `tmp_path`, of folders on another disk with nine images."""
-    if not OTHER_DISK.is_dir() or OTHER_DISK.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("needs a second disk")
-    places = tmp_path / "a", tmp_path / "b"
-    with tempfile.TemporaryDirectory(dir=OTHER_DISK) as folder:
-        for place in places:
-            disk = Path(folder) / place.name
-            (disk / "more").mkdir(parents=True)
-            for number in range(9):
-                (disk / f"{number}.jpg").touch()
-                (disk / "more" / f"{number}.jpg").touch()
-            place.symlink_to(disk)
-        yield places
+def disks(tmp_path: Path) -> tuple[Path, Path]:
+    """Two mount points with nine images each, and nine more in a folder `more` of each."""
+    places = tmp_path / "in" / "a", tmp_path / "in" / "b"
+    for place in places:
+        (place / "more").mkdir(parents=True)
+        for number in range(NUM):
+            (place / f"{number}.jpg").touch()
+            (place / "more" / f"{number}.jpg").touch()
+    return places
 
 
 def unmount(place: Path) -> None:
-    place.unlink()
+    """An empty folder is left, as at a mount point."""
+    shutil.rmtree(place)
     place.mkdir()
 
 
 def refs(*folders: Path) -> list[ImageRef]:
-    return [ImageRef(f"{folder}/{number}.jpg") for folder in folders for number in range(9)]
+    return [ImageRef(f"{folder}/{number}.jpg") for folder in folders for number in range(NUM)]
 
 
 def statuses(images: list[ImageRef]) -> list[str]:
-    return ["ok" if Path(ref.uri).exists() else "unreadable" for ref in images]
+    return ["ok" if Path(ref.source or ref.uri).exists() else "unreadable" for ref in images]
+
+
+def witnesses(images: list[ImageRef], output: Path) -> InputWitnesses:
+    return InputWitnesses(files_of(images, output))
 
 
 def files_of(images: list[ImageRef], output: Path) -> tuple[str, ...]:
@@ -68,14 +66,14 @@ def test_a_driver_knows_files_all_over_the_input(disks: tuple[Path, Path], tmp_p
 def test_of_remote_images_a_driver_knows_no_files(s3: Bucket, tmp_path: Path) -> None:
     remote = [ImageRef(f"{s3.url}/0.jpg"), ImageRef(f"{s3.url}/a.tar#1", f"{s3.url}/a.tar")]
     assert files_of(remote, tmp_path / "out") == ()
-    InputDisks(()).check_shard(remote, ["unreadable", "unreadable"])
+    InputWitnesses(()).check_shard(remote, ["unreadable", "unreadable"])
 
 
 def test_a_disk_that_is_unmounted_is_told_from_removed_files(
     disks: tuple[Path, Path], tmp_path: Path
 ) -> None:
     images = refs(*disks)
-    found = InputDisks(files_of(images, tmp_path / "out"))
+    found = witnesses(images, tmp_path / "out")
     for number in (0, 1, 2, 3, 12):
         Path(images[number].uri).unlink()
     found.check_shard(images, statuses(images))
@@ -87,30 +85,66 @@ def test_a_disk_that_is_unmounted_is_told_from_removed_files(
     found.check_shard(images[:9], statuses(images[:9]))
 
 
-def test_a_folder_that_is_removed_is_no_disk(disks: tuple[Path, Path], tmp_path: Path) -> None:
-    images = refs(disks[0] / "more", disks[1])
-    found = InputDisks(files_of(images, tmp_path / "out"))
-    shutil.rmtree(disks[0] / "more")
-    found.check_shard(images[:9], statuses(images[:9]))
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_disk_that_is_lost_while_a_shard_is_read_is_noticed(
+    sampled: bool, disks: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Some of its images were read, and are not there any more either."""
+    images = refs(*disks)
+    found = witnesses(images if sampled else images[:9], tmp_path / "out")
+    half_read = [*statuses(images[:14]), *["unreadable"] * 4]
+    unmount(disks[1])
+    with pytest.raises(NotMountedError, match=r"/b/5.jpg' does not exist"):
+        found.check_shard(images, half_read)
 
 
 def test_an_input_that_is_moved_is_not_taken_for_removed_files(
     disks: tuple[Path, Path], tmp_path: Path
 ) -> None:
     images = refs(disks[0] / "more")
-    found = InputDisks(files_of(images, tmp_path / "out"))
+    found = witnesses(images, tmp_path / "out")
+    half_read = ["ok"] * 5 + ["unreadable"] * 4
     (disks[0] / "more").rename(disks[0] / "less")
-    with pytest.raises(NotMountedError, match=r"/a/more/3.jpg' does not exist"):
-        found.check_shard(images[3:6], statuses(images[3:6]))
+    for part, said in ((images, half_read), (images[3:6], ["unreadable"] * 3)):
+        with pytest.raises(NotMountedError, match=r"/a/more/\d.jpg' does not exist"):
+            found.check_shard(part, said)
+    again = witnesses(refs(disks[0] / "less", disks[0] / "more"), tmp_path / "again")
+    again.check_shard(images, ["unreadable"] * 9)  # so the command, repeated, goes on
+
+
+def test_what_was_never_there_is_no_lost_disk(disks: tuple[Path, Path], tmp_path: Path) -> None:
+    """As a mistyped line of a manifest."""
+    images = refs(disks[0])
+    found = witnesses(images, tmp_path / "out")
+    for name in ("/dev/shm/gone.jpg", "/dtaa/x.jpg", f"{disks[0].parent}/typo/1.jpg", "/# end"):
+        dead = [*images, ImageRef(name)]
+        found.check_shard(dead, statuses(dead))
+        found.check_shard(dead[-1:], ["unreadable"])
+        InputWitnesses(()).check_shard(dead[-1:], ["unreadable"])
+
+
+def test_links_are_followed_to_the_disks_that_they_lead_to(
+    disks: tuple[Path, Path], tmp_path: Path
+) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for number in range(2 * NUM):
+        (links / f"{number}.jpg").symlink_to(disks[number % 2] / f"{number // 2}.jpg")
+    images = [ImageRef(f"{links}/{number}.jpg") for number in range(2 * NUM)]
+    found = witnesses(images, tmp_path / "out")
+    (disks[1] / "0.jpg").unlink()
+    found.check_shard(images, statuses(images))
+    unmount(disks[1])
+    with pytest.raises(NotMountedError, match=r"/links/1.jpg' does not exist"):
+        found.check_shard(images, statuses(images))
 
 
 def test_a_missing_archive_is_as_missing_as_a_file(
     disks: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (disks[1] / "9.tar").touch()
-    images = [*refs(disks[0])]
     members = [ImageRef("b.tar#0", f"{disks[1]}/9.tar", Container.TAR, 0, 7)]
-    found = InputDisks(files_of([*images, *members], tmp_path / "out"))
+    found = witnesses([*refs(disks[0]), *members], tmp_path / "out")
     (disks[1] / "9.tar").unlink()
     found.check_shard(members, ["unreadable"])
     unmount(disks[1])
@@ -118,26 +152,22 @@ def test_a_missing_archive_is_as_missing_as_a_file(
         found.check_shard(members, ["unreadable"])
 
 
-def test_a_node_that_lacks_one_of_the_disks_labels_nothing(
+def test_a_node_that_sees_nothing_of_the_input_labels_nothing(
     disks: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Also where the driver was continued without it, once an image of it should be read."""
-    images = refs(*disks)
-    files = files_of(images, tmp_path / "out")
+    files = files_of(refs(*disks), tmp_path / "out")
     Path(files[0]).unlink()
-    InputDisks(files)
     unmount(disks[1])
-    with pytest.raises(NotMountedError, match=r"/b/0.jpg' does not exist"):
-        InputDisks(files)
-    continued = InputDisks(files_of(images, tmp_path / "out2"))
-    with pytest.raises(NotMountedError, match=r"/b/0.jpg' does not exist"):
-        continued.check_shard(images[9:], statuses(images[9:]))
+    assert InputWitnesses(files)  # a node that lacks one disk finds out when it should read it
+    unmount(disks[0])
+    with pytest.raises(NotMountedError, match=r"/a/0.jpg' does not exist"):
+        InputWitnesses(files)
 
 
-def test_a_disk_that_no_sampled_file_is_on_is_known_once_it_was_read(
-    disks: tuple[Path, Path],
-) -> None:
+def test_what_a_worker_has_read_counts_later(disks: tuple[Path, Path]) -> None:
     images = refs(*disks)
-    found = InputDisks([images[0].uri])
-    Path(images[9].uri).unlink()
-    found.check_shard(images[9:], statuses(images[9:]))
+    found = InputWitnesses([images[0].uri])
+    found.check_shard(images[9:12], ["ok"] * 3)
+    unmount(disks[1])
+    with pytest.raises(NotMountedError, match=r"/b/3.jpg' does not exist"):
+        found.check_shard(images[12:15], ["unreadable"] * 3)

@@ -1,4 +1,4 @@
-"""Whether a worker's node sees the disks of the output and of the input.
+"""Whether a worker's node sees the output and the input.
 
 A row that says `unreadable` is final, so a disk that is not mounted, or no longer, must not be
 taken for files that were removed. And a worker whose images are all unreadable is the fastest, so
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from pipeline.inputs.image_bytes import is_remote_image
 from pipeline.inputs.sampling import evenly
@@ -21,6 +22,7 @@ from pipeline.stores.locations import local_path
 
 _SAMPLED_SHARDS = 32
 _TRIED_PER_SHARD = 16
+_REMEMBERED_SHARDS = 64
 
 
 class NotMountedError(ValueError):
@@ -45,53 +47,68 @@ def check_output(output: OutputFolder) -> None:
         raise _not_mounted(str(output.plan), "output")
 
 
-class InputDisks:
-    """The disks that a node reads the input from, as far as they are known.
+class InputWitnesses:
+    """Files of the input that were seen: where all of those near a missing one are gone, so is it.
 
-    files: local files of the input that the driver sees. Raises NotMountedError when this node
-    lacks the disk of one of them.
+    files: those that the driver sees. Raises NotMountedError when this node sees none of them.
     """
 
     def __init__(self, files: Sequence[str]) -> None:
-        self._files = files
-        self._disks = set(map(_disk, filter(os.path.exists, files)))
-        self._check(file for file in files if not os.path.exists(file))
+        if files and not any(map(os.path.exists, files)):
+            raise _not_mounted(files[0], "input")
+        self._files = tuple(map(os.path.realpath, files))
+        self._read: deque[str] = deque(maxlen=_REMEMBERED_SHARDS)
 
     def check_shard(self, refs: Sequence[ImageRef], statuses: Sequence[str]) -> None:
-        """Raise NotMountedError if unreadable images of a shard are missing because a disk is.
+        """Raise NotMountedError if unreadable images are missing because their disk or folder is.
 
-        A file is taken for removed where the closest folder above it that exists is on a disk of
-        the input; after an unmount, that is the mount point, on another disk. If no file of the
-        shard could be read, and those that the driver saw are gone too, the input was moved.
+        A missing file was removed where its folder is still there, and not empty; or where one of
+        the files is that were seen in the closest folder above it. One that is nowhere near any
+        file that was ever seen has always been missing.
         """
-        read, missing = set(), dict[str, None]()
+        read: list[str] = []
+        missing: list[str] = []
         for ref, status in zip(refs, statuses, strict=True):
-            if (file := _local_file(ref)) is None:
-                continue
-            if status != Status.UNREADABLE:
-                read.add(os.path.dirname(file))
-            elif not os.path.exists(file):
-                missing[file] = None
-        self._disks.update(_disk(os.path.join(folder, "any")) for folder in read)
-        self._check(missing)
-        if missing and not read and self._files and not any(map(os.path.exists, self._files)):
-            raise _not_mounted(next(iter(missing)), "input")
+            if file := _local_file(ref):
+                (missing if status == Status.UNREADABLE else read).append(file)
+        missing = [file for file in dict.fromkeys(missing) if not os.path.exists(file)]
+        if missing:
+            # Links are followed: those of one folder may lead to several disks.
+            seen = _by_folder([*map(os.path.realpath, read), *self._files, *self._read])
+            for file in missing:
+                if _is_gone_with_its_folder(os.path.realpath(file), seen):
+                    raise _not_mounted(file, "input")
+        self._read.extend(map(os.path.realpath, read[-1:]))
 
-    def _check(self, missing: Iterable[str]) -> None:
-        for file in missing:
-            if _disk(file) not in self._disks:
-                raise _not_mounted(file, "input")
+
+def _by_folder(files: Iterable[str]) -> dict[PurePath, list[str]]:
+    """Every folder above a file -> the files anywhere below it."""
+    found: defaultdict[PurePath, list[str]] = defaultdict(list)
+    for file in dict.fromkeys(files):
+        for folder in PurePath(file).parents:
+            found[folder].append(file)
+    return found
+
+
+def _is_gone_with_its_folder(file: str, seen: dict[PurePath, list[str]]) -> bool:
+    folders = PurePath(file).parents
+    if _has_entries(folders[0]):
+        return False
+    near: list[str] = next((seen[folder] for folder in folders if folder in seen), [])
+    return bool(near) and not any(map(os.path.exists, near))
+
+
+def _has_entries(folder: PurePath) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
 
 
 def _local_file(ref: ImageRef) -> str | None:
     """The image's file, or the archive that it is in; None if that is remote."""
     return None if is_remote_image(ref) else local_path(ref.source or ref.uri)
-
-
-def _disk(file: str) -> int:
-    """The device number of the closest folder above a file that exists."""
-    folders = Path(file).parents
-    return next(os.stat(folder).st_dev for folder in folders if os.path.exists(folder))
 
 
 def _not_mounted(path: str, what: str) -> NotMountedError:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from jobs.exits import SAME_COMMAND_CONTINUES
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.metrics import ShardMetrics
-from jobs.labelling.mounts import InputDisks, NotMountedError, check_output
+from jobs.labelling.mounts import InputWitnesses, NotMountedError, check_output
 from jobs.labelling.shard_output import AttemptsUsedUpError, OutputRefusedError, ShardOutput
 from jobs.machine import release_free_memory, without_garbage_collection
 from pipeline.error_text import named
@@ -53,7 +53,7 @@ class ShardLabeler:
         self._metrics = ShardMetrics()
         self._released_at = 0.0
         self._fatal: str | None = None
-        self._disks: InputDisks | None = None
+        self._witnesses: InputWitnesses | None = None
         self._device_fault: str | None = None
         # Only this thread uses the decoder and the model: PyTorch starts a set of its own threads
         # for each thread that calls it.
@@ -64,7 +64,7 @@ class ShardLabeler:
             output = OutputFolder(config.settings.output)
             check_output(output)
             if config.input_files is not None:
-                self._disks = InputDisks(config.input_files)
+                self._witnesses = InputWitnesses(config.input_files)
             self.plan = Plan(output)
             self.pipeline = self._model_thread.submit(self._load, config).result()
         except Exception as error:
@@ -142,8 +142,8 @@ class ShardLabeler:
             return CommitRecord(shard, _since(began), counts)
         planned = self.plan.shard(shard)
         labelled = self._read_and_label(planned)
-        if labelled.counts["unreadable"] and self._disks is not None:
-            self._disks.check_shard(planned.refs, labelled.table["status"].to_pylist())
+        if self._witnesses is not None:
+            self._witnesses.check_shard(planned.refs, labelled.table["status"].to_pylist())
         write_s = self._output.commit(shard, labelled, self.pipeline.part_facts)
         seconds = {**labelled.seconds, "write": write_s}
         self._metrics.committed(labelled, seconds)
