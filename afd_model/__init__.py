@@ -7,6 +7,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageClassifier", "load_classifier"]
 
+WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".tar")  # of files of weights
+
 
 def __getattr__(name: str) -> Any:
     """Imports the public names on first use: torchvision and timm take seconds to import."""

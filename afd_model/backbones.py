@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
 
+from afd_model import WEIGHT_SUFFIXES
 from afd_model.architectures import TIMM_PREFIX, build, check_name, family_of, timm_library
 from afd_model.class_names import (
     check_timm_classifies,
@@ -32,7 +33,6 @@ from afd_model.weight_files import (
     without_prefix,
 )
 
-WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".tar")
 # The model whose ImageNet weights come as a Python package: it needs no download.
 PACKAGED = "timm:tf_efficientnet_lite0"
 

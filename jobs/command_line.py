@@ -43,7 +43,7 @@ class _Yaml12Loader(yaml.SafeLoader):
     """Reads plain words as YAML 1.2 does: `off`, 1:30 and dates are text; 1e-3 and 010 numbers."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-        letter: [(tag, word) for tag, word in known if tag.endswith(":null")]
+        letter: [(tag, word) for tag, word in known if tag.endswith((":null", ":merge"))]
         for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

@@ -161,7 +161,7 @@ def _listed(locations: Sequence[str], output: OutputFolder) -> tuple[list[ImageR
 def main(arguments: Sequence[str]) -> int:
     """`afd explain`: exit code 0 when every image was drawn, 1 when one was not, 2: bad usage."""
     settings = parse(ExplainSettings, arguments, prog="afd explain")
-    return run_job("afd explain", lambda: _run(settings))
+    return run_job("afd explain", lambda: _run(settings), out_of_memory="use --device cpu")
 
 
 def _run(settings: ExplainSettings) -> int:

@@ -58,7 +58,7 @@ def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) ->
     Raises ClusterError when a worker fits on no node.
     """
     if settings.workers == 0:
-        use_gpu = settings.device != "cpu" and nodes[0].gpus > 0
+        use_gpu = settings.device == "cuda" or (settings.device == "auto" and nodes[0].gpus > 0)
         return Pool(1, 1, _number(settings.cpus_per_worker) or nodes[0].cpus, int(use_gpu))
     workers, max_workers = _number(settings.workers), _number(settings.max_workers)
     can_wait = max_workers is not None and settings.address != "local"

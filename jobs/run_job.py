@@ -19,6 +19,7 @@ def run_job(
     *,
     errors: tuple[type[Exception], ...] = (),
     continued: str = "",
+    out_of_memory: str = "use a smaller --batch-size",
     log_format: LogFormat = "text",
     log_level: LogLevel = "info",
 ) -> int:
@@ -27,6 +28,7 @@ def run_job(
     errors: types of errors that are printed as they are, as ValueError and OSError are.
     continued: added to the message of an interrupt, an AccessError or a ClusterError;
         `SAME_COMMAND_CONTINUES` for a job that can be continued.
+    out_of_memory: what to do where the GPU's memory does not suffice.
     Any other error is a defect and keeps its traceback.
     """
     configure(log_format, log_level)
@@ -42,7 +44,7 @@ def run_job(
     except RuntimeError as error:
         if not _is_of_the_gpus_memory(error):
             raise
-        reason = f"{one_line(error).partition('. ')[0]}: use a smaller --batch-size" + continued
+        reason = f"{one_line(error).partition('. ')[0]}: {out_of_memory}" + continued
     say(f"{prog}: {reason}", level=logging.ERROR)
     return EXIT_FAILED
 

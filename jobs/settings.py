@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
+from afd_model import WEIGHT_SUFFIXES
 from pipeline.inputs.local_files import absolute_pattern
 from pipeline.stores.locations import refuse_credentials
 
@@ -136,7 +137,7 @@ class ClassifierSettings(BackboneSettings, CollectionSettings):
                 continue
             if os.path.isfile(value):
                 paths[name] = value
-            elif name != "weights" or os.sep in value or "." in value:  # else a published name
+            elif name != "weights" or os.sep in value or value.endswith(WEIGHT_SUFFIXES):
                 known = ", ".join(words)
                 raise ValueError(f"{flag_of(name)} {value!r}: no such file, and none of {known}")
         absolute: dict[str, Any] = {name: absolute_pattern(path) for name, path in paths.items()}

@@ -51,7 +51,8 @@ _ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
 _ENCRYPTED_PARQUET = b"PARE"
 _COMPRESSED = ("zip", "7z", "gzip", "bzip2", "xz", "zstd")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_JSON = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\{\s*"|\[\s*[\[{"])')  # not `{a,b}.tar` or `[0-9].jpg`
+# Not `{a,b}.tar`, `[0-9].jpg` or `[[]a]*.jpg`.
+_JSON = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\{\s*"|\[\s*(?:"|[\[{]\s*"))')
 _LISTINGS_AHEAD = 16  # remote archives that are listed at the same time
 
 

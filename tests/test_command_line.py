@@ -110,6 +110,7 @@ def test_off_in_a_file_is_a_word(tmp_path: Path) -> None:
         ("target: 2026-11-29", "target", "2026-11-29"),
         ("target: 2026_11", "target", "2026_11"),
         ("target: =", "target", "="),
+        ("<<: {size: 7}", "size", 7),
     ],
 )
 def test_numbers_and_dates_in_a_file_are_those_of_yaml_1_2(

@@ -62,6 +62,7 @@ def test_a_machine_without_gpus_says_how_many_workers_with_gpus_there_would_be(
     on_gpus = Pool(2, 8, num_cpus=4, num_gpus=0.5)
     monkeypatch.setattr("jobs.labelling.dry_run._pool", lambda *_: on_gpus)
     command[command.index("--device") + 1] = "cuda"
+    command[command.index("--workers") + 1] = "2"
     assert main([*command, "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "images   5 in 3 shards",

@@ -54,6 +54,7 @@ def hugging_face(images: list[bytes | None]) -> pa.Array:
         ({"photo": pa.binary(), "id": pa.string()}, "photo"),
         # What could be meant otherwise is not guessed.
         ({"path": pa.string(), "embedding": pa.binary()}, None),
+        ({"image": pa.string(), "sha256": pa.binary()}, None),
         ({"left": pa.binary(), "right": pa.binary()}, None),
         ({"left": STRUCT, "right": STRUCT}, None),
         ({"image": pa.list_(pa.uint8())}, None),

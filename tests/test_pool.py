@@ -14,7 +14,7 @@ TWO_GPUS, CPUS = Node(16, 2), Node(64, 0)
 
 def pool(*nodes: Node, **changes: Any) -> Pool:
     num_shards = changes.pop("num_shards", 1000)
-    settings = LabelSettings(input="in", output="out", address="auto", **changes)
+    settings = LabelSettings(**{"input": "in", "output": "out", "address": "auto", **changes})
     return pool_for(settings, nodes, num_shards)
 
 
@@ -35,6 +35,11 @@ def test_workers_run_on_what_is_reserved_for_them() -> None:
     assert pool(TWO_GPUS, device="cpu").device == "cpu"
     assert pool(CPUS, max_workers=8).device == "cpu"  # a node with GPUs may join later
     assert pool(CPUS, max_workers=8, device="cuda").device == "cuda"
+    # In this process, where nothing is reserved: PyTorch then says that there is no such device.
+    here = {"address": "local", "workers": 0}
+    assert pool(CPUS, device="cuda", **here).device == "cuda"
+    assert pool(CPUS, **here).device == "cpu"
+    assert pool(TWO_GPUS, **here).device == "cuda"
 
 
 def test_how_many_share_a_gpu_can_be_said() -> None:

@@ -72,3 +72,10 @@ def test_a_batch_that_does_not_fit_into_the_gpus_memory_says_what_to_do(
     assert failing(torch.OutOfMemoryError(reason)) == 1
     said = "afd test: CUDA out of memory: use a smaller --batch-size; and so on\n"
     assert capsys.readouterr().err == said
+    no_memory = torch.OutOfMemoryError(reason)
+
+    def job() -> int:
+        raise no_memory
+
+    assert run_job("afd test", job, out_of_memory="use --device cpu") == 1
+    assert capsys.readouterr().err == "afd test: CUDA out of memory: use --device cpu\n"

@@ -218,6 +218,9 @@ def test_patterns_that_begin_as_json_does_are_no_json(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text('{a,b}.jpg\n"c.jpg"\n')
     found = [Path(ref.uri).name for ref in list_images(str(tmp_path / "list.txt"))]
     assert found == ["a.jpg", "b.jpg", '"c.jpg"']
+    (tmp_path / "[a]1.jpg").touch()
+    (tmp_path / "list.txt").write_text("[[]a]*.jpg\n")
+    assert [Path(ref.uri).name for ref in list_images(str(tmp_path / "list.txt"))] == ["[a]1.jpg"]
 
 
 def test_what_cannot_be_listed_is_refused_in_one_line(tmp_path: Path, s3: Bucket) -> None:

@@ -172,6 +172,11 @@ def test_a_worker_that_cannot_reach_its_gpu_does_not_label_on_the_cpu_instead(
     [line] = capsys.readouterr().err.splitlines()
     assert "there is no device 'cuda', PyTorch sees 0 CUDA devices" in line
     assert not list(tmp_path.glob("out/labels/*"))
+    monkeypatch.undo()
+    for flags in ([], ["--dry-run"]):
+        arguments = [*FLAGS, "--device", "cuda", *flags]
+        assert main([str(folder), "--output", str(tmp_path / "out3"), *arguments]) == 1
+        assert "there is no device 'cuda'" in capsys.readouterr().err
     flags = [*FLAGS, "--device", "cpu"]
     assert main([str(folder), "--output", str(tmp_path / "out2"), *flags]) == 0
 

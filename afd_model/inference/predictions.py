@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-class NotFiniteError(ArithmeticError):
+class NotFiniteError(ValueError):
     """Probabilities that are not numbers; the message is one line for the user."""
 
 

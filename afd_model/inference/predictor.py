@@ -22,6 +22,8 @@ from afd_model.inference.rounding import keep_head_in_float32, round_weights
 
 _MAX_OPENVINO_IMAGES = 16  # at a time; more gain nothing
 
+_WIDER = "use --precision fp32, with another --output once this one has labels"
+
 Engine = Literal["torch", "inductor", "openvino"]
 
 
@@ -238,7 +240,7 @@ class Predictor:
         wrong = np.count_nonzero(~np.isfinite(confidences))
         if not wrong:
             return
-        wider = "check the weights" if self.precision == torch.float32 else "use --precision fp32"
+        wider = "check the weights" if self.precision == torch.float32 else _WIDER
         raise NotFiniteError(
             f"in {str(self.precision).removeprefix('torch.')} the probabilities of {wrong} of"
             f" {len(confidences)} images are not numbers: {wider}"

@@ -66,7 +66,7 @@ def dry_run(settings: LabelSettings) -> str:
     if not listing.num_images:
         return f"{_done(listing)}: nothing to do"
     pool = _pool(settings, listing.num_shards)
-    if pool.num_gpus and not this_machine().gpus:
+    if settings.workers != 0 and pool.num_gpus and not this_machine().gpus:
         return "\n".join(_lines(listing, pool, None))
     say(f"labelling {len(listing.sample)} of {listing.num_images} images to measure the speed")
     probed = probe(

@@ -43,9 +43,12 @@ def _image_field(schema: pa.Schema) -> pa.Field | None:
     structs = [field for field in fields.values() if pa.types.is_struct(field.type)]
     if len(structs) == 1:
         return structs[0]
-    if len(fields) == 1 and not set(PATH_COLUMNS).intersection(text_columns(schema)):
-        return next(iter(fields.values()))
-    return None
+    text = text_columns(schema)
+    # A lone text column of such a name rather holds the paths, and the bytes are a digest.
+    holds_paths = set(PATH_COLUMNS).intersection(text) or text in (
+        [name] for name in _IMAGE_COLUMNS
+    )
+    return next(iter(fields.values())) if len(fields) == 1 and not holds_paths else None
 
 
 def _leaf_path(field: pa.Field) -> str | None:
