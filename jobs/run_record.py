@@ -95,9 +95,12 @@ def start_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
 def record_model(output: OutputFolder, record: dict[str, Any], model: dict[str, Any]) -> bool:
     """Record the model that the first worker loaded; a continued run must load the same.
 
-    Returns False when it was recorded before.
+    Returns False when it was recorded before, also by another driver: `record` then has that one.
     """
     if record["model"] is not None or not model:
+        return False
+    if recorded := (output.read_json(RUN) or {}).get("model"):
+        record["model"] = recorded
         return False
     record["model"] = model
     output.write_json(RUN, record)

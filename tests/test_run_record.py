@@ -185,6 +185,18 @@ def test_the_first_model_is_recorded_and_stays(
     assert stored["model"] == {"weights_sha256": "a"}
 
 
+def test_of_two_drivers_models_the_first_to_be_recorded_stays(
+    output: OutputFolder, settings: LabelSettings
+) -> None:
+    """Each driver read run.json when it named no model, and has since loaded other weights."""
+    first = start_run(output, settings)
+    second = dict(first)
+    assert record_model(output, first, {"weights_sha256": "a"})
+    assert not record_model(output, second, {"weights_sha256": "b"})
+    assert second["model"] == {"weights_sha256": "a"}
+    assert output.read_json("run.json") == first
+
+
 def test_differences_name_both_sides() -> None:
     assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3}) == "b was 2, is now 3"
     assert differences({"a": 1}, {"a": 1}) == ""
