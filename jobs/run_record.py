@@ -71,12 +71,15 @@ def join_run(
 
     Raises the errors of `open_run`, and those of listing the input.
     """
-    while (record := open_run(output, settings)) is None:
-        if presence.leads():
+    while True:
+        leads = presence.leads()
+        # Only now: the driver that led before may have started the run, and ended.
+        if (record := open_run(output, settings)) is not None:
+            return record
+        if leads:
             write_plan(output, refs, settings.images_per_shard)
             return start_run(output, settings)
         time.sleep(_POLL_S)
-    return record
 
 
 def start_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:

@@ -160,6 +160,23 @@ def test_a_later_driver_waits_for_the_plan_of_the_first(
     assert [ref.uri for ref in Plan(output).shard(0).refs] == ["/a.jpg"]
 
 
+def test_a_run_that_the_first_driver_starts_as_it_ends_is_joined(
+    output: OutputFolder, settings: LabelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the second has looked for a run, and before it looks for other drivers."""
+    records = []
+
+    def leads(_: Presence) -> bool:
+        write_plan(output, [ImageRef("/a.jpg")], 1)
+        records.append(start_run(output, settings))
+        return True
+
+    with Presence(output) as second:
+        monkeypatch.setattr(Presence, "leads", leads)
+        assert join_run(output, settings, second, iter([ImageRef("/b.jpg")])) == records[0]
+    assert [ref.uri for ref in Plan(output).shard(0).refs] == ["/a.jpg"]
+
+
 def test_labels_without_a_record_are_refused(output: OutputFolder, settings: LabelSettings) -> None:
     commit_something(output)
     with pytest.raises(OutputError, match=r"holds labels but no run\.json"):
