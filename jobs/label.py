@@ -38,7 +38,7 @@ from pipeline.output import OutputFolder
 from pipeline.own_files import own_files
 from pipeline.presence import Presence
 from pipeline.records import ImageRef
-from pipeline.shards import Plan, part_file, part_name
+from pipeline.shards import Plan
 from pipeline.sources import list_images
 from pipeline.stores.errors import AccessError, ShutdownError
 
@@ -100,7 +100,7 @@ def _label(
                 tally.add(commit, sizes[commit.shard])
                 if record_model(output, record, commit.model):
                     _warn_if_none_ships(settings, commit.model)
-                _refuse_other_model(output, record, commit)
+                _refuse_other_model(record, commit)
                 bar.add(sizes[commit.shard], commit)
     except KeyboardInterrupt:
         exit_reason = "interrupted"
@@ -114,17 +114,14 @@ def _label(
     return summary
 
 
-def _refuse_other_model(output: OutputFolder, record: dict[str, Any], commit: CommitRecord) -> None:
+def _refuse_other_model(record: dict[str, Any], commit: CommitRecord) -> None:
     """Workers that start together do not know each other's model; the first to commit decides.
 
-    Removes the part of another model, and raises ClusterError.
+    Raises ClusterError for another model. `summarise` removes its parts: there may be more than
+    this one, as its worker labels the next meanwhile.
     """
     if commit.model and (changed := model_differences(record["model"], commit.model)):
-        output.remove(part_file(commit.shard))
-        raise ClusterError(
-            f"a worker's model is not the one the run started with: {changed}; its"
-            f" {part_name(commit.shard)} is removed"
-        )
+        raise ClusterError(f"a worker's model is not the one the run started with: {changed}")
 
 
 def _warn_if_none_ships(settings: LabelSettings, model: dict[str, Any]) -> None:

@@ -71,12 +71,15 @@ def join_run(
 
     Raises the errors of `open_run`, and those of listing the input.
     """
-    while (record := open_run(output, settings)) is None:
-        if presence.leads():
+    while True:
+        leads = presence.leads()
+        # Only now: the driver that led before may have started the run, and ended.
+        if (record := open_run(output, settings)) is not None:
+            return record
+        if leads:
             write_plan(output, refs, settings.images_per_shard)
             return start_run(output, settings)
         time.sleep(_POLL_S)
-    return record
 
 
 def start_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
@@ -95,9 +98,12 @@ def start_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
 def record_model(output: OutputFolder, record: dict[str, Any], model: dict[str, Any]) -> bool:
     """Record the model that the first worker loaded; a continued run must load the same.
 
-    Returns False when it was recorded before.
+    Returns False when it was recorded before, also by another driver: `record` then has that one.
     """
     if record["model"] is not None or not model:
+        return False
+    if recorded := (output.read_json(RUN) or {}).get("model"):
+        record["model"] = recorded
         return False
     record["model"] = model
     output.write_json(RUN, record)

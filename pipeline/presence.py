@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 import psutil
@@ -30,10 +30,13 @@ _CLOCK_SLACK_S = 10.0  # a start time depends on the boot time, which moves when
 
 @dataclass(frozen=True, slots=True, order=True)
 class Driver:
-    """since: its start, in seconds since the epoch. name: unique. pid_namespace: where `pid` holds;
-    containers may share a host's name and yet not see each other's processes.
+    """turn: one more than the greatest of those that were there before it; it goes before `since`,
+    which is its start, in seconds since the epoch, by its host's clock. name: unique.
+    pid_namespace: where `pid` holds; containers may share a host's name and yet not see each
+    other's processes.
     """
 
+    turn: int = field(default=0, kw_only=True)
     since: float
     host: str
     pid: int
@@ -63,6 +66,10 @@ class Presence:
         self._thread = threading.Thread(target=self._refresh, name="presence", daemon=True)
 
     def __enter__(self) -> Self:
+        # Before this one can be seen: of two that start together, both would follow the other.
+        before = map(self._read, self._output.modification_times(DRIVERS))
+        turns = [driver.turn for driver in before if driver is not None]
+        self._driver = replace(self._driver, turn=1 + max(turns, default=0))
         self._beat()
         self._thread.start()
         return self
@@ -75,7 +82,7 @@ class Presence:
             self._output.remove_empty(DRIVERS)
 
     def leads(self) -> bool:
-        """Whether this is the oldest living driver: that one decides for all."""
+        """Whether this is the first of the living drivers: that one decides for all."""
         return all(self._driver < other for other in self.others())
 
     def others(self, *, silent_s: float = SILENT_S) -> list[Driver]:
@@ -88,17 +95,19 @@ class Presence:
         now = modified_at.pop(self._heartbeat, time.time())
         found = []
         for heartbeat, renewed in modified_at.items():
-            file = f"{DRIVERS}/{heartbeat}"
-            try:
-                is_silent = now - renewed > silent_s
-                driver = None if is_silent else Driver(**json.loads(self._output.read(file)))
-            except (FileNotFoundError, ValueError, TypeError):  # just ended, or just starting
-                continue
-            if driver is None or _is_gone(driver):
-                self._output.remove(file)
-            else:
+            driver = self._read(heartbeat)
+            if now - renewed > silent_s or (driver is not None and _is_gone(driver)):
+                self._output.remove(f"{DRIVERS}/{heartbeat}")
+            elif driver is not None:
                 found.append(driver)
         return found
+
+    def _read(self, heartbeat: str) -> Driver | None:
+        """None for a driver that has just ended, or is just starting."""
+        try:
+            return Driver(**json.loads(self._output.read(f"{DRIVERS}/{heartbeat}")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
 
     def _beat(self) -> None:
         """Write the file, also if another driver has removed it after a long pause of this one."""

@@ -18,6 +18,7 @@ from pipeline.error_text import named
 from pipeline.output import OutputFolder
 from pipeline.records import SCHEMA, STATUSES, EncodedImage, Predictions, Shard
 from pipeline.shards import part_file, part_name
+from pipeline.stores.errors import ChangedError
 
 FACTS_KEY = b"afd"  # in a part's Parquet metadata: JSON with the run, versions, counts, seconds
 # The columns whose values repeat. For the others, a dictionary would only add an index.
@@ -164,6 +165,13 @@ def read_facts(output: OutputFolder, shard: int) -> dict[str, Any]:
     Raises FileNotFoundError when the part does not exist; ValueError or OSError when it is
     damaged; OSError or AccessError when it cannot be read now.
     """
+    try:
+        return _facts_of_part(output, shard)
+    except ChangedError:  # another driver has committed the shard too
+        return _facts_of_part(output, shard)
+
+
+def _facts_of_part(output: OutputFolder, shard: int) -> dict[str, Any]:
     with output.open(part_file(shard)) as file:
         return facts_of(file, part_name(shard))
 

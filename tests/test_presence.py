@@ -71,6 +71,17 @@ def test_exactly_one_of_many_leads(output: OutputFolder) -> None:
     assert len(leaders) == 1
 
 
+def test_a_driver_with_a_slow_clock_does_not_take_the_lead(
+    output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts' clocks may differ by more than it takes to list a collection."""
+    with Presence(output) as first:
+        clock = time.time
+        monkeypatch.setattr("pipeline.presence.time.time", lambda: clock() - 3600)
+        with Presence(output) as second, Presence(output) as third:
+            assert [driver.leads() for driver in (first, second, third)] == [True, False, False]
+
+
 def test_a_killed_driver_of_this_host_is_gone_at_once(output: OutputFolder) -> None:
     code = """
 import os, sys

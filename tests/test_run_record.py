@@ -160,6 +160,23 @@ def test_a_later_driver_waits_for_the_plan_of_the_first(
     assert [ref.uri for ref in Plan(output).shard(0).refs] == ["/a.jpg"]
 
 
+def test_a_run_that_the_first_driver_starts_as_it_ends_is_joined(
+    output: OutputFolder, settings: LabelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the second has looked for a run, and before it looks for other drivers."""
+    records = []
+
+    def leads(_: Presence) -> bool:
+        write_plan(output, [ImageRef("/a.jpg")], 1)
+        records.append(start_run(output, settings))
+        return True
+
+    with Presence(output) as second:
+        monkeypatch.setattr(Presence, "leads", leads)
+        assert join_run(output, settings, second, iter([ImageRef("/b.jpg")])) == records[0]
+    assert [ref.uri for ref in Plan(output).shard(0).refs] == ["/a.jpg"]
+
+
 def test_labels_without_a_record_are_refused(output: OutputFolder, settings: LabelSettings) -> None:
     commit_something(output)
     with pytest.raises(OutputError, match=r"holds labels but no run\.json"):
@@ -183,6 +200,18 @@ def test_the_first_model_is_recorded_and_stays(
     assert not record_model(output, record, {"weights_sha256": "b"})
     stored = json.loads((output.path / "run.json").read_text())
     assert stored["model"] == {"weights_sha256": "a"}
+
+
+def test_of_two_drivers_models_the_first_to_be_recorded_stays(
+    output: OutputFolder, settings: LabelSettings
+) -> None:
+    """Each driver read run.json when it named no model, and has since loaded other weights."""
+    first = start_run(output, settings)
+    second = dict(first)
+    assert record_model(output, first, {"weights_sha256": "a"})
+    assert not record_model(output, second, {"weights_sha256": "b"})
+    assert second["model"] == {"weights_sha256": "a"}
+    assert output.read_json("run.json") == first
 
 
 def test_differences_name_both_sides() -> None:

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from decoding import screened
 from jpegs import encode, photo, save
+from servers import Answer, Bucket, Proxy, Request
 
 from pipeline.output import OutputFolder
 from pipeline.records import SCHEMA, STATUSES, EncodedImage, ImageRef, Shard, Status
 from pipeline.shards import part_path
 from pipeline.sink import FACTS_KEY, PARQUET_OPTIONS, ShardRows, read_facts, write_part
+from pipeline.stores import remote_file
 
 CLASS_NAMES = ("cat", "dög", "tench, Tinca tinca")
 FACTS = {"run_id": "r1", "counts": {"ok": 3}, "note": "é"}
@@ -249,6 +251,25 @@ def test_other_readers_see_the_same_rows(part: Path) -> None:
 
 def test_facts_go_round(part: Path, tmp_path: Path) -> None:
     assert read_facts(OutputFolder(str(tmp_path)), 7) == {**FACTS, "num_rows": 6}
+
+
+def test_facts_are_those_of_the_part_that_another_driver_commits_meanwhile(
+    s3: Bucket, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two drivers may label the last shard, and the first to end checks the parts."""
+    monkeypatch.setattr(remote_file, "_HEAD_BYTES", 100)  # so that a part takes two requests
+    output, table, answer = OutputFolder(f"{s3.url}/run"), filled().to_table(), proxy.answer
+    write_part(output, 7, table, FACTS)
+
+    def rewritten_once(request: Request) -> Answer:
+        found = answer(request)
+        if request.method == "GET":
+            proxy.answer = answer  # type: ignore[method-assign]
+            write_part(output, 7, table, {**FACTS, "began_at": 1})
+        return found
+
+    proxy.answer = rewritten_once  # type: ignore[method-assign]
+    assert read_facts(output, 7) == {**FACTS, "began_at": 1, "num_rows": 6}
 
 
 def test_what_is_not_a_whole_part_has_no_facts(part: Path, tmp_path: Path) -> None:

@@ -36,10 +36,9 @@ def output(tmp_path: Path) -> OutputFolder:
     return folder
 
 
-def commit(output: OutputFolder, shard: int, *, num_rows: int = 3) -> CommitRecord:
+def commit(output: OutputFolder, shard: int, *, num_rows: int = 3, **facts: Any) -> CommitRecord:
     counts = COUNTS if num_rows == 3 else {**COUNTS, "ok": num_rows, "rejected": 0}
-    facts: dict[str, Any] = {"counts": counts}
-    write_part(output, shard, pa.table({"uri": ["x"] * num_rows}), facts)
+    write_part(output, shard, pa.table({"uri": ["x"] * num_rows}), {"counts": counts, **facts})
     return CommitRecord(shard, 2.0, counts, {"model": 1.5})
 
 
@@ -62,6 +61,20 @@ def test_a_whole_run_is_complete(output: OutputFolder) -> None:
     assert summary.seconds == {"model": 4.5}
     assert summary.start_up_s == pytest.approx(8, abs=1)  # the first shard took two seconds
     assert finished_summary(output) == summary
+
+
+def test_a_part_of_another_model_is_removed(output: OutputFolder) -> None:
+    """A second driver with other weights may commit one more shard before it learns of them."""
+    output.write_json("run.json", {"model": {"backbone": "resnet50", "weights_sha256": "a"}})
+    records = [commit(output, shard, weights_sha256=sha) for shard, sha in enumerate("ab")]
+    records.append(commit(output, 2, num_rows=1))  # of a release that recorded no digest
+    summary = summed_up(output, *records)
+    assert summary.failed == {
+        "part-00001.parquet": "removed, as it is of another model: weights-sha256 was 'a', is"
+        " now 'b'"
+    }
+    assert (summary.images, summary.exit_reason) == (4, "failed shards")
+    assert committed_shards(output, 3) == {0, 2}
 
 
 def test_a_tally_is_no_larger_for_ten_thousand_shards() -> None:

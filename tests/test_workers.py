@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -16,8 +17,10 @@ from jpegs import encode, photo
 from jobs.label import main
 from jobs.labelling.messages import CommitRecord
 from jobs.labelling.shard_labeler import ShardLabeler
+from jobs.labelling.shard_output import ShardOutput
 from jobs.labelling.workers import _unless_all_fail
 from jobs.pool import ClusterError, Node
+from pipeline.label_shard import LabelledShard
 from pipeline.output import OutputFolder
 from pipeline.sink import read_facts
 from pipeline.stores.output_store import LocalFolder
@@ -103,22 +106,28 @@ def test_what_was_interrupted_is_continued(
 def test_the_part_of_another_model_is_removed_and_ends_the_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    label = ShardLabeler.label
+    label, commit = ShardLabeler.label, ShardOutput.commit
+    weights: list[dict[str, str]] = [{}, {"weights_sha256": "0123"}, {"weights_sha256": "0123"}]
 
     def with_other_weights(self: ShardLabeler, shard: int) -> CommitRecord:
-        commit = label(self, shard)
-        weights = {} if shard == 0 else {"weights_sha256": "0123"}
-        return replace(commit, model={**commit.model, **weights})
+        record = label(self, shard)
+        return replace(record, model={**record.model, **weights[shard]})
+
+    def committed(self: ShardOutput, shard: int, labelled: LabelledShard, facts: Any) -> float:
+        return commit(self, shard, labelled, {**facts, **weights[shard]})
 
     arguments = [str(folder), "--output", str(tmp_path), *FLAGS]
     with monkeypatch.context() as patched:
         patched.setattr(ShardLabeler, "label", with_other_weights)
+        patched.setattr(ShardOutput, "commit", committed)
         assert main(arguments) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == (
         "afd label: a worker's model is not the one the run started with: weights-sha256 was None,"
-        " is now '0123'; its part-00001.parquet is removed; the same command continues the run"
+        " is now '0123'; the same command continues the run"
     )
-    assert not (tmp_path / "labels" / "part-00001.parquet").exists()
+    assert "part-00001.parquet: removed, as it is of another model" in "".join(said)
+    assert [part.name for part in (tmp_path / "labels").iterdir()] == ["part-00000.parquet"]
     assert main(arguments) == 0
     assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from jobs.labelling.messages import CommitRecord
 from jobs.log import say
+from jobs.run_record import model_differences
 from pipeline.error_text import one_line, reason_of
-from pipeline.output import LABELS, SUMMARY, DamagedError, OutputFolder
+from pipeline.output import LABELS, RUN, SUMMARY, DamagedError, OutputFolder
 from pipeline.records import STATUSES
-from pipeline.shards import Plan, part_name
+from pipeline.shards import Plan, part_file, part_name
 from pipeline.sink import read_facts
 from pipeline.stores.errors import AccessError, TransientStoreError, is_content_error
 
@@ -105,7 +106,7 @@ def _stored(output: OutputFolder) -> Summary | None:
 def summarise(
     output: OutputFolder, run_id: str, tally: Tally, *, began: float, exit_reason: str
 ) -> Summary:
-    """Check the parts against the plan and sum them up.
+    """Check the parts against the plan and sum them up; removes those of another model.
 
     began: when its command started, by `time.monotonic`.
     """
@@ -148,6 +149,8 @@ def _audit(
     """(rows per status, part name -> what is wrong with it), read from the parts themselves."""
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
+    # Not from the driver: another one may have recorded its model first, or after it.
+    model = (output.read_json(RUN) or {}).get("model") or {}
 
     def facts_or_reason(shard: int) -> dict[str, Any] | str:
         try:
@@ -163,6 +166,11 @@ def _audit(
         if facts["num_rows"] != sizes[shard]:
             rows = facts["num_rows"]
             return f"damaged: {rows} rows for {sizes[shard]} planned images{_VERIFY}"
+        # An early release's parts say less of their model.
+        told = {name: value for name, value in model.items() if name in facts}
+        if changed := model_differences(told, facts):
+            output.remove(part_file(shard))
+            return f"removed, as it is of another model: {changed}"
         return facts
 
     with ThreadPoolExecutor() as pool:

@@ -21,6 +21,10 @@ class TransientStoreError(StoreError):
     """All retries failed, but a later try may succeed."""
 
 
+class ChangedError(TransientStoreError):
+    """The file is no longer the one that was opened; the new one can be opened."""
+
+
 class ShutdownError(TransientStoreError):
     """The request was abandoned because the process is to end; it says nothing about the file."""
 

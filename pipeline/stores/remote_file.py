@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from pipeline.stores.errors import MissingError, TransientStoreError
+from pipeline.stores.errors import ChangedError, MissingError
 from pipeline.stores.http_transfer import Resource, get
 
 BLOCK_BYTES = 4 << 20
@@ -22,7 +22,7 @@ class RemoteFile(io.RawIOBase):
     """Reads one resource, for one thread at a time; fastest from start to end.
 
     While blocks are read in sequence, the next ones are prefetched, up to byte `read_ahead_to`
-    where the reader sets one. Raises what `http_transfer.get` raises, and TransientStoreError
+    where the reader sets one. Raises what `http_transfer.get` raises, and ChangedError
     when the file is no longer the one that was opened: the new one can be opened.
     """
 
@@ -89,9 +89,9 @@ class RemoteFile(io.RawIOBase):
         try:
             answer = get(self._resource, start, min(start + BLOCK_BYTES, self._size))
         except MissingError as error:
-            raise TransientStoreError(f"it was removed while it was read: {error}") from None
+            raise ChangedError(f"it was removed while it was read: {error}") from None
         if (answer.total_bytes, answer.version) != (self._size, self._version):
-            raise TransientStoreError("it was rewritten while it was read")
+            raise ChangedError("it was rewritten while it was read")
         return answer.data
 
     def close(self) -> None:
