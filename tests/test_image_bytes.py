@@ -13,7 +13,7 @@ from servers import Bucket, Proxy, WebServer
 
 from pipeline.inputs import image_bytes
 from pipeline.inputs.image_bytes import ArchiveStream, is_streamed, read_image
-from pipeline.inputs.manifests import entry_location
+from pipeline.inputs.manifests import clear_caches, entry_location
 from pipeline.records import Container, ImageRef
 from pipeline.sources import list_images
 from pipeline.stores import storage
@@ -181,6 +181,19 @@ def test_credentials_are_looked_up_in_the_manifest_that_may_be_renewed(
             with pytest.raises(OSError, match="has changed since planning") as caught:
                 read_image(ref)
             assert "th1rd" not in str(caught.value)
+
+
+def test_signed_entries_may_be_relative_to_a_manifest_on_the_web() -> None:
+    web = WebServer({"/d/a.jpg": b"jpeg", "/d/list": b"a.jpg?sig=f1rst\n"})
+    with web.running():
+        (ref,) = list_images(f"{web.url}/d/list")
+        assert ref.uri == f"{web.url}/d/a.jpg"
+        assert read_image(ref) == b"jpeg"
+        web.files["/d/list"] = b"b.jpg?sig=sec0nd\n"
+        clear_caches()
+        with pytest.raises(OSError, match="has changed since planning") as caught:
+            read_image(ref)
+        assert "sec0nd" not in str(caught.value)
 
 
 def test_passwords_do_not_show_when_a_server_fails(tmp_path: Path) -> None:

@@ -178,8 +178,8 @@ def _resolved_location(ref: ImageRef) -> str:
         clear_caches()  # the manifest may have been rewritten in the meantime
         entry = read_entry(location)
     if not _is_planned_entry(ref, entry):
-        found = without_credentials(entry)
-        raise OSError(f"{location} has changed since planning: it is {found!r}")
+        # What it is now stays unsaid: a signature beside what is no URI would not be recognized.
+        raise OSError(f"{location} has changed since planning: it no longer names {ref.uri!r}")
     return entry
 
 

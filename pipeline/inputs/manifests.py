@@ -73,19 +73,22 @@ def is_entry(location: str) -> bool:
 
 
 def read_entry(location: str) -> str:
-    """The entry that an `entry_location` refers to. Raises OSError."""
+    """The location that an entry names, given by its `entry_location`. Raises OSError."""
     position, _, manifest = location.removeprefix(_ENTRY).partition(":")
-    number = int(position)
     try:
-        with _INDEX_LOCK:
-            index = _index(manifest)
-            if index is None:
-                return _parquet_entry(manifest, number)
-        layout, starts = index
-        entry = read_range(manifest, starts[number], starts[number + 1] - starts[number])
-        return next(_text_entries(io.BytesIO(entry), layout))
+        return resolve_entry(folder_of(manifest), _entry(manifest, int(position)))
     except (pa.ArrowException, IndexError, StopIteration, SourceError, csv.Error) as error:
         raise OSError(f"{manifest} has changed since planning: {error}") from error
+
+
+def _entry(manifest: str, number: int) -> str:
+    with _INDEX_LOCK:
+        index = _index(manifest)
+        if index is None:
+            return _parquet_entry(manifest, number)
+    layout, starts = index
+    entry = read_range(manifest, starts[number], starts[number + 1] - starts[number])
+    return next(_text_entries(io.BytesIO(entry), layout))
 
 
 def clear_caches() -> None:
