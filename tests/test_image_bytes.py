@@ -17,7 +17,7 @@ from pipeline.inputs.manifests import clear_caches, entry_location
 from pipeline.records import Container, ImageRef
 from pipeline.sources import list_images
 from pipeline.stores import storage
-from pipeline.stores.errors import MissingError, TransientStoreError
+from pipeline.stores.errors import AccessError, MissingError, TransientStoreError
 from pipeline.stores.locations import SourceError
 
 NAMES = [f"{number}.jpg" for number in range(40)]
@@ -177,8 +177,8 @@ def test_credentials_are_looked_up_in_the_manifest_that_may_be_renewed(
         assert (read_image(a), read_image(member)) == (b"jpeg", CONTENT[0])
         assert {request.path.partition("?")[2] for request in web.requests} == {"sig=sec0nd"}
         manifest.write_text(f"{web.url}/other.jpg?sig=th1rd\n")
-        for ref in (a, member):
-            with pytest.raises(OSError, match="has changed since planning") as caught:
+        for ref, error in ((a, OSError), (member, AccessError)):  # another entry, and none
+            with pytest.raises(error, match="has changed since planning") as caught:
                 read_image(ref)
             assert "th1rd" not in str(caught.value)
 

@@ -17,6 +17,7 @@ from pipeline.inputs.manifests import (
     list_manifest,
     read_entry,
 )
+from pipeline.stores.errors import AccessError
 from pipeline.stores.locations import SourceError, resolve_entry
 from pipeline.stores.storage import open_input
 
@@ -29,7 +30,7 @@ def entries(path: Path) -> list[str]:
         place = entry_location(str(path), number)
         assert is_entry(place)
         assert read_entry(place) == resolve_entry(str(path.parent), entry)
-    with pytest.raises(OSError, match="has changed since planning"):
+    with pytest.raises(AccessError, match="has changed since planning"):
         read_entry(entry_location(str(path), len(found)))
     return found
 

@@ -6,13 +6,14 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from pipeline.inputs.manifests import clear_caches, is_entry, read_entry
 from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef
-from pipeline.stores.errors import StoreError
+from pipeline.stores.errors import AccessError, StoreError
 from pipeline.stores.locations import SourceError, is_remote, local_path, without_credentials
 from pipeline.stores.storage import open_input, read, read_range
 
@@ -33,7 +34,8 @@ def read_image(ref: ImageRef) -> bytes:
     """The encoded bytes of one image. To read many images of an archive, use `ArchiveStream`.
 
     Raises OSError when the image cannot be read (TransientStoreError: a later try may succeed);
-    AccessError or SourceError when no image of the store can be read.
+    AccessError or SourceError when no image of the store can be read, or the manifest that has
+    the image's signature cannot.
     """
     try:
         if ref.container is None:
@@ -173,10 +175,12 @@ def _resolved_location(ref: ImageRef) -> str:
     location = ref.source or ref.uri
     if not is_entry(location):
         return location
-    entry = read_entry(location)
-    if not _is_planned_entry(ref, entry):
-        clear_caches()  # the manifest may have been rewritten in the meantime
+    with suppress(AccessError):
         entry = read_entry(location)
+        if _is_planned_entry(ref, entry):
+            return entry
+    clear_caches()  # the manifest may have been rewritten in the meantime
+    entry = read_entry(location)
     if not _is_planned_entry(ref, entry):
         # What it is now stays unsaid: a signature beside what is no URI would not be recognized.
         raise OSError(f"{location} has changed since planning: it no longer names {ref.uri!r}")

@@ -14,8 +14,9 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.error_text import reason_of
 from pipeline.inputs.tar_source import IMAGE_NAME, TAR_SUFFIXES
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, ShutdownError
 from pipeline.stores.locations import (
     SourceError,
     folder_of,
@@ -73,12 +74,23 @@ def is_entry(location: str) -> bool:
 
 
 def read_entry(location: str) -> str:
-    """The location that an entry names, given by its `entry_location`. Raises OSError."""
+    """The location that an entry names, given by its `entry_location`.
+
+    Raises AccessError when the manifest cannot be read or has no such entry any more: that says
+    nothing about the image. The message has no text of the manifest, which may be a signature.
+    """
     position, _, manifest = location.removeprefix(_ENTRY).partition(":")
     try:
         return resolve_entry(folder_of(manifest), _entry(manifest, int(position)))
-    except (pa.ArrowException, IndexError, StopIteration, SourceError, csv.Error) as error:
-        raise OSError(f"{manifest} has changed since planning: {error}") from error
+    except ShutdownError:
+        raise
+    except (IndexError, StopIteration, SourceError, csv.Error) as error:
+        raise AccessError(
+            f"the manifest {manifest!r} has changed since planning: it has no entry"
+            f" {int(position) + 1} any more; put it back"
+        ) from error
+    except (pa.ArrowException, OSError, AccessError, UnicodeDecodeError) as error:
+        raise AccessError(f"cannot read the manifest {manifest!r}: {reason_of(error)}") from error
 
 
 def _entry(manifest: str, number: int) -> str:
