@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import threading
+import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -24,7 +25,7 @@ from pipeline.stores.locations import (
     resolve_entry,
     without_query,
 )
-from pipeline.stores.storage import open_input, read_range
+from pipeline.stores.storage import open_input, read_range, whole_content
 
 PARQUET_MAGIC = b"PAR1"
 PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")
@@ -36,6 +37,7 @@ _ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # Windows editors write it
 # Hundreds of reading threads start at once; without the lock, each would index the whole manifest.
 _INDEX_LOCK = threading.Lock()
+_MAX_AGE_S = 60.0  # of a manifest in memory, so that signatures may be renewed during a run
 
 
 def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
@@ -96,11 +98,17 @@ def read_entry(location: str) -> str:
 def _entry(manifest: str, number: int) -> str:
     with _INDEX_LOCK:
         index = _index(manifest)
+        if index and index.content and time.monotonic() - index.read_at > _MAX_AGE_S:
+            _index.cache_clear()
+            index = _index(manifest)
         if index is None:
             return _parquet_entry(manifest, number)
-    layout, starts = index
-    entry = read_range(manifest, starts[number], starts[number + 1] - starts[number])
-    return next(_text_entries(io.BytesIO(entry), layout))
+    start, stop = index.starts[number], index.starts[number + 1]
+    if index.content is None:
+        entry = read_range(manifest, start, stop - start)
+    else:
+        entry = index.content[start:stop]
+    return next(_text_entries(io.BytesIO(entry), index.layout))
 
 
 def clear_caches() -> None:
@@ -281,12 +289,23 @@ def _text_entries(lines: Iterable[bytes], layout: _TableLayout | None) -> Iterat
         yield record[layout.column] if layout.column < len(record) else ""
 
 
-@lru_cache(maxsize=2)
-def _index(location: str) -> tuple[_TableLayout | None, Sequence[int]] | None:
-    """(layout, byte offset of each entry and of the end) of a text manifest; None for Parquet.
+class _Index(NamedTuple):
+    """Where the entries of a text manifest are.
 
-    Takes 8 bytes of memory per entry.
+    starts: the byte offset of each entry, and of the end; 8 bytes of memory per entry. content:
+    the manifest itself, where it was sent whole; read_at: when, by the monotonic clock.
     """
+
+    layout: _TableLayout | None
+    starts: Sequence[int]
+    content: bytes | None
+    read_at: float
+
+
+@lru_cache(maxsize=2)
+def _index(location: str) -> _Index | None:
+    """None for Parquet."""
+    read_at = time.monotonic()
     with open_input(location) as file:
         if is_parquet(file):
             return None
@@ -301,4 +320,4 @@ def _index(location: str) -> tuple[_TableLayout | None, Sequence[int]] | None:
 
         starts = array("Q", [position])
         starts.extend(position for _ in _text_entries(counted(), layout))
-        return layout, starts
+        return _Index(layout, starts, whole_content(file), read_at)

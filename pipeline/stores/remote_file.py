@@ -37,6 +37,11 @@ class RemoteFile(io.RawIOBase):
         self._version = first.version
         self.read_ahead_to = self._size
 
+    @property
+    def whole(self) -> bytes | None:
+        """The content, if all of it came when the file was opened."""
+        return self._head if len(self._head) == self._size else None
+
     def readable(self) -> bool:
         return True
 
