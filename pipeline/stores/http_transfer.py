@@ -153,7 +153,7 @@ def _follow_redirects(
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         connection, response = _request(address, headers, resource.policy)
-        location = response.getheader("Location")
+        location = _redirect_target(response)
         if response.status not in _REDIRECTS or location is None:
             return address, connection, response
         if response.length is not None and response.length <= _CHUNK_BYTES:
@@ -161,6 +161,14 @@ def _follow_redirects(
         _release(address, connection, response)
         url = urljoin(url, location).partition("#")[0]
     raise StoreError(f"more than {_MAX_REDIRECTS} redirects")
+
+
+def _redirect_target(response: http.client.HTTPResponse) -> str | None:
+    location = response.getheader("Location")
+    if location is not None:
+        with suppress(UnicodeDecodeError):  # then it is Latin-1, as http.client has decoded it
+            return location.encode("latin-1").decode("utf-8")
+    return location
 
 
 def _is_same_server(address: Address, first: Address) -> bool:
