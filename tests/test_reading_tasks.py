@@ -330,3 +330,17 @@ def test_a_manifest_of_signatures_that_cannot_be_read_fails_the_shard(
             with pytest.raises(AccessError, match=re.escape(f"manifest {manifest!r}")) as caught:
                 list(reading(refs[1:]))
             assert "sig=" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("persistent")
+def test_a_manifest_whose_server_is_down_is_not_waited_for_once_per_image() -> None:
+    web = WebServer({"/a.jpg": JPEG})
+    with web.running():
+        web.files["/list"] = f"{web.url}/a.jpg?sig=s\n".encode() * 200
+        refs = list(list_images(f"{web.url}/list"))
+        clear_caches()
+        web.requests.clear()
+        web.faults = {"list": ["503:"] * 10_000}
+        with pytest.raises(AccessError, match=r"cannot read the manifest .*HTTP 503"):
+            list(reading(refs, max_images=200))
+        assert len(web.requests) <= 12  # four attempts for all threads; some may start later

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from pipeline.inputs.manifests import clear_caches, is_entry, read_entry
+from pipeline.inputs.manifests import EntryGoneError, clear_caches, is_entry, read_entry
 from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef
-from pipeline.stores.errors import AccessError, StoreError
+from pipeline.stores.errors import StoreError
 from pipeline.stores.locations import SourceError, is_remote, local_path, without_credentials
 from pipeline.stores.storage import open_input, read, read_range
 
@@ -175,7 +175,7 @@ def _resolved_location(ref: ImageRef) -> str:
     location = ref.source or ref.uri
     if not is_entry(location):
         return location
-    with suppress(AccessError):
+    with suppress(EntryGoneError):
         entry = read_entry(location)
         if _is_planned_entry(ref, entry):
             return entry

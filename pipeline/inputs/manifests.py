@@ -9,6 +9,7 @@ import threading
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import BinaryIO, NamedTuple
 
@@ -37,7 +38,12 @@ _ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # Windows editors write it
 # Hundreds of reading threads start at once; without the lock, each would index the whole manifest.
 _INDEX_LOCK = threading.Lock()
+_failures: dict[str, tuple[float, Exception]] = {}  # when a manifest could not be read, and why
 _MAX_AGE_S = 60.0  # of a manifest in memory, so that signatures may be renewed during a run
+
+
+class EntryGoneError(AccessError):
+    """A manifest has become shorter since it was planned from, or is damaged."""
 
 
 def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
@@ -78,25 +84,26 @@ def is_entry(location: str) -> bool:
 def read_entry(location: str) -> str:
     """The location that an entry names, given by its `entry_location`.
 
-    Raises AccessError when the manifest cannot be read or has no such entry any more: that says
-    nothing about the image. The message has no text of the manifest, which may be a signature.
+    Raises AccessError when the manifest cannot be read, EntryGoneError when it has no such entry
+    any more: neither says anything about the image. The message has no text of the manifest, which
+    may be a signature.
     """
     position, _, manifest = location.removeprefix(_ENTRY).partition(":")
     try:
         return resolve_entry(folder_of(manifest), _entry(manifest, int(position)))
     except ShutdownError:
         raise
-    except (IndexError, StopIteration, SourceError, csv.Error) as error:
-        raise AccessError(
+    except (pa.ArrowException, IndexError, StopIteration, SourceError, csv.Error) as error:
+        raise EntryGoneError(
             f"the manifest {manifest!r} has changed since planning: it has no entry"
             f" {int(position) + 1} any more; put it back"
         ) from error
-    except (pa.ArrowException, OSError, AccessError, UnicodeDecodeError) as error:
+    except (OSError, AccessError, UnicodeDecodeError) as error:
         raise AccessError(f"cannot read the manifest {manifest!r}: {reason_of(error)}") from error
 
 
 def _entry(manifest: str, number: int) -> str:
-    with _INDEX_LOCK:
+    with _one_look(manifest):
         index = _index(manifest)
         if index and index.content and time.monotonic() - index.read_at > _MAX_AGE_S:
             _index.cache_clear()
@@ -109,6 +116,25 @@ def _entry(manifest: str, number: int) -> str:
     else:
         entry = index.content[start:stop]
     return next(_text_entries(io.BytesIO(entry), index.layout))
+
+
+@contextmanager
+def _one_look(manifest: str) -> Iterator[None]:
+    """Hold the lock; the threads that wait for it meanwhile get the same error.
+
+    Each would else ask a server that is down in its turn, with all attempts and their pauses.
+    """
+    asked_at = time.monotonic()
+    with _INDEX_LOCK:
+        failed_at, failure = _failures.get(manifest, (0.0, None))
+        if failure is not None and failed_at > asked_at:
+            raise failure.with_traceback(None)
+        try:
+            yield
+        except (OSError, AccessError) as error:
+            _failures[manifest] = (time.monotonic(), error)
+            raise
+        _failures.pop(manifest, None)
 
 
 def clear_caches() -> None:
