@@ -203,10 +203,16 @@ def test_redirects_are_followed_without_the_credentials(server: WebServer, host:
     with other.running():
         elsewhere = other.url.replace("127.0.0.1", host)
         server.redirects = {"/1": "/2", "/2": f"{elsewhere}/b.jpg?signed", "/loop": "/loop"}
+        other.files["/bü.jpg"] = DATA
+        # As most servers send it; the test's own encodes headers as Latin-1.
+        server.redirects["/raw"] = f"{elsewhere}/bü.jpg".encode().decode("latin-1")
+        server.redirects["/latin-1"] = f"{elsewhere}/bü.jpg"
         server.redirects |= {"/ftp": "ftp://localhost/a", "/file": "file:///etc/hostname"}
         assert get(resource(f"{server.url}/1"), 3, 9).data == DATA[3:9]
         assert [request.headers.get("X-Signed") for request in server.requests] == ["yes", "yes"]
-        (request,) = other.requests
+        for path in ("/raw", "/latin-1"):
+            assert get(resource(server.url + path)).data == DATA
+        request = other.requests[0]
         assert request.path == "/b.jpg?signed"
         assert "X-Signed" not in request.headers
     for path in ("/ftp", "/file"):

@@ -11,13 +11,13 @@ import pytest
 from corpora import make_tar
 from servers import Bucket, Proxy, WebServer
 
-from pipeline.inputs import image_bytes
+from pipeline.inputs import image_bytes, manifests
 from pipeline.inputs.image_bytes import ArchiveStream, is_streamed, read_image
-from pipeline.inputs.manifests import entry_location
+from pipeline.inputs.manifests import clear_caches, entry_location
 from pipeline.records import Container, ImageRef
 from pipeline.sources import list_images
 from pipeline.stores import storage
-from pipeline.stores.errors import MissingError, TransientStoreError
+from pipeline.stores.errors import AccessError, MissingError, TransientStoreError
 from pipeline.stores.locations import SourceError
 
 NAMES = [f"{number}.jpg" for number in range(40)]
@@ -177,10 +177,43 @@ def test_credentials_are_looked_up_in_the_manifest_that_may_be_renewed(
         assert (read_image(a), read_image(member)) == (b"jpeg", CONTENT[0])
         assert {request.path.partition("?")[2] for request in web.requests} == {"sig=sec0nd"}
         manifest.write_text(f"{web.url}/other.jpg?sig=th1rd\n")
-        for ref in (a, member):
-            with pytest.raises(OSError, match="has changed since planning") as caught:
+        for ref, error in ((a, OSError), (member, AccessError)):  # another entry, and none
+            with pytest.raises(error, match="has changed since planning") as caught:
                 read_image(ref)
             assert "th1rd" not in str(caught.value)
+
+
+def test_signed_entries_may_be_relative_to_a_manifest_on_the_web() -> None:
+    web = WebServer({"/d/a.jpg": b"jpeg", "/d/list": b"a.jpg?sig=f1rst\n"})
+    with web.running():
+        (ref,) = list_images(f"{web.url}/d/list")
+        assert ref.uri == f"{web.url}/d/a.jpg"
+        assert read_image(ref) == b"jpeg"
+        web.files["/d/list"] = b"b.jpg?sig=sec0nd\n"
+        clear_caches()
+        with pytest.raises(OSError, match="has changed since planning") as caught:
+            read_image(ref)
+        assert "sec0nd" not in str(caught.value)
+
+
+def test_a_manifest_on_a_server_without_byte_ranges_is_fetched_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"{number}.jpg" for number in range(100)]
+    web = WebServer({f"/{name}": name.encode() for name in names}, ranges=False)
+    with web.running():
+        # Longer than what is read of a file at first.
+        entries = "".join(f"{web.url}/{name}?sig=f1rst{'x' * 2000}\n" for name in names)
+        web.files["/list"] = entries.encode()
+        refs = list(list_images(f"{web.url}/list"))
+        web.requests.clear()
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(read_image, refs)) == [name.encode() for name in names]
+        assert len([request for request in web.requests if "/list" in request.path]) == 1
+        web.files["/list"] = entries.replace("f1rst", "sec0nd").encode()
+        monkeypatch.setattr(manifests, "_MAX_AGE_S", 0)
+        assert [read_image(ref) for ref in refs[:3]] == [name.encode() for name in names[:3]]
+        assert "sig=sec0nd" in web.requests[-1].path
 
 
 def test_passwords_do_not_show_when_a_server_fails(tmp_path: Path) -> None:

@@ -173,3 +173,22 @@ def test_a_server_without_ranges_gives_small_files_whole() -> None:
         assert len(web.requests) == 1
         with pytest.raises(StoreError, match=f"at most {10 * BLOCK} are read at once"):
             opened(web, "/large")
+
+
+def test_a_server_that_does_not_say_how_long_a_file_is_gives_small_ones_whole(
+    server: WebServer,
+) -> None:
+    original = server.answer
+
+    def answer(request: Request) -> Answer:
+        found = original(request)
+        if span := found.headers.get("Content-Range"):
+            found.headers["Content-Range"] = span.rpartition("/")[0] + "/*"
+        return found
+
+    server.answer = answer  # type: ignore[method-assign]
+    server.files |= {"/a": DATA[: 9 * BLOCK], "/large": DATA, "/as long": DATA[:100]}
+    for path in ("/a", "/small", "/empty", "/as long"):  # the last is as long as the first request
+        assert io.BufferedReader(opened(server, path)).read() == server.files[path]
+    with pytest.raises(StoreError, match=f"at most {10 * BLOCK} are read at once"):
+        opened(server, "/large")

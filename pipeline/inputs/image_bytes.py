@@ -6,9 +6,10 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from pipeline.inputs.manifests import clear_caches, is_entry, read_entry
+from pipeline.inputs.manifests import EntryGoneError, clear_caches, is_entry, read_entry
 from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef
@@ -33,7 +34,8 @@ def read_image(ref: ImageRef) -> bytes:
     """The encoded bytes of one image. To read many images of an archive, use `ArchiveStream`.
 
     Raises OSError when the image cannot be read (TransientStoreError: a later try may succeed);
-    AccessError or SourceError when no image of the store can be read.
+    AccessError or SourceError when no image of the store can be read, or the manifest that has
+    the image's signature cannot.
     """
     try:
         if ref.container is None:
@@ -173,13 +175,15 @@ def _resolved_location(ref: ImageRef) -> str:
     location = ref.source or ref.uri
     if not is_entry(location):
         return location
+    with suppress(EntryGoneError):
+        entry = read_entry(location)
+        if _is_planned_entry(ref, entry):
+            return entry
+    clear_caches()  # the manifest may have been rewritten in the meantime
     entry = read_entry(location)
     if not _is_planned_entry(ref, entry):
-        clear_caches()  # the manifest may have been rewritten in the meantime
-        entry = read_entry(location)
-    if not _is_planned_entry(ref, entry):
-        found = without_credentials(entry)
-        raise OSError(f"{location} has changed since planning: it is {found!r}")
+        # What it is now stays unsaid: a signature beside what is no URI would not be recognized.
+        raise OSError(f"{location} has changed since planning: it no longer names {ref.uri!r}")
     return entry
 
 

@@ -6,16 +6,19 @@ import csv
 import io
 import os
 import threading
+import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.error_text import reason_of
 from pipeline.inputs.tar_source import IMAGE_NAME, TAR_SUFFIXES
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, ShutdownError
 from pipeline.stores.locations import (
     SourceError,
     folder_of,
@@ -23,7 +26,7 @@ from pipeline.stores.locations import (
     resolve_entry,
     without_query,
 )
-from pipeline.stores.storage import open_input, read_range
+from pipeline.stores.storage import open_input, read_range, whole_content
 
 PARQUET_MAGIC = b"PAR1"
 PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")
@@ -35,6 +38,12 @@ _ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # Windows editors write it
 # Hundreds of reading threads start at once; without the lock, each would index the whole manifest.
 _INDEX_LOCK = threading.Lock()
+_failures: dict[str, tuple[float, Exception]] = {}  # when a manifest could not be read, and why
+_MAX_AGE_S = 60.0  # of a manifest in memory, so that signatures may be renewed during a run
+
+
+class EntryGoneError(AccessError):
+    """A manifest has become shorter since it was planned from, or is damaged."""
 
 
 def list_manifest(file: BinaryIO, location: str) -> Iterator[str]:
@@ -73,19 +82,59 @@ def is_entry(location: str) -> bool:
 
 
 def read_entry(location: str) -> str:
-    """The entry that an `entry_location` refers to. Raises OSError."""
+    """The location that an entry names, given by its `entry_location`.
+
+    Raises AccessError when the manifest cannot be read, EntryGoneError when it has no such entry
+    any more: neither says anything about the image. The message has no text of the manifest, which
+    may be a signature.
+    """
     position, _, manifest = location.removeprefix(_ENTRY).partition(":")
-    number = int(position)
     try:
-        with _INDEX_LOCK:
-            index = _index(manifest)
-            if index is None:
-                return _parquet_entry(manifest, number)
-        layout, starts = index
-        entry = read_range(manifest, starts[number], starts[number + 1] - starts[number])
-        return next(_text_entries(io.BytesIO(entry), layout))
+        return resolve_entry(folder_of(manifest), _entry(manifest, int(position)))
+    except ShutdownError:
+        raise
     except (pa.ArrowException, IndexError, StopIteration, SourceError, csv.Error) as error:
-        raise OSError(f"{manifest} has changed since planning: {error}") from error
+        raise EntryGoneError(
+            f"the manifest {manifest!r} has changed since planning: it has no entry"
+            f" {int(position) + 1} any more; put it back"
+        ) from error
+    except (OSError, AccessError, UnicodeDecodeError) as error:
+        raise AccessError(f"cannot read the manifest {manifest!r}: {reason_of(error)}") from error
+
+
+def _entry(manifest: str, number: int) -> str:
+    with _one_look(manifest):
+        index = _index(manifest)
+        if index and index.content and time.monotonic() - index.read_at > _MAX_AGE_S:
+            _index.cache_clear()
+            index = _index(manifest)
+        if index is None:
+            return _parquet_entry(manifest, number)
+    start, stop = index.starts[number], index.starts[number + 1]
+    if index.content is None:
+        entry = read_range(manifest, start, stop - start)
+    else:
+        entry = index.content[start:stop]
+    return next(_text_entries(io.BytesIO(entry), index.layout))
+
+
+@contextmanager
+def _one_look(manifest: str) -> Iterator[None]:
+    """Hold the lock; the threads that wait for it meanwhile get the same error.
+
+    Each would else ask a server that is down in its turn, with all attempts and their pauses.
+    """
+    asked_at = time.monotonic()
+    with _INDEX_LOCK:
+        failed_at, failure = _failures.get(manifest, (0.0, None))
+        if failure is not None and failed_at > asked_at:
+            raise failure.with_traceback(None)
+        try:
+            yield
+        except (OSError, AccessError) as error:
+            _failures[manifest] = (time.monotonic(), error)
+            raise
+        _failures.pop(manifest, None)
 
 
 def clear_caches() -> None:
@@ -266,12 +315,23 @@ def _text_entries(lines: Iterable[bytes], layout: _TableLayout | None) -> Iterat
         yield record[layout.column] if layout.column < len(record) else ""
 
 
-@lru_cache(maxsize=2)
-def _index(location: str) -> tuple[_TableLayout | None, Sequence[int]] | None:
-    """(layout, byte offset of each entry and of the end) of a text manifest; None for Parquet.
+class _Index(NamedTuple):
+    """Where the entries of a text manifest are.
 
-    Takes 8 bytes of memory per entry.
+    starts: the byte offset of each entry, and of the end; 8 bytes of memory per entry. content:
+    the manifest itself, where it was sent whole; read_at: when, by the monotonic clock.
     """
+
+    layout: _TableLayout | None
+    starts: Sequence[int]
+    content: bytes | None
+    read_at: float
+
+
+@lru_cache(maxsize=2)
+def _index(location: str) -> _Index | None:
+    """None for Parquet."""
+    read_at = time.monotonic()
     with open_input(location) as file:
         if is_parquet(file):
             return None
@@ -286,4 +346,4 @@ def _index(location: str) -> tuple[_TableLayout | None, Sequence[int]] | None:
 
         starts = array("Q", [position])
         starts.extend(position for _ in _text_entries(counted(), layout))
-        return layout, starts
+        return _Index(layout, starts, whole_content(file), read_at)

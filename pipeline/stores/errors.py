@@ -32,6 +32,8 @@ class ShutdownError(TransientStoreError):
 class AccessError(RuntimeError):
     """The store refuses every request, as with wrong or expired credentials.
 
+    Or the manifest that has the credentials cannot be read.
+
     Not an OSError, so that it is never taken for the fault of a single file.
     """
 

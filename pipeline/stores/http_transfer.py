@@ -59,13 +59,14 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """data: the bytes asked for, fewer at the end of the file. total_bytes: of the whole file.
+    """data: the bytes asked for, fewer at the end of the file.
 
+    total_bytes: of the whole file; None if the server does not say, and the file may go on.
     version: the store's ETag of the content; "" if unknown.
     """
 
     data: bytes
-    total_bytes: int
+    total_bytes: int | None
     headers: http.client.HTTPMessage
     version: str = ""
 
@@ -152,7 +153,7 @@ def _follow_redirects(
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         connection, response = _request(address, headers, resource.policy)
-        location = response.getheader("Location")
+        location = _redirect_target(response)
         if response.status not in _REDIRECTS or location is None:
             return address, connection, response
         if response.length is not None and response.length <= _CHUNK_BYTES:
@@ -160,6 +161,14 @@ def _follow_redirects(
         _release(address, connection, response)
         url = urljoin(url, location).partition("#")[0]
     raise StoreError(f"more than {_MAX_REDIRECTS} redirects")
+
+
+def _redirect_target(response: http.client.HTTPResponse) -> str | None:
+    location = response.getheader("Location")
+    if location is not None:
+        with suppress(UnicodeDecodeError):  # then it is Latin-1, as http.client has decoded it
+            return location.encode("latin-1").decode("utf-8")
+    return location
 
 
 def _is_same_server(address: Address, first: Address) -> bool:
@@ -220,7 +229,8 @@ def _answer(
     max_bytes: int,
 ) -> Answer:
     if response.status == 416:  # the file ends before `start`, or is empty
-        return Answer(b"", _total_bytes(response, start), response.headers)
+        total = _total_bytes(response)
+        return Answer(b"", start if total is None else total, response.headers)
     if response.status not in (200, 206):
         _raise_for_status(response, resource)
     is_whole_file = response.status == 200
@@ -233,14 +243,17 @@ def _answer(
     data = _read_body(response, max_bytes, resource.policy)
     if is_whole_file:
         return Answer(data, len(data), response.headers)
-    total = _total_bytes(response, start + len(data))
-    _check_range(response, start, min(stop or total, total), len(data))
-    return Answer(data, total, response.headers)
+    received, total = start + len(data), _total_bytes(response)
+    end = received if total is None else total
+    _check_range(response, start, min(stop or end, end), len(data))
+    may_go_on = total is None and received == stop
+    return Answer(data, None if may_go_on else end, response.headers)
 
 
-def _total_bytes(response: http.client.HTTPResponse, default: int) -> int:
+def _total_bytes(response: http.client.HTTPResponse) -> int | None:
+    """None where the server does not say: `bytes 0-99/*`."""
     total = (response.getheader("Content-Range") or "").rpartition("/")[2]
-    return int(total) if total.isdigit() else default
+    return int(total) if total.isdigit() else None
 
 
 def _check_range(response: http.client.HTTPResponse, start: int, stop: int, num_bytes: int) -> None:

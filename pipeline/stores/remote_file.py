@@ -15,7 +15,8 @@ BLOCK_BYTES = 4 << 20
 _BLOCKS_AHEAD = 8  # at most 36 MiB per file; one connection does not use the whole bandwidth
 _MAX_CONCURRENT_FETCHES = 64  # of all files of the process
 _HEAD_BYTES = 1 << 16
-_MAX_UNRANGED_BYTES = 64 << 20  # of a file whose server does not support byte ranges
+# Of a file whose server does not support byte ranges, or does not say with one how long it is.
+_MAX_UNRANGED_BYTES = 64 << 20
 
 
 class RemoteFile(io.RawIOBase):
@@ -32,10 +33,17 @@ class RemoteFile(io.RawIOBase):
         self._blocks: dict[int, Future[bytes]] = {}
         self._last_block = -1
         first = get(resource, 0, _HEAD_BYTES, max_bytes=_MAX_UNRANGED_BYTES)
+        if first.total_bytes is None:  # without a range, the end is where the server ends
+            first = get(resource, max_bytes=_MAX_UNRANGED_BYTES)
         self._head = first.data  # the whole file, if the server does not support byte ranges
-        self._size = first.total_bytes
+        self._size = len(first.data) if first.total_bytes is None else first.total_bytes
         self._version = first.version
         self.read_ahead_to = self._size
+
+    @property
+    def whole(self) -> bytes | None:
+        """The content, if all of it came when the file was opened."""
+        return self._head if len(self._head) == self._size else None
 
     def readable(self) -> bool:
         return True

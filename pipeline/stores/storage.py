@@ -87,6 +87,16 @@ def limit_read_ahead(file: BinaryIO, stop: int) -> None:
         file.raw.read_ahead_to = stop
 
 
+def whole_content(file: BinaryIO) -> bytes | None:
+    """The content of an open remote file that is in memory already, else None.
+
+    Small files are, and those of a server without byte ranges, of which no range can be read.
+    """
+    if isinstance(file, io.BufferedReader) and isinstance(file.raw, RemoteFile):
+        return file.raw.whole
+    return None
+
+
 def list_objects(location: str, prefix: str = "") -> Iterator[tuple[str, int]]:
     """(location, bytes) of the files below a remote folder, in the byte order of their paths.
 
