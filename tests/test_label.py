@@ -227,8 +227,9 @@ class PoisonedPipeline:
         time.sleep(0.1)  # so that the shard of the other thread waits for the model
         if shard.index == 1:
             os._exit(1)
-        table = pa.table({"num_bytes": [1] * len(shard.refs)})
-        return LabelledShard(table, {"ok": len(shard.refs), "unreadable": 0}, time.time(), {}, 0.0)
+        count = len(shard.refs)
+        table = pa.table({"status": ["ok"] * count, "num_bytes": [1] * count})
+        return LabelledShard(table, {"ok": count, "unreadable": 0}, time.time(), {}, 0.0)
 
 
 class PoisonedLabeler(ShardLabeler):
