@@ -11,9 +11,9 @@ import pytest
 from corpora import make_tar
 from servers import Bucket, Proxy, WebServer
 
-from pipeline.inputs import image_bytes, manifests
+from pipeline.inputs import image_bytes, manifest_entries
 from pipeline.inputs.image_bytes import ArchiveStream, is_streamed, read_image
-from pipeline.inputs.manifests import clear_caches, entry_location
+from pipeline.inputs.manifest_entries import clear_caches, entry_location
 from pipeline.records import Container, ImageRef
 from pipeline.sources import list_images
 from pipeline.stores import storage
@@ -211,7 +211,7 @@ def test_a_manifest_on_a_server_without_byte_ranges_is_fetched_once_in_a_while(
             assert list(pool.map(read_image, refs)) == [name.encode() for name in names]
         assert len([request for request in web.requests if "/list" in request.path]) == 1
         web.files["/list"] = entries.replace("f1rst", "sec0nd").encode()
-        monkeypatch.setattr(manifests, "_MAX_AGE_S", 0)
+        monkeypatch.setattr(manifest_entries, "_MAX_AGE_S", 0)
         assert [read_image(ref) for ref in refs[:3]] == [name.encode() for name in names[:3]]
         assert "sig=sec0nd" in web.requests[-1].path
 

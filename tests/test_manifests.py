@@ -11,12 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.inputs.manifests import (
-    entry_location,
-    is_entry,
-    list_manifest,
-    read_entry,
-)
+from pipeline.inputs.manifest_entries import entry_location, is_entry, read_entry
+from pipeline.inputs.manifests import list_manifest
 from pipeline.stores.errors import AccessError
 from pipeline.stores.locations import SourceError, resolve_entry
 from pipeline.stores.storage import open_input
@@ -181,7 +177,7 @@ def test_threads_that_look_up_entries_share_one_look(
         start.wait()
         return read_entry(entry_location(str(place), number))
 
-    monkeypatch.setattr("pipeline.inputs.manifests.open_input", noting)
+    monkeypatch.setattr("pipeline.inputs.manifest_entries.open_input", noting)
     with ThreadPoolExecutor(count) as pool:
         assert list(pool.map(look_up, range(count))) == [str(tmp_path / n) for n in names[:count]]
     assert len(opened) <= 3  # what kind it is; of Parquet, its row groups and the first of them

@@ -14,7 +14,7 @@ from reading import JPEG, archive_of, reading, widths, written
 from servers import Answer, Bucket, Proxy, Request, WebServer
 
 from pipeline.inputs import image_bytes
-from pipeline.inputs.manifests import clear_caches
+from pipeline.inputs.manifest_entries import clear_caches
 from pipeline.reading import reading_tasks
 from pipeline.reading.reading_tasks import StoreDownError
 from pipeline.records import Container, ImageRef, Status

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from pipeline.inputs.manifests import EntryGoneError, clear_caches, is_entry, read_entry
+from pipeline.inputs.manifest_entries import EntryGoneError, clear_caches, is_entry, read_entry
 from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef

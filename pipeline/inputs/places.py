@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from pipeline.error_text import reason_of
 from pipeline.inputs.local_files import list_folder, list_glob
-from pipeline.inputs.manifests import entry_location, list_manifest
+from pipeline.inputs.manifest_entries import entry_location
+from pipeline.inputs.manifests import list_manifest
 from pipeline.inputs.tar_source import TAR_ERRORS
 from pipeline.records import ImageRef
 from pipeline.stores.errors import AccessError

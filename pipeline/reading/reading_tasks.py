@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.error_text import reason_of
 from pipeline.inputs.image_bytes import ArchiveStream, expected_bytes, read_image
-from pipeline.inputs.manifests import is_entry
+from pipeline.inputs.manifest_entries import is_entry
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screening.screen import Limits, screen
 from pipeline.stores.errors import ColdStorageError, MissingError, ShutdownError, StoreError
