@@ -33,6 +33,9 @@ ZIGZAG: tuple[int, ...] = (
 )
 
 
+LEVEL_SHIFT = 128.0  # T.81 A.3.1
+
+
 def dct_basis() -> Tensor:
     """The orthonormal 8-point DCT-II matrix.
 
@@ -69,7 +72,7 @@ def block_dct(rgb: Tensor) -> Tensor:
     rows, columns = rgb.shape[2] // 8, rgb.shape[3] // 8
     whole = rgb[:, :, : rows * 8, : columns * 8].to(dtype)
     ycbcr = torch.einsum("kc,bchw->bkhw", matrix, whole)
-    shift = torch.tensor([128.0, 0.0, 0.0], dtype=dtype, device=rgb.device)
+    shift = torch.tensor([LEVEL_SHIFT, 0.0, 0.0], dtype=dtype, device=rgb.device)
     blocks = (ycbcr - shift[:, None, None]).unflatten(3, (columns, 8)).unflatten(2, (rows, 8))
     spectrum = torch.einsum("vy,bkrycx,ux->bkvurc", basis, blocks, basis)
     return spectrum.flatten(2, 3)[:, :, list(ZIGZAG)].flatten(1, 2)  # (B, 192, H // 8, W // 8)

@@ -163,7 +163,7 @@ def _predictor(
 
 
 def _check_precision(predictor: Predictor, name: str, crop: int) -> None:
-    """Raise ValueError when the model cannot run in its precision, which some models cannot.
+    """Raise ValueError when the model cannot run in its precision, or gives no numbers in it.
 
     Otherwise every attempt at every shard would fail.
     """

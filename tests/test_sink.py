@@ -1,7 +1,6 @@
 """A part: the schema, nulls where nothing is known, the plan's order, readable by others."""
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from decoding import screened
 from jpegs import encode, photo, save
 from servers import Answer, Bucket, Proxy, Request
 
+from afd_model.inference.predictions import Predictions
 from pipeline.output import OutputFolder
 from pipeline.records import SCHEMA, STATUSES, EncodedImage, ImageRef, Shard, Status
 from pipeline.shards import part_path
@@ -25,24 +25,12 @@ CLASS_NAMES = ("cat", "dög", "tench, Tinca tinca")
 FACTS = {"run_id": "r1", "counts": {"ok": 3}, "note": "é"}
 
 
-@dataclass(frozen=True)
-class Said:
+def said(rows: list[int], *, drift: bool = True) -> Predictions:
     """Predictions that can be told apart: image n is of class n mod 3."""
-
-    labels: np.ndarray
-    confidences: np.ndarray
-    top_labels: np.ndarray
-    top_confidences: np.ndarray
-    drift_angle_deg: np.ndarray | None
-    drift_energy: np.ndarray | None
-    flip_probability: np.ndarray | None
-
-
-def said(rows: list[int], *, drift: bool = True) -> Said:
     number = np.array(rows, np.int32)
     score = number.astype(np.float32)
     top = np.stack([number % 3, (number + 1) % 3], 1)
-    return Said(
+    return Predictions(
         labels=number % 3,
         confidences=score / 10,
         top_labels=top,

@@ -13,6 +13,7 @@ from afd_model.dct import DCT_CHANNELS
 from afd_model.drift import FlipModel, FlipScorer, flip_features
 from afd_model.inference.batch_norm_folding import fold_batch_norms
 from afd_model.inference.conv2d_same import replace_conv2d_same
+from afd_model.inference.device import dtype_name
 from afd_model.inference.inductor_model import InductorModel
 from afd_model.inference.kernels import cpu_kernels
 from afd_model.inference.micro_batches import micro_batch_sizes
@@ -21,8 +22,6 @@ from afd_model.inference.predictions import NotFiniteError, Predictions
 from afd_model.inference.rounding import keep_head_in_float32, round_weights
 
 _MAX_OPENVINO_IMAGES = 16  # at a time; more gain nothing
-
-_WIDER = "use --precision fp32, with another --output once this one has labels"
 
 Engine = Literal["torch", "inductor", "openvino"]
 
@@ -240,10 +239,12 @@ class Predictor:
         wrong = np.count_nonzero(~np.isfinite(confidences))
         if not wrong:
             return
-        wider = "check the weights" if self.precision == torch.float32 else _WIDER
+        way_out = "use --precision fp32, with another --output once this one has labels"
+        if self.precision == torch.float32:
+            way_out = "check the weights"
         raise NotFiniteError(
-            f"in {str(self.precision).removeprefix('torch.')} the probabilities of {wrong} of"
-            f" {len(confidences)} images are not numbers: {wider}"
+            f"in {dtype_name(self.precision)} the probabilities of {wrong} of {len(confidences)}"
+            f" images are not numbers: {way_out}"
         )
 
 

@@ -44,11 +44,11 @@ def _image_field(schema: pa.Schema) -> pa.Field | None:
     if len(structs) == 1:
         return structs[0]
     text = text_columns(schema)
-    # A lone text column of such a name rather holds the paths, and the bytes are a digest.
-    holds_paths = set(PATH_COLUMNS).intersection(text) or text in (
-        [name] for name in _IMAGE_COLUMNS
-    )
-    return next(iter(fields.values())) if len(fields) == 1 and not holds_paths else None
+    # A lone text column with the name of images rather holds the paths, and the bytes are a digest.
+    names_of_paths = {*PATH_COLUMNS, *(_IMAGE_COLUMNS if len(text) == 1 else ())}
+    if len(fields) == 1 and names_of_paths.isdisjoint(text):
+        return next(iter(fields.values()))
+    return None
 
 
 def _leaf_path(field: pa.Field) -> str | None:

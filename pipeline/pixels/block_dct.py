@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afd_model.dct import DCT_CHANNELS, JFIF_RGB_TO_YCBCR, ZIGZAG, block_dct, dct_basis
+from afd_model.dct import (
+    DCT_CHANNELS,
+    JFIF_RGB_TO_YCBCR,
+    LEVEL_SHIFT,
+    ZIGZAG,
+    block_dct,
+    dct_basis,
+)
 from afd_model.inference.kernels import cpu_kernels
-
-LEVEL_SHIFT = 128.0
 
 
 class BlockDct:
