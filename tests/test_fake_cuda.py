@@ -202,7 +202,7 @@ def test_from_decoded_pairs_to_the_loss_all_is_on_the_device(
             direct = trainer.averaged_classifier.bare(partial.degraded).logits
             found = trainer.averaged_classifier.features(partial.degraded, partial.dct).logits
         assert found.dtype == precision
-        counted.update(found, direct, direct, partial.condition != 0)
+        counted.update(found, direct, direct, partial.compressed)
 
 
 def test_tensors_of_two_devices_are_noticed() -> None:

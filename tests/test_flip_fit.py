@@ -47,7 +47,7 @@ def test_a_flip_is_the_enhanced_pictures_label_against_the_clean_ones() -> None:
         assert not torch.equal(flipped, others)  # so that each is told from what is meant
     angle = drift(found.stem_features, found.enhanced_features).angle_deg
     features = flip_features(angle, found.logits.softmax(1), dct, quality)
-    batch = PairBatch(clean, degraded, dct, quality, torch.zeros(16, dtype=torch.int64))
+    batch = PairBatch(clean, degraded, dct, quality, torch.ones(16, dtype=torch.bool))
     samples = flip_samples(classifier, batch)
     torch.testing.assert_close(samples, torch.cat([features, flipped[:, None].float()], 1))
 

@@ -17,14 +17,14 @@ class PairBatch(NamedTuple):
         dct: (B, 192, crop/8, crop/8) float32, `block_dct` of the degraded pixels; channels_last on
             CUDA, contiguous on a CPU.
         quality: (B,) float32, IJG quality in the degraded image's header; NaN without one.
-        condition: (B,) int64, the kind of compression; 0: none. Validation reports by it.
+        compressed: (B,) bool, whether the degraded image is. Validation counts the two kinds apart.
     """
 
     clean: Tensor
     degraded: Tensor
     dct: Tensor
     quality: Tensor
-    condition: Tensor
+    compressed: Tensor
 
     def to(self, device: torch.device) -> "PairBatch":
         """The batch on a device."""

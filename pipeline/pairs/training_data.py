@@ -204,7 +204,9 @@ class PairLoader:
             degraded=self._normalize(degraded),
             dct=self._block_dct(degraded),
             quality=torch.tensor(quality, device=clean.device),
-            condition=torch.tensor([plans[k].condition for k in kept], device=clean.device),
+            compressed=torch.tensor(
+                [plans[k].quality is not None for k in kept], device=clean.device
+            ),
         )
 
 
