@@ -15,7 +15,7 @@ from afd_model.classifier import AFDClassifier
 from afd_model.drift import FLIP_FEATURES, FlipModel
 from afd_model.training.distributed import gathered, is_first
 from afd_model.training.flip_fit import fit_flip_model, flip_samples
-from afd_model.training.loop import Pairs
+from afd_model.training.pairs import Pairs
 from afd_model.training.trainer import Trainer, TrainingError
 
 CHECKPOINT = "afd.safetensors"

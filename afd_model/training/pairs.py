@@ -1,9 +1,7 @@
-"""The input of training: batches of the same crops of the same images, clean and compressed.
+"""The input of training: batches of the same crops of the same images, clean and compressed."""
 
-`pipeline.pairs.training_data` makes them.
-"""
-
-from typing import NamedTuple
+from collections.abc import Generator, Iterable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,3 +27,11 @@ class PairBatch(NamedTuple):
     def to(self, device: torch.device) -> "PairBatch":
         """The batch on a device."""
         return PairBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Pairs(Protocol):
+    """The source of the batches; implemented by `pipeline.pairs.training_data.PairLoader`."""
+
+    def training(self, first_step: int) -> Generator[PairBatch, None, None]: ...
+    def held_out(self) -> Iterable[PairBatch]: ...
+    def random_pass(self, number: int) -> Iterable[PairBatch]: ...
