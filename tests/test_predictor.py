@@ -17,7 +17,7 @@ from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier, enhance_and_score
 from afd_model.dct import block_dct
-from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.flip_model import FLIP_FEATURES, FlipModel
 from afd_model.inference.inductor_model import InductorModel
 from afd_model.inference.predictor import Predictor
 
@@ -240,7 +240,7 @@ def test_nothing_is_left_to_the_cpu_where_the_device_is_another(
     flip = FlipModel(0.1, (0.5,) * COUNT, (0.0,) * COUNT, (1.0,) * COUNT)
     meta = torch.device("meta")
     run = Predictor(classifier, device=meta, precision=torch.float16, flip_model=flip)
-    modules = [run.model, cast(nn.Module, run._flip_scorer)]
+    modules = [run.model, cast(nn.Module, run.flip_scorer)]
     tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
     assert {tensor.device for tensor in tensors} == {meta}
     assert run.model.enhance is enhance_and_score

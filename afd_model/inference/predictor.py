@@ -10,7 +10,7 @@ from torch import Tensor
 
 from afd_model.classifier import AFDClassifier
 from afd_model.dct import DCT_CHANNELS
-from afd_model.drift import FlipModel, FlipScorer, flip_features
+from afd_model.flip_model import FlipModel, FlipScorer, flip_features
 from afd_model.inference.batch_norm_folding import fold_batch_norms
 from afd_model.inference.conv2d_same import replace_conv2d_same
 from afd_model.inference.device import dtype_name
@@ -46,6 +46,7 @@ class Predictor:
     Attributes:
         pixels_dtype: pixels of this dtype are not converted.
         measures_drift: whether there is a trained AFD-Module.
+        flip_scorer: `flip_model`'s, on the device; None without one.
         notice: one line for the user after running out of memory; else None.
 
     Raises:
@@ -73,8 +74,7 @@ class Predictor:
         self.engine = engine
         self.num_images = num_images
         self.top_k = top_k
-        self.flip_model = flip_model
-        self._flip_scorer = FlipScorer(flip_model).to(device) if flip_model else None
+        self.flip_scorer = FlipScorer(flip_model).to(device) if flip_model else None
         self.notice: str | None = None
         self._takes_dct = classifier.afd is not None
         self.measures_drift = classifier.afd is not None and not classifier.afd.is_identity
@@ -194,8 +194,8 @@ class Predictor:
         k = min(self.top_k, probabilities.shape[1])
         top = probabilities.topk(k, dim=1)
         flip = torch.zeros_like(output.drift_energy)
-        if self._flip_scorer is not None:
-            flip = self._flip_scorer(
+        if self.flip_scorer is not None:
+            flip = self.flip_scorer(
                 flip_features(output.drift_angle_deg, probabilities, dct, qualities)
             )
         scores = torch.stack([output.drift_angle_deg, output.drift_energy, flip], dim=1)
@@ -232,7 +232,7 @@ class Predictor:
             top_confidences=top_confidences,
             drift_angle_deg=angle if self.measures_drift else None,
             drift_energy=energy if self.measures_drift else None,
-            flip_probability=flip if self.flip_model is not None else None,
+            flip_probability=flip if self.flip_scorer is not None else None,
         )
 
     def _check_finite(self, confidences: np.ndarray) -> None:

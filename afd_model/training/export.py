@@ -12,7 +12,7 @@ from afd_model.atomic_file import atomic_write
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, save_checkpoint
 from afd_model.classifier import AFDClassifier
-from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.flip_model import FLIP_FEATURES, FlipModel
 from afd_model.training.distributed import gathered, is_first
 from afd_model.training.flip_fit import fit_flip_model, flip_samples
 from afd_model.training.pairs import Pairs
