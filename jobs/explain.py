@@ -41,7 +41,6 @@ class Explainer:
         afd, checkpoint = resolve_afd(settings.afd, self._backbone)
         self._device = resolve_device(settings.device)
         self._classifier = AFDClassifier(self._backbone, afd).eval().to(self._device)
-        self._trained = afd is not None and not afd.is_identity
         facts = model_facts(self._backbone, afd, checkpoint)
         module = os.path.basename(facts["afd"])
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
@@ -79,7 +78,7 @@ class Explainer:
             clean=None if clean is None else denormalized(clean[0].cpu(), preset.mean, preset.std),
             class_names=self._backbone.class_names,
             fdm_layer=self._fdm_layer(),
-            trained=self._trained,
+            trained=self._classifier.has_trained_module,
         )
         write_png(feature_figure(found, shown), path, self._dpi)
 

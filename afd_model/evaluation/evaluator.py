@@ -97,7 +97,7 @@ class Evaluator:
         self._predictor = Predictor(
             classifier, device=device, precision=precision, flip_model=flip_model
         )
-        self.has_trained_module = self._predictor.measures_drift
+        self.has_trained_module = classifier.has_trained_module
 
     @torch.inference_mode()
     def clean_stem(self, pixels: Tensor) -> Tensor:

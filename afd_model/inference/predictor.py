@@ -45,7 +45,7 @@ class Predictor:
 
     Attributes:
         pixels_dtype: pixels of this dtype are not converted.
-        measures_drift: whether there is a trained AFD-Module.
+        has_trained_module: the classifier's; without it there is no drift to measure.
         flip_scorer: `flip_model`'s, on the device; None without one.
         notice: one line for the user after running out of memory; else None.
 
@@ -77,7 +77,7 @@ class Predictor:
         self.flip_scorer = FlipScorer(flip_model).to(device) if flip_model else None
         self.notice: str | None = None
         self._takes_dct = classifier.afd is not None
-        self.measures_drift = classifier.afd is not None and not classifier.afd.is_identity
+        self.has_trained_module = classifier.has_trained_module
         model = _optimized(classifier, device, precision)
         side = crop or classifier.crop
         self._micro_batch: int | None = None
@@ -230,8 +230,8 @@ class Predictor:
             confidences=top_confidences[:, 0].copy(),
             top_labels=top_labels,
             top_confidences=top_confidences,
-            drift_angle_deg=angle if self.measures_drift else None,
-            drift_energy=energy if self.measures_drift else None,
+            drift_angle_deg=angle if self.has_trained_module else None,
+            drift_energy=energy if self.has_trained_module else None,
             flip_probability=flip if self.flip_scorer is not None else None,
         )
 
