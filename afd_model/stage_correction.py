@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from afd_model.fe_net import PReLU
-from afd_model.stem import shapes_behind
+from afd_model.layer_shapes import shapes_behind
 
 
 class StagePlace(NamedTuple):
