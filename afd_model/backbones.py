@@ -113,7 +113,6 @@ def load_backbone(
             another model; weights that do not classify; a failed download. One line that says what
             to do.
     """
-    check_name(name)
     preprocessing = preprocessing_of(name, weights)
     kind = _weights_kind(name, weights)
     module, resolved = _with_weights(name, kind, weights)

@@ -102,7 +102,7 @@ def load_model(
         batch_size=batch_size,
         num_threads=num_threads,
         prefetch_batches=settings.prefetch_batches,
-        dtype=predictor.pixels_dtype,
+        dtype=precision,
         hw_decoder_load=settings.hw_decoder_load,
         dct=afd is not None,
     )

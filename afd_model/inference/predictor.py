@@ -44,7 +44,6 @@ class Predictor:
         num_images: size of the largest batch. "inductor" needs it.
 
     Attributes:
-        pixels_dtype: pixels of this dtype are not converted.
         has_trained_module: the classifier's; without it there is no drift to measure.
         flip_scorer: `flip_model`'s, on the device; None without one.
         notice: one line for the user after running out of memory; else None.
@@ -88,7 +87,6 @@ class Predictor:
         if precision != torch.float32:
             keep_head_in_float32(model.backbone)
         model = model.to(device=device, dtype=precision)
-        self.pixels_dtype = precision
         # The DCT stays float32, as the decoder gives it; FDE-Net converts it.
         on_cpu = device.type == "cpu"
         self._dct_layout = torch.contiguous_format if on_cpu else torch.channels_last
@@ -120,9 +118,8 @@ class Predictor:
     def _blank(self, num_images: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of zeros for `_scores`: pixels, DCT and qualities."""
         pixels = torch.zeros(num_images, 3, side, side)
-        dct = torch.zeros(num_images, DCT_CHANNELS, side // 8, side // 8)
-        if not self._takes_dct:
-            dct = dct[:, :0]
+        channels = DCT_CHANNELS if self._takes_dct else 0
+        dct = torch.zeros(num_images, channels, side // 8, side // 8)
         qualities = torch.zeros(num_images, device=self.device)
         return self.placed_pixels(pixels), self.placed_dct(dct), qualities
 
@@ -205,7 +202,7 @@ class Predictor:
         """The pixels on the model's device, in its dtype and memory format."""
         return pixels.to(
             device=self.device,
-            dtype=self.pixels_dtype,
+            dtype=self.precision,
             non_blocking=True,
             memory_format=torch.channels_last,
         )
