@@ -27,7 +27,7 @@ from afd_model.weight_files import (
     has_packaged_lite0,
     head_classes,
     load_packaged_lite0,
-    load_state,
+    load_weights,
     read_weights,
     tensors_sha256,
     without_prefix,
@@ -222,7 +222,7 @@ def _from_file(name: str, path: str) -> nn.Module:
         skeleton = build(name)
     state = without_prefix(read_weights(path), skeleton)
     module = build(name, head_classes(state, skeleton))
-    load_state(module, state, name, path)
+    load_weights(module, state, name, path)
     return module
 
 

@@ -107,7 +107,7 @@ def head_classes(state: dict[str, Tensor], model: nn.Module) -> int:
     return IMAGENET_CLASSES
 
 
-def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
+def load_weights(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
     """Loads a state dict strictly.
 
     Raises:
