@@ -132,6 +132,7 @@ def training_plan(
     size: (height, width) of the image in pixels; crop: side of the training window, pixels.
     """
     plan = _degradation(rng, size, mix)
+    # A share of 0 draws no number: what is drawn behind it stays as in a mix without that share.
     if mix.recoloured_share and rng.random() < mix.recoloured_share:
         plan = replace(plan, colours=_random_colours(rng))
     if mix.upside_down_share and rng.random() < mix.upside_down_share:
