@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-import afd_model.inference
 from afd_model.afd_config import AFDSize
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
@@ -92,9 +91,6 @@ def test_the_compiled_kernels_give_what_pytorch_does(
     assert (compiled.model.afd.fde_net.fused_gate is not None) == narrow
     compiled.model.afd_micro_batch = 2  # of 5: each part is written to its place
     found = compiled(*inputs())
-    for module in ("cpu_kernels", "numba_kernels", "fde_kernels"):
-        monkeypatch.delattr(afd_model.inference, module)
-        monkeypatch.delitem(sys.modules, f"afd_model.inference.{module}")
     monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
     plain = Predictor(classifier, device=CPU, precision=precision)
     assert plain.model.enhance is enhance_and_score

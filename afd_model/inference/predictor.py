@@ -15,7 +15,7 @@ from afd_model.inference.batch_norm_folding import fold_batch_norms
 from afd_model.inference.conv2d_same import replace_conv2d_same
 from afd_model.inference.device import dtype_name
 from afd_model.inference.inductor_model import InductorModel
-from afd_model.inference.kernels import cpu_kernels
+from afd_model.inference.kernels import has_numba
 from afd_model.inference.micro_batches import micro_batch_sizes
 from afd_model.inference.openvino_model import OpenVINOModel
 from afd_model.inference.predictions import NotFiniteError, Predictions
@@ -256,14 +256,16 @@ def _check_engine(engine: Engine, device: torch.device) -> None:
 
 def _use_cpu_kernels(model: AFDClassifier) -> None:
     """Replaces parts of the AFD-Module by Numba kernels, if installed: several times as fast."""
-    if (kernels := cpu_kernels()) is None:
+    if not has_numba():
         return
-    model.enhance = kernels.enhance_and_score
+    from afd_model.inference import cpu_kernels
+
+    model.enhance = cpu_kernels.enhance_and_score
     if model.afd is not None:
         fde_net = model.afd.fde_net
-        fde_net.log_magnitude = kernels.log_magnitude_in_one_pass
-        if kernels.fuses_gate(fde_net):
-            fde_net.fused_gate = kernels.fused_gate
+        fde_net.log_magnitude = cpu_kernels.log_magnitude_in_one_pass
+        if cpu_kernels.fuses_gate(fde_net):
+            fde_net.fused_gate = cpu_kernels.fused_gate
 
 
 def _optimized(
