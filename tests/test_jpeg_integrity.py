@@ -114,6 +114,23 @@ def test_what_libjpeg_cannot_get_past_is_cut_off(name: str) -> None:
         assert readable_part(data, header) == data
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_libjpeg_resynchronises_behind_is_kept(progressive: bool) -> None:
+    jpeg = encode(photo(300, 400), restart_marker_rows=1, progressive=progressive)
+    header = scan_jpeg(jpeg)
+    at = jpeg.index(b"\xff\xd3", header.scan_offset) - 40
+    bad = jpeg[:at] + b"\xff\x9f" + jpeg[at + 2 :]
+    assert "marker 0xFF9F inside" in (check_integrity(bad, header, "fast") or "")
+    assert readable_part(bad, header) == bad
+    several = jpeg[:at] + b"\xff\x9f..\xff\xbf" + jpeg[at + 6 :]
+    assert readable_part(several, header) == several
+
+    last = jpeg.rindex(b"\xff\xd9") - 20
+    for marker, start in ((b"\xff\x9f\xff\xd8", at), (b"\xff\xc8", at), (b"\xff\x9f", last)):
+        hopeless = jpeg[:start] + marker + jpeg[start + len(marker) :]
+        assert readable_part(hopeless, header) == jpeg[:start] + b"\xff\xd9"
+
+
 def test_strict_decode_error_is_one_line_or_none() -> None:
     assert strict_decode_error(KINDS["baseline"]) is None
     message = strict_decode_error(KINDS["baseline"][:-500])

@@ -26,6 +26,8 @@ _BETWEEN_SCANS = frozenset((0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE
 # Any marker but the restart markers, which belong inside the scan data (B.1.1.3).
 _SCAN_ENDER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+_SOF0 = 0xC0
+_FROM_SOF0 = re.compile(rb"\xff[\xc0-\xfe]")
 
 
 def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
@@ -88,6 +90,7 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
     When libjpeg fails in the middle of an image, DALI 2.4 never frees that image's memory.
     """
     pos = header.scan_offset
+    restarts = _has_restarts(data, pos)
     for _ in range(MAX_SEGMENTS):
         match = _SCAN_ENDER.search(data, pos)
         if match is None:
@@ -95,7 +98,7 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
         at, code = match.start(), data[match.start() + 1]
         if code == _EOI or header.sof_marker & 7 > 3:
             return data
-        if code == _TEM:
+        if code == _TEM or (restarts and code < _SOF0 and _restart_follows(data, at + 2)):
             pos = at + 2
             continue
         end = _segment_end(data, at)
@@ -105,6 +108,17 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
             return data[:at] + _EOI_BYTES
         pos = end
     return data[:pos] + _EOI_BYTES
+
+
+def _has_restarts(data: bytes, scan_start: int) -> bool:
+    """Whether a DRI segment precedes the scan (B.2.4.4)."""
+    return b"\xff\xdd" in data[:scan_start]
+
+
+def _restart_follows(data: bytes, pos: int) -> bool:
+    """Whether libjpeg resynchronises behind a marker below SOF0: it skips all of these."""
+    following = _FROM_SOF0.search(data, pos)
+    return following is not None and _RESTART.match(following[0]) is not None
 
 
 def _segment_end(data: bytes, at: int) -> int | None:
@@ -152,7 +166,7 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
 
 def _restart_error(data: bytes, start: int, end: int) -> str | None:
     """Why the restart markers are out of order, or None: they count 0 to 7 in turn (F.1.1.5.1)."""
-    if b"\xff\xdd" not in data[:start]:
+    if not _has_restarts(data, start):
         return None
     for count, match in enumerate(_RESTART.finditer(data, start, end)):
         found = match[1][0] & 7
