@@ -69,7 +69,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         corpus = {"own": settings.input == OWN, **corpus_facts(refs)}
         bench = _Bench(settings, device, refs, Path(folder))
         choice, tried = _sweep(settings, bench)
-        rounds, model = bench.measure(choice)
+        rounds, model, num_workers = bench.measure(choice)
     measured = figures(
         rounds,
         cuda=device.type == "cuda",
@@ -86,7 +86,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         "model": model,
         "settings": {
             **asdict(choice),
-            "workers": bench.num_workers(choice),
+            "workers": num_workers,
             "threads": bench.num_threads(choice),
             "read_threads": settings.read_threads,
             "prefetch_batches": settings.prefetch_batches,
@@ -128,15 +128,18 @@ class _Bench:
         return max(1, num_cores() // self.num_workers(choice)) if self._cuda else 1
 
     def images_per_shard(self, choice: Choice) -> int:
-        """So that every worker gets the same number of shards of at most 2000 images."""
+        """So that the workers get about the same number of shards of at most 2000 images."""
         if self._settings.images_per_shard != "auto":
             return self._settings.images_per_shard
         images, workers = len(self._refs), self.num_workers(choice)
         shards_per_worker = -(-images // (workers * _MAX_IMAGES_PER_SHARD))
         return -(-images // (workers * shards_per_worker))
 
-    def measure(self, choice: Choice) -> tuple[list[Round], dict[str, Any]]:
-        """(rounds of each stage alone and then the whole job, facts about the model)."""
+    def measure(self, choice: Choice) -> tuple[list[Round], dict[str, Any], int]:
+        """(rounds of each stage alone and then the whole job, facts about the model, workers).
+
+        There are fewer workers than in `choice` where there are fewer shards.
+        """
         settings = self._label_settings(choice)
         stages = Stages(
             settings,
@@ -152,7 +155,8 @@ class _Bench:
                 if number:  # the first warms up
                     rounds.append(done)
                     say(f"round {number}: {done.job.images_per_s:.4g} images/s")
-        return rounds, {**_without_folders(stages.facts), **stages.host}
+        facts = {**_without_folders(stages.facts), **stages.host}
+        return rounds, facts, workers.num_workers
 
     def speed(self, choice: Choice) -> float:
         """Images/s of the whole job, median of a few runs."""
