@@ -207,7 +207,7 @@ def _geometry(settings: LabelSettings, preset: Preprocessing, *, in_blocks: bool
 def model_facts(
     backbone: Backbone, afd: AFDModule | None, checkpoint: CheckpointFacts | None
 ) -> dict[str, Any]:
-    """Names and digests of what decides the labels and their names."""
+    """Names and digests of what decides the labels and their names: `MODEL_FACTS`."""
     unnamed = "none" if afd is None else "untrained"
     return {
         "backbone": backbone.name,

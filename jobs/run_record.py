@@ -18,6 +18,11 @@ _RECORDED_PACKAGES = (
     *("afd-label", "nvidia-dali-cuda130", "numba", "openvino", "pillow", "pyarrow", "ray", "timm"),
     *("torch", "torchvision", "turbojpeg"),
 )
+# Facts of the model that decide the labels and their names; run.json and every part have them.
+MODEL_FACTS = (
+    *("backbone", "weights", "weights_sha256", "stem_layer", "afd", "afd_sha256"),
+    "class_names_sha256",
+)
 _POLL_S = 0.5
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from jobs.quantities import UNKNOWN, count, decimal, percent
 from jobs.reporting import compare_charts as charts
 from jobs.reporting.compare import FEW, Comparison
-from jobs.reporting.content import Card, model_facts
+from jobs.reporting.content import Card, recorded_model
 from jobs.reporting.queries import Distributions, Row
 from jobs.reporting.run import Run
 from jobs.reporting.statistics import band_name
@@ -131,7 +131,7 @@ def _matrix(found: Comparison) -> list[tuple[str, ...]]:
 def _differences(before: Run, now: Run) -> list[tuple[str, str, str]]:
     """(name, before, now) of the settings, model facts and versions that differ."""
     facts = [
-        {**run.facts.get("settings", {}), **model_facts(run), **run.facts.get("versions", {})}
+        {**run.facts.get("settings", {}), **recorded_model(run), **run.facts.get("versions", {})}
         for run in (before, now)
     ]
     return [

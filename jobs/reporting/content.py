@@ -13,6 +13,7 @@ from jobs.reporting.queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Findings, Row,
 from jobs.reporting.run import Run, stage_totals
 from jobs.reporting.statistics import median
 from jobs.reporting.vega_lite import Chart
+from jobs.run_record import MODEL_FACTS
 from pipeline.records import STATUSES
 
 Card = tuple[str, str, str]  # value, name, note
@@ -235,7 +236,7 @@ def run_facts(run: Run) -> dict[str, Any]:
 
 def _fact_tables(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     model, settings, versions = (
-        model_facts(run),
+        recorded_model(run),
         run.facts.get("settings", {}),
         run.facts.get("versions", {}),
     )
@@ -255,9 +256,8 @@ def _fact_tables(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def model_facts(run: Run) -> dict[str, Any]:
-    names = ("backbone", "weights", "weights_sha256", "stem_layer", "afd", "afd_sha256")
-    return {name: run.facts[name] for name in names if name in run.facts}
+def recorded_model(run: Run) -> dict[str, Any]:
+    return {name: run.facts[name] for name in MODEL_FACTS if name in run.facts}
 
 
 def _sorted(facts: dict[str, Any]) -> list[tuple[str, str]]:
