@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -140,7 +139,3 @@ def _run(settings: CompressSettings) -> int:
         f" {size(summary['num_bytes'])} in {summary['output']}"
     )
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +99,3 @@ def main(arguments: Sequence[str]) -> int:
     """`afd demo`: exit code 0 when the corpus is labelled, 1 when it is not, 2 for bad usage."""
     settings = parse(DemoSettings, arguments, prog="afd demo")
     return run_job("afd demo", lambda: demo(settings), errors=(RuntimeError,))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

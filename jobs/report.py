@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from jobs.command_line import parse
@@ -32,7 +31,3 @@ def _run(settings: ReportSettings) -> int:
     made = report(settings)
     print_answer(f"{made.path} ({size(made.num_bytes)}, {count(made.images)} images)")
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -239,7 +239,3 @@ def _run(settings: SqlSettings) -> int:
     with ignoring_closed_stdout():
         sql(settings, sys.stdout)
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,3 @@ def _run(settings: TrainSettings) -> int:
         f" picture's label ({share(score, 'direct_agreement')} without the module)"
     )
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
