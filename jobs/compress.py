@@ -67,7 +67,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
 
 def _open(output: OutputFolder, settings: CompressSettings) -> None:
     """Start or continue an output. Raises OutputError when it was made with other settings."""
-    now = replace(settings, input=absolute_pattern(settings.input)).file_settings
+    now = replace(settings, input=absolute_pattern(settings.input)).content_settings
     record = output.read_json(RUN)
     if record is not None:
         check_job(output, record, "subsampling")

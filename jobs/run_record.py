@@ -40,7 +40,7 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
         return record if record and _continues(record, settings) else None
     if record is None:
         raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")
-    refuse_other_settings(output, record["settings"], settings.row_settings)
+    refuse_other_settings(output, record["settings"], settings.content_settings)
     if (found := record.get("schema_version")) != SCHEMA_VERSION:
         raise OutputError(
             f"{output.location!r} holds rows of schema version {found}, and this release writes"
@@ -51,7 +51,7 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
 
 def _continues(record: Mapping[str, Any], settings: LabelSettings) -> bool:
     found = (record.get("settings"), record.get("schema_version"))
-    return found == (settings.row_settings, SCHEMA_VERSION)
+    return found == (settings.content_settings, SCHEMA_VERSION)
 
 
 def check_job(output: OutputFolder, record: Mapping[str, Any], key: str) -> None:
@@ -92,7 +92,7 @@ def start_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
     record = {
         "run_id": uuid.uuid4().hex,
         "schema_version": SCHEMA_VERSION,
-        "settings": settings.row_settings,
+        "settings": settings.content_settings,
         "model": None,
         "versions": versions(),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from afd_model import WEIGHT_SUFFIXES
 from pipeline.inputs.local_files import absolute_pattern
@@ -73,7 +73,12 @@ def _numbers(settings: Any, names: tuple[str, ...]) -> Iterator[tuple[str, float
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionSettings:
-    """The input and the output of a job."""
+    """The input and the output of a job.
+
+    MAY_CHANGE: the settings that may differ when an output is continued, by the jobs that can.
+    """
+
+    MAY_CHANGE: ClassVar[frozenset[str]]
 
     input: str = setting(
         REQUIRED,
@@ -86,6 +91,14 @@ class CollectionSettings:
         "output folder; repeating the command continues the run in it. `afd label` also takes"
         " s3://BUCKET/KEY and gs://BUCKET/KEY",
     )
+
+    @property
+    def content_settings(self) -> dict[str, Any]:
+        """The settings that decide what a row, a file or the weights of the output are.
+
+        A continued run must have the same.
+        """
+        return {name: value for name, value in asdict(self).items() if name not in self.MAY_CHANGE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +160,15 @@ class ClassifierSettings(BackboneSettings, CollectionSettings):
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings(ClassNamesSettings, ClassifierSettings):
     """Label every image of a collection and write one Parquet row for each."""
+
+    MAY_CHANGE = frozenset(
+        {
+            *("output", "attempts_per_shard", "device", "engine", "batch_size", "workers"),
+            *("workers_per_gpu", "max_workers", "cpus_per_worker", "read_threads"),
+            *("prefetch_batches", "hw_decoder_load", "address", "dry_run", "verify", "progress"),
+            *("log_format", "log_level"),
+        }
+    )
 
     afd: str = setting(
         "default",
@@ -273,26 +295,3 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
             raise ValueError(f"--workers {pool[0]} is more than --max-workers {pool[1]}")
         if self.log_format == "json" and self.progress == "bar":
             raise ValueError("--progress bar draws on a terminal: with --log-format json use plain")
-
-    @property
-    def row_settings(self) -> dict[str, Any]:
-        """The settings that decide the content of the rows; a continued run must have the same."""
-        return {name: value for name, value in asdict(self).items() if name in _ROW_SETTINGS}
-
-
-# The settings that may not change when a run is continued.
-_ROW_SETTINGS = (
-    "input",
-    "backbone",
-    "weights",
-    "stem_layer",
-    "class_names",
-    "afd",
-    "top_k",
-    "resize",
-    "crop",
-    "images_per_shard",
-    "max_pixels",
-    "integrity",
-    "precision",
-)

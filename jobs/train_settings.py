@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from jobs.settings import (
     ClassifierSettings,
@@ -18,6 +18,14 @@ from pipeline.pairs.pair_plan import DegradationMix
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(ClassifierSettings):
     """Train an AFD-Module for a frozen classifier on unlabelled images; writes afd.safetensors."""
+
+    MAY_CHANGE = frozenset(
+        {
+            *("output", "max_time_s", "device", "workers", "cpus_per_worker", "attempts"),
+            *("read_threads", "prefetch_batches", "address", "save_every_steps"),
+            *("log_every_steps", "flip_passes", "flip_images"),
+        }
+    )
 
     crop: int | Literal["auto"] = setting(
         "auto",
@@ -243,16 +251,5 @@ class TrainSettings(ClassifierSettings):
     def mix(self) -> DegradationMix:
         return DegradationMix(**{name: getattr(self, name) for name in _MIX})
 
-    @property
-    def model_settings(self) -> dict[str, Any]:
-        """The settings that decide the weights; a continued run must have the same."""
-        return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
-
 
 _MIX = tuple(DegradationMix.__dataclass_fields__)
-# These may change when a run is continued.
-_MAY_CHANGE = (
-    *("output", "max_time_s", "device", "workers", "cpus_per_worker", "attempts", "read_threads"),
-    *("prefetch_batches", "address", "save_every_steps", "log_every_steps", "flip_passes"),
-    "flip_images",
-)

@@ -264,8 +264,7 @@ def test_every_shard_is_stopped_before_any_is_waited_for(
 
 
 def test_a_model_that_cannot_be_built_is_fatal_and_worded(settings: LabelSettings) -> None:
-    values = {**vars_of(settings), "backbone": "mobilenet_v3_smal"}
-    record = call(make_labeler(LabelSettings(**values)), 0)
+    record = call(make_labeler(replace(settings, backbone="mobilenet_v3_smal")), 0)
     assert (
         record.fatal == "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?"
     )
@@ -305,7 +304,3 @@ def test_a_lost_device_is_fatal_here_and_ends_a_worker_of_rays(
     monkeypatch.undo()
     output.clean()
     assert call(make_labeler(settings), 0).error is None
-
-
-def vars_of(settings: LabelSettings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
