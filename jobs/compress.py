@@ -71,8 +71,7 @@ def _open(output: OutputFolder, settings: CompressSettings) -> None:
     record = output.read_json(RUN)
     if record is not None:
         check_job(output, record, "subsampling")
-        # Outputs from before --shift-grid existed do not record it.
-        refuse_other_settings(output, {"shift_grid": False, **record["settings"]}, now)
+        refuse_other_settings(output, record["settings"], now)
     with output.first_write():
         output.path.mkdir(parents=True, exist_ok=True)  # `path` raises for a bucket
         output.clean()

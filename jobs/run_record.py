@@ -147,20 +147,18 @@ def model_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two models' facts, in words; empty when nothing does.
 
     Paths of weights with equal digests are ignored: another node or environment may have the same
-    file in another folder. So are facts that the run's release did not record yet.
+    file in another folder.
     """
     same_content = {
         name
         for name in ("weights", "afd")
         if (digest := now.get(f"{name}_sha256")) and digest == before.get(f"{name}_sha256")
     }
-    if (before.get("afd"), now.get("afd")) == ("untrained", "none"):
-        same_content.add("afd")  # an early release recorded a default that did not ship so
     before, now = (
         {name: value for name, value in model.items() if name not in same_content}
         for model in (before, now)
     )
-    return differences(before, {name: value for name, value in now.items() if name in before})
+    return differences(before, now)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
