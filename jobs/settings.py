@@ -32,6 +32,25 @@ def setting(default: Any, description: str, *, positional: bool = False) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def device_setting() -> Any:
+    """As `precision_setting` and `address_setting`, a setting that several jobs have."""
+    return setting("auto", "auto: CUDA if there is a GPU, else the CPU")
+
+
+def precision_setting() -> Any:
+    return setting(
+        "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+    )
+
+
+def address_setting() -> Any:
+    return setting(
+        "local",
+        "Ray cluster: local starts one on this machine, auto joins the running one; or an address"
+        " such as HOST:6379",
+    )
+
+
 def positional_settings(settings_class: type) -> tuple[str, ...]:
     """The names of the settings that are given by position, in their order."""
     return tuple(found.name for found in fields(settings_class) if found.metadata["positional"])
@@ -210,12 +229,8 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
         " strictly, and finds more of the flipped bits",
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA if there is a GPU, else the CPU"
-    )
-    precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
-        "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
-    )
+    device: Literal["auto", "cuda", "cpu"] = device_setting()
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = precision_setting()
     engine: Literal["auto", "torch", "inductor", "openvino"] = setting(
         "auto",
         "what runs the model; inductor (CUDA): starts 15 s later, then runs twice as fast;"
@@ -255,11 +270,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
         0.65, "share of the JPEGs given to the GPU's hardware decoder, 0 to 1; CUDA only"
     )
 
-    address: str = setting(
-        "local",
-        "Ray cluster: local starts one on this machine, auto joins the running one; or an address"
-        " such as HOST:6379",
-    )
+    address: str = address_setting()
     dry_run: bool = setting(
         False,
         "label nothing; print the number of images, bytes, shards and workers, and an estimate of"

@@ -7,6 +7,8 @@ from typing import Literal
 
 from jobs.settings import (
     ClassifierSettings,
+    address_setting,
+    device_setting,
     require_between,
     require_not_negative,
     require_positive,
@@ -200,9 +202,7 @@ class TrainSettings(ClassifierSettings):
         " preset's size",
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA if there is a GPU, else the CPU"
-    )
+    device: Literal["auto", "cuda", "cpu"] = device_setting()
     precision: Literal["auto", "bf16", "fp32"] = setting(
         "auto",
         "precision of the arithmetic; auto: bf16 on CUDA and on CPUs that have it, else fp32",
@@ -219,11 +219,7 @@ class TrainSettings(ClassifierSettings):
     max_pixels: int = setting(
         100_000_000, "images with more pixels (width x height) are not trained on"
     )
-    address: str = setting(
-        "local",
-        "Ray cluster: local starts one on this machine, auto joins the running one; or an address"
-        " such as HOST:6379",
-    )
+    address: str = address_setting()
 
     def __post_init__(self) -> None:
         require_positive(
