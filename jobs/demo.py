@@ -60,11 +60,12 @@ def demo(settings: DemoSettings) -> int:
     """
     folder = Path(settings.output)
     _recreate(folder)
-    corpus = build_demo_corpus(folder / "corpus", num_photos=settings.num_photos)
-    print_answer(f"corpus: {corpus.num_photos} photographs and {corpus.num_broken} broken files")
+    corpus = folder / "corpus"
+    num_broken = build_demo_corpus(corpus, num_photos=settings.num_photos)
+    print_answer(f"corpus: {settings.num_photos} photographs and {num_broken} broken files")
     summary = label(
         LabelSettings(
-            input=str(corpus.folder),
+            input=str(corpus),
             output=str(folder / "run"),
             backbone=_BACKBONE,
         )
