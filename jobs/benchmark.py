@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -48,10 +48,10 @@ _SWEEP_ROUNDS = 3
 class Choice:
     """One value of each setting that can be swept."""
 
-    workers: int | str
-    threads: int | str
+    workers: int | Literal["auto"]
+    threads: int | Literal["auto"]
     hw_decoder_load: float
-    batch_size: int | str
+    batch_size: int | Literal["auto"]
 
 
 def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class _Bench:
             device=settings.device,
             precision=settings.precision,
             engine=engine,
-            batch_size=choice.batch_size,  # type: ignore[arg-type]
+            batch_size=choice.batch_size,
             hw_decoder_load=choice.hw_decoder_load,
             read_threads=settings.read_threads,
             prefetch_batches=settings.prefetch_batches,
@@ -253,15 +253,11 @@ def _append(record: str, line: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """`afd benchmark`: exit code 0 with a document, 1 if nothing was measured, 2 for bad usage."""
     settings = parse(BenchmarkSettings, arguments, prog="afd benchmark")
-    return run(settings, prog="afd benchmark")
+    return run_job("afd benchmark", lambda: run(settings), errors=(RuntimeError,))
 
 
-def run(settings: BenchmarkSettings, *, prog: str) -> int:
-    """Measure, print and record. Returns an exit code. prog: the command's name, for messages."""
-    return run_job(prog, lambda: _run(settings), errors=(RuntimeError,))
-
-
-def _run(settings: BenchmarkSettings) -> int:
+def run(settings: BenchmarkSettings) -> int:
+    """Measure, print and record. Raises the errors of `benchmark`, or returns an exit code."""
     result = benchmark(settings)
     for row in table(result).splitlines():
         say(row)
