@@ -67,7 +67,7 @@ def _open(output: OutputFolder, settings: TrainSettings) -> None:
 
 def _reopen(output: OutputFolder, record: dict[str, Any], settings: TrainSettings) -> None:
     """Continue the recorded run with the same settings, or for more steps."""
-    now = json.loads(json.dumps(settings.content_settings))
+    now = settings.content_settings
     before = record.get("settings", {})
     steps, wanted = before.get("max_steps", 0), now["max_steps"]
     refuse_other_settings(output, {**before, "max_steps": wanted}, now)
