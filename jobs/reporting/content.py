@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from jobs.quantities import count, decimal, degrees, duration, percent, size
 from jobs.reporting import charts
 from jobs.reporting.queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Findings, Row, Trust
@@ -79,9 +81,7 @@ def _cards(found: Findings, trust: Trust) -> list[Card]:
         (decimal(confidence), "median confidence", f"of {count(labelled)} labels"),
     ]
     if known:
-        cards.append(
-            (str(_median_quality(qualities)), "median JPEG quality", f"{count(known)} known")
-        )
+        cards.append((str(_median_quality(found)), "median JPEG quality", f"{count(known)} known"))
     if found.has_drift:
         angle = median(found.angles.sum(0), ANGLE_WIDTH)
         cards.append((degrees(angle), "median drift angle", "of the stem features"))
@@ -97,15 +97,10 @@ def _cards(found: Findings, trust: Trust) -> list[Card]:
     return cards
 
 
-def _median_quality(images: dict[int, int]) -> int:
+def _median_quality(found: Findings) -> int:
     """Of the known qualities; there must be at least one."""
-    half = sum(n for quality, n in images.items() if quality) / 2
-    below = 0
-    for quality in sorted(q for q in images if q):
-        below += images[quality]
-        if below >= half:
-            break
-    return quality
+    up_to = np.cumsum(charts.by_quality(found, "images")[1:])  # (100,), of qualities 1 to 100
+    return 1 + int(np.searchsorted(up_to, up_to[-1] / 2))
 
 
 def _notices(run: Run, images: int) -> list[tuple[str, str]]:
