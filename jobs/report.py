@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE, print_answer
 from jobs.extras import require
 from jobs.quantities import count, size
-from jobs.report_settings import Report, ReportSettings
+from jobs.report_settings import ReportSettings
 from jobs.run_job import run_job
+
+if TYPE_CHECKING:
+    from jobs.reporting.build import Report
 
 
 def report(settings: ReportSettings) -> Report:
