@@ -85,7 +85,7 @@ def _renamed(before: Distributions, now: Distributions) -> list[str]:
 
 def _cards(found: Comparison) -> list[Card]:
     overall = found.shifts[0] if found.shifts else {}
-    share = percent(found.changed / found.compared) if found.compared else "–"
+    share = percent(found.changed / found.compared if found.compared else None)
     return [
         (share, "labels changed", f"{count(found.changed)} of {count(found.compared)}"),
         (count(found.newly_failed), "new errors", "ok before, not ok now"),
@@ -135,7 +135,7 @@ def _differences(before: Run, now: Run) -> list[tuple[str, str, str]]:
         for run in (before, now)
     ]
     return [
-        (name.replace("_", " "), str(facts[0].get(name, "–")), str(facts[1].get(name, "–")))
+        (name.replace("_", " "), str(facts[0].get(name, UNKNOWN)), str(facts[1].get(name, UNKNOWN)))
         for name in sorted(facts[0].keys() | facts[1].keys())
         if facts[0].get(name) != facts[1].get(name)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.quantities import count, decimal, degrees, duration, percent, size
+from jobs.quantities import UNKNOWN, count, decimal, degrees, duration, percent, size
 from jobs.reporting import charts
 from jobs.reporting.queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Findings, Row, Trust
 from jobs.reporting.run import Run, stage_totals
@@ -68,7 +68,7 @@ def _cards(found: Findings, trust: Trust) -> list[Card]:
     cards = [
         (count(images), "image" if images == 1 else "images", size(found.total("num_bytes"))),
         (
-            percent(trusted / labelled) if labelled else "–",
+            percent(trusted / labelled if labelled else None),
             "labels to trust",
             f"{count(trusted)} labels",
         ),
@@ -247,7 +247,7 @@ def _fact_tables(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Model", _sorted(model)),
         ("Settings", _sorted(settings)),
         ("Versions", _sorted(versions)),
-        ("This run", [("run id", str(run.facts.get("run_id", "–"))), *about]),
+        ("This run", [("run id", str(run.facts.get("run_id", UNKNOWN))), *about]),
     ]
 
 
