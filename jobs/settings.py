@@ -153,7 +153,7 @@ class ClassNamesSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings(BackboneSettings, CollectionSettings):
-    """The settings of every job with a classifier: input, output and backbone."""
+    """What label, train and evaluate have in common: input, output and backbone."""
 
     def located(self) -> Self:
         """The same settings with absolute paths, because a worker may run in another folder.

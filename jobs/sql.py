@@ -64,6 +64,7 @@ class SqlSettings:
 def sql(settings: SqlSettings, to: TextIO) -> None:
     """Run the query and write the result of its last statement.
 
+    to: gets CSV, JSON and plans; DuckDB prints a table to stdout.
     Raises ValueError, worded for the user, when there is no output or DuckDB refuses the query.
     """
     require("report", "duckdb")
