@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +164,3 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(settings: ExplainSettings) -> int:
     return EXIT_FAILED if explain_images(settings) else EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -4,14 +4,9 @@ import ctypes
 
 import numpy as np
 import pytest
-from jpegs import (
-    encode,
-    every_kind,
-    flip_bits,
-    photo,
-    with_declared_size,
-)
+from jpegs import encode, every_kind, photo
 
+from jobs.demo_corpus import flip_bits, with_declared_size
 from pipeline.jpeg_scan import scan_jpeg
 from pipeline.screening import strict_decode
 from pipeline.screening.jpeg_integrity import check_integrity, find_zero_hole, readable_part
