@@ -46,6 +46,7 @@ def test_how_many_share_a_gpu_can_be_said() -> None:
     assert pool(TWO_GPUS, workers_per_gpu=1) == Pool(2, 2, num_cpus=8, num_gpus=1)
     assert pool(TWO_GPUS, workers_per_gpu=8) == Pool(16, 16, num_cpus=1, num_gpus=0.125)
     assert pool(TWO_GPUS, cpus_per_worker=4) == Pool(4, 4, num_cpus=4, num_gpus=0.5)
+    assert pool(Node(64, 1), cpus_per_worker=1) == Pool(4, 4, num_cpus=1, num_gpus=0.25)
     # Two workers on two GPUs: Ray would put both on one if they took a quarter each.
     assert pool(TWO_GPUS, workers=2) == Pool(2, 2, num_cpus=8, num_gpus=1)
     assert pool(TWO_GPUS, workers=3) == Pool(3, 3, num_cpus=4, num_gpus=0.5)

@@ -1,5 +1,7 @@
 """The progress line, on and off a terminal."""
 
+import json
+import sys
 import time
 from dataclasses import replace
 
@@ -46,6 +48,19 @@ def test_a_clock_that_is_set_back_delays_no_line(
     assert capsys.readouterr().err.splitlines()[-1].startswith("10/30 images, 5.0 images/s")
 
 
+def test_plain_lines_are_ten_seconds_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards may be committed many times a second. The last line comes when it is due."""
+    with Progress(40, 0, "plain") as progress:
+        began = time.monotonic()
+        for now in (began + 1, began + 11, began + 12, began + 13):
+            monkeypatch.setattr("time.monotonic", lambda now=now: now)
+            progress.add(10, record(started_s_ago=0.5))
+    done = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
+    assert done == ["40", "20/40", "40/40"]
+
+
 def test_off_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(10, 0, "off") as progress:
         progress.add(10, record(started_s_ago=1.0))
@@ -75,6 +90,20 @@ def test_away_from_a_terminal_auto_is_plain(capsys: pytest.CaptureFixture[str]) 
     with Progress(10, 0, "auto"):
         pass
     assert capsys.readouterr().err == "10 images to label\n"
+
+
+def test_on_a_terminal_auto_is_a_bar_unless_lines_are_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress(10, 0, "auto"):
+        pass
+    assert "images to label" not in capsys.readouterr().err
+    configure("json")
+    with Progress(10, 0, "auto"):
+        pass
+    [line] = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == "10 images to label"
 
 
 def test_a_closer_look_has_a_line_for_each_shard(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from jobs.labelling.summary import (
     summarise,
     write_summary,
 )
+from jobs.log import configure
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef
 from pipeline.shards import Plan, part_path, write_plan
@@ -156,6 +157,19 @@ def test_an_interrupted_run_is_not_finished(output: OutputFolder) -> None:
     assert not summary.complete
     assert json.loads((output.path / "summary.json").read_text())["exit_reason"] == "interrupted"
     assert finished_summary(output) is None
+
+
+def test_only_a_complete_run_needs_its_summary(
+    output: OutputFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it, the same command does not know that there is nothing to do."""
+    configure()
+    records = [commit(output, 0), commit(output, 1), commit(output, 2, num_rows=1)]
+    (output.path / "summary.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        summed_up(output, *records)
+    assert not summed_up(output, *records, exit_reason="interrupted").complete
+    assert capsys.readouterr().err.startswith("summary.json is not written: Is a directory")
 
 
 def test_a_run_that_lost_a_part_is_not_finished(output: OutputFolder) -> None:
