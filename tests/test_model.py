@@ -20,6 +20,8 @@ from jobs import model
 from jobs.model import _FASTEST, _default_batch_size, _preferred_engine, load_model
 from jobs.run_record import MODEL_FACTS
 from jobs.settings import LabelSettings
+from pipeline.decode import DecodeOptions, Decoder
+from pipeline.pixels.geometry import Geometry
 from pipeline.stage_clock import StageClock
 
 
@@ -84,6 +86,22 @@ def test_without_a_module_a_crop_is_the_backbones_own() -> None:
     [batch] = blocks.decode(screened([encode(photo(150, 200))]), StageClock())
     assert batch.pixels.shape == (1, 3, 104, 104)
     assert batch.dct.shape == (1, 192, 13, 13)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_decoder_is_given_what_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[DecodeOptions] = []
+
+    class Noted(Decoder):
+        def __init__(self, geometry: Geometry, options: DecodeOptions) -> None:
+            given.append(options)
+            super().__init__(geometry, options)
+
+    monkeypatch.setattr(model, "Decoder", Noted)
+    decoding = {"batch_size": 3, "prefetch_batches": 5, "hw_decoder_load": 0.25}
+    load_model(settings(backbone=MINIATURE, afd="none", **decoding), num_threads=2)
+    assert given == [DecodeOptions(num_threads=2, dtype=torch.float32, dct=False, **decoding)]
+    assert torch.get_num_threads() == 2
 
 
 def test_a_batch_that_memory_does_not_hold_is_refused_with_the_way_out() -> None:

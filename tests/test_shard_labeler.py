@@ -1,6 +1,7 @@
 """The worker on its own, without Ray: one record for every shard, whatever happens."""
 
 import gc
+import math
 import signal
 import socket
 import threading
@@ -104,6 +105,21 @@ def test_a_committed_shard_is_not_labelled_again(
     assert labeler.label_or_exit(0).counts == first.counts
     found = part_path(output, 0).stat()  # reading it may change the time of its last access
     assert (found.st_ino, found.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+def test_a_worker_keeps_no_shard_and_passes_on_what_its_model_has_to_say(
+    labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[int] = []
+    release = "jobs.labelling.shard_labeler.release_free_memory"
+    monkeypatch.setattr(release, lambda: released.append(1))
+    monkeypatch.setattr(labeler, "_released_at", -math.inf)
+    monkeypatch.setattr(labeler.pipeline.model.predictor, "notice", "4 images at a time")
+    assert [labeler.label(shard).notice for shard in (0, 1)] == ["4 images at a time"] * 2
+    assert len(released) == 1  # at once, and then every half minute
+    monkeypatch.setattr(labeler.pipeline, "label", None)
+    assert labeler.label(2).error is not None
+    assert not labeler._being_read
 
 
 def test_two_at_a_time_give_the_rows_that_one_at_a_time_gives(

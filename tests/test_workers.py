@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,19 @@ import duckdb
 import pytest
 from checkpoints import MINIATURE
 from jpegs import encode, photo
+from labelers import planned_settings
 
 from jobs.label import main
-from jobs.labelling.messages import CommitRecord
+from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.shard_labeler import ShardLabeler
 from jobs.labelling.shard_output import ShardOutput
-from jobs.labelling.workers import _unless_all_fail
+from jobs.labelling.workers import _unless_all_fail, label_shards
 from jobs.pool import ClusterError, Node
 from pipeline.label_shard import LabelledShard
 from pipeline.output import OutputFolder
+from pipeline.presence import Presence
 from pipeline.sink import read_facts
-from pipeline.stores.output_store import LocalFolder
+from pipeline.stores.output_store import STAGING, LocalFolder
 
 MODEL = ["--backbone", MINIATURE, "--weights", "none", "--crop", "64", "--resize", "64"]
 FLAGS = [*MODEL, "--workers", "0", "--images-per-shard", "4", "--progress", "off"]
@@ -55,6 +58,28 @@ def test_without_ray_every_image_has_its_row(folder: Path, tmp_path: Path) -> No
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["exit_reason"] == "complete"
     assert summary["counts"]["ok"] == 10
+
+
+def test_flags_decide_what_is_labelled_and_what_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The output is below the images, and holds the plan of a run that labelled nothing."""
+    output = tmp_path / "out"
+    planned_settings(tmp_path, output)
+    (tmp_path / "cut.jpg").write_bytes(encode(photo(70, 80))[:-300])
+    (tmp_path / "large.jpg").write_bytes(encode(photo(80, 90)))
+    flags = ["--top-k", "3", "--integrity", "off", "--max-pixels", "7000", "--cpus-per-worker", "1"]
+    flags += ["--log-format", "json", "--log-level", "debug"]
+    assert main([str(tmp_path), "--output", str(output), *FLAGS, *flags]) == 0
+    *_, last = lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (last["images"], last["counts"]["ok"], last["counts"]["rejected"]) == (7, 6, 1)
+    assert {line["part"] for line in lines if "part" in line} == {
+        "part-00000.parquet",
+        "part-00001.parquet",
+    }
+    rows = duckdb.sql(f"select uri, status, top_labels from '{output}/labels/*.parquet'").fetchall()
+    assert [uri for uri, status, _ in rows if status != "ok"] == [str(tmp_path / "large.jpg")]
+    assert all(len(labels) == 3 for _, status, labels in rows if status == "ok")
 
 
 def test_labels_are_called_what_the_user_calls_them(folder: Path, tmp_path: Path) -> None:
@@ -101,6 +126,35 @@ def test_what_was_interrupted_is_continued(
     assert main(arguments) == 0
     assert "1 of 3 shards are labelled already" in capsys.readouterr().err
     assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
+
+
+def test_of_two_drivers_the_second_labels_what_is_missing_or_damaged_from_the_end(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """And leaves alone what the first one is about to write."""
+    arguments = [str(folder), "--output", str(tmp_path), *FLAGS, "--cpus-per-worker", "1"]
+    assert main(arguments) == 0
+    first, _, third = sorted((tmp_path / "labels").iterdir())
+    first.write_bytes(first.read_bytes()[:-20])
+    third.unlink()
+    label_each, given = ShardLabeler.label_each, []
+
+    def noted(self: ShardLabeler, shards: Sequence[int]) -> Generator[CommitRecord, None, None]:
+        given.append(list(shards))
+        return label_each(self, shards)
+
+    monkeypatch.setattr(ShardLabeler, "label_each", noted)
+    unfinished = tmp_path / STAGING / "part"
+    with Presence(OutputFolder(str(tmp_path))):
+        unfinished.parent.mkdir(exist_ok=True)
+        unfinished.touch()
+        assert main([*arguments, "--verify"]) == 0
+    said = capsys.readouterr().err
+    assert f"{first.name} is damaged and will be labelled again: " in said
+    assert f"another driver is labelling to {tmp_path} (process " in said
+    assert given == [[2, 0]]
+    assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
+    assert unfinished.exists()
 
 
 def test_the_part_of_another_model_is_removed_and_ends_the_run(
@@ -199,6 +253,40 @@ def test_a_worker_for_which_no_gpu_is_reserved_takes_none(
     facts = read_facts(OutputFolder(str(tmp_path)), 0)
     assert facts["device"] == "cpu"
     assert facts["settings"]["device"] == "auto"
+
+
+def test_workers_are_told_what_their_pool_has_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, and on a cluster with GPUs, which is made up here."""
+    found: list[WorkerConfig] = []
+
+    class Noted:
+        def __init__(self, config: WorkerConfig) -> None:
+            found.append(config)
+
+        def label_each(self, _: Sequence[int]) -> Generator[CommitRecord, None, None]:
+            yield from ()
+
+    def run_shards(
+        _: Sequence[int], worker: type[Noted], config: WorkerConfig, *rest: Any, **named: Any
+    ) -> Generator[CommitRecord, None, None]:
+        return worker(config).label_each([])
+
+    monkeypatch.setattr("jobs.labelling.workers.ShardLabeler", Noted)
+    monkeypatch.setattr("jobs.labelling.workers.this_machine", lambda: Node(8, 0))
+    monkeypatch.setattr("jobs.cluster.cluster", nullcontext)
+    monkeypatch.setattr("jobs.cluster.nodes", lambda: [Node(16, 2)])
+    monkeypatch.setattr("jobs.labelling.actors.run_shards", run_shards)
+    (tmp_path / "in").mkdir()
+    settings = planned_settings(tmp_path / "in", tmp_path / "out")
+    for changes in ({"workers": 0}, {"max_workers": 3}):
+        changed = replace(settings, device="auto", **changes)
+        assert not list(label_shards(changed, {"run_id": "r"}, range(9), "d"))
+    assert [(config.num_threads, config.num_workers, config.device) for config in found] == [
+        (8, 1, "cpu"),
+        (2, 3, "cuda"),
+    ]
 
 
 def test_a_wrong_address_is_told_before_the_input_is_listed(
