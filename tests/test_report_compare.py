@@ -7,14 +7,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from outputs import Made, rewrite, write_output
 from outputs import uri as made_uri
+from scipy.stats import ks_2samp
 
 from jobs.labels_view import connect, list_parts
 from jobs.reporting.compare import BEFORE, Comparison, compare
-from jobs.reporting.queries import NOW, Trust, find_distributions, load
+from jobs.reporting.queries import (
+    ANGLE_WIDTH,
+    CONFIDENCE_WIDTH,
+    NOW,
+    Trust,
+    find_distributions,
+    load,
+)
+from jobs.reporting.statistics import population_stability_index
 from pipeline.output import OutputFolder
 
 
@@ -96,6 +106,26 @@ def test_new_errors(found: Comparison, both: Any) -> None:
     assert found.newly_failed == len(expected)
     assert {row["uri"] for row in found.new_errors} <= {row["uri"] for row in expected}
     assert len(found.new_errors) == min(len(expected), 40)
+
+
+def test_distances_are_of_all_images_of_both_runs(
+    found: Comparison, pair: tuple[OutputFolder, OutputFolder]
+) -> None:
+    now, before = (rows_of(output).values() for output in pair)
+    columns = {"drift": ("drift_angle_deg", ANGLE_WIDTH)}
+    columns["confidence"] = ("confidence", CONFIDENCE_WIDTH)
+    for name, (column, width) in columns.items():
+        values = [
+            np.array([row[column] for row in rows if row[column] is not None])
+            for rows in (before, now)
+        ]
+        bins = [(run / width).astype(int) for run in values]
+        counts = [np.bincount(run, minlength=max(map(np.max, bins)) + 1) for run in bins]
+        psi = population_stability_index(counts[0], counts[1])
+        assert found.shifts[0][f"{name}_psi"] == pytest.approx(psi, abs=1e-3)
+        ks = ks_2samp(*bins).statistic
+        assert found.shifts[0][f"{name}_ks"] == pytest.approx(ks)
+    assert (found.shifts[0]["before"], found.shifts[0]["images"]) == tuple(map(len, values))
 
 
 def test_the_same_run_has_not_changed(pair: tuple[OutputFolder, OutputFolder]) -> None:
