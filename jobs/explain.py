@@ -39,7 +39,7 @@ class Explainer:
         self._backbone = backbone_of(settings)
         afd, checkpoint = resolve_afd(settings.afd, self._backbone)
         self._device = resolve_device(settings.device)
-        self._classifier = AFDClassifier(self._backbone, afd).eval().to(self._device)
+        self._classifier = AFDClassifier(self._backbone, afd).to(self._device)
         facts = model_facts(self._backbone, afd, checkpoint)
         module = os.path.basename(facts["afd"])
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import MINIATURE
@@ -11,8 +12,12 @@ from jpegs import encode, photo
 
 from jobs.label import main
 from jobs.labelling.dry_run import Listing, Probe, _lines, survey
-from jobs.pool import Pool
-from pipeline.records import Container, ImageRef
+from jobs.model import Model, load_model
+from jobs.pool import Node, Pool
+from jobs.settings import LabelSettings
+from pipeline.label_shard import LabelledShard, label_shard
+from pipeline.records import Container, ImageRef, Shard
+from pipeline.screening.screen import Limits
 from pipeline.shards import cut
 
 FLAGS = ["--backbone", MINIATURE, "--weights", "none", "--afd", "none", "--resize", "64"]
@@ -31,6 +36,8 @@ def test_a_collection_is_counted_in_one_pass() -> None:
         ImageRef(f"{tar}#{n}", tar, Container.TAR, 512 * n, 7) for tar in "ab" for n in range(3)
     ]
     assert survey(cut(members, 100)) == Listing(6, 2, 42, tuple(members))
+    for known, unknown in ((members, refs(1)), (refs(1), members)):
+        assert survey([known, unknown]).num_bytes is None
 
 
 def test_every_image_may_be_in_the_sample() -> None:
@@ -91,6 +98,32 @@ def test_the_command_says_it_and_writes_nothing(
     assert not output.exists()
     assert main([str(tmp_path / "none"), "--output", str(output), "--dry-run", *flags]) == 1
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_the_probe_is_what_one_of_the_workers_would_do(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[dict[str, Any]] = []
+    labelled: list[tuple[int, Any, int]] = []
+
+    def noted_model(settings: LabelSettings, **share: Any) -> Model:
+        models.append(share)
+        return load_model(settings, num_threads=1)
+
+    def noted_shard(shard: Shard, **named: Any) -> LabelledShard:
+        labelled.append((len(shard.refs), named["limits"], named["read_threads"]))
+        return label_shard(shard, **named)
+
+    monkeypatch.setattr("jobs.model.load_model", noted_model)
+    monkeypatch.setattr("pipeline.label_shard.label_shard", noted_shard)
+    monkeypatch.setattr("jobs.labelling.dry_run.this_machine", lambda: Node(4, 0))
+    command[command.index("--workers") + 1] = "2"
+    flags = ["--cpus-per-worker", "2", "--batch-size", "3", "--read-threads", "3"]
+    limits = ["--max-pixels", "9999", "--integrity", "off"]
+    assert main([*command, *flags, *limits, "--dry-run"]) == 0
+    assert models == [{"num_threads": 2, "images_to_label": 2}]  # of five, by one of two
+    chosen = Limits(9999, "off")
+    assert labelled == [(3, chosen, 3), (5, chosen, 3)]  # a batch to warm up, then all
 
 
 @pytest.fixture

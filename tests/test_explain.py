@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints import MINIATURE, miniature_checkpoint
 from jpegs import encode, photo, save
@@ -74,16 +75,24 @@ def test_bad_images_are_one_line_each_and_the_others_are_drawn(
     good = written(tmp_path, "good.jpg", encode(photo(80, 110)))
     html = written(tmp_path, "bad.jpg", b"<html>")
     damaged = written(tmp_path, "cut.jpg", encode(photo(80, 110))[:900])
+    large = written(tmp_path, "large.jpg", encode(photo(81, 110)))
+    taken = written(tmp_path, "taken.jpg", encode(photo(80, 110)))
     gone = str(tmp_path / "gone.jpg")
     out = tmp_path / "out"
-    assert main([html, gone, damaged, good, *FIXED, "--output", str(out), "--afd", "none"]) == 1
-    lines = capsys.readouterr().err.splitlines()
+    (out / "taken.jpg.png/x").mkdir(parents=True)
+    images = [html, gone, large, taken, damaged, good]
+    flags = ("--output", str(out), "--afd", "none", "--max-pixels", "8800")
+    assert main([*images, *FIXED, *flags]) == 1
+    *lines, too_large, no_file = capsys.readouterr().err.splitlines()
     assert lines == [
         f"afd explain: no such file or folder: {gone!r}",
-        f"drawing 3 images with {MINIATURE}",
+        f"drawing 5 images with {MINIATURE}",
         f"afd explain: {html}: not a JPEG, PNG or WebP: the content is html",
     ]
-    assert pictures(out) == ["cut.jpg.png", "good.jpg.png"]
+    assert too_large.startswith(f"afd explain: {large}: ")
+    assert "8910 pixels" in too_large
+    assert no_file.startswith(f"afd explain: {taken}: ")
+    assert pictures(out) == ["cut.jpg.png", "good.jpg.png", "taken.jpg.png"]
 
 
 def test_a_token_that_expires_is_one_line_for_all(
@@ -96,9 +105,19 @@ def test_a_token_that_expires_is_one_line_for_all(
     ]
 
 
-def test_twins_are_found_or_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_twins_are_found_or_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one that is found is white: of twins, only the sizes are compared."""
+    seen: list[Shown] = []
+
+    def watched(found: Explanation, shown: Shown) -> Figure:
+        seen.append(shown)
+        return feature_figure(found, shown)
+
+    monkeypatch.setattr("jobs.drawing.feature_figure.feature_figure", watched)
     rgb = photo(80, 110)
-    written(tmp_path, "clean/n01/x.png", save(rgb, "PNG"))
+    written(tmp_path, "clean/n01/x.png", save(np.full_like(rgb, 255), "PNG"))
     found = written(tmp_path, "q10/n01/x.jpg", encode(rgb, quality=10))
     missed = written(tmp_path, "q10/n01/y.jpg", encode(rgb, quality=10))
     out, clean = str(tmp_path / "out"), str(tmp_path / "clean")
@@ -107,6 +126,10 @@ def test_twins_are_found_or_missed(tmp_path: Path, capsys: pytest.CaptureFixture
     started, line = capsys.readouterr().err.splitlines()
     assert started == f"drawing 2 images with {MINIATURE}"
     assert line.startswith(f"afd explain: {missed}: no clean twin in ")
+    [shown] = seen
+    assert shown.clean is not None
+    assert shown.clean.min() == 255
+    assert shown.degraded.mean() < 230
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from jobs.training import worker
 from jobs.training.worker import prepare
 from pipeline.pairs.training_data import PairLoader
 from pipeline.records import ImageRef
+from pipeline.screening.screen import Limits
 
 
 @pytest.fixture(scope="module")
@@ -97,38 +98,20 @@ def test_shares_of_no_held_out_images_are_dashes(
     assert card["held_out_scores"].keys() == {"agreement", "clean_agreement", "kl"}
 
 
-def test_a_finished_run_goes_on_for_more_steps(
-    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    photos, output = tmp_path / "photos", tmp_path / "out"
-    shutil.copytree(sound, photos)
-    for steps in (2, 3):
-        assert train(photos, output, "--max-steps", str(steps)) == 0
-    assert "has changed" not in capsys.readouterr().err
-    shutil.copy(sound / "0.jpg", photos / "new.jpg")
-    assert train(photos, output, "--max-steps", "4") == 0
-    told = capsys.readouterr().err
-    assert "for 4 steps instead of 3" in told
-    assert "the collection has changed since the run started (16 images, now 17)" in told
-    assert [r["step"] for r in records(output, "step")] == [1, 2, 3, 4]
-    card = json.loads((output / "afd.json").read_text())
-    assert (card["settings"]["max_steps"], card["earlier_max_steps"]) == (4, [2, 3])
-    assert train(photos, output, "--max-steps", "3") == 1
-    assert "a run of 4 steps, more than --max-steps 3" in capsys.readouterr().err
-
-
 def test_the_flip_model_sees_training_images_from_all_over(
     sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lists: list[list[ImageRef]] = []
+    flags = ("--max-steps", "1", "--flip-images", "3", "--seed", "2", "--max-pixels", "9999")
 
     class Noted(PairLoader):
         def __init__(self, refs: Sequence[ImageRef], *rest: Any, **named: Any) -> None:
+            assert (named["seed"], named["limits"]) == (2, Limits(9999))
             lists.append(list(refs))
             super().__init__(refs, *rest, **named)
 
     monkeypatch.setattr(worker, "PairLoader", Noted)
-    assert train(sound, tmp_path, "--max-steps", "1", "--flip-images", "3") == 0
+    assert train(sound, tmp_path, *flags) == 0
     training, held_out, fitted_too = lists
     assert (len(training), len(held_out)) == (11, 5)
     assert fitted_too == [training[0], training[3], training[7]]
@@ -298,14 +281,6 @@ def test_more_held_out_than_trained_on_is_told_with_its_flag(
     first = capsys.readouterr().err.splitlines()[0]
     expected = "7 images to train on, 9 held out (most of them: --held-out-images sets how many)"
     assert first == expected
-
-
-def test_a_run_with_another_number_of_held_out_images_says_which_it_was(
-    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train(sound, tmp_path, "--max-steps", "1") == 0
-    assert train(sound, tmp_path, "--max-steps", "1", "--held-out-images", "auto") == 1
-    assert "held-out-images was 5, is now 'auto'. Use the same" in capsys.readouterr().err
 
 
 def test_a_cluster_that_fails_is_one_line(

@@ -25,6 +25,17 @@ def test_a_smaller_crop_keeps_the_presets_share_of_the_picture(tmp_path: Path) -
     assert (geometry.resize, geometry.crop) == (64, 56)
 
 
+def test_the_seed_decides_the_initial_weights(tmp_path: Path) -> None:
+    collection = str(make_collection(tmp_path))
+    settings = replace(SMALL, input=collection, backbone=MINIATURE, crop=64)
+    weights = [
+        torch.cat([p.detach().ravel() for p in prepare(seeded, CPU).afd.parameters()])
+        for seeded in (settings, replace(settings, seed=1), settings)
+    ]
+    assert torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+
+
 def test_what_a_run_writes_among_its_images_is_not_trained_on(tmp_path: Path) -> None:
     make_collection(tmp_path)
     settings = replace(SMALL, input=str(tmp_path), output=str(tmp_path / "run"))
