@@ -14,9 +14,9 @@ from checkpoints import MINIATURE, miniature_checkpoint
 from jpegs import encode, photo
 
 from afd_model.backbones import load_backbone
-from jobs import evaluate
 from jobs.evaluate import main
 from jobs.evaluate_settings import EvaluateSettings
+from jobs.evaluation.tables import make_drift_table, make_tables
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
 from pipeline.pairs.recompress import drawn_qualities
 
@@ -66,12 +66,12 @@ def test_the_job_writes_the_papers_tables(
         made.append(chosen)
         return make(*measured, **chosen)
 
-    for make in (evaluate.make_tables, evaluate.make_drift_table):
-        monkeypatch.setattr(evaluate, make.__name__, partial(noted, make))
+    for make in (make_tables, make_drift_table):
+        monkeypatch.setattr(f"jobs.evaluate.{make.__name__}", partial(noted, make))
     [random] = drawn_qualities("3.jpg", 1, 1)
-    flags = ("--quality", "25", "7", str(random), "--times", "1", "--seed", "1", "--resamples", "9")
-    flags += ("--batch-size", "3", "--precision", "fp32")
-    assert run(collection, tmp_path, "--afd", str(checkpoint), *flags) == 0
+    drawn_too = ("--quality", "25", "7", str(random), "--times", "1", "--seed", "1")
+    flags = ("--resamples", "9", "--batch-size", "3", "--precision", "fp32")
+    assert run(collection, tmp_path, "--afd", str(checkpoint), *drawn_too, *flags) == 0
     assert made == [{"resamples": 9, "seed": 1}, {"seed": 1}]
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "report.md").read_text().strip()

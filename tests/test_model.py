@@ -98,7 +98,7 @@ def test_the_decoder_is_given_what_the_settings_say(monkeypatch: pytest.MonkeyPa
             super().__init__(geometry, options)
 
     monkeypatch.setattr(model, "Decoder", Noted)
-    decoding = {"batch_size": 3, "prefetch_batches": 5, "hw_decoder_load": 0.25}
+    decoding: dict[str, Any] = {"batch_size": 3, "prefetch_batches": 5, "hw_decoder_load": 0.25}
     load_model(settings(backbone=MINIATURE, afd="none", **decoding), num_threads=2)
     assert given == [DecodeOptions(num_threads=2, dtype=torch.float32, dct=False, **decoding)]
     assert torch.get_num_threads() == 2
