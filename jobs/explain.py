@@ -21,11 +21,11 @@ from jobs.log import say
 from jobs.model import backbone_of, decoding_on, model_facts
 from jobs.run_job import run_job
 from pipeline.decode import Decoder
+from pipeline.inputs.image_names import common_root, distinct, relative_name
 from pipeline.output import OutputFolder
 from pipeline.own_files import own_files
 from pipeline.pairs.clean_twins import CleanTwins
 from pipeline.pairs.picture_pairs import PairReader, PicturePair
-from pipeline.pairs.recompress import common_root, distinct, relative_name
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screening.screen import Limits

@@ -22,11 +22,11 @@ from jobs.model import backbone_of, decoding_on, model_facts
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
 from pipeline.inputs.folder_classes import FolderClasses
+from pipeline.inputs.image_names import collection_root, relative_name
 from pipeline.inputs.sampling import evenly
 from pipeline.output import OutputFolder
 from pipeline.own_files import list_images_outside
 from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
-from pipeline.pairs.recompress import collection_root, relative_name
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef
 from pipeline.screening.screen import Limits

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from pipeline.pairs.recompress import relative_name
+from pipeline.inputs.image_names import relative_name
 from pipeline.records import ImageRef
 
 

@@ -19,6 +19,7 @@ import torch
 
 from afd_model.training.pairs import PairBatch
 from pipeline.decode import DecodeOptions
+from pipeline.inputs.image_names import common_root, relative_name
 from pipeline.pairs.decode_training import PairDecoder
 from pipeline.pairs.pair_plan import (
     DegradationMix,
@@ -26,7 +27,6 @@ from pipeline.pairs.pair_plan import (
     training_plan,
     validation_plan,
 )
-from pipeline.pairs.recompress import common_root, relative_name
 from pipeline.pixels.block_dct import block_dct_on
 from pipeline.pixels.geometry import Geometry
 from pipeline.pixels.normalize import Normalize
