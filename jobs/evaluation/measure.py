@@ -18,7 +18,7 @@ from afd_model.inference.device import dtype_name, resolve_device, resolve_preci
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation.angles import AngleStudy, measure_angles
 from jobs.log import say, with_progress
-from jobs.model import backbone_of, decoding_on, model_facts
+from jobs.model import backbone_of, model_facts
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
 from pipeline.inputs.folder_classes import FolderClasses
@@ -147,8 +147,8 @@ def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, An
 
 
 def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
-    return replace(
-        decoding_on(resolve_device(settings.device)),
+    return DecodeOptions(
+        device=resolve_device(settings.device),
         batch_size=settings.batch_size,
         num_threads=settings.threads,
     )

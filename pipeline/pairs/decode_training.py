@@ -107,15 +107,8 @@ class PairDecoder:
         self._max_compressions = max_compressions
         self._varied = varied
         self._side = geometry.crop
-        cuda = options.device == "cuda"
         self._pipeline = _graph(
-            geometry,
-            options,
-            max_compressions,
-            varied=varied,
-            batch_size=options.batch_size,
-            num_threads=options.num_threads,
-            device_id=options.device_id if cuda else None,
+            geometry, options, max_compressions, varied=varied, **options.dali_arguments
         )
         self._pipeline.build()
 

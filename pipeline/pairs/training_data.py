@@ -119,8 +119,8 @@ class PairLoader:
             max_compressions=mix.max_compressions,
             varied=mix.varied,
         )
-        self._normalize = Normalize(geometry, torch.float32, options.torch_device)
-        self._block_dct = block_dct_on(options.torch_device, geometry.crop)
+        self._normalize = Normalize(geometry, torch.float32, options.device)
+        self._block_dct = block_dct_on(options.device, geometry.crop)
         self._pool = ThreadPoolExecutor(read_threads, thread_name_prefix="read")
 
     def training(self, first_step: int = 0) -> Generator[PairBatch, None, None]:
