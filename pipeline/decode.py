@@ -237,7 +237,7 @@ class Decoder:
         return pixels <= 2 * self._max_pixels
 
     def _feed(self, batch: list[EncodedImage]) -> None:
-        encoded = [np.frombuffer(image.data or b"", np.uint8) for image in batch]
+        encoded = [np.frombuffer(image.data, np.uint8) for image in batch]
         self._pipeline.feed_input("encoded", encoded)
         if self._resample is None:
             windows = [crop_window(image.size or (0, 0), self._geometry) for image in batch]
@@ -247,7 +247,7 @@ class Decoder:
 
     def _decoded(self, batch: list[EncodedImage], outputs: Any, clock: StageClock) -> DecodedBatch:
         for image in batch:
-            image.data = None
+            image.data = b""
         rgb = self._windows(outputs[0], len(batch))
         pixels = self._normalize(rgb, out=self._pixels[: len(batch)])
         with clock.stage("dct"):

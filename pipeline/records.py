@@ -74,13 +74,13 @@ class EncodedImage:
     """One image before it is decoded.
 
     row: its position in the shard.
-    data: the encoded bytes; None once they are no longer needed.
+    data: the encoded bytes; b"" once they are no longer needed.
     size: (height, width) in pixels as stored; an EXIF orientation is not applied.
     status: an image that is rejected or unreadable is not decoded.
     """
 
     row: int
-    data: bytes | None = None
+    data: bytes = b""
     num_bytes: int | None = None
     size: tuple[int, int] | None = None
     header: JpegHeader | None = None
@@ -90,6 +90,12 @@ class EncodedImage:
     @property
     def decodable(self) -> bool:
         return self.status in (Status.OK, Status.DAMAGED)
+
+    @property
+    def num_pixels(self) -> int:
+        """By the header; 0 before it is read."""
+        height, width = self.size or (0, 0)
+        return height * width
 
     @property
     def stated_quality(self) -> float:
@@ -105,7 +111,7 @@ class EncodedImage:
 
     def fail(self, status: Status, error: str) -> None:
         """Exclude the image from decoding: set its status and error, free its bytes."""
-        self.status, self.error, self.data = status, error, None
+        self.status, self.error, self.data = status, error, b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,10 +62,10 @@ def admit(image: EncodedImage) -> bool:
 
     Raises RuntimeError when the header of a known-good image is refused too.
     """
-    if not image.decodable or (refusal := _header_refusal(image.data or b"")) is None:
+    if not image.decodable or (refusal := _header_refusal(image.data)) is None:
         return True
     if image.header is not None:
-        tidy = without_stray_bytes(image.data or b"")
+        tidy = without_stray_bytes(image.data)
         if _header_refusal(tidy) is None:
             image.data = tidy
             image.flag("stray bytes between its segments")
@@ -88,7 +88,7 @@ def _header_refusal(data: bytes) -> RuntimeError | None:
 
 @cache
 def _known_good_jpeg() -> bytes:
-    return known_good_image().data or b""
+    return known_good_image().data
 
 
 def known_good_image() -> EncodedImage:
@@ -125,7 +125,7 @@ def reject(image: EncodedImage, message: str) -> None:
 
 
 def _reason(image: EncodedImage, message: str) -> str:
-    if image.header is not None and (reason := strict_decode_error(image.data or b"")):
+    if image.header is not None and (reason := strict_decode_error(image.data)):
         return reason
     if code := _CODEC_FAILURE.search(message):
         return _CODEC_REASONS.get(code[1], f"nvImageCodec status {code[1]}")

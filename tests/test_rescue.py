@@ -95,7 +95,7 @@ def test_the_reason_is_the_best_to_be_had() -> None:
         (image,) = screened([data])
         reject(image, message)
         assert image.status == Status.REJECTED
-        assert image.data is None
+        assert image.data == b""
         assert (image.error or "").startswith(f"cannot be decoded: {expected}")
         assert "\n" not in (image.error or "")
 

@@ -83,7 +83,7 @@ def test_what_is_no_image_is_rejected_in_one_line(data: bytes, error: str) -> No
         assert re.search(error, image.error or "")
         assert "\n" not in (image.error or "")
         assert " at 0x" not in (image.error or "")  # else rows differ from run to run
-        assert image.data is None
+        assert image.data == b""
         assert image.num_bytes == len(data)
 
 
@@ -155,7 +155,7 @@ def test_max_pixels_is_inclusive() -> None:
         image = one(data, max_pixels=60 * 80 - 1)
         assert image.status == Status.REJECTED
         assert image.error == "80x60 is 4800 pixels, over --max-pixels 4799"
-        assert image.data is None
+        assert image.data == b""
         assert image.size == (60, 80)
 
 

@@ -154,7 +154,7 @@ def _write_missing(
     if image.status is not Status.OK:
         return image.error
     try:
-        rgb = open_rgb(image.data or b"")
+        rgb = open_rgb(image.data)
     except ValueError as error:
         image.fail(Status.REJECTED, str(error))
         return image.error

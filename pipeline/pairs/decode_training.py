@@ -160,7 +160,7 @@ class PairDecoder:
         self, images: list[EncodedImage], plans: list[PairPlan]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         feed = self._pipeline.feed_input
-        feed("encoded", [np.frombuffer(image.data or b"", np.uint8) for image in images])
+        feed("encoded", [np.frombuffer(image.data, np.uint8) for image in images])
         feed("window", [plan.window for plan in plans])
         if self._varied:
             feed("colours", [np.array(plan.colours or Colours(), np.float32) for plan in plans])

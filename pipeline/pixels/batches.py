@@ -40,7 +40,7 @@ def batches(
     for image in images:
         if not image.decodable:
             continue
-        pixels = _pixels_of(image)
+        pixels = image.num_pixels
         batch = large if large_apart and pixels > LARGE_PIXELS else small
         if batch.images and batch.pixels + pixels > max_pixels:
             yield batch.take()
@@ -55,9 +55,4 @@ def batches(
 
 def num_pixels(batch: Iterable[EncodedImage]) -> int:
     """Pixels of all images of a batch, by their headers."""
-    return sum(map(_pixels_of, batch))
-
-
-def _pixels_of(image: EncodedImage) -> int:
-    height, width = image.size or (0, 0)
-    return height * width
+    return sum(image.num_pixels for image in batch)

@@ -102,7 +102,7 @@ class ReadPool:
             loaded.read_s += time.perf_counter() - began
             if screening:
                 self._screen(image, loaded)
-            num_bytes = len(image.data or b"")
+            num_bytes = len(image.data)
             with self._changed:
                 self._bytes += num_bytes - expected
                 if num_bytes < expected:

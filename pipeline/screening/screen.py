@@ -45,9 +45,9 @@ def screen(image: EncodedImage, limits: Limits) -> None:
     A damaged JPEG is cut to the part that libjpeg can read, see `readable_part`. A PNG loses the
     chunks that do not affect its pixels, see `picture_chunks`.
     """
-    data = image.data
-    if data is None:
+    if not image.decodable:  # it could not be read
         return
+    data = image.data
     image.num_bytes = len(data)
     if data.startswith(_JPEG_START):
         _screen_jpeg(image, data, limits)
