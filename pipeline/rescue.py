@@ -51,10 +51,10 @@ def is_refusal(message: str) -> bool:
 
 
 def admit(image: EncodedImage) -> bool:
-    """Check that DALI can read the header of a decodable image; if not, reject the image.
+    """Whether to decode an image: it is decodable, and DALI can read its header.
 
-    Returns False for an image that was rejected. A JPEG with stray bytes between its segments loses
-    these bytes, is flagged as damaged and admitted.
+    If DALI cannot, the image is rejected. A JPEG with stray bytes between its segments loses these
+    bytes, is flagged as damaged and admitted.
 
     Without this check, a bad header may crash the process: DALI 2.4 divides the headers of a batch
     among threads, and if one in the last share is bad, it frees memory that the other threads still
@@ -62,7 +62,9 @@ def admit(image: EncodedImage) -> bool:
 
     Raises RuntimeError when the header of a known-good image is refused too.
     """
-    if not image.decodable or (refusal := _header_refusal(image.data)) is None:
+    if not image.decodable:
+        return False
+    if (refusal := _header_refusal(image.data)) is None:
         return True
     if image.header is not None:
         tidy = without_stray_bytes(image.data)

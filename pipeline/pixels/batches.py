@@ -26,7 +26,7 @@ class _OpenBatch:
 def batches(
     images: Iterable[EncodedImage], max_images: int, max_pixels: int, *, large_apart: bool
 ) -> Iterator[list[EncodedImage]]:
-    """Every decodable image in exactly one batch; no batch is empty.
+    """Every image in exactly one batch; no batch is empty.
 
     A batch has at most `max_images` images and `max_pixels` pixels; a larger image is a batch of
     its own. So a batch fits into memory, whatever a collection holds.
@@ -38,8 +38,6 @@ def batches(
     """
     small, large = _OpenBatch(), _OpenBatch()
     for image in images:
-        if not image.decodable:
-            continue
         pixels = image.num_pixels
         batch = large if large_apart and pixels > LARGE_PIXELS else small
         if batch.images and batch.pixels + pixels > max_pixels:
