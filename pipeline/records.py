@@ -1,7 +1,7 @@
 """The records that pass between the steps of the pipeline, and the schema of the output's rows.
 
 The path of an image: `ImageRef` (planned) -> `EncodedImage` (bytes and header) -> `DecodedBatch`
-(tensors) -> `Predictions` (arrays) -> one row of `SCHEMA`.
+(tensors) -> `Predictions` (the classifier's arrays) -> one row of `SCHEMA`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
     import torch
 
+    from afd_model.inference.predictions import Predictions
     from pipeline.jpeg_scan import JpegHeader
 
 SCHEMA_VERSION = 1
@@ -128,28 +128,6 @@ class DecodedBatch:
     images: list[EncodedImage]
     pixels: torch.Tensor
     dct: torch.Tensor
-
-
-class Predictions(Protocol):
-    """A classifier's results for a batch: numpy arrays on the host.
-
-    The drift arrays are None without a trained AFD-Module.
-    """
-
-    @property
-    def labels(self) -> np.ndarray: ...  # (B,) int32
-    @property
-    def confidences(self) -> np.ndarray: ...  # (B,) float32
-    @property
-    def top_labels(self) -> np.ndarray: ...  # (B, k) int32
-    @property
-    def top_confidences(self) -> np.ndarray: ...  # (B, k) float32
-    @property
-    def drift_angle_deg(self) -> np.ndarray | None: ...  # (B,) float32
-    @property
-    def drift_energy(self) -> np.ndarray | None: ...  # (B,) float32
-    @property
-    def flip_probability(self) -> np.ndarray | None: ...  # (B,) float32
 
 
 class Classifier(Protocol):

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from afd_model.inference.predictions import Predictions
 from pipeline.error_text import named
 from pipeline.output import OutputFolder
-from pipeline.records import SCHEMA, STATUSES, EncodedImage, Predictions, Shard
+from pipeline.records import SCHEMA, STATUSES, EncodedImage, Shard
 from pipeline.shards import part_file, part_name
 from pipeline.stores.errors import ChangedError
 
