@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from pipeline.error_text import one_line, reason_of
 from pipeline.stores import storage
-from pipeline.stores.errors import AccessError, StoreError
-from pipeline.stores.locations import SourceError, scheme_of, uri_of, without_credentials
+from pipeline.stores.errors import AccessError, SourceError, StoreError
+from pipeline.stores.locations import scheme_of, uri_of, without_credentials
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 LABELS = "labels"

@@ -35,15 +35,8 @@ from pipeline.inputs.places import (
 )
 from pipeline.inputs.tar_source import TAR_SUFFIXES, container_of, list_tar
 from pipeline.records import ImageRef
-from pipeline.stores.errors import MissingError
-from pipeline.stores.locations import (
-    SourceError,
-    has_braces,
-    is_remote,
-    is_web,
-    local_path,
-    refuse_credentials,
-)
+from pipeline.stores.errors import MissingError, SourceError
+from pipeline.stores.locations import has_braces, is_remote, is_web, local_path, refuse_credentials
 from pipeline.stores.storage import open_input
 
 _SNIFF_BYTES = 512  # enough for tar's magic number at byte 257

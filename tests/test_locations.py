@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.stores.errors import SourceError
 from pipeline.stores.locations import (
-    SourceError,
     expand_braces,
     folder_of,
     glob_regex,

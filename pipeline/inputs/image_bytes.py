@@ -13,8 +13,8 @@ from pipeline.inputs.manifest_entries import EntryGoneError, clear_caches, is_en
 from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef
-from pipeline.stores.errors import StoreError
-from pipeline.stores.locations import SourceError, is_remote, local_path, without_credentials
+from pipeline.stores.errors import SourceError, StoreError
+from pipeline.stores.locations import is_remote, local_path, without_credentials
 from pipeline.stores.storage import open_input, read, read_range
 
 _MAX_CACHED_READERS = 2

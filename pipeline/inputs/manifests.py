@@ -11,14 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.inputs.tar_source import IMAGE_NAME, TAR_SUFFIXES
-from pipeline.stores.errors import AccessError
-from pipeline.stores.locations import (
-    SourceError,
-    folder_of,
-    is_remote,
-    resolve_entry,
-    without_query,
-)
+from pipeline.stores.errors import AccessError, SourceError
+from pipeline.stores.locations import folder_of, is_remote, resolve_entry, without_query
 
 PARQUET_MAGIC = b"PAR1"
 PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")

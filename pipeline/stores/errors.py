@@ -38,6 +38,10 @@ class AccessError(RuntimeError):
     """
 
 
+class SourceError(ValueError):
+    """A location cannot be used, or a collection not listed whole; the message says what to do."""
+
+
 def is_content_error(error: Exception) -> bool:
     """Whether an error means that a file is damaged, rather than that it could not be read now.
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote, unquote, unquote_to_bytes, urljoin
 
+from pipeline.stores.errors import SourceError
+
 REMOTE_SCHEMES = ("s3", "gs", "hf", "https", "http")
 _REMOTE = tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES)
 _SCHEME = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -24,10 +26,6 @@ _SECRET_PARAMETER = re.compile(
     r"|api[_-]?key|access[_-]?key|secret|password|auth)",
     re.IGNORECASE,
 )
-
-
-class SourceError(ValueError):
-    """The collection cannot be listed, or not all of it; the message says what to do."""
 
 
 def is_remote(location: str) -> bool:

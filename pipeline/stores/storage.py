@@ -17,17 +17,11 @@ from typing import BinaryIO
 from pipeline.stores.bucket_listing import list_bucket
 from pipeline.stores.bucket_store import BucketStore, check_bucket_name
 from pipeline.stores.connections import basic_authorization
+from pipeline.stores.errors import SourceError
 from pipeline.stores.gs_access import gs_bucket
 from pipeline.stores.hf_store import hf_resource, list_hf, parse_hf
 from pipeline.stores.http_transfer import MAX_BYTES, Resource, delete, get, put
-from pipeline.stores.locations import (
-    SourceError,
-    is_remote,
-    is_web,
-    local_path,
-    scheme_of,
-    without_credentials,
-)
+from pipeline.stores.locations import is_remote, is_web, local_path, scheme_of, without_credentials
 from pipeline.stores.remote_file import RemoteFile
 from pipeline.stores.s3_access import s3_bucket
 
