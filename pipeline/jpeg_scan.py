@@ -44,8 +44,8 @@ class JpegHeader:
         width, height: pixels of the frame; any EXIF orientation is ignored.
         components: 1 (gray), 3 (YCbCr or RGB), 4 (CMYK or YCCK), rarely 2.
         precision_bits: bits per sample, 8 in almost every file.
-        progressive, arithmetic, lossless: the coding process, from `sof_marker` (table B.1).
-        sof_marker: low byte of the frame marker, 0xC0 to 0xCF.
+        sof_marker: low byte of the frame marker, 0xC0 to 0xCF: the coding process (table B.1).
+        progressive: whether that is a progressive one, rather than sequential or lossless.
         subsampling: "gray", "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "4:4:1", or the
             sampling factors of every component, as "2x2,1x2,1x1", if none of these names fits.
         quality: 1 to 100, the IJG quality whose luma table is nearest to the file's in the
@@ -62,16 +62,19 @@ class JpegHeader:
     height: int
     components: int
     precision_bits: int
-    progressive: bool
-    arithmetic: bool
-    lossless: bool
     sof_marker: int
+    progressive: bool
     subsampling: str
     quality: int | None
     quality_error: float | None
     scan_offset: int
     complete: bool
     scans: int
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether the frame is a differential one, so that others may follow it (table B.1)."""
+        return self.sof_marker & 7 > 3
 
 
 def scan_jpeg(data: bytes) -> JpegHeader:
@@ -156,10 +159,8 @@ def _header(
         height=height,
         components=components,
         precision_bits=precision,
-        progressive=process == 2,
-        arithmetic=sof_marker >= 0xC9,
-        lossless=process == 3,
         sof_marker=sof_marker,
+        progressive=process == 2,
         subsampling=subsampling,
         quality=quality,
         quality_error=quality_error,

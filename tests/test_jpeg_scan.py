@@ -35,8 +35,9 @@ def test_header_agrees_with_pillow_and_libjpeg(kind: str) -> None:
     assert header.complete
     assert not scan_jpeg(jpeg[:-2]).complete or kind == "mpo"
     assert header.precision_bits == 8
-    assert header.arithmetic == kind.startswith("arithmetic")
-    assert header.lossless == (kind == "lossless")
+    assert (header.sof_marker > 0xC8) == kind.startswith("arithmetic")
+    assert (header.sof_marker == 0xC3) == (kind == "lossless")
+    assert not header.hierarchical
     assert header.quality == (None if kind == "lossless" else 75)
     assert header.quality_error == (None if kind == "lossless" else 0)
 
@@ -92,6 +93,14 @@ def test_legal_but_unusual_layouts() -> None:
         assert check_integrity(layout, header, "fast") is None
     stray = scan_jpeg(plain[:20] + b"\x01\x02\xff\x00\x03" + plain[20:])
     assert stray.scan_offset == expected.scan_offset + 5
+
+
+def test_a_differential_frame_is_told_by_its_marker() -> None:
+    jpeg = KINDS["baseline"]
+    at = jpeg.index(b"\xff\xc0") + 1
+    for marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, *range(0xC9, 0xCC), *range(0xCD, 0xD0)):
+        header = scan_jpeg(jpeg[:at] + bytes([marker]) + jpeg[at + 1 :])
+        assert header.hierarchical == (marker in (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF))
 
 
 def test_12_bit_file_is_described() -> None:

@@ -93,7 +93,7 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
         if match is None:
             return data + _EOI_BYTES
         at, code = match.start(), data[match.start() + 1]
-        if code == _EOI or header.sof_marker & 7 > 3:
+        if code == _EOI or header.hierarchical:
             return data
         if code == _TEM:
             pos = at + 2
@@ -120,8 +120,8 @@ def _segment_end(data: bytes, at: int) -> int | None:
 
 def _structure_error(data: bytes, header: JpegHeader) -> str | None:
     """Why the markers after the first SOS are invalid, or None (B.1.1.4)."""
-    if header.sof_marker & 7 > 3:
-        return None  # hierarchical: more frames may follow
+    if header.hierarchical:
+        return None
     scan_start, pos, scans = header.scan_offset, header.scan_offset, 1
     for _ in range(MAX_SEGMENTS):
         match = _SCAN_ENDER.search(data, pos)
