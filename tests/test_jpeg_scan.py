@@ -90,7 +90,7 @@ def test_legal_but_unusual_layouts() -> None:
     for layout in layouts:
         header = scan_jpeg(layout)
         assert (header.width, header.quality, header.complete) == (131, expected.quality, True)
-        assert check_integrity(layout, header, "fast") is None
+        assert check_integrity(layout, header, "fast", max_pixels=100_000) is None
     stray = scan_jpeg(plain[:20] + b"\x01\x02\xff\x00\x03" + plain[20:])
     assert stray.scan_offset == expected.scan_offset + 5
 
@@ -98,7 +98,7 @@ def test_legal_but_unusual_layouts() -> None:
 def test_a_differential_frame_is_told_by_its_marker() -> None:
     jpeg = KINDS["baseline"]
     at = jpeg.index(b"\xff\xc0") + 1
-    for marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, *range(0xC9, 0xCC), *range(0xCD, 0xD0)):
+    for marker in {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}:
         header = scan_jpeg(jpeg[:at] + bytes([marker]) + jpeg[at + 1 :])
         assert header.hierarchical == (marker in (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF))
 
@@ -106,7 +106,7 @@ def test_a_differential_frame_is_told_by_its_marker() -> None:
 def test_12_bit_file_is_described() -> None:
     header = scan_jpeg(twelve_bit_jpeg())
     assert (header.precision_bits, header.width, header.height) == (12, 48, 32)
-    assert check_integrity(twelve_bit_jpeg(), header, "full") is None
+    assert check_integrity(twelve_bit_jpeg(), header, "full", max_pixels=100_000) is None
 
 
 SOF = segments(KINDS["baseline"])[3][1]

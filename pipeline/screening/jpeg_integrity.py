@@ -11,8 +11,6 @@ from pipeline.screening.strict_decode import strict_decode_error
 
 IntegrityLevel = Literal["off", "fast", "full"]
 
-# A strict decode allocates 3 bytes per pixel, however small the file is.
-MAX_PIXELS_FOR_STRICT_DECODE = 100_000_000
 ZERO_HOLE_BYTES = 48
 # libjpeg visits every block in every scan, so many scans cost time even in a small file. Encoders
 # write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
@@ -41,11 +39,7 @@ def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
 
 
 def check_integrity(
-    data: bytes,
-    header: JpegHeader,
-    level: IntegrityLevel,
-    *,
-    max_pixels: int = MAX_PIXELS_FOR_STRICT_DECODE,
+    data: bytes, header: JpegHeader, level: IntegrityLevel, *, max_pixels: int
 ) -> str | None:
     """Why the JPEG is damaged, in one line; None if no damage is found.
 
@@ -56,7 +50,8 @@ def check_integrity(
             structure, and zero-filled holes that a strict decode confirms. "full" strictly decodes
             every image; it also finds one in six single flipped bits, most images with ten, and
             truncated scans that end with a marker.
-        max_pixels: larger images, and sample depths other than 8 bits, are not strictly decoded.
+        max_pixels: larger images, and sample depths other than 8 bits, are not strictly decoded:
+            it takes 3 bytes per pixel, however small the file is.
 
     Raises:
         ValueError: an unknown level.
