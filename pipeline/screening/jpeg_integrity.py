@@ -6,7 +6,21 @@ Source: ITU-T T.81.
 import re
 from typing import Literal
 
-from pipeline.jpeg_scan import MAX_SEGMENTS, JpegHeader
+from pipeline.jpeg_scan import (
+    APPN,
+    COM,
+    DAC,
+    DHT,
+    DNL,
+    DQT,
+    DRI,
+    END_OF_IMAGE,
+    EOI,
+    MAX_SEGMENTS,
+    SOS,
+    TEM,
+    JpegHeader,
+)
 from pipeline.screening.strict_decode import strict_decode_error
 
 IntegrityLevel = Literal["off", "fast", "full"]
@@ -16,13 +30,11 @@ ZERO_HOLE_BYTES = 48
 # write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
 _MAX_SCANS = 500
 
-_EOI, _SOS, _TEM = 0xD9, 0xDA, 0x01
-_EOI_BYTES = b"\xff\xd9"
-_TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))  # DHT, DAC, DQT, DNL, DRI
-# DHT, DAC, SOS, DQT, DNL, DRI, COM and APPn may occur between two scans (B.2.1, B.2.5).
-_BETWEEN_SCANS = frozenset((0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)))
+_TABLE_SEGMENTS = frozenset((DHT, DAC, DQT, DNL, DRI))
+_BETWEEN_SCANS = _TABLE_SEGMENTS | {SOS, COM, *APPN}  # B.2.1, B.2.5
 # Any marker but the restart markers, which belong inside the scan data (B.1.1.3).
 _SCAN_ENDER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_DRI_MARKER = bytes((0xFF, DRI))
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 
 
@@ -33,7 +45,7 @@ def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
     runs too. About 12 µs for 100 KB.
     """
     hole = data.find(bytes(ZERO_HOLE_BYTES), header.scan_offset)
-    if hole < 0 or data.find(_EOI_BYTES, header.scan_offset, hole) >= 0:
+    if hole < 0 or data.find(END_OF_IMAGE, header.scan_offset, hole) >= 0:
         return None
     return hole
 
@@ -86,20 +98,20 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
     for _ in range(MAX_SEGMENTS):
         match = _SCAN_ENDER.search(data, pos)
         if match is None:
-            return data + _EOI_BYTES
+            return data + END_OF_IMAGE
         at, code = match.start(), data[match.start() + 1]
-        if code == _EOI or header.hierarchical:
+        if code == EOI or header.hierarchical:
             return data
-        if code == _TEM:
+        if code == TEM:
             pos = at + 2
             continue
         end = _segment_end(data, at)
         if end is None or code not in _BETWEEN_SCANS:
-            return data[:at] + _EOI_BYTES
-        if code in _TABLES and data[end : end + 1] != b"\xff":
-            return data[:at] + _EOI_BYTES
+            return data[:at] + END_OF_IMAGE
+        if code in _TABLE_SEGMENTS and data[end : end + 1] != b"\xff":
+            return data[:at] + END_OF_IMAGE
         pos = end
-    return data[:pos] + _EOI_BYTES
+    return data[:pos] + END_OF_IMAGE
 
 
 def _segment_end(data: bytes, at: int) -> int | None:
@@ -108,7 +120,7 @@ def _segment_end(data: bytes, at: int) -> int | None:
     end = at + 2 + length
     if length < 2 or end > len(data):
         return None
-    if data[at + 1] == _SOS and (length < 6 or length != 6 + 2 * data[at + 4]):
+    if data[at + 1] == SOS and (length < 6 or length != 6 + 2 * data[at + 4]):
         return None
     return end
 
@@ -127,7 +139,7 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
             restarts = _restart_error(data, scan_start, at)
             if restarts is not None:
                 return restarts
-        if code == _EOI:
+        if code == EOI:
             return None
         if code not in _BETWEEN_SCANS:
             return f"marker 0xFF{code:02X} inside the scan data at byte {at}"
@@ -136,7 +148,7 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
             length = int.from_bytes(data[at + 2 : at + 4], "big")
             return f"segment 0xFF{code:02X} at byte {at} has an impossible length of {length}"
         pos = end
-        if code == _SOS:
+        if code == SOS:
             scan_start, scans = pos, scans + 1
             if scans > _MAX_SCANS:
                 return f"more than {_MAX_SCANS} scans"
@@ -147,7 +159,7 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
 
 def _restart_error(data: bytes, start: int, end: int) -> str | None:
     """Why the restart markers are out of order, or None: they count 0 to 7 in turn (F.1.1.5.1)."""
-    if b"\xff\xdd" not in data[:start]:
+    if _DRI_MARKER not in data[:start]:
         return None
     for count, match in enumerate(_RESTART.finditer(data, start, end)):
         found = match[1][0] & 7
