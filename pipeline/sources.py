@@ -3,7 +3,7 @@
 This module alone decides what kind of input a location is: a folder (recursive), a glob, a brace
 pattern, a tar, a Parquet file of images, a manifest of any of these, or a single image, on a disk
 or on s3://, gs://, hf://, https://. To add a kind of archive, add it to `_images_in`, its extension
-to `_ARCHIVE_SUFFIXES`, and its reader to `pipeline.inputs.image_bytes`.
+to `ARCHIVE_SUFFIXES`, and its reader to `pipeline.inputs.image_bytes`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from pipeline.file_format import sniff_format
 from pipeline.inputs.local_files import list_folder
-from pipeline.inputs.manifests import PARQUET_MAGIC
-from pipeline.inputs.parquet_source import PARQUET_SUFFIX, image_column, list_parquet
+from pipeline.inputs.manifests import ARCHIVE_SUFFIXES, PARQUET_MAGIC
+from pipeline.inputs.parquet_source import image_column, list_parquet
 from pipeline.inputs.places import (
     Place,
     expand_pattern,
@@ -33,14 +33,13 @@ from pipeline.inputs.places import (
     listing_errors,
     place_of,
 )
-from pipeline.inputs.tar_source import TAR_SUFFIXES, container_of, list_tar
+from pipeline.inputs.tar_source import container_of, list_tar
 from pipeline.records import ImageRef
 from pipeline.stores.errors import MissingError, SourceError
 from pipeline.stores.locations import has_braces, is_remote, is_web, local_path, refuse_credentials
 from pipeline.stores.storage import open_input
 
 _SNIFF_BYTES = 512  # enough for tar's magic number at byte 257
-_ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
 _ENCRYPTED_PARQUET = b"PARE"
 _COMPRESSED = ("zip", "7z", "gzip", "bzip2", "xz", "zstd")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -113,7 +112,7 @@ def _expand(places: Iterable[Place], excluded_prefixes: tuple[str, ...] = ()) ->
             for place in places:
                 if place.location.startswith(excluded_prefixes):
                     continue
-                if not place.name.lower().endswith(_ARCHIVE_SUFFIXES):
+                if not place.name.lower().endswith(ARCHIVE_SUFFIXES):
                     if not ahead:
                         yield place.as_image()
                         continue
