@@ -30,10 +30,13 @@ _CLOCK_SLACK_S = 10.0  # a start time depends on the boot time, which moves when
 
 @dataclass(frozen=True, slots=True, order=True)
 class Driver:
-    """turn: one more than the greatest of those that were there before it; it goes before `since`,
-    which is its start, in seconds since the epoch, by its host's clock. name: unique.
+    """A driver's heartbeat. Drivers are ordered by `turn`, then by `since`; the least one leads.
+
+    turn: one more than the greatest of those that were there before it.
+    since: its start, in seconds since the epoch, by its host's clock.
+    name: unique.
     pid_namespace: where `pid` holds; containers may share a host's name and yet not see each
-    other's processes.
+        other's processes.
     """
 
     turn: int = field(default=0, kw_only=True)

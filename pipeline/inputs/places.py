@@ -44,7 +44,7 @@ class Place(NamedTuple):
     """A file of a collection.
 
     location: opens it now; may hold credentials. uri: its name in the output. source: opens it
-    later; written to the plan, so without credentials (see `manifests.entry_location`).
+    later; written to the plan, so without credentials (see `manifest_entries.entry_location`).
     """
 
     location: str
