@@ -17,6 +17,7 @@ from afd_model.backbones import load_backbone
 from afd_model.evaluation.evaluator import Outcome
 from jobs.evaluate import main
 from jobs.evaluate_settings import EvaluateSettings
+from jobs.evaluation.folder_classes import UNKNOWN
 from jobs.evaluation.tables import (
     DriftRow,
     Share,
@@ -27,7 +28,6 @@ from jobs.evaluation.tables import (
     tables_markdown,
 )
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
-from pipeline.inputs.folder_classes import UNKNOWN
 from pipeline.pairs.evaluate_images import CLEAN, Condition
 from pipeline.pairs.recompress import drawn_qualities
 

@@ -17,9 +17,9 @@ from afd_model.evaluation.response_angles import (
     binned_medians,
 )
 from afd_model.evaluation.statistics import spearman
+from jobs.sampling import evenly
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import CompressionProtocol
-from pipeline.inputs.sampling import evenly
 from pipeline.pairs.evaluate_images import Condition, ImageEvaluator
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef

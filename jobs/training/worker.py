@@ -24,13 +24,13 @@ from afd_model.training.trainer import Trainer
 from jobs.log import say
 from jobs.model import backbone_of
 from jobs.run_record import versions
+from jobs.sampling import evenly
 from jobs.settings import flag_of
 from jobs.train_settings import TrainSettings
 from jobs.training.log import TrainingLog
 from jobs.training.options import training_options
 from jobs.training.originals import advice
 from pipeline.decode import DecodeOptions
-from pipeline.inputs.sampling import evenly
 from pipeline.output import RUN, OutputFolder
 from pipeline.own_files import list_images_outside
 from pipeline.pairs.training_data import PairLoader, Rank, split_held_out
