@@ -98,7 +98,7 @@ class ReadPool:
             expected = expected_bytes(ref)
             self._reserve_memory(expected, rows)
             began = time.perf_counter()
-            image, store_error = _read(row, ref, self._read)
+            image, store_error = _encoded_image(row, ref, self._read)
             loaded.read_s += time.perf_counter() - began
             if screening:
                 self._screen(image, loaded)
@@ -165,12 +165,12 @@ class ArchiveReadPool(ReadPool):
 
 def read_and_screen(row: int, ref: ImageRef, limits: Limits) -> EncodedImage:
     """One image, read and screened; its `status` and `error` say what is wrong with it."""
-    image, _ = _read(row, ref, read_image)
+    image, _ = _encoded_image(row, ref, read_image)
     screen(image, limits)
     return image
 
 
-def _read(
+def _encoded_image(
     row: int, ref: ImageRef, read: Callable[[ImageRef], bytes]
 ) -> tuple[EncodedImage, StoreError | None]:
     """(image, why its store failed to return it or None): see `LoadedRun.store_errors`."""
