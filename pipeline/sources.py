@@ -145,16 +145,15 @@ def _list_archive(place: Place) -> Iterator[ImageRef]:
         yield place.as_image()  # gets a row that says that it is missing
         return
     with file:
-        images = _images_in(file, place)
+        images = _images_in(file, _head(file, place), place)
         yield from (place.as_image(),) if images is None else images
 
 
 def _list_file(file: BinaryIO, place: Place) -> Iterator[ImageRef]:
     """The images of a file that the user gave as the input; its content decides what it is."""
     with file:
-        images = _images_in(file, place)
-        with listing_errors(f"read {place.uri!r}"):
-            head = _head(file)
+        head = _head(file, place)
+        images = _images_in(file, head, place)
         if images is not None:
             yield from images
         elif (compression := sniff_format(head)) in _COMPRESSED:
@@ -197,15 +196,18 @@ def _is_text_with_nulls(head: bytes) -> bool:
     return all(character.isprintable() or character in "\0\t\r\n" for character in text)
 
 
-def _images_in(file: BinaryIO, place: Place) -> Iterator[ImageRef] | None:
-    """The images of an archive; None if the file is not an archive."""
+def _images_in(file: BinaryIO, head: bytes, place: Place) -> Iterator[ImageRef] | None:
+    """The images of an archive, which starts with `head`.
+
+    None if the file is not an archive; it is at its start then.
+    """
     with listing_errors(f"read {place.uri!r}"):
-        head = _head(file)
         if head.startswith(_ENCRYPTED_PARQUET) and _ends_with(file, _ENCRYPTED_PARQUET):
             raise OSError("it is encrypted: give it as unencrypted Parquet")
         if head.startswith(PARQUET_MAGIC):
             parquet = pq.ParquetFile(file)
             if image_column(parquet.schema_arrow) is None:
+                file.seek(0)  # it may be a manifest
                 return None
             refs = list_parquet(parquet, place.uri, place.source)
             return _with_listing_errors(f"list {place.uri!r}", refs)
@@ -231,10 +233,12 @@ def _open_if_there(place: Place) -> BinaryIO | None:
     return None
 
 
-def _head(file: BinaryIO) -> bytes:
-    head = file.read(_SNIFF_BYTES)
-    file.seek(0)
-    return head
+def _head(file: BinaryIO, place: Place) -> bytes:
+    """The file's first bytes; leaves the file at its start."""
+    with listing_errors(f"read {place.uri!r}"):
+        head = file.read(_SNIFF_BYTES)
+        file.seek(0)
+        return head
 
 
 def _ends_with(file: BinaryIO, mark: bytes) -> bool:
