@@ -14,7 +14,7 @@ TEST_PROCESSES ?= 3
 .PHONY: demo test faults lint types check gpu-check clean
 
 demo: $(STAMP)
-	$(BIN)/python -m jobs.demo
+	$(BIN)/python -m jobs.cli demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile \

@@ -7,7 +7,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageClassifier", "load_classifier"]
 
-WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".tar")  # of files of weights
+# Of files of weights. Here for the settings, which are read where PyTorch must not be imported.
+WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".tar")
 
 
 def __getattr__(name: str) -> Any:

@@ -68,7 +68,7 @@ def config_for(
     config = _sized(backbone, size, max_macs, changes)
     count = CORRECTED_STAGES[size] if corrected_stages is None else corrected_stages
     crop = backbone.preprocessing.crop
-    stages = tuple(last_stages(backbone.module, backbone.stem_layer, crop, count)) if count else ()
+    stages = tuple(last_stages(backbone.module, backbone.stem_layer, crop, count))
     if corrected_stages and not stages:
         raise ValueError(
             f"{backbone.name} has no stage to correct behind its stem: use --corrected-stages 0"

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 from torchvision.models import get_model_builder, list_models
 
-from afd_model.weight_files import IMAGENET_CLASSES
+from afd_model.class_names import IMAGENET_CLASSES
 
 TIMM_PREFIX = "timm:"
 
@@ -20,7 +20,9 @@ def check_name(name: str) -> None:
         ValueError: it does not; suggests the most similar name.
     """
     if name.startswith(TIMM_PREFIX):
-        timm, plain = timm_library(), name.removeprefix(TIMM_PREFIX)
+        import timm  # here: it takes half a second, and torchvision's models do without
+
+        plain = name.removeprefix(TIMM_PREFIX)
         with suppress(RuntimeError):  # the model exists, but not its tag
             # None also for the names of timm's first releases, which it would still build.
             if timm.get_pretrained_cfg(plain) is not None:
@@ -31,7 +33,9 @@ def check_name(name: str) -> None:
         known = list_models(module=torchvision.models)
         if name in known:
             return
-        candidates = known + [TIMM_PREFIX + n for n in timm_library().list_models()]
+        import timm
+
+        candidates = known + [TIMM_PREFIX + n for n in timm.list_models()]
         near = difflib.get_close_matches(name, candidates, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "see torchvision.models and timm.list_models()"
     raise ValueError(f"unknown backbone {name!r}: {hint}")
@@ -44,7 +48,9 @@ def build(name: str, classes: int = IMAGENET_CLASSES) -> nn.Module:
         ValueError: timm has the architecture without a classifier only.
     """
     if name.startswith(TIMM_PREFIX):
-        module = timm_library().create_model(name.removeprefix(TIMM_PREFIX), num_classes=classes)
+        import timm
+
+        module = timm.create_model(name.removeprefix(TIMM_PREFIX), num_classes=classes)
         if getattr(module, "num_classes", classes) == 0:
             raise ValueError(f"{name} has no classifier: it is an encoder, whatever its weights")
         return module
@@ -59,10 +65,3 @@ def family_of(name: str, module: nn.Module) -> tuple[str, str]:
     """The library of a classifier and the name of its class."""
     library = "timm" if name.startswith(TIMM_PREFIX) else "torchvision"
     return library, type(module).__name__
-
-
-def timm_library() -> Any:
-    """timm. It takes half a second to import, and torchvision's models do without it."""
-    import timm
-
-    return timm

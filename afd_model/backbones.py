@@ -13,8 +13,9 @@ from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
 
 from afd_model import WEIGHT_SUFFIXES
-from afd_model.architectures import TIMM_PREFIX, build, check_name, family_of, timm_library
+from afd_model.architectures import TIMM_PREFIX, build, check_name, family_of
 from afd_model.class_names import (
+    IMAGENET_CLASSES,
     check_timm_classifies,
     class_count,
     imagenet_ids,
@@ -23,11 +24,10 @@ from afd_model.class_names import (
 )
 from afd_model.stem import find_stem
 from afd_model.weight_files import (
-    IMAGENET_CLASSES,
     has_packaged_lite0,
     head_classes,
     load_packaged_lite0,
-    load_state,
+    load_weights,
     read_weights,
     tensors_sha256,
     without_prefix,
@@ -113,7 +113,6 @@ def load_backbone(
             another model; weights that do not classify; a failed download. One line that says what
             to do.
     """
-    check_name(name)
     preprocessing = preprocessing_of(name, weights)
     kind = _weights_kind(name, weights)
     module, resolved = _with_weights(name, kind, weights)
@@ -177,9 +176,11 @@ def preprocessing_of(name: str, weights: str = "default") -> Preprocessing:
 
 
 def _timm_preprocessing(name: str) -> Preprocessing:
-    pretrained = timm_library().get_pretrained_cfg(name)
+    import timm
+
+    pretrained = timm.get_pretrained_cfg(name)
     fields = pretrained.to_dict() if pretrained is not None else {}
-    config = timm_library().data.resolve_data_config(pretrained_cfg=fields)
+    config = timm.data.resolve_data_config(pretrained_cfg=fields)
     crop = int(config["input_size"][-1])
     return Preprocessing(
         resize=math.floor(crop / config["crop_pct"]),
@@ -221,7 +222,7 @@ def _from_file(name: str, path: str) -> nn.Module:
         skeleton = build(name)
     state = without_prefix(read_weights(path), skeleton)
     module = build(name, head_classes(state, skeleton))
-    load_state(module, state, name, path)
+    load_weights(module, state, name, path)
     return module
 
 
@@ -258,7 +259,9 @@ def _pretrained(name: str, weights: str) -> tuple[nn.Module, str]:
 def _from_hub(name: str, weights: str) -> tuple[nn.Module, str]:
     """As `_pretrained`, with the libraries' own errors."""
     if name.startswith(TIMM_PREFIX):
-        return timm_library().create_model(name.removeprefix(TIMM_PREFIX), pretrained=True), weights
+        import timm
+
+        return timm.create_model(name.removeprefix(TIMM_PREFIX), pretrained=True), weights
     choices = get_model_weights(name)
     chosen = choices.DEFAULT if weights == "default" else choices[weights]
     return get_model_builder(name)(weights=chosen), chosen.name

@@ -19,7 +19,7 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.atomic_file import atomic_write
 from afd_model.backbones import Backbone
-from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.flip_model import FLIP_FEATURES, FlipModel
 
 FORMAT = 1
 METADATA_KEY = "afd_checkpoint"

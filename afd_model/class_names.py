@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from afd_model.weight_files import IMAGENET_CLASSES
+IMAGENET_CLASSES = 1000
 
 
 def imagenet_names() -> tuple[str, ...]:

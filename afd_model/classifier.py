@@ -107,6 +107,11 @@ class AFDClassifier(nn.Module):
             self.backbone.set_submodule(place.layer, _CorrectedStage(layer, context, index))
         self.backbone.eval().requires_grad_(requires_grad=False)
 
+    @property
+    def has_trained_module(self) -> bool:
+        """Whether there is an AFD-Module, and not an untrained one: that is the identity."""
+        return self.afd is not None and not self.afd.is_identity
+
     def forward(self, pixels: Tensor, dct: Tensor | None) -> ClassifierOutput:
         """Classifies a batch and scores its drift.
 

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from afd_model.classifier import AFDClassifier
-from afd_model.stem import shapes_behind
+from afd_model.layer_shapes import shapes_behind
 
 
 def stages_after_stem(classifier: AFDClassifier, crop: int, count: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from afd_model.fe_net import PReLU
-from afd_model.stem import shapes_behind
+from afd_model.layer_shapes import shapes_behind
 
 
 class StagePlace(NamedTuple):
@@ -55,10 +55,12 @@ def last_stages(module: nn.Module, stem_layer: str, crop: int, count: int) -> li
         crop: side of the input, pixels.
         count: how many stages at most.
     """
+    if not count:
+        return []
     places: dict[int, StagePlace] = {}
     for path, shape in shapes_behind(module, stem_layer, crop).items():
         layer = module.get_submodule(path)
         convolutions = sum(isinstance(m, nn.Conv2d) for m in layer.modules())
         if convolutions >= 2 and shape[2] == shape[3]:
             places[shape[2]] = StagePlace(path, shape[1], round(crop / shape[2]))
-    return list(places.values())[-count:] if count else []
+    return list(places.values())[-count:]

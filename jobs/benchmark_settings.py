@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.settings import BackboneSettings, require_between, require_positive, setting
+from jobs.settings import (
+    BackboneSettings,
+    device_setting,
+    precision_setting,
+    require_between,
+    require_positive,
+    setting,
+)
 
 OWN, TEMPORARY, NO_RECORD = "own", "temporary", "none"
 
@@ -36,12 +43,8 @@ class BenchmarkSettings(BackboneSettings):
         "AFD-Module: default (the shipped checkpoint, or an untrained one, which costs as much),"
         " none, or a checkpoint file",
     )
-    device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA if there is a GPU, else the CPU"
-    )
-    precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
-        "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
-    )
+    device: Literal["auto", "cuda", "cpu"] = device_setting()
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = precision_setting()
     engine: Literal["auto", "torch", "inductor", "openvino"] = setting(
         "auto", "what runs the model, as in the label job; auto: inductor on CUDA, torch elsewhere"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,7 +82,3 @@ def main(arguments: Sequence[str]) -> int:
     settings = parse(CompletionSettings, arguments, prog="afd completion")
     print_answer(script(settings.shell))
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -68,12 +67,11 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
 
 def _open(output: OutputFolder, settings: CompressSettings) -> None:
     """Start or continue an output. Raises OutputError when it was made with other settings."""
-    now = replace(settings, input=absolute_pattern(settings.input)).file_settings
+    now = replace(settings, input=absolute_pattern(settings.input)).content_settings
     record = output.read_json(RUN)
     if record is not None:
         check_job(output, record, "subsampling")
-        # Outputs from before --shift-grid existed do not record it.
-        refuse_other_settings(output, {"shift_grid": False, **record["settings"]}, now)
+        refuse_other_settings(output, record["settings"], now)
     with output.first_write():
         output.path.mkdir(parents=True, exist_ok=True)  # `path` raises for a bucket
         output.clean()
@@ -140,7 +138,3 @@ def _run(settings: CompressSettings) -> int:
         f" {size(summary['num_bytes'])} in {summary['output']}"
     )
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

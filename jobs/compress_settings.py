@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from jobs.settings import (
     REQUIRED,
@@ -22,6 +22,8 @@ from pipeline.screening.screen import Limits
 @dataclass(frozen=True, kw_only=True)
 class CompressSettings(CollectionSettings):
     """Write the paper's test sets: a collection compressed at stated qualities, as JPEG files."""
+
+    MAY_CHANGE = frozenset({"output", "quality", "times", "max_pixels", "workers"})
 
     output: str = setting(
         REQUIRED, "folder for the sets (q07/, q10/, ...); repeating the command continues them"
@@ -74,9 +76,3 @@ class CompressSettings(CollectionSettings):
             geometry=Geometry(self.resize, self.crop, self.interpolation, unused, unused),
             limits=Limits(self.max_pixels),
         )
-
-    @property
-    def file_settings(self) -> dict[str, Any]:
-        """The settings that decide a file's content; a continued output must have the same."""
-        may_change = {"output", "quality", "times", "max_pixels", "workers"}
-        return {name: value for name, value in asdict(self).items() if name not in may_change}

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +60,12 @@ def demo(settings: DemoSettings) -> int:
     """
     folder = Path(settings.output)
     _recreate(folder)
-    corpus = build_demo_corpus(folder / "corpus", num_photos=settings.num_photos)
-    print_answer(f"corpus: {corpus.num_photos} photographs and {corpus.num_broken} broken files")
+    corpus = folder / "corpus"
+    num_broken = build_demo_corpus(corpus, num_photos=settings.num_photos)
+    print_answer(f"corpus: {settings.num_photos} photographs and {num_broken} broken files")
     summary = label(
         LabelSettings(
-            input=str(corpus.folder),
+            input=str(corpus),
             output=str(folder / "run"),
             backbone=_BACKBONE,
         )
@@ -100,7 +100,3 @@ def main(arguments: Sequence[str]) -> int:
     """`afd demo`: exit code 0 when the corpus is labelled, 1 when it is not, 2 for bad usage."""
     settings = parse(DemoSettings, arguments, prog="afd demo")
     return run_job("afd demo", lambda: demo(settings), errors=(RuntimeError,))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

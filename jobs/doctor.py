@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
@@ -103,7 +102,3 @@ def main(arguments: Sequence[str]) -> int:
     write = _json if settings.format == "json" else _table
     stopped = any(check.stops for check in write(doctor()))
     return EXIT_FAILED if stopped else EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

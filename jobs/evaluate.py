@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -161,7 +160,3 @@ def main(arguments: Sequence[str]) -> int:
 def _run(settings: EvaluateSettings) -> int:
     print_answer(evaluate(settings))
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,8 @@ from jobs.settings import (
     REQUIRED,
     ClassifierSettings,
     ClassNamesSettings,
+    device_setting,
+    precision_setting,
     require_between,
     require_positive,
     setting,
@@ -52,12 +54,8 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
         " coefficients) from at most 200 of the images; needs the figures extra",
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA if there is a GPU, else the CPU"
-    )
-    precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
-        "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
-    )
+    device: Literal["auto", "cuda", "cpu"] = device_setting()
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = precision_setting()
     batch_size: int = setting(16, "images per batch")
     threads: int = setting(2, "threads for each of the model, the decoder and the compression")
     max_pixels: int = setting(

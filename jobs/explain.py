@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,7 +39,6 @@ class Explainer:
         afd, checkpoint = resolve_afd(settings.afd, self._backbone)
         self._device = resolve_device(settings.device)
         self._classifier = AFDClassifier(self._backbone, afd).eval().to(self._device)
-        self._trained = afd is not None and not afd.is_identity
         facts = model_facts(self._backbone, afd, checkpoint)
         module = os.path.basename(facts["afd"])
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
@@ -78,7 +76,7 @@ class Explainer:
             clean=None if clean is None else denormalized(clean[0].cpu(), preset.mean, preset.std),
             class_names=self._backbone.class_names,
             fdm_layer=self._fdm_layer(),
-            trained=self._trained,
+            trained=self._classifier.has_trained_module,
         )
         write_png(feature_figure(found, shown), path, self._dpi)
 
@@ -165,7 +163,3 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(settings: ExplainSettings) -> int:
     return EXIT_FAILED if explain_images(settings) else EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ from jobs.settings import (
     REQUIRED,
     BackboneSettings,
     ClassNamesSettings,
+    device_setting,
     require_between,
     require_positive,
     setting,
@@ -41,9 +42,7 @@ class ExplainSettings(ClassNamesSettings, BackboneSettings):
         "none", "treat the images as clean originals, and first compress each at this IJG quality"
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA if there is a GPU, else the CPU"
-    )
+    device: Literal["auto", "cuda", "cpu"] = device_setting()
     dpi: int = setting(150, "dots per inch of the pictures, which are up to 14 inches wide")
     max_pixels: int = setting(
         100_000_000,

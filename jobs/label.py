@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -179,7 +178,3 @@ def _print_result(summary: Summary) -> None:
             say(f"afd label: {name}: {reason}", level=logging.ERROR)
     if not summary.complete:
         say(f"afd label: {summary.exit_reason}{SAME_COMMAND_CONTINUES}", level=logging.ERROR)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

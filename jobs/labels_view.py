@@ -13,6 +13,7 @@ import duckdb
 from jobs.log import say
 from pipeline.error_text import one_line
 from pipeline.output import OutputError, OutputFolder
+from pipeline.shards import PART_PATTERN
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def open_labels(output: OutputFolder) -> Iterator[duckdb.DuckDBPyConnection]:
     require_parts(output, list_parts(output))
     with connect() as connection:
         try:
-            every_part = f"{glob.escape(str(output.labels))}/part-*.parquet"
+            every_part = f"{glob.escape(str(output.labels))}/{PART_PATTERN}"
             connection.execute(f"CREATE VIEW labels AS FROM {_scan([every_part])}")
         except duckdb.Error as error:
             raise OutputError(f"cannot read {str(output.labels)!r}: {message_of(error)}") from error
@@ -57,7 +58,7 @@ def open_labels(output: OutputFolder) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def list_parts(output: OutputFolder) -> list[Path]:
     """The committed parts, in the order of their names."""
-    return sorted(output.labels.glob("part-*.parquet"))
+    return sorted(output.labels.glob(PART_PATTERN))
 
 
 def require_parts(output: OutputFolder, parts: Sequence[Path]) -> None:

@@ -88,21 +88,21 @@ def load_model(
         num_images=batch_size,
     )
     preferred = _preferred_engine(device, images_to_label)
-    predictor, engine = _predictor(make, settings.engine, preferred=preferred)
+    predictor = _predictor(make, settings.engine, preferred=preferred)
     _check_precision(predictor, backbone.name, geometry.crop)
     options = DecodeOptions(
         device=device,
         batch_size=batch_size,
         num_threads=num_threads,
         prefetch_batches=settings.prefetch_batches,
-        dtype=predictor.pixels_dtype,
+        dtype=precision,
         hw_decoder_load=settings.hw_decoder_load,
         dct=afd is not None,
     )
     host = {
         "device": device_name(device),
         "precision": dtype_name(precision),
-        "engine": engine,
+        "engine": predictor.engine,
     }
     facts = model_facts(backbone, afd, checkpoint)
     return Model(_decoder(geometry, options), predictor, backbone.class_names, facts, host)
@@ -140,19 +140,19 @@ def _preferred_engine(device: torch.device, images_to_label: int | None) -> Engi
 
 def _predictor(
     make: Callable[..., Predictor], requested: Engine | Literal["auto"], *, preferred: Engine
-) -> tuple[Predictor, Engine]:
-    """The predictor and its engine. With "auto", PyTorch replaces a preferred engine that fails."""
+) -> Predictor:
+    """The predictor. With "auto", PyTorch replaces a preferred engine that fails."""
     engine = preferred if requested == "auto" else requested
     if requested != "auto" or engine == "torch":
-        return make(engine=engine), engine
+        return make(engine=engine)
     try:
-        return make(engine=engine), engine
+        return make(engine=engine)
     except (ValueError, torch.OutOfMemoryError) as error:
         reason = str(error)
     # Not in the except block, where the traceback keeps the failed predictor's memory allocated.
     predictor = make(engine="torch")
     predictor.notice = f"labelling without {_ENGINE_NAMES[engine]}, more slowly: {reason}"
-    return predictor, "torch"
+    return predictor
 
 
 def _check_precision(predictor: Predictor, name: str, crop: int) -> None:
@@ -200,7 +200,7 @@ def _geometry(settings: LabelSettings, preset: Preprocessing, *, in_blocks: bool
 def model_facts(
     backbone: Backbone, afd: AFDModule | None, checkpoint: CheckpointFacts | None
 ) -> dict[str, Any]:
-    """Names and digests of what decides the labels and their names."""
+    """Names and digests of what decides the labels and their names: `MODEL_FACTS`."""
     unnamed = "none" if afd is None else "untrained"
     return {
         "backbone": backbone.name,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE, print_answer
 from jobs.extras import require
 from jobs.quantities import count, size
-from jobs.report_settings import Report, ReportSettings
+from jobs.report_settings import ReportSettings
 from jobs.run_job import run_job
+
+if TYPE_CHECKING:
+    from jobs.reporting.build import Report
 
 
 def report(settings: ReportSettings) -> Report:
@@ -32,7 +35,3 @@ def _run(settings: ReportSettings) -> int:
     made = report(settings)
     print_answer(f"{made.path} ({size(made.num_bytes)}, {count(made.images)} images)")
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from jobs.settings import REQUIRED, require_between, require_not_negative, require_positive, setting
 
@@ -41,12 +40,3 @@ class ReportSettings:
             raise ValueError(
                 f"--memory-limit {self.memory_limit!r} is no size: write it like 500MB or 2GB"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A written report. num_bytes: of the page. images: number of rows that it describes."""
-
-    path: Path
-    num_bytes: int
-    images: int

@@ -32,23 +32,23 @@ def run_job(
     Any other error is a defect and keeps its traceback.
     """
     configure(log_format, log_level)
-    expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
     try:
         return job()
     except KeyboardInterrupt:
         reason = "interrupted" + continued
-    except expected as error:
-        reason = one_line(error)
-    except (AccessError, ClusterError) as error:
-        reason = one_line(error) + continued
-    except RuntimeError as error:
-        if not _is_of_the_gpus_memory(error):
+    except Exception as error:
+        if _is_of_the_gpus_memory(error):  # asked first: it is one of a job's own RuntimeErrors
+            reason = f"{one_line(error).partition('. ')[0]}: {out_of_memory}" + continued
+        elif isinstance(error, (ValueError, OSError, *errors)):
+            reason = one_line(error)
+        elif isinstance(error, (AccessError, ClusterError)):
+            reason = one_line(error) + continued
+        else:
             raise
-        reason = f"{one_line(error).partition('. ')[0]}: {out_of_memory}" + continued
     say(f"{prog}: {reason}", level=logging.ERROR)
     return EXIT_FAILED
 
 
-def _is_of_the_gpus_memory(error: RuntimeError) -> bool:
+def _is_of_the_gpus_memory(error: Exception) -> bool:
     torch = sys.modules.get("torch")  # importing it takes longer than some jobs do
     return torch is not None and isinstance(error, torch.OutOfMemoryError)

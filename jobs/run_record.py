@@ -18,6 +18,11 @@ _RECORDED_PACKAGES = (
     *("afd-label", "nvidia-dali-cuda130", "numba", "openvino", "pillow", "pyarrow", "ray", "timm"),
     *("torch", "torchvision", "turbojpeg"),
 )
+# Facts of the model that decide the labels and their names; run.json and every part have them.
+MODEL_FACTS = (
+    *("backbone", "weights", "weights_sha256", "stem_layer", "afd", "afd_sha256"),
+    "class_names_sha256",
+)
 _POLL_S = 0.5
 
 
@@ -35,7 +40,7 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
         return record if record and _continues(record, settings) else None
     if record is None:
         raise OutputError(f"{output.location!r} holds labels but no {RUN}: choose another --output")
-    refuse_other_settings(output, record["settings"], settings.row_settings)
+    refuse_other_settings(output, record["settings"], settings.content_settings)
     if (found := record.get("schema_version")) != SCHEMA_VERSION:
         raise OutputError(
             f"{output.location!r} holds rows of schema version {found}, and this release writes"
@@ -46,7 +51,7 @@ def open_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any] | 
 
 def _continues(record: Mapping[str, Any], settings: LabelSettings) -> bool:
     found = (record.get("settings"), record.get("schema_version"))
-    return found == (settings.row_settings, SCHEMA_VERSION)
+    return found == (settings.content_settings, SCHEMA_VERSION)
 
 
 def check_job(output: OutputFolder, record: Mapping[str, Any], key: str) -> None:
@@ -87,7 +92,7 @@ def start_run(output: OutputFolder, settings: LabelSettings) -> dict[str, Any]:
     record = {
         "run_id": uuid.uuid4().hex,
         "schema_version": SCHEMA_VERSION,
-        "settings": settings.row_settings,
+        "settings": settings.content_settings,
         "model": None,
         "versions": versions(),
     }
@@ -142,20 +147,18 @@ def model_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two models' facts, in words; empty when nothing does.
 
     Paths of weights with equal digests are ignored: another node or environment may have the same
-    file in another folder. So are facts that the run's release did not record yet.
+    file in another folder.
     """
     same_content = {
         name
         for name in ("weights", "afd")
         if (digest := now.get(f"{name}_sha256")) and digest == before.get(f"{name}_sha256")
     }
-    if (before.get("afd"), now.get("afd")) == ("untrained", "none"):
-        same_content.add("afd")  # an early release recorded a default that did not ship so
     before, now = (
         {name: value for name, value in model.items() if name not in same_content}
         for model in (before, now)
     )
-    return differences(before, {name: value for name, value in now.items() if name in before})
+    return differences(before, now)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

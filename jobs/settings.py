@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from afd_model import WEIGHT_SUFFIXES
 from pipeline.inputs.local_files import absolute_pattern
@@ -30,6 +30,25 @@ def setting(default: Any, description: str, *, positional: bool = False) -> Any:
     if default is REQUIRED:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def device_setting() -> Any:
+    """As `precision_setting` and `address_setting`, a setting that several jobs have."""
+    return setting("auto", "auto: CUDA if there is a GPU, else the CPU")
+
+
+def precision_setting() -> Any:
+    return setting(
+        "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+    )
+
+
+def address_setting() -> Any:
+    return setting(
+        "local",
+        "Ray cluster: local starts one on this machine, auto joins the running one; or an address"
+        " such as HOST:6379",
+    )
 
 
 def positional_settings(settings_class: type) -> tuple[str, ...]:
@@ -73,7 +92,12 @@ def _numbers(settings: Any, names: tuple[str, ...]) -> Iterator[tuple[str, float
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionSettings:
-    """The input and the output of a job."""
+    """The input and the output of a job.
+
+    MAY_CHANGE: the settings that may differ when an output is continued, by the jobs that can.
+    """
+
+    MAY_CHANGE: ClassVar[frozenset[str]]
 
     input: str = setting(
         REQUIRED,
@@ -86,6 +110,14 @@ class CollectionSettings:
         "output folder; repeating the command continues the run in it. `afd label` also takes"
         " s3://BUCKET/KEY and gs://BUCKET/KEY",
     )
+
+    @property
+    def content_settings(self) -> dict[str, Any]:
+        """The settings that decide what a row, a file or the weights of the output are.
+
+        A continued run must have the same.
+        """
+        return {name: value for name, value in asdict(self).items() if name not in self.MAY_CHANGE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +153,7 @@ class ClassNamesSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings(BackboneSettings, CollectionSettings):
-    """The settings of every job with a classifier: input, output and backbone."""
+    """What label, train and evaluate have in common: input, output and backbone."""
 
     def located(self) -> Self:
         """The same settings with absolute paths, because a worker may run in another folder.
@@ -147,6 +179,15 @@ class ClassifierSettings(BackboneSettings, CollectionSettings):
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings(ClassNamesSettings, ClassifierSettings):
     """Label every image of a collection and write one Parquet row for each."""
+
+    MAY_CHANGE = frozenset(
+        {
+            *("output", "attempts_per_shard", "device", "engine", "batch_size", "workers"),
+            *("workers_per_gpu", "max_workers", "cpus_per_worker", "read_threads"),
+            *("prefetch_batches", "hw_decoder_load", "address", "dry_run", "verify", "progress"),
+            *("log_format", "log_level"),
+        }
+    )
 
     afd: str = setting(
         "default",
@@ -188,12 +229,8 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
         " strictly, and finds more of the flipped bits",
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA if there is a GPU, else the CPU"
-    )
-    precision: Literal["auto", "fp16", "bf16", "fp32"] = setting(
-        "auto", "precision of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
-    )
+    device: Literal["auto", "cuda", "cpu"] = device_setting()
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = precision_setting()
     engine: Literal["auto", "torch", "inductor", "openvino"] = setting(
         "auto",
         "what runs the model; inductor (CUDA): starts 15 s later, then runs twice as fast;"
@@ -233,11 +270,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
         0.65, "share of the JPEGs given to the GPU's hardware decoder, 0 to 1; CUDA only"
     )
 
-    address: str = setting(
-        "local",
-        "Ray cluster: local starts one on this machine, auto joins the running one; or an address"
-        " such as HOST:6379",
-    )
+    address: str = address_setting()
     dry_run: bool = setting(
         False,
         "label nothing; print the number of images, bytes, shards and workers, and an estimate of"
@@ -273,26 +306,3 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
             raise ValueError(f"--workers {pool[0]} is more than --max-workers {pool[1]}")
         if self.log_format == "json" and self.progress == "bar":
             raise ValueError("--progress bar draws on a terminal: with --log-format json use plain")
-
-    @property
-    def row_settings(self) -> dict[str, Any]:
-        """The settings that decide the content of the rows; a continued run must have the same."""
-        return {name: value for name, value in asdict(self).items() if name in _ROW_SETTINGS}
-
-
-# The settings that may not change when a run is continued.
-_ROW_SETTINGS = (
-    "input",
-    "backbone",
-    "weights",
-    "stem_layer",
-    "class_names",
-    "afd",
-    "top_k",
-    "resize",
-    "crop",
-    "images_per_shard",
-    "max_pixels",
-    "integrity",
-    "precision",
-)

@@ -64,6 +64,7 @@ class SqlSettings:
 def sql(settings: SqlSettings, to: TextIO) -> None:
     """Run the query and write the result of its last statement.
 
+    to: gets CSV, JSON and plans; DuckDB prints a table to stdout.
     Raises ValueError, worded for the user, when there is no output or DuckDB refuses the query.
     """
     require("report", "duckdb")
@@ -239,7 +240,3 @@ def _run(settings: SqlSettings) -> int:
     with ignoring_closed_stdout():
         sql(settings, sys.stdout)
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ def _open(output: OutputFolder, settings: TrainSettings) -> None:
     if not started:
         if record is not None:
             check_job(output, record, "max_steps")
-        _write_record(output, {"settings": settings.model_settings, "versions": versions()})
+        _write_record(output, {"settings": settings.content_settings, "versions": versions()})
     elif record is not None:
         _reopen(output, record, settings)
     else:
@@ -68,7 +67,7 @@ def _open(output: OutputFolder, settings: TrainSettings) -> None:
 
 def _reopen(output: OutputFolder, record: dict[str, Any], settings: TrainSettings) -> None:
     """Continue the recorded run with the same settings, or for more steps."""
-    now = json.loads(json.dumps(settings.model_settings))
+    now = settings.content_settings
     before = record.get("settings", {})
     steps, wanted = before.get("max_steps", 0), now["max_steps"]
     refuse_other_settings(output, {**before, "max_steps": wanted}, now)
@@ -122,7 +121,3 @@ def _run(settings: TrainSettings) -> int:
         f" picture's label ({share(score, 'direct_agreement')} without the module)"
     )
     return EXIT_COMPLETE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

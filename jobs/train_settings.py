@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from jobs.settings import (
     ClassifierSettings,
+    address_setting,
+    device_setting,
     require_between,
     require_not_negative,
     require_positive,
@@ -18,6 +20,14 @@ from pipeline.pairs.pair_plan import DegradationMix
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(ClassifierSettings):
     """Train an AFD-Module for a frozen classifier on unlabelled images; writes afd.safetensors."""
+
+    MAY_CHANGE = frozenset(
+        {
+            *("output", "max_time_s", "device", "workers", "cpus_per_worker", "attempts"),
+            *("read_threads", "prefetch_batches", "address", "save_every_steps"),
+            *("log_every_steps", "flip_passes", "flip_images"),
+        }
+    )
 
     crop: int | Literal["auto"] = setting(
         "auto",
@@ -192,9 +202,7 @@ class TrainSettings(ClassifierSettings):
         " preset's size",
     )
 
-    device: Literal["auto", "cuda", "cpu"] = setting(
-        "auto", "auto: CUDA if there is a GPU, else the CPU"
-    )
+    device: Literal["auto", "cuda", "cpu"] = device_setting()
     precision: Literal["auto", "bf16", "fp32"] = setting(
         "auto",
         "precision of the arithmetic; auto: bf16 on CUDA and on CPUs that have it, else fp32",
@@ -211,11 +219,7 @@ class TrainSettings(ClassifierSettings):
     max_pixels: int = setting(
         100_000_000, "images with more pixels (width x height) are not trained on"
     )
-    address: str = setting(
-        "local",
-        "Ray cluster: local starts one on this machine, auto joins the running one; or an address"
-        " such as HOST:6379",
-    )
+    address: str = address_setting()
 
     def __post_init__(self) -> None:
         require_positive(
@@ -243,16 +247,5 @@ class TrainSettings(ClassifierSettings):
     def mix(self) -> DegradationMix:
         return DegradationMix(**{name: getattr(self, name) for name in _MIX})
 
-    @property
-    def model_settings(self) -> dict[str, Any]:
-        """The settings that decide the weights; a continued run must have the same."""
-        return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
-
 
 _MIX = tuple(DegradationMix.__dataclass_fields__)
-# These may change when a run is continued.
-_MAY_CHANGE = (
-    *("output", "max_time_s", "device", "workers", "cpus_per_worker", "attempts", "read_threads"),
-    *("prefetch_batches", "address", "save_every_steps", "log_every_steps", "flip_passes"),
-    "flip_images",
-)

@@ -46,8 +46,7 @@ def sniff_format(data: bytes) -> str | None:
     if data[:4] == b"RIFF":
         return {b"WEBP": "webp", b"AVI ": "avi", b"WAVE": "wav"}.get(data[8:12])
     if data[4:8] == b"ftyp":
-        brand = data[8:12]
-        return "avif" if brand in (b"avif", b"avis") else "heif" if brand[:2] == b"he" else "mp4"
+        return _of_brands(data[8 : min(64, int.from_bytes(data[:4], "big"))])
     if data[257:262] == b"ustar":
         return "tar"
     if not data[:64].strip(b"\0"):
@@ -57,3 +56,13 @@ def sniff_format(data: bytes) -> str | None:
         if text.startswith(prefix):
             return name
     return None
+
+
+def _of_brands(brands: bytes) -> str:
+    """The format of a file whose `ftyp` box holds these brands, the major one first.
+
+    A picture may have one of HEIF's own as its major brand, and its coding after that.
+    """
+    if brands[:2] != b"he" and brands[:4] not in (b"mif1", b"msf1", b"avif", b"avis"):
+        return "mp4"
+    return "avif" if b"avif" in brands or b"avis" in brands else "heif"

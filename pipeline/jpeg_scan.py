@@ -17,8 +17,7 @@ from pipeline.jpeg_quality import fit_quality
 MAX_SEGMENTS = 10_000
 # Low bytes of markers (table B.1).
 DHT, DAC, SOI, EOI, SOS, DQT, DNL, DRI, COM = 0xC4, 0xCC, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE
-APPN = range(0xE0, 0xF0)
-TEM = 0x01
+TEM, SOF0, APPN = 0x01, 0xC0, range(0xE0, 0xF0)
 START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"
 _SKIP, _TABLES, _FRAME, _SCAN, _STANDALONE, _REFUSED = range(6)
@@ -294,7 +293,7 @@ def _kind_of_marker(code: int) -> int:
         return _TABLES
     if code == SOS:
         return _SCAN
-    if 0xC0 <= code <= 0xCF and code not in (DHT, 0xC8, DAC):
+    if SOF0 <= code <= 0xCF and code not in (DHT, 0xC8, DAC):
         return _FRAME
     if 0xD0 <= code <= 0xD7 or code == TEM:
         return _STANDALONE

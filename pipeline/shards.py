@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -28,6 +29,8 @@ PLAN_SCHEMA = pa.schema(
     ]
 )
 
+PART_PATTERN = "part-*.parquet"  # of the names that `part_name` gives
+
 # "auto" makes this many shards, unless a shard would then be smaller or larger than these sizes.
 _AUTO_SHARDS = 64
 _MIN_IMAGES, _MAX_IMAGES = 100, 2000
@@ -42,7 +45,7 @@ class PlanSize(NamedTuple):
 
 
 def is_part(name: str) -> bool:
-    return name.startswith("part-") and name.endswith(".parquet")
+    return fnmatchcase(name, PART_PATTERN)
 
 
 def part_file(shard: int) -> str:

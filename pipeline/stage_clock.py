@@ -14,12 +14,11 @@ _Item = TypeVar("_Item")
 class StageClock:
     """Exclusive seconds per stage of one thread: an inner stage pauses the outer one.
 
-    now: the clock to read, in seconds: `time.thread_time` for the thread's CPU time; None for wall
-        time.
+    now: the clock to read, in seconds: `time.thread_time` for the thread's CPU time.
     """
 
-    def __init__(self, now: Callable[[], float] | None = None) -> None:
-        self._now = now or time.perf_counter
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
         self.seconds: dict[str, float] = defaultdict(float)
         self._running: list[str] = []
         self._since = 0.0

@@ -9,7 +9,7 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.checkpoint import save_checkpoint
-from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.flip_model import FLIP_FEATURES, FlipModel
 
 MINIATURE = "timm:test_resnet"
 """timm's ResNet for tests: as ResNet-18 is built, a twentieth of its size."""

@@ -30,7 +30,7 @@ def make_tar(names: list[str], tar_format: int = tarfile.GNU_FORMAT) -> bytes:
     return _tar([(name, os.fsencode(name) * 3) for name in names], tar_format)
 
 
-def made_tar(files: Mapping[str, bytes]) -> bytes:
+def tar_of_files(files: Mapping[str, bytes]) -> bytes:
     """A tar of these files."""
     return _tar(list(files.items()), tarfile.GNU_FORMAT)
 

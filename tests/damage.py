@@ -12,19 +12,17 @@ from jpegs import (
     adobe_marker_removed,
     arithmetic,
     encode,
-    flip_bits,
     insert_segment,
     lossless,
     mpo,
     photo,
     save,
     segments,
-    twelve_bit_jpeg,
-    with_declared_size,
     without_segment,
     ycck,
 )
 
+from jobs.demo_corpus import flip_bits, twelve_bit_jpeg, with_declared_size
 from pipeline.jpeg_scan import scan_jpeg
 
 Damage = Callable[[bytes, np.random.Generator], bytes]

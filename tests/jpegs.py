@@ -9,28 +9,8 @@ import numpy as np
 import turbojpeg
 from PIL import Image
 
-from jobs.demo_corpus import flip_bits, random_crop, twelve_bit_jpeg, with_declared_size
+from jobs.demo_corpus import random_crop
 from pipeline.degrade import RgbImage
-
-__all__ = [
-    "adobe_marker_removed",
-    "arithmetic",
-    "encode",
-    "every_kind",
-    "flip_bits",
-    "insert_segment",
-    "lossless",
-    "mpo",
-    "photo",
-    "png_chunk",
-    "save",
-    "segments",
-    "twelve_bit_jpeg",
-    "with_declared_size",
-    "with_png_chunks",
-    "without_segment",
-    "ycck",
-]
 
 _PILLOW_SUBSAMPLING = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 

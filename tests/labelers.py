@@ -7,7 +7,7 @@ from typing import Any
 from checkpoints import MINIATURE
 from jpegs import encode, photo
 
-from jobs.labelling.messages import CommitRecord, WorkerConfig
+from jobs.labelling.messages import WorkerConfig
 from jobs.labelling.shard_labeler import ShardLabeler
 from jobs.settings import LabelSettings
 from pipeline.output import OutputFolder
@@ -47,7 +47,3 @@ def emptied_output(settings: LabelSettings) -> OutputFolder:
         part.unlink()
     folder.clean()
     return folder
-
-
-def call(labeler: ShardLabeler, shard: int) -> CommitRecord:
-    return labeler.label_or_exit(shard)

@@ -4,7 +4,7 @@ import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
-from corpora import made_tar, parquet
+from corpora import parquet, tar_of_files
 from jpegs import encode, photo
 
 from pipeline.reading.read_ahead import ReadAhead
@@ -33,6 +33,6 @@ def widths(ahead: ReadAhead) -> list[int | None]:
 def archive_of(count: int) -> dict[str, bytes]:
     """The same images in each kind of archive, each of another width."""
     jpegs = {f"{row}.jpg": encode(photo(16, 16 + row)) for row in range(count)}
-    tar = made_tar(jpegs)
+    tar = tar_of_files(jpegs)
     table = parquet(image=list(jpegs.values()))
     return {"a.tar": tar, "b.tar.gz": gzip.compress(tar), "c.parquet": table}

@@ -40,8 +40,9 @@ def test_a_small_run_counts_every_image_and_ends_in_one_json_line(
 ) -> None:
     record, corpus = tmp_path / "record.jsonl", tmp_path / "corpus"
     record.write_text('{"earlier": true}\n')
-    arguments = [*SMALL, "--num-images", "7", "--rounds", "2", "--workers", "1"]
-    arguments += ["--batch-size", "4", "--corpus", str(corpus), "--record", str(record)]
+    arguments = [*SMALL, "--num-images", "7", "--rounds", "2", "--workers", "2"]
+    arguments += ["--images-per-shard", "7", "--batch-size", "4"]
+    arguments += ["--corpus", str(corpus), "--record", str(record)]
     assert main(arguments) == 0
     printed, said = capfd.readouterr()
     out = printed.splitlines()
@@ -71,6 +72,7 @@ def _check_document(result: dict[str, Any]) -> None:
     assert result["machine"]["gpu"] is None
     assert result["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert result["model"]["backbone"] == "mobilenet_v3_small"
+    assert result["settings"]["workers"] == 1  # of the two: there is one shard
     assert result["settings"]["batch_size"] == result["model"]["batch_size"] == 4
     for part in (result["whole_job"]["images_per_s"], result["speed_of_light"]["images_per_s"]):
         assert 0 < part["min"] <= part["median"] <= part["max"]

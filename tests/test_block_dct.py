@@ -18,7 +18,7 @@ Transform = BlockDct | BlockDctByOneProduct
 
 def without_numba(side: int) -> BlockDct:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pipeline.pixels.block_dct.cpu_kernels", lambda: None)
+        patched.setattr("pipeline.pixels.block_dct.has_numba", lambda: False)
         return BlockDct(side)
 
 

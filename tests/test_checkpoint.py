@@ -14,7 +14,7 @@ from afd_model.afd_config import AFDConfig
 from afd_model.afd_module import AFDModule
 from afd_model.backbones import Backbone, Preprocessing
 from afd_model.checkpoint import load_checkpoint, resolve_afd, save_checkpoint
-from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.flip_model import FLIP_FEATURES, FlipModel
 from afd_model.stage_correction import StagePlace
 
 COUNT = len(FLIP_FEATURES)

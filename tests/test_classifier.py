@@ -136,6 +136,13 @@ def test_training_mode_leaves_the_backbones_statistics_alone() -> None:
     assert not any(module.training for module in classifier.backbone.modules())
 
 
+def test_an_untrained_module_is_no_trained_one() -> None:
+    untrained = AFDModule(config_for(backbone(), "light"))
+    modules = [None, untrained, trained(backbone())]
+    found = [AFDClassifier(backbone(), module).has_trained_module for module in modules]
+    assert found == [False, False, True]
+
+
 def test_the_module_is_saved_once() -> None:
     classifier = AFDClassifier(backbone(), trained(backbone()))
     assert not [key for key in classifier.state_dict() if "afd" in key and key[:4] != "afd."]

@@ -133,7 +133,7 @@ def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_reader_that_has_seen_enough(buffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "jobs.completion", "bash"]
+    command = [sys.executable, "-m", "jobs.cli", "completion", "bash"]
     environment = os.environ | {"PYTHONUNBUFFERED": buffered}
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment)
     os.close(writer)

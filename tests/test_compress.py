@@ -1,5 +1,4 @@
 import io
-import json
 import os
 import re
 import shutil
@@ -181,18 +180,6 @@ def test_other_settings_are_refused(
     assert "subsampling was '4:2:0', is now '4:4:4'" in capsys.readouterr().err
     assert run(collection, output, "--quality", "20") == 0  # one more set is no other setting
     assert run(tmp_path / "nowhere", output) == 1
-
-
-def test_an_output_that_is_older_than_a_setting_goes_on(
-    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(collection, tmp_path, "--quality", "10")
-    record = json.loads((tmp_path / "run.json").read_text())
-    del record["settings"]["shift_grid"]
-    (tmp_path / "run.json").write_text(json.dumps(record))
-    assert run(collection, tmp_path, "--quality", "10", "--shift-grid") == 1
-    assert "shift-grid was False, is now True" in capsys.readouterr().err
-    assert run(collection, tmp_path, "--quality", "10", "20") == 0
 
 
 def test_the_output_of_another_job_is_refused(

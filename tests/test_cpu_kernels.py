@@ -21,7 +21,7 @@ from afd_model.inference.cpu_kernels import (
     fuses_gate,
     log_magnitude_in_one_pass,
 )
-from afd_model.inference.numba_kernels import kernel
+from afd_model.inference.numba_toolkit import kernel
 
 PAPER = AFDConfig(stem_channels=24, stem_stride=2, width=8, fde_hidden=8, output_min=0.0)
 LIGHT = replace(PAPER, size="light", reduction=2, depth=1, levels=0, fdm_on="bottleneck")
@@ -31,7 +31,7 @@ NARROW = replace(LIGHT, width=4)
 def test_nothing_is_taken_from_the_current_folder(tmp_path: Path) -> None:
     """Numba runs what lies in its cache."""
     (tmp_path / ".numba_config.yaml").write_text("cache_dir: here\n")
-    code = "from afd_model.inference.numba_kernels import config; print([config.CACHE_DIR])"
+    code = "from afd_model.inference.numba_toolkit import config; print([config.CACHE_DIR])"
     environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-P", "-c", code]
     assert subprocess.check_output(command, cwd=tmp_path, env=environment) == b"['']\n"

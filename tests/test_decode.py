@@ -15,6 +15,7 @@ from pipeline import decode
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.degrade import compress
 from pipeline.pixels.geometry import Geometry
+from pipeline.records import Status
 from pipeline.stage_clock import StageClock
 
 MAX_MEAN_DIFFERENCE = 0.3  # grey levels
@@ -133,6 +134,18 @@ def test_sixteen_bits_are_rounded_to_eight(colour_type: int, colours: int, alpha
 
 
 @pytest.mark.usefixtures("way")
+def test_a_bad_marker_costs_only_the_rows_up_to_the_next_restart() -> None:
+    rgb = photo(256, 256)
+    jpeg = encode(rgb, quality=90, restart_marker_rows=1)
+    at = jpeg.index(b"\xff\xd3") - 40
+    (bad,) = screened([jpeg[:at] + b"\xff\x9f" + jpeg[at + 2 :]])
+    assert bad.status is Status.DAMAGED
+    geometry = plain(None, 256)
+    found = decode_all(Decoder(geometry, DecodeOptions(batch_size=1)), [bad])[0].rgb.astype(int)
+    wrong_rows = np.flatnonzero(np.abs(found - torchvision_input(jpeg, geometry)).max((1, 2)) > 8)
+    assert 0 < wrong_rows.size <= 18  # 16 of the interval, and the upsampling of its neighbours
+
+
 def test_extreme_shapes() -> None:
     files = {f"{h}x{w}": encode(photo(h, w)) for h, w in ((1, 500), (8, 3000), (900, 3))}
     geometry = plain(256, 224)

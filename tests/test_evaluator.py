@@ -13,8 +13,9 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.drift import FlipModel, drift_angle_deg
+from afd_model.drift import drift_angle_deg
 from afd_model.evaluation.evaluator import Evaluator, Outcome, OutcomeTable
+from afd_model.flip_model import FlipModel
 from afd_model.inference.predictor import Predictor
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.flip_model import FLIP_FEATURES, FlipModel
 from afd_model.inference.predictor import Predictor
 from afd_model.training.agreement import Agreement
 from afd_model.training.flip_fit import flip_samples
@@ -125,7 +125,7 @@ def test_from_decoded_windows_to_scores_all_is_on_the_device(
         layer.register_forward_hook(look)
     with fake_tensors(), torch.inference_mode():
         on_cuda(predictor.model)
-        on_cuda(cast(nn.Module, predictor._flip_scorer))
+        on_cuda(cast(nn.Module, predictor.flip_scorer))
         decoder = make_decoder(replace(OPTIONS_ON_CUDA, dtype=precision, dct=size is not None))
         (batch,) = decoder.decode(images, StageClock())
         qualities = torch.tensor([image.stated_quality for image in batch.images])
@@ -202,7 +202,7 @@ def test_from_decoded_pairs_to_the_loss_all_is_on_the_device(
             direct = trainer.averaged_classifier.bare(partial.degraded).logits
             found = trainer.averaged_classifier.features(partial.degraded, partial.dct).logits
         assert found.dtype == precision
-        counted.update(found, direct, direct, partial.condition != 0)
+        counted.update(found, direct, direct, partial.compressed)
 
 
 def test_tensors_of_two_devices_are_noticed() -> None:

@@ -16,3 +16,20 @@ def test_formats_are_known_by_content() -> None:
     assert sniff_format(bytes(257) + b"ustar\0") == "tar"
     assert sniff_format(b"\x1f\x8b\x08") == "gzip"
     assert sniff_format(b"anything else") is None
+
+
+def test_the_brands_of_a_picture_tell_its_coding() -> None:
+    def ftyp(*brands: bytes) -> bytes:
+        body = b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:])
+        return (4 + len(body)).to_bytes(4, "big") + body + b"\0\0\1\0meta"
+
+    for brands, name in (
+        ((b"mif1", b"mif1", b"heic"), "heif"),
+        ((b"msf1", b"hevc"), "heif"),
+        ((b"heic", b"mif1"), "heif"),
+        ((b"mif1", b"avif", b"miaf"), "avif"),
+        ((b"avis", b"msf1"), "avif"),
+        ((b"isom", b"avc1"), "mp4"),
+        ((b"qt  ",), "mp4"),
+    ):
+        assert sniff_format(ftyp(*brands)) == name

@@ -11,7 +11,8 @@ from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
-from afd_model.drift import FLIP_FEATURES, FlipModel, drift, flip_features, flip_probability
+from afd_model.drift import drift
+from afd_model.flip_model import FLIP_FEATURES, FlipModel, FlipScorer, flip_features
 from afd_model.training.flip_fit import fit_flip_model, flip_samples
 from afd_model.training.pairs import PairBatch
 
@@ -47,7 +48,7 @@ def test_a_flip_is_the_enhanced_pictures_label_against_the_clean_ones() -> None:
         assert not torch.equal(flipped, others)  # so that each is told from what is meant
     angle = drift(found.stem_features, found.enhanced_features).angle_deg
     features = flip_features(angle, found.logits.softmax(1), dct, quality)
-    batch = PairBatch(clean, degraded, dct, quality, torch.zeros(16, dtype=torch.int64))
+    batch = PairBatch(clean, degraded, dct, quality, torch.ones(16, dtype=torch.bool))
     samples = flip_samples(classifier, batch)
     torch.testing.assert_close(samples, torch.cat([features, flipped[:, None].float()], 1))
 
@@ -55,7 +56,7 @@ def test_a_flip_is_the_enhanced_pictures_label_against_the_clean_ones() -> None:
 def test_the_flip_fit_recovers_the_model_that_drew_the_data() -> None:
     features, flipped, truth = flip_data()
     model = fit_flip_model(features, flipped)
-    found = flip_probability(model, torch.tensor(features, dtype=torch.float32)).numpy()
+    found = FlipScorer(model)(torch.tensor(features, dtype=torch.float32)).numpy()
     assert np.abs(found - truth).mean() < 0.02
     # At the optimum of a logistic regression the predictions sum to the flips.
     assert found.sum() == pytest.approx(flipped.sum(), rel=1e-3)
@@ -76,7 +77,7 @@ def test_the_flip_fit_is_where_the_penalised_likelihood_is_flat() -> None:
 def test_data_without_both_outcomes_give_a_constant(value: float) -> None:
     features, flipped, _ = flip_data(99)
     model = fit_flip_model(features, np.full_like(flipped, value))
-    found = flip_probability(model, torch.tensor(features, dtype=torch.float32))
+    found = FlipScorer(model)(torch.tensor(features, dtype=torch.float32))
     torch.testing.assert_close(found, torch.full_like(found, 0.995 if value else 0.005))
     assert isinstance(model, FlipModel)
 

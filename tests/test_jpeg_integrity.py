@@ -5,14 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jpegs import (
-    encode,
-    every_kind,
-    flip_bits,
-    photo,
-    with_declared_size,
-)
+from jpegs import encode, every_kind, photo
 
+from jobs.demo_corpus import flip_bits, with_declared_size
 from pipeline.jpeg_scan import scan_jpeg
 from pipeline.screening import strict_decode
 from pipeline.screening.jpeg_integrity import check_integrity, find_zero_hole, readable_part
@@ -116,6 +111,23 @@ def test_what_libjpeg_cannot_get_past_is_cut_off(name: str) -> None:
     for skipped in (b"\xff\x01", b"\xff\xfe\0\4..", b"\xff\xe1\0\2..."):
         data = jpeg[:-100] + skipped + jpeg[-100:]
         assert readable_part(data, header) == data
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_libjpeg_resynchronises_behind_is_kept(progressive: bool) -> None:
+    jpeg = encode(photo(300, 400), restart_marker_rows=1, progressive=progressive)
+    header = scan_jpeg(jpeg)
+    at = jpeg.index(b"\xff\xd3", header.scan_offset) - 40
+    bad = jpeg[:at] + b"\xff\x9f" + jpeg[at + 2 :]
+    assert "marker 0xFF9F inside" in (check(bad, "fast") or "")
+    assert readable_part(bad, header) == bad
+    several = jpeg[:at] + b"\xff\x9f..\xff\xbf" + jpeg[at + 6 :]
+    assert readable_part(several, header) == several
+
+    last = jpeg.rindex(b"\xff\xd9") - 20
+    for marker, start in ((b"\xff\x9f\xff\xd8", at), (b"\xff\xc8", at), (b"\xff\x9f", last)):
+        hopeless = jpeg[:start] + marker + jpeg[start + len(marker) :]
+        assert readable_part(hopeless, header) == jpeg[:start] + b"\xff\xd9"
 
 
 def test_strict_decode_error_is_one_line_or_none() -> None:

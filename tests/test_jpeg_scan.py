@@ -10,12 +10,11 @@ from jpegs import (
     insert_segment,
     photo,
     segments,
-    twelve_bit_jpeg,
-    with_declared_size,
     without_segment,
 )
 from PIL import Image
 
+from jobs.demo_corpus import twelve_bit_jpeg, with_declared_size
 from pipeline.jpeg_scan import JpegFormatError, scan_jpeg, without_stray_bytes
 from pipeline.screening.jpeg_integrity import check_integrity
 from pipeline.screening.strict_decode import strict_decode_error

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from corpora import made_tar, parquet
+from corpora import parquet, tar_of_files
 from jpegs import encode, photo
 from servers import Bucket, Proxy, WebServer
 
@@ -249,7 +249,7 @@ def everywhere(s3: Bucket, web: WebServer, folder: Path) -> Iterator[str]:
     )
     yield str(write(folder / "in", files))
     archives = {
-        "x.tar": (tar := made_tar(files)),
+        "x.tar": (tar := tar_of_files(files)),
         "x.tar.gz": gzip.compress(tar),
         "x.parquet": parquet(key=list(files), image=list(files.values())),
     }

@@ -18,6 +18,7 @@ from afd_model.inference.device import has_native_bf16
 from afd_model.inference.predictor import Engine, Predictor
 from jobs import model
 from jobs.model import _FASTEST, _default_batch_size, _preferred_engine, load_model
+from jobs.run_record import MODEL_FACTS
 from jobs.settings import LabelSettings
 from pipeline.stage_clock import StageClock
 
@@ -46,6 +47,7 @@ def test_the_facts_say_what_decides_the_labels() -> None:
         "afd_sha256": None,
         "class_names_sha256": None,
     }
+    assert tuple(found.facts) == MODEL_FACTS
     assert found.host == {"device": "cpu", "precision": "float32", "engine": "torch"}
     assert found.predictor.model.afd is None  # an untrained one is there only if it is asked for
     assert load_model(settings(afd="none"), num_threads=1).facts["afd"] == "none"

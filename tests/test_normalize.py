@@ -24,7 +24,7 @@ def expected(rgb: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 @pytest.fixture(autouse=True, params=["compiled", "PyTorch"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "PyTorch":
-        monkeypatch.setattr(normalize, "cpu_kernels", lambda: None)
+        monkeypatch.setattr(normalize, "has_numba", lambda: False)
 
 
 @pytest.mark.parametrize("geometry", [IMAGENET, PLAIN])

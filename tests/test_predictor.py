@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-import afd_model.inference
 from afd_model.afd_config import AFDSize
 from afd_model.afd_module import AFDModule
 from afd_model.afd_sizes import config_for
 from afd_model.backbones import Backbone, load_backbone
 from afd_model.classifier import AFDClassifier, enhance_and_score
 from afd_model.dct import block_dct
-from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.flip_model import FLIP_FEATURES, FlipModel
 from afd_model.inference.inductor_model import InductorModel
 from afd_model.inference.predictor import Predictor
 
@@ -92,9 +91,6 @@ def test_the_compiled_kernels_give_what_pytorch_does(
     assert (compiled.model.afd.fde_net.fused_gate is not None) == narrow
     compiled.model.afd_micro_batch = 2  # of 5: each part is written to its place
     found = compiled(*inputs())
-    for module in ("cpu_kernels", "numba_kernels", "fde_kernels"):
-        monkeypatch.delattr(afd_model.inference, module)
-        monkeypatch.delitem(sys.modules, f"afd_model.inference.{module}")
     monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
     plain = Predictor(classifier, device=CPU, precision=precision)
     assert plain.model.enhance is enhance_and_score
@@ -240,7 +236,7 @@ def test_nothing_is_left_to_the_cpu_where_the_device_is_another(
     flip = FlipModel(0.1, (0.5,) * COUNT, (0.0,) * COUNT, (1.0,) * COUNT)
     meta = torch.device("meta")
     run = Predictor(classifier, device=meta, precision=torch.float16, flip_model=flip)
-    modules = [run.model, cast(nn.Module, run._flip_scorer)]
+    modules = [run.model, cast(nn.Module, run.flip_scorer)]
     tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
     assert {tensor.device for tensor in tensors} == {meta}
     assert run.model.enhance is enhance_and_score

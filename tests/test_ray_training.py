@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 @contextmanager
 def started(collection: Path, output: Path, *flags: str) -> Iterator["subprocess.Popen[bytes]"]:
     """The job in a process group of its own, of which nothing is left behind."""
-    command = [sys.executable, "-m", "jobs.train", str(collection), "--output", str(output)]
+    command = [sys.executable, "-m", "jobs.cli", "train", str(collection), "--output", str(output)]
     process = subprocess.Popen([*command, *FLAGS, *flags], cwd=ROOT, start_new_session=True)
     try:
         yield process

@@ -164,6 +164,16 @@ def test_other_settings_are_shown_as_changed(tmp_path: Path) -> None:
     assert "backbone resnet18 resnet50" in text
 
 
+def test_another_file_of_class_names_under_the_same_path_is_told(tmp_path: Path) -> None:
+    """With which the same class has had two names."""
+    outputs = [write_output(tmp_path / name, Made(images=30)) for name in ("before", "now")]
+    for output, digest in zip(outputs, ("0a1b", "2c3d"), strict=True):
+        rewrite(output, 0, lambda row: None, class_names_sha256=digest)
+    text = text_of(page_of(outputs[1], against=str(outputs[0].path)))
+    assert "class names sha256 0a1b 2c3d" in text
+    assert "class names sha256 2c3d" in text[text.index("Model") :]
+
+
 @pytest.mark.parametrize(
     ("before_names", "told"),
     [

@@ -16,7 +16,7 @@ from jobs.reporting.run import Run, read_run
 from jobs.reporting.vega_lite import Chart
 from pipeline.output import OutputFolder
 
-TRUST = Trust()
+TRUST = Trust(sure=0.5, at_risk=0.2)
 
 
 def findings(output: OutputFolder) -> Findings:

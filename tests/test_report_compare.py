@@ -19,7 +19,7 @@ from pipeline.output import OutputFolder
 
 
 def compared(now: OutputFolder, before: OutputFolder, *, examples: int = 6) -> Comparison:
-    trust = Trust()
+    trust = Trust(sure=0.5, at_risk=0.2)
     with connect() as connection:
         load(connection, NOW, list_parts(now))
         load(connection, BEFORE, list_parts(before))

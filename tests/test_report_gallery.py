@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jpegs import encode, every_kind, photo, save, with_declared_size
+from jpegs import encode, every_kind, photo, save
 from PIL import Image, ImageColor, ImageFile
 
+from jobs.demo_corpus import with_declared_size
 from jobs.reporting.gallery import SIDE, Thumbnails, thumbnail
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef

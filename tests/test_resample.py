@@ -103,5 +103,5 @@ def test_threads_and_other_pictures_change_nothing() -> None:
 
 def test_none_where_it_cannot_or_need_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu_resample(plain(None, 64)) is None
-    monkeypatch.setattr(resample, "cpu_kernels", lambda: None)
+    monkeypatch.setattr(resample, "has_numba", lambda: False)
     assert cpu_resample(plain(64, 64)) is None

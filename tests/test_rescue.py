@@ -1,10 +1,12 @@
 """Which errors blame an image, and how a refused batch is split; the whole is in test_decode."""
 
+import numpy as np
 import pytest
 from decoding import screened
 from hypothesis import given
 from hypothesis import strategies as st
 from jpegs import encode, photo, save
+from turbojpeg import PF, SAMP, compress
 
 from pipeline import rescue
 from pipeline.records import Status
@@ -82,6 +84,10 @@ def test_splitting_until_it_works_finds_exactly_the_bad(bad: set[int], names: bo
 def test_the_reason_is_the_best_to_be_had() -> None:
     jpeg, png = encode(photo(40, 40)), save(photo(40, 40), "PNG")
     at = jpeg.index(b"\xff\xc4") + 5
+    gray = photo(40, 40)[..., :1]
+    lossless = compress(
+        np.ascontiguousarray(gray), 75, SAMP.GRAY, pixelformat=PF.GRAY, lossless=True
+    )
     cases = [
         (jpeg[:at] + b"\xff" * 16 + jpeg[at + 16 :], NAMED.format(0), "Bogus Huffman table"),
         (png, UNNAMED.format(3), "its header is damaged"),
@@ -89,6 +95,7 @@ def test_the_reason_is_the_best_to_be_had() -> None:
         (png, UNNAMED.format(17), "its data is damaged"),
         (png, UNNAMED.format(99), "nvImageCodec status 99"),
         (png, NAMED.format(0), "its data is damaged"),
+        (lossless, NAMED.format(0), "a lossless JPEG that is not RGB"),
         (jpeg, UNNAMED.format(3), "its header is damaged"),  # libjpeg has nothing against it
     ]
     for data, message, expected in cases:

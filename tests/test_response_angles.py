@@ -16,7 +16,7 @@ from afd_model.classifier import AFDClassifier
 from afd_model.dct import block_dct
 from afd_model.drift import drift_angle_deg
 from afd_model.evaluation.evaluator import Evaluator
-from afd_model.evaluation.response_angles import AngleMeter, binned_medians, block_angles_deg
+from afd_model.evaluation.response_angles import AngleMeter, block_angles_deg
 from afd_model.evaluation.statistics import spearman
 from pipeline.degrade import compress, decompress
 
@@ -112,23 +112,3 @@ def test_with_a_trained_module_the_enhanced_features_are_measured_too() -> None:
         enhanced = AFDClassifier(backbone(), afd).eval().features(pixels, dct).enhanced_features
     expected = block_angles_deg(enhanced, clean.features, 4)
     np.testing.assert_allclose(found.enhanced_deg, expected.numpy(), rtol=1e-3, atol=1e-3)
-
-
-def test_bins_hold_equally_many_points_in_order() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.exponential(size=1000)
-    found = binned_medians(x, 3 * x + 1, bins=10)
-    assert found.points.tolist() == [100] * 10
-    np.testing.assert_allclose(found.median, 3 * found.x + 1)
-    order = np.argsort(x)
-    np.testing.assert_allclose(found.x[0], np.median(x[order[:100]]))
-    np.testing.assert_allclose(found.high[-1], np.percentile(3 * x[order[-100:]] + 1, 75))
-    assert (np.diff(found.x) > 0).all()
-    assert (found.low <= found.median).all()
-    assert (found.median <= found.high).all()
-
-
-def test_there_are_no_more_bins_than_points() -> None:
-    found = binned_medians(np.array([2.0, 1.0]), np.array([5.0, 4.0]), bins=10)
-    assert found.x.tolist() == [1, 2]
-    assert found.median.tolist() == [4, 5]

@@ -13,13 +13,13 @@ class OwnError(RuntimeError):
     """As one job raises."""
 
 
-def failing(error: BaseException) -> int:
+def failing(error: BaseException, own: type[Exception] = OwnError) -> int:
     """The exit code of a job that the error ends."""
 
     def job() -> int:
         raise error
 
-    return run_job("afd test", job, errors=(OwnError,), continued="; and so on")
+    return run_job("afd test", job, errors=(own,), continued="; and so on")
 
 
 def test_the_jobs_own_exit_code_is_returned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,11 +65,13 @@ def test_a_defect_keeps_its_traceback(error: Exception) -> None:
         failing(error)
 
 
+@pytest.mark.parametrize("own", [OwnError, RuntimeError])
 def test_a_batch_that_does_not_fit_into_the_gpus_memory_says_what_to_do(
-    capsys: pytest.CaptureFixture[str],
+    own: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Also where a job words its own RuntimeErrors, of which PyTorch's is one."""
     reason = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 9 GiB."
-    assert failing(torch.OutOfMemoryError(reason)) == 1
+    assert failing(torch.OutOfMemoryError(reason), own) == 1
     said = "afd test: CUDA out of memory: use a smaller --batch-size; and so on\n"
     assert capsys.readouterr().err == said
     no_memory = torch.OutOfMemoryError(reason)

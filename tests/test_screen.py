@@ -16,11 +16,10 @@ from jpegs import (
     photo,
     png_chunk,
     save,
-    twelve_bit_jpeg,
-    with_declared_size,
     with_png_chunks,
 )
 
+from jobs.demo_corpus import twelve_bit_jpeg, with_declared_size
 from pipeline.jpeg_scan import scan_jpeg
 from pipeline.records import EncodedImage, Status
 from pipeline.screening.screen import Limits, screen

@@ -1,11 +1,14 @@
 """Settings: what cannot work is refused before anything starts."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.settings import LabelSettings
+from jobs.compress_settings import CompressSettings
+from jobs.settings import CollectionSettings, LabelSettings
+from jobs.train_settings import TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -91,3 +94,8 @@ def test_credentials_in_the_input_are_refused_before_they_are_written_anywhere()
 def test_what_is_elsewhere_stays_as_it_is_given() -> None:
     settings = LabelSettings(input="s3://bucket/photos/", output="out").located()
     assert settings.input == "s3://bucket/photos/"
+
+
+@pytest.mark.parametrize("job", [LabelSettings, TrainSettings, CompressSettings])
+def test_what_may_change_in_a_continued_run_is_a_setting(job: type[CollectionSettings]) -> None:
+    assert {field.name for field in fields(job)} >= job.MAY_CHANGE

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from checkpoints import MINIATURE
-from labelers import call, emptied_output, make_labeler, planned_settings
+from labelers import emptied_output, make_labeler, planned_settings
 from reading import JPEG, reading
 
 from jobs.labelling.messages import CommitRecord
@@ -46,7 +46,7 @@ def test_a_node_without_the_drivers_output_labels_nothing(
     settings: LabelSettings, output: OutputFolder, tmp_path: Path
 ) -> None:
     labeler = make_labeler(replace(settings, output=str(tmp_path)))
-    assert call(labeler, 0).fatal == (
+    assert labeler.label_or_exit(0).fatal == (
         f"{str(tmp_path / 'plan.parquet')!r} does not exist on the node {socket.gethostname()}:"
         " mount the output at the same path on every node"
     )
@@ -59,10 +59,11 @@ def test_an_input_that_vanishes_ends_the_run_and_is_no_row(
     labeler = make_labeler(settings, input_files=existing_input_files(Plan(output)))
     images = Path(settings.input)
     (images / "2.jpg").rename(tmp_path / "2.jpg")
-    assert call(labeler, 1).counts == {"ok": 1, "damaged": 0, "rejected": 0, "unreadable": 1}
+    counts = labeler.label_or_exit(1).counts
+    assert counts == {"ok": 1, "damaged": 0, "rejected": 0, "unreadable": 1}
     (tmp_path / "2.jpg").rename(images / "2.jpg")
     images.rename(tmp_path / "moved")
-    fatal = call(labeler, 0).fatal
+    fatal = labeler.label_or_exit(0).fatal
     (tmp_path / "moved").rename(images)
     assert fatal is not None
     assert fatal.startswith(f"{str(images / '0.jpg')!r} does not exist on the node")
@@ -71,7 +72,7 @@ def test_an_input_that_vanishes_ends_the_run_and_is_no_row(
 
 def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputFolder) -> None:
     began = time.time()
-    record = call(labeler, 1)
+    record = labeler.label_or_exit(1)
     assert record.error is None
     assert record.fatal is None
     assert record.counts == {"ok": 2, "damaged": 0, "rejected": 0, "unreadable": 0}
@@ -87,20 +88,20 @@ def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputF
 
 
 def test_a_shard_run_twice_gives_the_same_part(labeler: ShardLabeler, output: OutputFolder) -> None:
-    call(labeler, 0)
+    labeler.label_or_exit(0)
     first = pq.read_table(part_path(output, 0))
     part_path(output, 0).unlink()
-    call(labeler, 0)
+    labeler.label_or_exit(0)
     assert pq.read_table(part_path(output, 0)).equals(first)
 
 
 def test_a_committed_shard_is_not_labelled_again(
     labeler: ShardLabeler, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = call(labeler, 0)
+    first = labeler.label_or_exit(0)
     written = part_path(output, 0).stat()
     monkeypatch.setattr(labeler, "_read_and_label", None)
-    assert call(labeler, 0).counts == first.counts
+    assert labeler.label_or_exit(0).counts == first.counts
     found = part_path(output, 0).stat()  # reading it may change the time of its last access
     assert (found.st_ino, found.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
 
@@ -109,7 +110,7 @@ def test_two_at_a_time_give_the_rows_that_one_at_a_time_gives(
     labeler: ShardLabeler, output: OutputFolder
 ) -> None:
     for shard in range(3):
-        call(labeler, shard)
+        labeler.label_or_exit(shard)
     alone = [pq.read_table(part_path(output, shard)) for shard in range(3)]
     for part in output.labels.iterdir():
         part.unlink()
@@ -264,8 +265,7 @@ def test_every_shard_is_stopped_before_any_is_waited_for(
 
 
 def test_a_model_that_cannot_be_built_is_fatal_and_worded(settings: LabelSettings) -> None:
-    values = {**vars_of(settings), "backbone": "mobilenet_v3_smal"}
-    record = call(make_labeler(LabelSettings(**values)), 0)
+    record = make_labeler(replace(settings, backbone="mobilenet_v3_smal")).label_or_exit(0)
     assert (
         record.fatal == "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?"
     )
@@ -274,9 +274,9 @@ def test_a_model_that_cannot_be_built_is_fatal_and_worded(settings: LabelSetting
 def test_another_model_than_the_runs_is_fatal(
     settings: LabelSettings, labeler: ShardLabeler, output: OutputFolder
 ) -> None:
-    expected = {**call(labeler, 0).model, "weights_sha256": "0123"}
+    expected = {**labeler.label_or_exit(0).model, "weights_sha256": "0123"}
     output.write_json(RUN, {"model": expected})
-    record = call(make_labeler(settings), 0)
+    record = make_labeler(settings).label_or_exit(0)
     output.remove(RUN)
     assert record.fatal is not None
     assert "weights-sha256 was '0123', is now None" in record.fatal
@@ -300,12 +300,8 @@ def test_a_lost_device_is_fatal_here_and_ends_a_worker_of_rays(
     assert [record.fatal for record in labeler.label_each([0, 1])] == [wanted, wanted]
     assert len(tried) <= 2  # one attempt each, where they ran side by side
     assert exits == []
-    call(labeler, 2)
+    labeler.label_or_exit(2)
     assert exits == [EXIT_DEVICE_LOST]
     monkeypatch.undo()
     output.clean()
-    assert call(make_labeler(settings), 0).error is None
-
-
-def vars_of(settings: LabelSettings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+    assert make_labeler(settings).label_or_exit(0).error is None

@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from labelers import call, emptied_output, make_labeler, planned_settings
+from labelers import emptied_output, make_labeler, planned_settings
 
 from jobs.labelling.shard_labeler import ShardLabeler
 from jobs.settings import LabelSettings
@@ -34,10 +34,10 @@ def test_attempts_of_dead_processes_count(labeler: ShardLabeler, output: OutputF
     for shard, attempts in ((1, 2), (2, 3)):
         for _ in range(attempts):
             output.begin_attempt(f"{part_name(shard)}.d1")
-    assert call(labeler, 2).error == "the worker process died in each of 3 attempts"
+    assert labeler.label_or_exit(2).error == "the worker process died in each of 3 attempts"
     assert not part_path(output, 2).exists()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
-    assert call(labeler, 1).error is None  # in the third
+    assert labeler.label_or_exit(1).error is None  # in the third
 
 
 def test_attempts_of_another_driver_do_not_count(
@@ -45,7 +45,7 @@ def test_attempts_of_another_driver_do_not_count(
 ) -> None:
     for _ in range(3):
         output.begin_attempt(f"{part_name(2)}.d2")
-    assert call(labeler, 2).error is None
+    assert labeler.label_or_exit(2).error is None
 
 
 def test_a_failure_is_tried_again_and_then_reported(
@@ -58,12 +58,12 @@ def test_a_failure_is_tried_again_and_then_reported(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("jobs.labelling.shard_output.write_part", fail)
-    record = call(labeler, 2)
+    record = labeler.label_or_exit(2)
     assert record.error == "OSError: [Errno 5] Input/output error"
     assert len(calls) == 3
     monkeypatch.undo()
     output.clean()
-    assert call(labeler, 2).error is None
+    assert labeler.label_or_exit(2).error is None
 
 
 FULL = [OSError(number, os.strerror(number)) for number in (28, 30, 122)]
@@ -92,7 +92,7 @@ def test_an_output_that_takes_no_more_files_is_fatal_at_once(
         monkeypatch.setattr(written, fail)
     reason = getattr(failure, "strerror", None) or str(failure)
     wanted = f"cannot write to {settings.output!r}: {reason}; the same command continues the run"
-    assert [call(labeler, shard).fatal for shard in (2, 0)] == [wanted, wanted]
+    assert [labeler.label_or_exit(shard).fatal for shard in (2, 0)] == [wanted, wanted]
     assert len(calls) == 1
 
 
@@ -107,4 +107,4 @@ def test_a_store_that_answers_too_late_may_take_the_part_the_next_time(
         write_part(*part)
 
     monkeypatch.setattr("jobs.labelling.shard_output.write_part", fail_once)
-    assert call(labeler, 2).error is None
+    assert labeler.label_or_exit(2).error is None

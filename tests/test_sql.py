@@ -202,7 +202,7 @@ def test_mistakes_are_told_in_one_line(
 
 def test_a_reader_that_has_seen_enough(output: OutputFolder) -> None:
     query = "SELECT uri FROM labels, range(2000)"
-    command = [sys.executable, "-m", "jobs.sql", str(output.path), query, "--format", "csv"]
+    command = [sys.executable, "-m", "jobs.cli", "sql", str(output.path), query, "--format", "csv"]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert job.stdout is not None
     assert job.stderr is not None

@@ -1,4 +1,4 @@
-"""Rank statistics and the bootstrap, against their definitions."""
+"""Rank statistics, the bootstrap and binned medians, against their definitions."""
 
 import math
 
@@ -7,6 +7,7 @@ import pytest
 
 from afd_model.evaluation.statistics import (
     auroc,
+    binned_medians,
     interval,
     ranks,
     resampled,
@@ -49,3 +50,23 @@ def test_a_statistics_bootstrap_draws_every_image_with_replacement() -> None:
         resampled(lambda at, k=k: (at == k).sum(), 3, resamples=300, seed=0) for k in range(3)
     ]
     assert [found.mean() for found in counts] == pytest.approx([1, 1, 1], abs=0.15)
+
+
+def test_bins_hold_equally_many_points_in_order() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.exponential(size=1000)
+    found = binned_medians(x, 3 * x + 1, bins=10)
+    assert found.points.tolist() == [100] * 10
+    np.testing.assert_allclose(found.median, 3 * found.x + 1)
+    order = np.argsort(x)
+    np.testing.assert_allclose(found.x[0], np.median(x[order[:100]]))
+    np.testing.assert_allclose(found.high[-1], np.percentile(3 * x[order[-100:]] + 1, 75))
+    assert (np.diff(found.x) > 0).all()
+    assert (found.low <= found.median).all()
+    assert (found.median <= found.high).all()
+
+
+def test_there_are_no_more_bins_than_points() -> None:
+    found = binned_medians(np.array([2.0, 1.0]), np.array([5.0, 4.0]), bins=10)
+    assert found.x.tolist() == [1, 2]
+    assert found.median.tolist() == [4, 5]

@@ -65,9 +65,11 @@ def test_a_whole_run_is_complete(output: OutputFolder) -> None:
 
 def test_a_part_of_another_model_is_removed(output: OutputFolder) -> None:
     """A second driver with other weights may commit one more shard before it learns of them."""
-    output.write_json("run.json", {"model": {"backbone": "resnet50", "weights_sha256": "a"}})
-    records = [commit(output, shard, weights_sha256=sha) for shard, sha in enumerate("ab")]
-    records.append(commit(output, 2, num_rows=1))  # of a release that recorded no digest
+    model = {"backbone": "resnet50", "weights_sha256": "a"}
+    output.write_json("run.json", {"model": model})
+    other = {**model, "weights_sha256": "b"}
+    records = [commit(output, 0, **model), commit(output, 1, **other)]
+    records.append(commit(output, 2, num_rows=1, **model))
     summary = summed_up(output, *records)
     assert summary.failed == {
         "part-00001.parquet": "removed, as it is of another model: weights-sha256 was 'a', is"

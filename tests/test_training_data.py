@@ -15,11 +15,7 @@ from jpegs import encode, photo, refused
 from afd_model.dct import block_dct
 from afd_model.training.pairs import PairBatch
 from pipeline.decode import DecodeOptions
-from pipeline.pairs.pair_plan import (
-    VALIDATION_CONDITIONS,
-    DegradationMix,
-    validation_plan,
-)
+from pipeline.pairs.pair_plan import DegradationMix, validation_plan
 from pipeline.pairs.training_data import PairLoader, Rank, images_of_step, split_held_out
 from pipeline.pixels.geometry import Geometry, crop_window
 from pipeline.records import ImageRef
@@ -152,11 +148,11 @@ def test_a_batch_without_a_good_image_is_one_of_a_later_step(
 
 def test_held_out_images_are_whole_windows_under_every_condition(refs: list[ImageRef]) -> None:
     (first, second) = loader(refs).held_out()
-    assert torch.cat([first.condition, second.condition]).tolist() == [0, 1, 2, 3, 4, 5]
+    assert torch.cat([first.compressed, second.compressed]).tolist() == [False, *([True] * 5)]
     assert torch.equal(first.clean[0], first.degraded[0])
-    assert first.quality.tolist() == [92, 7, 85, 10]
+    assert torch.cat([first.quality, second.quality]).tolist() == [92, 7, 85, 10, 85, 15]
     plan = validation_plan(13, (100, 200), GEOMETRY)
-    assert VALIDATION_CONDITIONS[plan.condition] == VALIDATION_CONDITIONS[2]
+    assert (plan.full_qualities, plan.crop_qualities) == ((), (7, 85))  # the third of eleven
     np.testing.assert_array_equal(plan.window, crop_window((100, 200), GEOMETRY))
 
 
@@ -165,16 +161,16 @@ def test_what_the_decoder_refuses_does_not_shift_the_others(
 ) -> None:
     (tmp_path / "1.jpg").write_bytes(refused()[0])
     (first, _) = loader(refs).held_out()
-    assert first.condition.tolist() == [0, 2, 3]
+    assert first.compressed.tolist() == [False, True, True]
     assert first.quality.tolist() == [92, 85, 10]
 
 
 def test_ranks_share_the_held_out_images(refs: list[ImageRef]) -> None:
     shares = [
-        torch.cat([batch.condition for batch in loader(refs, rank=Rank(k, 2)).held_out()]).tolist()
+        torch.cat([batch.quality for batch in loader(refs, rank=Rank(k, 2)).held_out()]).tolist()
         for k in range(2)
     ]
-    assert shares == [[0, 2, 4], [1, 3, 5]]
+    assert shares == [[92, 85, 85], [7, 10, 15]]
 
 
 def test_every_epoch_draws_an_image_anew(refs: list[ImageRef]) -> None:

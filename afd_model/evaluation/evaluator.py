@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from afd_model.classifier import AFDClassifier
-from afd_model.drift import FlipModel, drift, drift_angle_deg, flip_features, flip_probability
+from afd_model.drift import drift, drift_angle_deg
+from afd_model.flip_model import FlipModel, flip_features
 from afd_model.inference.predictor import Predictor
 
 TOP_K = 5
@@ -96,7 +97,7 @@ class Evaluator:
         self._predictor = Predictor(
             classifier, device=device, precision=precision, flip_model=flip_model
         )
-        self.has_trained_module = self._predictor.measures_drift
+        self.has_trained_module = classifier.has_trained_module
 
     @torch.inference_mode()
     def clean_stem(self, pixels: Tensor) -> Tensor:
@@ -124,9 +125,9 @@ class Evaluator:
             found = model.features(pixels, dct)
             afd_top, afd_confidence, probabilities = _top(found.logits)
             angle = drift(found.stem_features, found.enhanced_features).angle_deg
-            if self._predictor.flip_model is not None:
+            if self._predictor.flip_scorer is not None:
                 features = flip_features(angle, probabilities, dct, quality.to(angle.device))
-                flip = flip_probability(self._predictor.flip_model, features)
+                flip = self._predictor.flip_scorer(features)
         truth = drift_angle_deg(direct.stem_features, clean_stem)
         tensors = (direct_top, afd_top, direct_confidence, afd_confidence, angle, truth, flip)
         return Outcome(*(tensor.cpu().numpy() for tensor in tensors))

@@ -59,7 +59,6 @@ def explain(
     bare = classifier.bare(pixels)
     clean = None if clean_pixels is None else classifier.bare(clean_pixels)
     afd = None if classifier.afd is None else classifier.features(pixels, dct)
-    trained = classifier.afd is not None and not classifier.afd.is_identity
     return Explanation(
         direct=_label(bare.logits),
         afd=None if afd is None else _label(afd.logits),
@@ -69,7 +68,7 @@ def explain(
         clean_features=None if clean is None else _one(clean.stem_features),
         fdm=None if afd is None or afd.fdm is None else _one(afd.fdm),
         drift_angle_deg=_angle(bare.stem_features, afd.enhanced_features)
-        if afd is not None and trained
+        if afd is not None and classifier.has_trained_module
         else None,
         true_angle_deg=None if clean is None else _angle(bare.stem_features, clean.stem_features),
         remaining_angle_deg=None

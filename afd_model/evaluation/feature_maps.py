@@ -30,7 +30,8 @@ class ColourScale:
 
     def rgb(self, features: Tensor) -> np.ndarray:
         """(C, H, W) -> (H, W, 3) float32 in 0..1; with fewer than 3 components, the rest are 0."""
-        scaled = (_components(features, self.mean, self.axes) - self.low) / (self.high - self.low)
+        components = (features.flatten(1).T.double() - self.mean) @ self.axes
+        scaled = (components - self.low) / (self.high - self.low)
         rows, columns = features.shape[1:]
         rgb = np.zeros((rows, columns, _MAX_COLOURS), np.float32)
         rgb[..., : self.axes.shape[1]] = scaled.clamp(0, 1).unflatten(0, (rows, columns)).numpy()
@@ -55,10 +56,6 @@ def fit_colours(features: Tensor) -> ColourScale:
     explained = variances.flip(0)[:_MAX_COLOURS].clamp(min=0).sum() / total if total > 0 else 1.0
     flat = high <= low  # constant features: avoid a division by 0
     return ColourScale(mean, axes, low, torch.where(flat, low + 1, high), float(explained))
-
-
-def _components(features: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
-    return (features.flatten(1).T.double() - mean) @ axes
 
 
 def difference_map(features: Tensor, reference: Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Rank statistics and the paired bootstrap, in NumPy."""
+"""Rank statistics, the paired bootstrap and binned medians, in NumPy."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -63,6 +64,32 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.nanpercentile(samples, [2.5, 97.5])
     return float(low), float(high)
+
+
+class BinnedMedians(NamedTuple):
+    """Quartiles of y in K bins of x that hold equally many points; (K,) float64 each.
+
+    Attributes:
+        x: the median x of each bin.
+        low, median, high: the quartiles of its y.
+        points: the number of its points.
+    """
+
+    x: np.ndarray
+    low: np.ndarray
+    median: np.ndarray
+    high: np.ndarray
+    points: np.ndarray
+
+
+def binned_medians(x: np.ndarray, y: np.ndarray, *, bins: int) -> BinnedMedians:
+    """The quartiles of y (N,) over at most `bins` bins of x (N,); N is at least 1."""
+    order = np.argsort(x, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    low, median, high = np.array([np.percentile(y[part], [25, 50, 75]) for part in parts]).T
+    middle = np.array([np.median(x[part]) for part in parts])
+    points = np.array([len(part) for part in parts], np.float64)
+    return BinnedMedians(middle, low, median, high, points)
 
 
 def _portions(total: int) -> Iterator[int]:

@@ -1,6 +1,7 @@
 """Folds batch norms into the convolutions before them."""
 
 import copy
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -62,16 +63,11 @@ def _run(model: nn.Module, image: Tensor) -> tuple[Tensor, list[tuple[str, str]]
 
         return record
 
-    handles = [
-        child.register_forward_hook(hook(name))
-        for name, child in model.named_modules()
-        if _is_convolution(child) or _is_batch_norm(child)
-    ]
-    try:
+    with ExitStack() as stack:
+        for name, child in model.named_modules():
+            if _is_convolution(child) or _is_batch_norm(child):
+                stack.enter_context(child.register_forward_hook(hook(name)))
         output = model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
     once = [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]
     return output, once
 

@@ -2,13 +2,10 @@
 
 The last steps of the AFD-Module and the drift scores: PyTorch's operators for resizing the FDM,
 gating, adding, clamping and the sums of the drift make about twenty passes over tensors larger than
-any cache, and take half as long as a light backbone. Also FDE-Net's logarithm and first layer, and
-the normalisation of the pixels.
+any cache, and take half as long as a light backbone. Also FDE-Net's logarithm and first layer.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,9 +15,9 @@ from torch import Tensor
 from afd_model.afd_module import AFDModule
 from afd_model.drift import Drift
 from afd_model.fde_net import FDENet, log_magnitude
-from afd_model.inference import fde_kernels, numba_kernels
+from afd_model.inference import enhance_kernels, fde_kernels
+from afd_model.inference.kernels import DTYPES, as_array, in_threads
 
-DTYPES = (torch.bfloat16, torch.float32)
 MAX_FUSED_HIDDEN = 8
 MAX_FUSED_WIDTH = 4  # wider, oneDNN's convolution is faster
 
@@ -71,20 +68,20 @@ def _adds_decoded(module: AFDModule, features: Tensor, dct: Tensor) -> Callable[
     sizes = tuple((0,) * size for size in (features.shape[1], *weight.shape[1:]))
 
     def add(part: slice, before: np.ndarray, *others: Any) -> None:
-        numba_kernels.add_decoded(before, narrow[part], gates[part], weight, sizes, *others)
+        enhance_kernels.add_decoded(before, narrow[part], gates[part], weight, sizes, *others)
 
     return add
 
 
 def _adds_gated(module: AFDModule, features: Tensor, dct: Tensor) -> Callable[..., None]:
-    """Adds FE-Net's correction to a part of the batch: `numba_kernels.add_gated`."""
+    """Adds FE-Net's correction to a part of the batch: `enhance_kernels.add_gated`."""
     correction, gate = _correction(module, features, dct)
     steps = _rows(correction)
     gates = None if gate is None else _gates(gate, features.shape[1])
 
     def add(part: slice, before: np.ndarray, *others: Any) -> None:
         gate_of_part = None if gates is None else gates[part]
-        numba_kernels.add_gated(before, steps[part], gate_of_part, *others)
+        enhance_kernels.add_gated(before, steps[part], gate_of_part, *others)
 
     return add
 
@@ -101,7 +98,7 @@ def _correction(module: AFDModule, features: Tensor, dct: Tensor) -> tuple[Tenso
     gated = torch.empty_like(narrow)
     before, after = _rows(narrow), _rows(gated)
     in_threads(
-        lambda part: numba_kernels.apply_gate(before[part], gates[part], after[part]), len(before)
+        lambda part: enhance_kernels.apply_gate(before[part], gates[part], after[part]), len(before)
     )
     return module.fe_net.decode(gated, (features.shape[2], features.shape[3])), None
 
@@ -174,38 +171,6 @@ def _weights(weight: Tensor, bias: Tensor | None) -> tuple[np.ndarray, np.ndarra
     return weight.float().flatten(1).numpy(), bias.float().numpy()
 
 
-def scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
-    """out = rows * scale + shift, computed in float32.
-
-    In one thread, because the decoder's threads run at the same time: each PyTorch operator would
-    wait until all of its threads got a core.
-
-    Args:
-        rows: (R, N) uint8.
-        scale, shift: (N,) float32.
-        out: (R, N) float32 or bfloat16, contiguous; overwritten.
-    """
-    numbers = out.view(torch.uint16) if out.dtype == torch.bfloat16 else out
-    numba_kernels.scale_levels(rows.numpy(), scale.numpy(), shift.numpy(), numbers.numpy())
-
-
 def _rows(x: Tensor) -> np.ndarray:
-    """(B, C, H, W) -> (B, H, W, C); bfloat16, which NumPy does not have, as uint16 bits."""
-    rows = x.permute(0, 2, 3, 1).contiguous()
-    return (rows.view(torch.uint16) if x.dtype == torch.bfloat16 else rows).numpy()
-
-
-def in_threads(work: Callable[[slice], None], count: int) -> None:
-    """Calls `work` on slices of range(count), in as many threads as PyTorch uses."""
-    threads = min(torch.get_num_threads(), count)
-    if threads <= 1:
-        work(slice(0, count))
-        return
-    bounds = [count * number // threads for number in range(threads + 1)]
-    for _ in _pool(threads).map(work, map(slice, bounds, bounds[1:])):
-        pass
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "kernels")
+    """(B, C, H, W) -> (B, H, W, C), see `as_array`."""
+    return as_array(x.permute(0, 2, 3, 1).contiguous())

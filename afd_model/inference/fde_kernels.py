@@ -1,13 +1,13 @@
 """Numba kernels of FDE-Net: the logarithms of the DCT coefficients, and its first layer.
 
-Written as `afd_model.inference.numba_kernels`, without type annotations.
+See `afd_model.inference.numba_toolkit`. `afd_model.inference.cpu_kernels` calls them.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 
 import numpy as np
 
-from afd_model.inference.numba_kernels import kernel, part_of_kernel, polynomial, stored
+from afd_model.inference.numba_toolkit import kernel, part_of_kernel, polynomial, stored
 
 _BITS_OF_ONE = np.uint32(0x3F800000)
 _LOG_2 = np.float32(np.log(2))

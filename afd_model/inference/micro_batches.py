@@ -1,5 +1,6 @@
 """Micro-batch sizes for CPUs: as many images as the caches hold the feature maps of."""
 
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -48,12 +49,9 @@ def _map_sizes(model: AFDClassifier, crop: int) -> tuple[int, int]:
             sizes.append(output.numel())
 
     weight = next(model.backbone.parameters())
-    hooks = [layer.register_forward_hook(record) for layer in model.backbone.modules()]
-    try:
-        with torch.inference_mode():
-            image = torch.zeros(1, 3, crop, crop, dtype=weight.dtype, device=weight.device)
-            stem = model.bare(image).stem_features
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.inference_mode(), ExitStack() as stack:
+        for layer in model.backbone.modules():
+            stack.enter_context(layer.register_forward_hook(record))
+        image = torch.zeros(1, 3, crop, crop, dtype=weight.dtype, device=weight.device)
+        stem = model.bare(image).stem_features
     return max(sizes), stem.numel()

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from afd_model.classifier import AFDClassifier
 from afd_model.dct import DCT_CHANNELS
-from afd_model.drift import FlipModel, FlipScorer, flip_features
+from afd_model.flip_model import FlipModel, FlipScorer, flip_features
 from afd_model.inference.batch_norm_folding import fold_batch_norms
 from afd_model.inference.conv2d_same import replace_conv2d_same
 from afd_model.inference.device import dtype_name
 from afd_model.inference.inductor_model import InductorModel
-from afd_model.inference.kernels import cpu_kernels
+from afd_model.inference.kernels import has_numba
 from afd_model.inference.micro_batches import micro_batch_sizes
 from afd_model.inference.openvino_model import OpenVINOModel
 from afd_model.inference.predictions import NotFiniteError, Predictions
@@ -44,8 +44,8 @@ class Predictor:
         num_images: size of the largest batch. "inductor" needs it.
 
     Attributes:
-        pixels_dtype: pixels of this dtype are not converted.
-        measures_drift: whether there is a trained AFD-Module.
+        has_trained_module: the classifier's; without it there is no drift to measure.
+        flip_scorer: `flip_model`'s, on the device; None without one.
         notice: one line for the user after running out of memory; else None.
 
     Raises:
@@ -73,11 +73,10 @@ class Predictor:
         self.engine = engine
         self.num_images = num_images
         self.top_k = top_k
-        self.flip_model = flip_model
-        self._flip_scorer = FlipScorer(flip_model).to(device) if flip_model else None
+        self.flip_scorer = FlipScorer(flip_model).to(device) if flip_model else None
         self.notice: str | None = None
         self._takes_dct = classifier.afd is not None
-        self.measures_drift = classifier.afd is not None and not classifier.afd.is_identity
+        self.has_trained_module = classifier.has_trained_module
         model = _optimized(classifier, device, precision)
         side = crop or classifier.crop
         self._micro_batch: int | None = None
@@ -88,7 +87,6 @@ class Predictor:
         if precision != torch.float32:
             keep_head_in_float32(model.backbone)
         model = model.to(device=device, dtype=precision)
-        self.pixels_dtype = precision
         # The DCT stays float32, as the decoder gives it; FDE-Net converts it.
         on_cpu = device.type == "cpu"
         self._dct_layout = torch.contiguous_format if on_cpu else torch.channels_last
@@ -120,9 +118,8 @@ class Predictor:
     def _blank(self, num_images: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of zeros for `_scores`: pixels, DCT and qualities."""
         pixels = torch.zeros(num_images, 3, side, side)
-        dct = torch.zeros(num_images, DCT_CHANNELS, side // 8, side // 8)
-        if not self._takes_dct:
-            dct = dct[:, :0]
+        channels = DCT_CHANNELS if self._takes_dct else 0
+        dct = torch.zeros(num_images, channels, side // 8, side // 8)
         qualities = torch.zeros(num_images, device=self.device)
         return self.placed_pixels(pixels), self.placed_dct(dct), qualities
 
@@ -194,8 +191,8 @@ class Predictor:
         k = min(self.top_k, probabilities.shape[1])
         top = probabilities.topk(k, dim=1)
         flip = torch.zeros_like(output.drift_energy)
-        if self._flip_scorer is not None:
-            flip = self._flip_scorer(
+        if self.flip_scorer is not None:
+            flip = self.flip_scorer(
                 flip_features(output.drift_angle_deg, probabilities, dct, qualities)
             )
         scores = torch.stack([output.drift_angle_deg, output.drift_energy, flip], dim=1)
@@ -205,7 +202,7 @@ class Predictor:
         """The pixels on the model's device, in its dtype and memory format."""
         return pixels.to(
             device=self.device,
-            dtype=self.pixels_dtype,
+            dtype=self.precision,
             non_blocking=True,
             memory_format=torch.channels_last,
         )
@@ -230,9 +227,9 @@ class Predictor:
             confidences=top_confidences[:, 0].copy(),
             top_labels=top_labels,
             top_confidences=top_confidences,
-            drift_angle_deg=angle if self.measures_drift else None,
-            drift_energy=energy if self.measures_drift else None,
-            flip_probability=flip if self.flip_model is not None else None,
+            drift_angle_deg=angle if self.has_trained_module else None,
+            drift_energy=energy if self.has_trained_module else None,
+            flip_probability=flip if self.flip_scorer is not None else None,
         )
 
     def _check_finite(self, confidences: np.ndarray) -> None:
@@ -259,14 +256,16 @@ def _check_engine(engine: Engine, device: torch.device) -> None:
 
 def _use_cpu_kernels(model: AFDClassifier) -> None:
     """Replaces parts of the AFD-Module by Numba kernels, if installed: several times as fast."""
-    if (kernels := cpu_kernels()) is None:
+    if not has_numba():
         return
-    model.enhance = kernels.enhance_and_score
+    from afd_model.inference import cpu_kernels
+
+    model.enhance = cpu_kernels.enhance_and_score
     if model.afd is not None:
         fde_net = model.afd.fde_net
-        fde_net.log_magnitude = kernels.log_magnitude_in_one_pass
-        if kernels.fuses_gate(fde_net):
-            fde_net.fused_gate = kernels.fused_gate
+        fde_net.log_magnitude = cpu_kernels.log_magnitude_in_one_pass
+        if cpu_kernels.fuses_gate(fde_net):
+            fde_net.fused_gate = cpu_kernels.fused_gate
 
 
 def _optimized(

@@ -9,6 +9,7 @@ error of 0.007.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -124,12 +125,10 @@ def _run_hooked(
     make: Callable[[str], Callable[..., Any]],
     image: Tensor,
 ) -> None:
-    handles = [layer.register_forward_hook(make(name)) for name, layer in layers.items()]
-    try:
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.enter_context(layer.register_forward_hook(make(name)))
         model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _channel_means(layer: nn.Module, output: Tensor) -> Tensor:

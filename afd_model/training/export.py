@@ -12,11 +12,12 @@ from afd_model.atomic_file import atomic_write
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import CheckpointFacts, save_checkpoint
 from afd_model.classifier import AFDClassifier
-from afd_model.drift import FLIP_FEATURES, FlipModel
+from afd_model.flip_model import FLIP_FEATURES, FlipModel
 from afd_model.training.distributed import gathered, is_first
 from afd_model.training.flip_fit import fit_flip_model, flip_samples
-from afd_model.training.loop import Pairs
+from afd_model.training.pairs import Pairs
 from afd_model.training.trainer import Trainer, TrainingError
+from afd_model.training.training_state import Kept
 
 CHECKPOINT = "afd.safetensors"
 CARD = "afd.json"
@@ -24,11 +25,15 @@ CARD = "afd.json"
 
 def kept_module(trainer: Trainer) -> AFDModule:
     """The module with the weights to export. Raises TrainingError before the first validation."""
+    module = AFDModule(trainer.afd.config)
+    module.load_state_dict(_kept(trainer).weights)
+    return module.eval()
+
+
+def _kept(trainer: Trainer) -> Kept:
     if trainer.kept is None:
         raise TrainingError("nothing has been validated yet: there is nothing to export")
-    module = AFDModule(trainer.afd.config)
-    module.load_state_dict(trainer.kept.weights)
-    return module.eval()
+    return trainer.kept
 
 
 def fit_flips(
@@ -64,14 +69,14 @@ def export(
     Args:
         facts: command, data and settings, to be stored in both; JSON types.
     """
-    module = kept_module(trainer)
-    if not is_first() or trainer.kept is None:
+    kept, module = _kept(trainer), kept_module(trainer)
+    if not is_first():
         return None
     training = {
         **facts,
         "steps": trainer.step,
-        "best_step": trainer.kept.step,
-        "held_out_scores": trainer.kept.score,
+        "best_step": kept.step,
+        "held_out_scores": kept.score,
     }
     path = trainer.folder / CHECKPOINT
     saved = save_checkpoint(path, module, backbone, training=training, flip_model=flip_model)

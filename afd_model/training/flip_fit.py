@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from afd_model.classifier import AFDClassifier
-from afd_model.drift import FLIP_FEATURES, FlipModel, drift, flip_features
+from afd_model.drift import drift
+from afd_model.flip_model import FLIP_FEATURES, FlipModel, flip_features
 from afd_model.training.pairs import PairBatch
 
 RIDGE = 1.0  # a standard normal prior of the coefficients of standardised features

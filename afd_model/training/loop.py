@@ -2,27 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from afd_model.training.distributed import any_worker, num_workers, summed
-from afd_model.training.pairs import PairBatch
+from afd_model.training.pairs import Pairs
 from afd_model.training.schedule import TrainingOptions, learning_rate, stem_steps
 from afd_model.training.trainer import Trainer, diverged
 
 Log = Callable[[dict[str, Any]], None]
-
-
-class Pairs(Protocol):
-    """The source of pairs; implemented by `pipeline.pairs.training_data.PairLoader`."""
-
-    def training(self, first_step: int) -> Generator[PairBatch, None, None]: ...
-    def held_out(self) -> Iterable[PairBatch]: ...
-    def random_pass(self, number: int) -> Iterable[PairBatch]: ...
 
 
 def train(

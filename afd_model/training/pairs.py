@@ -1,9 +1,7 @@
-"""The input of training: batches of the same crops of the same images, clean and compressed.
+"""The input of training: batches of the same crops of the same images, clean and compressed."""
 
-`pipeline.pairs.training_data` makes them.
-"""
-
-from typing import NamedTuple
+from collections.abc import Generator, Iterable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,15 +15,23 @@ class PairBatch(NamedTuple):
         dct: (B, 192, crop/8, crop/8) float32, `block_dct` of the degraded pixels; channels_last on
             CUDA, contiguous on a CPU.
         quality: (B,) float32, IJG quality in the degraded image's header; NaN without one.
-        condition: (B,) int64, the kind of compression; 0: none. Validation reports by it.
+        compressed: (B,) bool, whether the degraded image is. Validation counts the two kinds apart.
     """
 
     clean: Tensor
     degraded: Tensor
     dct: Tensor
     quality: Tensor
-    condition: Tensor
+    compressed: Tensor
 
     def to(self, device: torch.device) -> "PairBatch":
         """The batch on a device."""
         return PairBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Pairs(Protocol):
+    """The source of the batches; implemented by `pipeline.pairs.training_data.PairLoader`."""
+
+    def training(self, first_step: int) -> Generator[PairBatch, None, None]: ...
+    def held_out(self) -> Iterable[PairBatch]: ...
+    def random_pass(self, number: int) -> Iterable[PairBatch]: ...

@@ -120,7 +120,7 @@ class Trainer:
                 clean = self.averaged_classifier.bare(batch.clean).logits
                 direct = self.averaged_classifier.bare(batch.degraded).logits
                 found = self.averaged_classifier.features(batch.degraded, batch.dct).logits
-            counted.update(found, direct, clean, batch.condition != 0)
+            counted.update(found, direct, clean, batch.compressed)
         score = counted.compute()
         if not score:
             raise TrainingError("none of the held-out images can be decoded: hold out others")

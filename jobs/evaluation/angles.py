@@ -10,13 +10,8 @@ import pyarrow as pa
 
 from afd_model.backbones import Backbone
 from afd_model.evaluation.evaluator import Evaluator
-from afd_model.evaluation.response_angles import (
-    AngleMeter,
-    BinnedMedians,
-    BlockAngles,
-    binned_medians,
-)
-from afd_model.evaluation.statistics import spearman
+from afd_model.evaluation.response_angles import AngleMeter, BlockAngles
+from afd_model.evaluation.statistics import BinnedMedians, binned_medians, spearman
 from jobs.sampling import evenly
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import CompressionProtocol

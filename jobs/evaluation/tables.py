@@ -11,6 +11,7 @@ import numpy as np
 
 from afd_model.evaluation.evaluator import TOP_K, Outcome
 from afd_model.evaluation.statistics import auroc, interval, resampled, resampled_means, spearman
+from jobs import quantities
 from jobs.evaluation.folder_classes import UNKNOWN
 from pipeline.pairs.evaluate_images import CLEAN, Condition
 
@@ -260,8 +261,9 @@ def tables_markdown(rows: Sequence[TableRow]) -> Iterable[str]:
         yield "| | direct test | AFD | gain | recovered |"
         yield "|---|--:|--:|--:|--:|"
         for r in ours:
-            cells = (_percent(s) for s in (r.direct, r.afd, r.gain, r.recovered))
-            yield f"| {r.row} | {' | '.join(cells)} |"
+            shares = (r.direct, r.afd, r.gain, r.recovered)
+            cells = " | ".join(_cell(s, scale=100, decimals=1) for s in shares)
+            yield f"| {r.row} | {cells} |"
         yield ""
 
 
@@ -275,23 +277,16 @@ def drift_markdown(rows: Sequence[DriftRow]) -> Iterable[str]:
         yield "|---|--:|--:|--:|--:|--:|--:|"
         for r in (r for r in rows if r.protocol == protocol):
             shares = (r.spearman, r.flip_probability, r.max_softmax, r.header_quality, r.flip_gain)
-            cells = " | ".join(_plain(s) for s in shares)
+            cells = " | ".join(_cell(s) for s in shares)
             yield f"| {r.row} | {r.flips}/{r.images} | {cells} |"
         yield ""
 
 
-def _percent(share: Share) -> str:
+def _cell(share: Share, *, scale: int = 1, decimals: int = 3) -> str:
+    """The value with its interval. What rounds to zero has no sign."""
     if math.isnan(share.value):
-        return "–"
-    return _with_interval(share.value * 100, share.low * 100, share.high * 100, decimals=1)
-
-
-def _plain(share: Share) -> str:
-    if math.isnan(share.value):
-        return "–"
-    return _with_interval(share.value, share.low, share.high, decimals=3)
-
-
-def _with_interval(value: float, low: float, high: float, *, decimals: int) -> str:
-    """What rounds to zero has no sign."""
-    return f"{value:z.{decimals}f} [{low:z.{decimals}f}, {high:z.{decimals}f}]"
+        return quantities.UNKNOWN
+    value, low, high = (
+        f"{scale * number:z.{decimals}f}" for number in (share.value, share.low, share.high)
+    )
+    return f"{value} [{low}, {high}]"

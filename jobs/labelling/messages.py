@@ -30,8 +30,9 @@ class WorkerConfig:
 
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """What a worker tells the driver about one shard. `error` is None when its part is committed.
+    """What a worker tells the driver about one shard.
 
+    `error` and `fatal` are None exactly when its part is committed.
     spent_s: since the worker was given the shard, by its own clock. counts: rows per status.
     seconds: per stage, see `LabelledShard`; and `write`.
     model: facts about the worker's model. fatal: why this worker can label no further shard.

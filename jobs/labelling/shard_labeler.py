@@ -49,7 +49,8 @@ class ShardLabeler:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._settings = config.settings
-        self._output = ShardOutput(OutputFolder(config.settings.output), config.driver)
+        output = OutputFolder(config.settings.output)
+        self._output = ShardOutput(output, config.driver)
         self._metrics = ShardMetrics()
         self._released_at = 0.0
         self._fatal: str | None = None
@@ -61,7 +62,6 @@ class ShardLabeler:
         self._being_read: set[ReadAhead] = set()
         self._stopping = False
         try:
-            output = OutputFolder(config.settings.output)
             check_output(output)
             if config.input_files is not None:
                 self._witnesses = InputWitnesses(config.input_files)

@@ -166,9 +166,7 @@ def _audit(
         if facts["num_rows"] != sizes[shard]:
             rows = facts["num_rows"]
             return f"damaged: {rows} rows for {sizes[shard]} planned images{_VERIFY}"
-        # An early release's parts say less of their model.
-        told = {name: value for name, value in model.items() if name in facts}
-        if changed := model_differences(told, facts):
+        if changed := model_differences(model, {name: facts.get(name) for name in model}):
             output.remove(part_file(shard))
             return f"removed, as it is of another model: {changed}"
         return facts

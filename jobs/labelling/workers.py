@@ -44,7 +44,7 @@ def label_shards(
 
 def check_address(settings: LabelSettings) -> None:
     """Raise ClusterError for a wrong address before the input is listed, which may take an hour."""
-    if settings.workers == 0 or settings.address == "local":
+    if settings.address == "local":  # as it is with --workers 0
         return
     from jobs import cluster
 

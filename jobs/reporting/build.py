@@ -12,7 +12,7 @@ import duckdb
 from afd_model.atomic_file import atomic_write
 from jobs.labels_view import connect, message_of, require_parts
 from jobs.log import say
-from jobs.report_settings import Report, ReportSettings
+from jobs.report_settings import ReportSettings
 from jobs.reporting import content
 from jobs.reporting.compare import BEFORE, Comparison, compare
 from jobs.reporting.compare_content import change
@@ -24,6 +24,15 @@ from pipeline.error_text import reason_of
 from pipeline.output import OutputError, OutputFolder
 
 _PAGE = "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A written report. num_bytes: of the page. images: number of rows that it describes."""
+
+    path: Path
+    num_bytes: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +49,10 @@ def build(settings: ReportSettings) -> Report:
     now = _open(settings.output)
     page = _page_path(now.output, settings)
     earlier = None if settings.against == "none" else _open(settings.against)
+    trust = Trust(sure=settings.sure, at_risk=settings.at_risk)
     with connect(memory_limit=settings.memory_limit) as connection:
         try:
-            found, compared = _count(connection, now, earlier, settings)
+            found, compared = _count(connection, now, earlier, trust, settings)
         except duckdb.OutOfMemoryException as error:
             raise OutputError(
                 f"--memory-limit {settings.memory_limit} is too low: give more"
@@ -52,7 +62,7 @@ def build(settings: ReportSettings) -> Report:
     found, compared = _with_thumbnails(
         found, compared, Thumbnails(now.output, budget_s=settings.thumbnail_time_s)
     )
-    context = _context(found, now, settings)
+    context = _context(found, now, trust, settings)
     context["change"] = None
     if compared is not None and earlier is not None:
         runs = (earlier.run, now.run)
@@ -75,9 +85,9 @@ def _count(
     connection: duckdb.DuckDBPyConnection,
     now: _Side,
     earlier: _Side | None,
+    trust: Trust,
     settings: ReportSettings,
 ) -> tuple[Findings, Comparison | None]:
-    trust = Trust(sure=settings.sure, at_risk=settings.at_risk)
     say(f"counting {now.run.rows:,} rows in {len(now.run.parts):,} parts")
     _load(connection, NOW, now)
     found = find(connection, now.output, trust, gallery=settings.thumbnails)
@@ -130,8 +140,7 @@ def _with_thumbnails(
     return pictured, compared
 
 
-def _context(found: Findings, now: _Side, settings: ReportSettings) -> dict[str, Any]:
-    trust = Trust(sure=settings.sure, at_risk=settings.at_risk)
+def _context(found: Findings, now: _Side, trust: Trust, settings: ReportSettings) -> dict[str, Any]:
     facts = now.run.facts
     return {
         "title": f"Labels of {now.output.path.name}",

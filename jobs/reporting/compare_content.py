@@ -7,7 +7,7 @@ from typing import Any
 from jobs.quantities import UNKNOWN, count, decimal, percent
 from jobs.reporting import compare_charts as charts
 from jobs.reporting.compare import FEW, Comparison
-from jobs.reporting.content import Card, model_facts
+from jobs.reporting.content import Card, recorded_model
 from jobs.reporting.queries import Distributions, Row
 from jobs.reporting.run import Run
 from jobs.reporting.statistics import band_name
@@ -85,7 +85,7 @@ def _renamed(before: Distributions, now: Distributions) -> list[str]:
 
 def _cards(found: Comparison) -> list[Card]:
     overall = found.shifts[0] if found.shifts else {}
-    share = percent(found.changed / found.compared) if found.compared else "–"
+    share = percent(found.changed / found.compared if found.compared else None)
     return [
         (share, "labels changed", f"{count(found.changed)} of {count(found.compared)}"),
         (count(found.newly_failed), "new errors", "ok before, not ok now"),
@@ -131,11 +131,11 @@ def _matrix(found: Comparison) -> list[tuple[str, ...]]:
 def _differences(before: Run, now: Run) -> list[tuple[str, str, str]]:
     """(name, before, now) of the settings, model facts and versions that differ."""
     facts = [
-        {**run.facts.get("settings", {}), **model_facts(run), **run.facts.get("versions", {})}
+        {**run.facts.get("settings", {}), **recorded_model(run), **run.facts.get("versions", {})}
         for run in (before, now)
     ]
     return [
-        (name.replace("_", " "), str(facts[0].get(name, "–")), str(facts[1].get(name, "–")))
+        (name.replace("_", " "), str(facts[0].get(name, UNKNOWN)), str(facts[1].get(name, UNKNOWN)))
         for name in sorted(facts[0].keys() | facts[1].keys())
         if facts[0].get(name) != facts[1].get(name)
     ]

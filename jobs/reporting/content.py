@@ -7,12 +7,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.quantities import count, decimal, degrees, duration, percent, size
+import numpy as np
+
+from jobs.quantities import UNKNOWN, count, decimal, degrees, duration, percent, size
 from jobs.reporting import charts
 from jobs.reporting.queries import ANGLE_WIDTH, CONFIDENCE_WIDTH, Findings, Row, Trust
 from jobs.reporting.run import Run, stage_totals
 from jobs.reporting.statistics import median
 from jobs.reporting.vega_lite import Chart
+from jobs.run_record import MODEL_FACTS
 from pipeline.records import STATUSES
 
 Card = tuple[str, str, str]  # value, name, note
@@ -65,7 +68,7 @@ def _cards(found: Findings, trust: Trust) -> list[Card]:
     cards = [
         (count(images), "image" if images == 1 else "images", size(found.total("num_bytes"))),
         (
-            percent(trusted / labelled) if labelled else "–",
+            percent(trusted / labelled if labelled else None),
             "labels to trust",
             f"{count(trusted)} labels",
         ),
@@ -78,9 +81,7 @@ def _cards(found: Findings, trust: Trust) -> list[Card]:
         (decimal(confidence), "median confidence", f"of {count(labelled)} labels"),
     ]
     if known:
-        cards.append(
-            (str(_median_quality(qualities)), "median JPEG quality", f"{count(known)} known")
-        )
+        cards.append((str(_median_quality(found)), "median JPEG quality", f"{count(known)} known"))
     if found.has_drift:
         angle = median(found.angles.sum(0), ANGLE_WIDTH)
         cards.append((degrees(angle), "median drift angle", "of the stem features"))
@@ -96,15 +97,10 @@ def _cards(found: Findings, trust: Trust) -> list[Card]:
     return cards
 
 
-def _median_quality(images: dict[int, int]) -> int:
+def _median_quality(found: Findings) -> int:
     """Of the known qualities; there must be at least one."""
-    half = sum(n for quality, n in images.items() if quality) / 2
-    below = 0
-    for quality in sorted(q for q in images if q):
-        below += images[quality]
-        if below >= half:
-            break
-    return quality
+    up_to = np.cumsum(charts.by_quality(found, "images")[1:])  # (100,), of qualities 1 to 100
+    return 1 + int(np.searchsorted(up_to, up_to[-1] / 2))
 
 
 def _notices(run: Run, images: int) -> list[tuple[str, str]]:
@@ -235,7 +231,7 @@ def run_facts(run: Run) -> dict[str, Any]:
 
 def _fact_tables(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     model, settings, versions = (
-        model_facts(run),
+        recorded_model(run),
         run.facts.get("settings", {}),
         run.facts.get("versions", {}),
     )
@@ -251,13 +247,12 @@ def _fact_tables(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Model", _sorted(model)),
         ("Settings", _sorted(settings)),
         ("Versions", _sorted(versions)),
-        ("This run", [("run id", str(run.facts.get("run_id", "–"))), *about]),
+        ("This run", [("run id", str(run.facts.get("run_id", UNKNOWN))), *about]),
     ]
 
 
-def model_facts(run: Run) -> dict[str, Any]:
-    names = ("backbone", "weights", "weights_sha256", "stem_layer", "afd", "afd_sha256")
-    return {name: run.facts[name] for name in names if name in run.facts}
+def recorded_model(run: Run) -> dict[str, Any]:
+    return {name: run.facts[name] for name in MODEL_FACTS if name in run.facts}
 
 
 def _sorted(facts: dict[str, Any]) -> list[tuple[str, str]]:

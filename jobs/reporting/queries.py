@@ -105,8 +105,8 @@ class Trust:
     sure: minimum confidence. at_risk: flip probability from which a label is at risk.
     """
 
-    sure: float = 0.5
-    at_risk: float = 0.2
+    sure: float
+    at_risk: float
 
 
 @dataclass(frozen=True, kw_only=True)

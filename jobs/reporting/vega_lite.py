@@ -86,8 +86,7 @@ def histogram(
     x = alt.X("from:Q", title=title, bin="binned", scale=alt.Scale(domain=list(domain), nice=False))
     bars = _chart(rows).mark_bar(binSpacing=0.5)
     return finished(
-        bars.encode(x=x, x2="to:Q", y=_images(rows), color=color, tooltip=_tips(rows, images=",")),
-        HEIGHT,
+        bars.encode(x=x, x2="to:Q", y=_images(rows), color=color, tooltip=_tips(rows, images=","))
     )
 
 

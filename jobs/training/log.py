@@ -13,6 +13,7 @@ from typing import Any
 from afd_model.atomic_file import atomic_write
 from afd_model.training.losses import LOSS_TERMS
 from jobs.log import say
+from jobs.quantities import UNKNOWN
 
 LOG = "log.jsonl"
 _POLL_S = 0.5
@@ -90,7 +91,7 @@ def _as_text(record: dict[str, Any], max_steps: int) -> str:
 
 def share(score: dict[str, float], name: str) -> str:
     """In percent; a dash when the score was not measured because too few images are held out."""
-    return f"{score[name]:.1%}" if name in score else "–"
+    return f"{score[name]:.1%}" if name in score else UNKNOWN
 
 
 def _lines(path: Path) -> list[str]:

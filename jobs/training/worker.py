@@ -235,7 +235,7 @@ def card_settings(settings: TrainSettings) -> dict[str, Any]:
     """The settings that the weights and the flip model depend on; files without their folders."""
     flips = {name: getattr(settings, name) for name in ("flip_passes", "flip_images")}
     files = {name: Path(getattr(settings, name)).name for name in ("input", "afd", "weights")}
-    return {**settings.model_settings, **flips, **files}
+    return {**settings.content_settings, **flips, **files}
 
 
 def _earlier_max_steps(folder: Path) -> dict[str, Any]:

@@ -52,7 +52,6 @@ class PairPlan:
 
     full_qualities: of compressions of the whole image, before the window is resampled, in order.
     crop_qualities: of compressions of the resampled window, in order. Both may be empty.
-    condition: index into `VALIDATION_CONDITIONS`; 0 in training.
     reduced_to, colours, upside_down: changes to the image before all this. reduced_to: (height,
     width) in pixels, or None: its own; colours None: unchanged.
     """
@@ -61,7 +60,6 @@ class PairPlan:
     mirrored: bool = False
     full_qualities: tuple[int, ...] = ()
     crop_qualities: tuple[int, ...] = ()
-    condition: int = 0
     colours: Colours | None = None
     upside_down: bool = False
     reduced_to: tuple[int, int] | None = None
@@ -134,6 +132,7 @@ def training_plan(
     size: (height, width) of the image in pixels; crop: side of the training window, pixels.
     """
     plan = _degradation(rng, size, mix)
+    # A share of 0 draws no number: what is drawn behind it stays as in a mix without that share.
     if mix.recoloured_share and rng.random() < mix.recoloured_share:
         plan = replace(plan, colours=_random_colours(rng))
     if mix.upside_down_share and rng.random() < mix.upside_down_share:
@@ -212,17 +211,12 @@ def _once(
 
 
 def _by_protocol(
-    protocol: CompressionProtocol,
-    quality: int,
-    window: np.ndarray,
-    *,
-    mirrored: bool,
-    condition: int = 0,
+    protocol: CompressionProtocol, quality: int, window: np.ndarray, *, mirrored: bool
 ) -> PairPlan:
     qualities = (quality, *protocol.later_qualities)
     if protocol.applies_to == "full_image":
-        return PairPlan(window, mirrored, qualities, (), condition)
-    return PairPlan(window, mirrored, (), qualities, condition)
+        return PairPlan(window, mirrored, full_qualities=qualities)
+    return PairPlan(window, mirrored, crop_qualities=qualities)
 
 
 # The clean image (None), and each protocol at each of the paper's qualities.
@@ -237,13 +231,12 @@ def validation_plan(index: int, size: tuple[int, int], geometry: Geometry) -> Pa
 
     Successive indices cycle through `VALIDATION_CONDITIONS`, so that each gets the same share.
     """
-    condition = index % len(VALIDATION_CONDITIONS)
     window = crop_window(size, geometry)
-    drawn = VALIDATION_CONDITIONS[condition]
-    if drawn is None:
+    condition = VALIDATION_CONDITIONS[index % len(VALIDATION_CONDITIONS)]
+    if condition is None:
         return PairPlan(window)
-    protocol, quality = drawn
-    return _by_protocol(protocol, quality, window, mirrored=False, condition=condition)
+    protocol, quality = condition
+    return _by_protocol(protocol, quality, window, mirrored=False)
 
 
 def random_window(rng: np.random.Generator, size: tuple[int, int], min_area: float) -> np.ndarray:

@@ -8,6 +8,7 @@ images, which each rank replaces from its own share).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -130,7 +131,8 @@ class PairLoader:
         without any good image is replaced by that of a later step. Raises ValueError after about
         100 bad images in a row.
         """
-        return prefetch(self._training(first_step), self._options.prefetch_batches)
+        batches = map(self._batch_of, itertools.count(first_step))
+        return prefetch(batches, self._options.prefetch_batches)
 
     def held_out(self) -> Iterator[PairBatch]:
         """This rank's share of the images, once, in order, with the plans of `validation_plan`."""
@@ -155,11 +157,6 @@ class PairLoader:
     @property
     def batch_size(self) -> int:
         return self._options.batch_size
-
-    def _training(self, step: int) -> Iterator[PairBatch]:
-        while True:
-            yield self._batch_of(step)
-            step += 1
 
     def _batch_of(self, step: int) -> PairBatch:
         tried: list[int] = []
@@ -204,7 +201,9 @@ class PairLoader:
             degraded=self._normalize(degraded),
             dct=self._block_dct(degraded),
             quality=torch.tensor(quality, device=clean.device),
-            condition=torch.tensor([plans[k].condition for k in kept], device=clean.device),
+            compressed=torch.tensor(
+                [plans[k].quality is not None for k in kept], device=clean.device
+            ),
         )
 
 

@@ -6,6 +6,8 @@ classes are tested against `afd_model.dct.block_dct`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from afd_model.dct import (
     block_dct,
     dct_basis,
 )
-from afd_model.inference.kernels import cpu_kernels
+from afd_model.inference.kernels import has_numba, in_threads
 
 
 class BlockDct:
@@ -27,7 +29,11 @@ class BlockDct:
     def __init__(self, side: int) -> None:
         self._blocks = side // 8
         self._place = np.argsort(ZIGZAG)  # row-major index -> zigzag index
-        self._kernels = cpu_kernels()
+        self._transform_blocks: Callable[..., None] | None = None
+        if has_numba():
+            from pipeline.pixels.block_dct_kernel import transform_blocks
+
+            self._transform_blocks = transform_blocks
 
     def __call__(self, rgb: Tensor, out: Tensor | None = None) -> Tensor:
         """rgb: (B, side, side, 3) uint8 -> (B, 192, side/8, side/8) float32.
@@ -36,17 +42,16 @@ class BlockDct:
         """
         if out is None:
             out = torch.empty(len(rgb), DCT_CHANNELS, self._blocks, self._blocks)
-        if self._kernels is None:
+        transform_blocks = self._transform_blocks
+        if transform_blocks is None:
             return out.copy_(block_dct(rgb.permute(0, 3, 1, 2).float()))
-        from pipeline.pixels.block_dct_kernel import transform_blocks
-
         images = rgb.flatten(2).numpy()
         found = out.view(len(rgb), DCT_CHANNELS, self._blocks**2).numpy()
 
         def transform_some(part: slice) -> None:
             transform_blocks(images[part], self._place, found[part])
 
-        self._kernels.in_threads(transform_some, len(rgb))
+        in_threads(transform_some, len(rgb))
         return out
 
 

@@ -8,7 +8,7 @@ It has no type annotations, because Numba ignores them.
 import numpy as np
 
 from afd_model.dct import JFIF_RGB_TO_YCBCR, LEVEL_SHIFT, dct_basis
-from afd_model.inference.numba_kernels import kernel, part_of_kernel
+from afd_model.inference.numba_toolkit import kernel, part_of_kernel
 
 _SHIFT = np.float32(LEVEL_SHIFT)
 _EVEN, _ODD = (tuple(map(np.float32, dct_basis()[k::2, :4].flatten().tolist())) for k in (0, 1))

@@ -7,10 +7,12 @@ per image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from afd_model.inference.kernels import cpu_kernels
+from afd_model.inference.kernels import DTYPES, as_array, has_numba
 from pipeline.pixels.geometry import Geometry
 
 
@@ -32,10 +34,11 @@ class Normalize:
         # One vector per row of pixels: an inner loop over three channels would be too short.
         self._scale = (1 / std).float().repeat(geometry.crop).to(device)
         self._shift = (-mean / std).float().repeat(geometry.crop).to(device)
-        kernels = cpu_kernels() if self._scale.device.type == "cpu" else None
-        self._scale_rows = (
-            _scale_rows if kernels is None or dtype not in kernels.DTYPES else kernels.scale_rows
-        )
+        self._scale_levels: Callable[..., None] | None = None
+        if self._scale.device.type == "cpu" and dtype in DTYPES and has_numba():
+            from pipeline.pixels.normalize_kernel import scale_levels
+
+            self._scale_levels = scale_levels
 
     def __call__(self, rgb: Tensor, out: Tensor | None = None) -> Tensor:
         """rgb: (B, side, side, 3) uint8 -> (B, 3, side, side), channels_last.
@@ -44,11 +47,11 @@ class Normalize:
         """
         if out is None:
             out = torch.empty(rgb.shape, dtype=self._dtype, device=rgb.device)
-        rows = (-1, len(self._scale))
-        self._scale_rows(rgb.reshape(rows), self._scale, self._shift, out.view(rows))
+        flat = (-1, len(self._scale))
+        rows, found = rgb.reshape(flat), out.view(flat)
+        if self._scale_levels is None:
+            found.copy_(torch.addcmul(self._shift, rows.float(), self._scale))
+        else:
+            scale, shift = self._scale.numpy(), self._shift.numpy()
+            self._scale_levels(rows.numpy(), scale, shift, as_array(found))
         return out.permute(0, 3, 1, 2)
-
-
-def _scale_rows(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
-    """The same as the compiled `cpu_kernels.scale_rows`, in PyTorch."""
-    out.copy_(torch.addcmul(shift, rows.float(), scale))

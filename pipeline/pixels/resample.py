@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from afd_model.inference.kernels import cpu_kernels
+from afd_model.inference.kernels import has_numba, in_threads
 from pipeline.pixels.geometry import Geometry, crop_window
 
 # (images, (H, W, 3) uint8 each; output tensor, (B, crop, crop, 3) uint8)
@@ -24,7 +24,7 @@ def cpu_resample(geometry: Geometry) -> Resample | None:
     Bilinear or bicubic with antialiasing, as in Pillow, but without rounding between the two
     passes. None if Numba is not installed, or if the geometry does not resize.
     """
-    if geometry.resize is None or (kernels := cpu_kernels()) is None:
+    if geometry.resize is None or not has_numba():
         return None
     from pipeline.pixels.resample_kernel import resample
 
@@ -39,6 +39,6 @@ def cpu_resample(geometry: Geometry) -> Resample | None:
                 box = crop_window((height, width), geometry).astype(np.float64)
                 resample(picture, box, cubic, window)
 
-        kernels.in_threads(resample_some, len(pictures))
+        in_threads(resample_some, len(pictures))
 
     return resample_all

@@ -7,7 +7,7 @@ It has no type annotations, because Numba ignores them.
 
 import numpy as np
 
-from afd_model.inference.numba_kernels import kernel, part_of_kernel
+from afd_model.inference.numba_toolkit import kernel, part_of_kernel
 
 _WHITE = np.float32(255)
 _HALF = np.float32(0.5)  # added before truncation, to round

@@ -17,6 +17,7 @@ from pipeline.jpeg_scan import (
     END_OF_IMAGE,
     EOI,
     MAX_SEGMENTS,
+    SOF0,
     SOS,
     TEM,
     JpegHeader,
@@ -36,6 +37,7 @@ _BETWEEN_SCANS = _TABLE_SEGMENTS | {SOS, COM, *APPN}  # B.2.1, B.2.5
 _SCAN_ENDER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _DRI_MARKER = bytes((0xFF, DRI))
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+_FROM_SOF0 = re.compile(rb"\xff[\xc0-\xfe]")
 
 
 def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
@@ -95,6 +97,7 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
     When libjpeg fails in the middle of an image, DALI 2.4 never frees that image's memory.
     """
     pos = header.scan_offset
+    restarts = _has_restarts(data, pos)
     for _ in range(MAX_SEGMENTS):
         match = _SCAN_ENDER.search(data, pos)
         if match is None:
@@ -102,7 +105,7 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
         at, code = match.start(), data[match.start() + 1]
         if code == EOI or header.hierarchical:
             return data
-        if code == TEM:
+        if code == TEM or (restarts and code < SOF0 and _restart_follows(data, at + 2)):
             pos = at + 2
             continue
         end = _segment_end(data, at)
@@ -112,6 +115,17 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
             return data[:at] + END_OF_IMAGE
         pos = end
     return data[:pos] + END_OF_IMAGE
+
+
+def _has_restarts(data: bytes, scan_start: int) -> bool:
+    """Whether a DRI segment precedes the scan (B.2.4.4)."""
+    return _DRI_MARKER in data[:scan_start]
+
+
+def _restart_follows(data: bytes, pos: int) -> bool:
+    """Whether libjpeg resynchronises behind a marker below SOF0: it skips all of these."""
+    following = _FROM_SOF0.search(data, pos)
+    return following is not None and _RESTART.match(following[0]) is not None
 
 
 def _segment_end(data: bytes, at: int) -> int | None:
@@ -159,7 +173,7 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
 
 def _restart_error(data: bytes, start: int, end: int) -> str | None:
     """Why the restart markers are out of order, or None: they count 0 to 7 in turn (F.1.1.5.1)."""
-    if _DRI_MARKER not in data[:start]:
+    if not _has_restarts(data, start):
         return None
     for count, match in enumerate(_RESTART.finditer(data, start, end)):
         found = match[1][0] & 7

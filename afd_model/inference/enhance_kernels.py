@@ -1,25 +1,19 @@
-"""The Numba kernels of `afd_model.inference.cpu_kernels`.
+"""Numba kernels of the AFD-Module's end: the FDM's resizing and gating, the sum and its drift.
 
-And what other files of kernels share: after a change to that, delete their caches, because Numba
-checks a kernel's own file only. Without type annotations, which Numba ignores. bfloat16 tensors
-come as their uint16 bits.
+See `afd_model.inference.numba_toolkit`. `afd_model.inference.cpu_kernels` calls them.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 
-import os
-from collections.abc import Callable
-from functools import partial
-
-import numba
 import numpy as np
-from numba.core import config
-from numba.extending import overload
 
-# Numba would take settings from a file in the current folder, which may be a downloaded collection,
-# and run what lies in the cache that these name.
-config._config_fname = os.devnull
-config.reload_config()
+from afd_model.inference.numba_toolkit import (
+    kernel,
+    part_of_kernel,
+    polynomial,
+    stored,
+    widened,
+)
 
 _TINY = np.finfo(np.float32).tiny
 _HALF_PI, _PI = np.float32(np.pi / 2), np.float32(np.pi)
@@ -29,73 +23,6 @@ _ARCTAN_SERIES = (
     *(0.0028662257, -0.0161657367, 0.0429096138, -0.0752896400),
     *(0.1065626393, -0.1420889944, 0.1999355085, -0.3333314528),
 )
-_BFLOAT16_NAN = np.uint32(0x7FC0)
-
-# Lets LLVM reorder sums, which vectorising needs. Without "nnan" and "ninf": NaN must stay NaN.
-_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
-
-# For the functions that a kernel calls. If LLVM does not inline them, the loops are not vectorised.
-part_of_kernel = numba.njit(fastmath=_FASTMATH, error_model="numpy", inline="always")
-
-
-def kernel(function: Callable[..., None]) -> Callable[..., None]:
-    """Compiles a function at its first call, and caches the result on disk for other processes."""
-    make = partial(numba.njit, nogil=True, fastmath=_FASTMATH, error_model="numpy")
-    made: Callable[..., None]
-    try:
-        made = make(cache=True)(function)
-    except RuntimeError:  # no writable cache folder, neither beside this file nor the user's
-        made = make()(function)
-    return made
-
-
-# Overloads for the two storage types of features: float32, and bfloat16 as uint16 bits.
-
-
-def widened(x):
-    """A stored value as float32."""
-    raise NotImplementedError
-
-
-def stored(x, like):
-    """A float32 in the storage type of `like`, rounded to nearest, ties to even."""
-    raise NotImplementedError
-
-
-@overload(widened, inline="always")
-def _widened_form(x):
-    if x == numba.types.uint16:
-        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
-    return lambda x: x
-
-
-@overload(stored, inline="always")
-def _stored_form(x, like):
-    def as_bfloat16(x, like):
-        bits = np.float32(x).view(np.uint32)
-        tie = (bits >> np.uint32(16)) & np.uint32(1)
-        rounded = (bits + np.uint32(0x7FFF) + tie) >> np.uint32(16)
-        # Rounding a NaN whose bits are all set would overflow to 0.
-        return np.uint16(_BFLOAT16_NAN if x != x else rounded)
-
-    return as_bfloat16 if like == numba.types.uint16 else lambda x, like: x
-
-
-@part_of_kernel
-def polynomial(coefficients, x):
-    """Horner's scheme; the coefficient of the highest power comes first."""
-    value = np.float32(0)
-    for coefficient in coefficients:
-        value = value * x + np.float32(coefficient)
-    return value
-
-
-@kernel
-def scale_levels(rows, scale, shift, out) -> None:
-    """See `cpu_kernels.scale_rows`; out: float32 or bfloat16."""
-    for r in range(rows.shape[0]):
-        for i in range(rows.shape[1]):
-            out[r, i] = stored(np.float32(rows[r, i]) * scale[i] + shift[i], out[r, i])
 
 
 @part_of_kernel
