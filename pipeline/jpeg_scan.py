@@ -75,6 +75,10 @@ class JpegHeader:
     scans: int
 
     @property
+    def lossless(self) -> bool:
+        return self.sof_marker & 3 == 3
+
+    @property
     def hierarchical(self) -> bool:
         """Whether the frame is a differential one, so that others may follow it (table B.1)."""
         return self.sof_marker & 7 > 3

@@ -129,7 +129,7 @@ def reject(image: EncodedImage, message: str) -> None:
 def _reason(image: EncodedImage, message: str) -> str:
     if image.header is not None and (reason := strict_decode_error(image.data)):
         return reason
-    if image.header is not None and image.header.sof_marker & 3 == 3:
+    if image.header is not None and image.header.lossless:
         return "a lossless JPEG that is not RGB, of which libjpeg-turbo converts no colours"
     if code := _CODEC_FAILURE.search(message):
         return _CODEC_REASONS.get(code[1], f"nvImageCodec status {code[1]}")
