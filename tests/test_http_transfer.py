@@ -345,6 +345,20 @@ def test_a_long_error_page_is_no_other_error() -> None:
             get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
 
 
+def test_a_servers_own_words_are_cut_short() -> None:
+    """They go into a row's error, and a status line may have 64 kB."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 404 " + b"no " * 20_000 + b"\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(MissingError, match=r"^HTTP 404 (no ?){20,22}n?$"):
+            get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
+
+
 def test_what_answers_is_no_http_server() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
