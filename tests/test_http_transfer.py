@@ -11,7 +11,13 @@ import pytest
 from servers import Answer, WebServer
 
 from pipeline.stores.connections import address_of
-from pipeline.stores.errors import AccessError, MissingError, StoreError, TransientStoreError
+from pipeline.stores.errors import (
+    AccessError,
+    MissingError,
+    StoreError,
+    TooLargeError,
+    TransientStoreError,
+)
 from pipeline.stores.http_transfer import Resource, _is_same_server, get
 from pipeline.stores.retries import RETRY_POLICIES, RetryPolicy
 
@@ -281,7 +287,7 @@ def test_credentials_stay_with_the_server_they_are_for(
 
 def test_what_is_too_large_is_not_read(server: WebServer) -> None:
     a = resource(f"{server.url}/a.jpg")
-    with pytest.raises(StoreError, match=f"{len(DATA)} bytes: at most 100 are read at once"):
+    with pytest.raises(TooLargeError, match=f"{len(DATA)} bytes: at most 100 are read at once"):
         get(a, max_bytes=100)
     assert get(a, 0, 100, max_bytes=100).data == DATA[:100]
     assert len(server.requests) == 2

@@ -23,7 +23,7 @@ from pipeline.stores.connections import (
     address_of,
     connect,
 )
-from pipeline.stores.errors import MissingError, StoreError
+from pipeline.stores.errors import MissingError, StoreError, TooLargeError
 from pipeline.stores.http_errors import error_of_response
 from pipeline.stores.retries import RETRY_POLICIES, RetryableError, RetryPolicy, with_retries
 from pipeline.stores.shutdown import SHUTDOWN
@@ -82,7 +82,7 @@ def get(
     """The byte range [start, stop) of a resource, or all of it.
 
     max_bytes: a longer response is refused; it may also come from a server that ignores ranges.
-    Raises MissingError, TransientStoreError, AccessError or another StoreError.
+    Raises TooLargeError, MissingError, TransientStoreError, AccessError or another StoreError.
     """
     return with_retries(
         resource.policy, resource.host, lambda: _get_once(resource, start, stop, max_bytes)
@@ -244,7 +244,7 @@ def _answer(
             "the server does not support byte ranges: download the file and give its path"
         )
     if response.length is not None and response.length > max_bytes:
-        raise StoreError(f"{response.length} bytes: at most {max_bytes} are read at once")
+        raise TooLargeError(f"{response.length} bytes: at most {max_bytes} are read at once")
     data = _read_body(response, max_bytes, resource.policy)
     if is_whole_file:
         return Answer(data, len(data), response.headers)
@@ -278,7 +278,7 @@ def _read_body(response: TimedResponse, max_bytes: int, policy: RetryPolicy) -> 
         chunks.append(chunk)
         size += len(chunk)
         if size > max_bytes:
-            raise StoreError(f"more than {max_bytes} bytes, the limit of one read")
+            raise TooLargeError(f"more than {max_bytes} bytes, the limit of one read")
         response.allow_more_time(size, policy.min_bytes_per_s)
     if expected is not None and size != expected:
         raise RetryableError(f"the connection ended after {size} of {expected} bytes")
