@@ -17,6 +17,10 @@ class ColdStorageError(StoreError):
     """The object is in cold storage, and must be restored first; the store itself is fine."""
 
 
+class TooLargeError(StoreError):
+    """The file has more bytes than its reader allows; the store itself is fine."""
+
+
 class TransientStoreError(StoreError):
     """All retries failed, but a later try may succeed."""
 

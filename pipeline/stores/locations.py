@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_to_bytes, urljoin
 
 from pipeline.stores.errors import SourceError
@@ -18,14 +19,18 @@ REMOTE_SCHEMES = ("s3", "gs", "hf", "https", "http")
 _REMOTE = tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES)
 _SCHEME = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
 _BRACES = re.compile(r"\{(-?\d+\.\.-?\d+|[^{}]*,[^{}]*)\}")
-# Query parameters that grant access: signatures and tokens of S3, GCS, Azure, CloudFront, OSS and
-# of web services. The parameters beside them (dates, expiry) are no secret.
+# Query parameters that grant access: signatures, tokens and keys of object stores, CDNs and web
+# services. The parameters beside them (dates, expiry) are no secret; nor are those that may be all
+# that tells two images apart, such as "key", "code" and "id".
 _SECRET_PARAMETER = re.compile(
-    r"(x-(amz|goog|oss)-(signature|credential|security-token)|awsaccesskeyid|googleaccessid"
-    r"|ossaccesskeyid|signature|sig|key-pair-id|policy|hdnts|(access|auth|id|security)?[_-]?token"
-    r"|api[_-]?key|access[_-]?key|secret|password|auth)",
+    r".*(signature|credentials?|token|secret|passw(or)?d|authorization)_*"
+    r"|(.*[-_.])?(sig|auth|pwd|jwt|hmac|ak)"
+    r"|.*(api|app|access|account|auth|private|secret|subscription)[-_]?key([-_]?id)?"
+    r"|key-pair-id|googleaccessid|policy|hdn(ts|tl|ea)|sign|hm",
     re.IGNORECASE,
 )
+# Up to the "@" before the host. A password may hold slashes; but in "h:80/@me", 80 is a port.
+_USER = re.compile(r"[^/]*@|[^/\[]*:(?!\d*[/?#]).*@", re.DOTALL)
 
 
 def is_remote(location: str) -> bool:
@@ -131,19 +136,21 @@ def without_credentials(location: str) -> str:
     scheme, separator, rest = location.partition("://")
     if location.startswith("/") or not separator or not ("@" in rest or "?" in rest):
         return location
-    host, slash, path = rest.partition("/")
-    rest = f"{host.rpartition('@')[2]}{slash}{path}"
+    if user := _USER.match(rest):
+        rest = rest[user.end() :]
     if not is_web(location):  # a key in a bucket may hold a question mark
         return f"{scheme}://{rest}"
     address, mark, query = rest.partition("?")
-    kept = "&".join(word for word in query.split("&") if not _is_secret(word))
+    kept = "&".join(word for word in query.split("&") if not _is_secret(word.partition("=")[0]))
     if not kept and query:
         mark = ""
     return f"{scheme}://{address}{mark}{kept}"
 
 
+@lru_cache(maxsize=256)  # of ten million entries, most have the same few parameters
 def _is_secret(parameter: str) -> bool:
-    return _SECRET_PARAMETER.fullmatch(unquote(parameter.partition("=")[0])) is not None
+    name = unquote(parameter.removeprefix("amp;"))  # copied from HTML: "&amp;sig="
+    return _SECRET_PARAMETER.fullmatch(name) is not None
 
 
 def is_web(location: str) -> bool:

@@ -30,14 +30,17 @@ _LOCK = threading.Lock()
 _buckets: dict[tuple[str, str], BucketStore] = {}
 
 
-def read(location: str) -> bytes:
-    """The whole content of a file. Raises OSError; AccessError when credentials are refused."""
+def read(location: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """The whole content of a file. Raises OSError; AccessError when credentials are refused.
+
+    max_bytes: a larger file is not read; TooLargeError is raised for a remote one.
+    """
     if is_remote(location):
-        return get(_resource(location)).data
+        return get(_resource(location), max_bytes=max_bytes).data
     with open(local_path(location), "rb", buffering=0, opener=_open_regular) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
-            raise OSError(f"{size} bytes: at most {MAX_BYTES} are read at once")
+        if size > max_bytes:
+            raise OSError(f"{size} bytes: at most {max_bytes} are read at once")
         return file.read()
 
 
