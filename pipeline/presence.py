@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -25,6 +26,7 @@ from pipeline.stores.errors import AccessError
 DRIVERS = ".drivers"
 REFRESH_S = 5.0
 SILENT_S = 30.0  # a driver that missed six refreshes is dead
+_HEARTBEAT = re.compile(r"[0-9a-f]{32}\.json")
 _CLOCK_SLACK_S = 10.0  # a start time depends on the boot time, which moves when the clock is set
 
 
@@ -70,7 +72,7 @@ class Presence:
 
     def __enter__(self) -> Self:
         # Before this one can be seen: of two that start together, both would follow the other.
-        before = map(self._read, self._output.modification_times(DRIVERS))
+        before = map(self._read, self._heartbeats())
         turns = [driver.turn for driver in before if driver is not None]
         self._driver = replace(self._driver, turn=1 + max(turns, default=0))
         self._beat()
@@ -94,7 +96,7 @@ class Presence:
         Ages are measured with the storage's clock alone, so the hosts' clocks may differ.
         """
         self._beat()
-        modified_at = self._output.modification_times(DRIVERS)
+        modified_at = self._heartbeats()
         now = modified_at.pop(self._heartbeat, time.time())
         found = []
         for heartbeat, renewed in modified_at.items():
@@ -104,6 +106,11 @@ class Presence:
             elif driver is not None:
                 found.append(driver)
         return found
+
+    def _heartbeats(self) -> dict[str, float]:
+        """Name -> modification time; other files are not this program's to read or remove."""
+        found = self._output.modification_times(DRIVERS)
+        return {name: renewed for name, renewed in found.items() if _HEARTBEAT.fullmatch(name)}
 
     def _read(self, heartbeat: str) -> Driver | None:
         """None for a driver that has just ended, or is just starting."""

@@ -28,6 +28,12 @@ def test_a_name_that_is_not_utf8_changes_no_other_name() -> None:
     assert relative_name(within[0], collection_root("/\udcff", within)) == "a.jpg"
 
 
+def test_a_name_is_a_files_name() -> None:
+    """A key of a Parquet file or the name of a tar's member may be any text."""
+    for name, expected in (("a\0b.jpg", "a_b.jpg"), ("../..\0/a.jpg", ".._/a.jpg")):
+        assert relative_name(ImageRef(f"/x.tar#{name}", source="/x.tar"), "") == expected
+
+
 def test_paths_that_fall_together_are_told_apart() -> None:
     paths = ["a/x.jpg", "a/x.jpg", "a/x-2.jpg", "x", "a/x.jpg", "x", "b.c/x", "b.c/x"]
     found = list(distinct(paths))

@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -57,7 +59,33 @@ def test_what_only_looks_like_braces_stays() -> None:
 
 
 def test_a_large_range_is_written_out_as_it_is_used() -> None:
-    assert list(itertools.islice(expand_braces("{0..99999}{0..99999}"), 2)) == ["00", "01"]
+    tracemalloc.start()
+    for pattern, expected in (("{0..9999}{0..9999}", ["00", "01"]), ("{0..9999999}", ["0", "1"])):
+        assert list(itertools.islice(expand_braces(pattern), 2)) == expected
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["x{0..99999999999}.jpg", "{0..99999}{0..99999}", "{a,b}" * 2000, "{1..1}" * 2000],
+    ids=["one", "two", "many", "many of one"],
+)
+def test_braces_that_stand_for_more_files_than_there_are_are_refused(pattern: str) -> None:
+    """As a typing error has it, or a stranger's manifest: listing them would not end."""
+    with pytest.raises(SourceError, match="stands for more than 100,000,000 files") as caught:
+        next(expand_braces(pattern))
+    assert pattern[:10] in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_the_longest_line_is_searched_for_braces_at_once() -> None:
+    n = 100_000
+    for line in ("{" + "," * n, "{" * n + ",1" * n, "{1" * n, "{1.." + "1" * n, "{" * n + "," * n):
+        began = time.perf_counter()
+        assert not has_braces(line)
+        assert list(expand_braces(line)) == [line]
+        assert time.perf_counter() - began < 1
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ def relative_name(ref: ImageRef, root: str) -> str:
 
     For a member of a tar, its name there; for a file, its path below `root`, see `collection_root`.
     Parts that would lead out of a folder, such as "..", are removed. A name that is not UTF-8 is
-    percent-encoded.
+    percent-encoded; a null byte is "_".
     """
     if ref.source is not None:
         name = ref.uri.removeprefix(f"{ref.source}#")
     else:
         path = local_path(ref.uri)
         name = uri_of(os.path.relpath(path, root) if root else path).removeprefix("file://")
+    name = name.replace("\0", "_")  # no file can have one in its name
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
     return "/".join(parts)
 
