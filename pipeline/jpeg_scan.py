@@ -20,6 +20,9 @@ DHT, DAC, SOI, EOI, SOS, DQT, DNL, DRI, COM = 0xC4, 0xCC, 0xD8, 0xD9, 0xDA, 0xDB
 TEM, SOF0, APPN = 0x01, 0xC0, range(0xE0, 0xF0)
 START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"
+# Frames of T.81 but the differential ones, which stand only in hierarchical files (table B.1).
+_FRAMES = frozenset((*range(SOF0, 0xC4), *range(0xC9, 0xCC)))
+_HIERARCHICAL = frozenset((*range(0xC5, 0xC8), *range(0xCD, 0xD0), 0xDE, 0xDF))
 _SKIP, _TABLES, _FRAME, _SCAN, _STANDALONE, _REFUSED = range(6)
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _FRAME_HEADER = struct.Struct(">BHHB")  # P, Y, X, Nf of B.2.2
@@ -47,7 +50,7 @@ class JpegHeader:
         width, height: pixels of the frame; any EXIF orientation is ignored.
         components: 1 (gray), 3 (YCbCr or RGB), 4 (CMYK or YCCK), rarely 2.
         precision_bits: bits per sample, 8 in almost every file.
-        sof_marker: low byte of the frame marker, 0xC0 to 0xCF: the coding process (table B.1).
+        sof_marker: low byte of the frame marker, 0xC0 to 0xCB: the coding process (table B.1).
         progressive: whether that is a progressive one, rather than sequential or lossless.
         subsampling: "gray", "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "4:4:1", or the
             sampling factors of every component, as "2x2,1x2,1x1", if none of these names fits.
@@ -77,11 +80,6 @@ class JpegHeader:
     @property
     def lossless(self) -> bool:
         return self.sof_marker & 3 == 3
-
-    @property
-    def hierarchical(self) -> bool:
-        """Whether the frame is a differential one, so that others may follow it (table B.1)."""
-        return self.sof_marker & 7 > 3
 
 
 def scan_jpeg(data: bytes) -> JpegHeader:
@@ -277,7 +275,7 @@ def _refused_message(code: int, pos: int) -> str:
         return f"JPEG ends (EOI marker at byte {pos}) before any image data"
     if code == SOI:
         return f"JPEG header has a second start-of-image marker at byte {pos}"
-    if code in (0xDE, 0xDF):
+    if code in _HIERARCHICAL:
         return "hierarchical JPEG, which decoders do not support"
     if code == 0xF7:
         return "JPEG-LS stream, not a JPEG of ITU-T T.81"
@@ -297,7 +295,7 @@ def _kind_of_marker(code: int) -> int:
         return _TABLES
     if code == SOS:
         return _SCAN
-    if SOF0 <= code <= 0xCF and code not in (DHT, 0xC8, DAC):
+    if code in _FRAMES:
         return _FRAME
     if 0xD0 <= code <= 0xD7 or code == TEM:
         return _STANDALONE

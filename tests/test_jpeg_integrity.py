@@ -64,6 +64,16 @@ def test_damage_is_found_and_named() -> None:
     assert "premature end" in (check(closed, "full") or "")
 
 
+def test_a_table_between_scans_must_have_its_length() -> None:
+    jpeg = KINDS["progressive"]
+    header = scan_jpeg(jpeg)
+    table = jpeg.index(b"\xff\xc4", header.scan_offset)
+    end = table + 2 + int.from_bytes(jpeg[table + 2 : table + 4], "big")
+    longer = jpeg[:end] + b"." + jpeg[end:]
+    expected = f"no marker follows the segment 0xFFC4 at byte {table}"
+    assert check_integrity(longer, header, "fast", max_pixels=100_000) == expected
+
+
 def test_restart_markers_must_count_up() -> None:
     jpeg = encode(photo(300, 400), restart_marker_rows=1)
     at = jpeg.index(b"\xff\xd3", scan_jpeg(jpeg).scan_offset)
@@ -101,7 +111,9 @@ def test_what_libjpeg_cannot_get_past_is_cut_off(name: str) -> None:
     cut = jpeg[:-100] + b"\xff\xd9"
     for broken in (
         b"\xff\x14",
+        b"\xff\x14\0\2",
         b"\xff\xd8",
+        b"\xff\xd8\0\2",
         b"\xff\xc4\xff\xff",
         b"\xff\xda\0\2",
         b"\xff\xc4\0\4\0\0.",

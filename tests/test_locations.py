@@ -203,6 +203,7 @@ def test_what_holds_no_credentials_is_recorded_as_it_is(location: str) -> None:
         ("s3://b/a/**", "s3://b/a/", ["s3://b/a/c/d"], ["s3://b/ab"]),
         ("s3://b/[!a-c]?", "s3://b/", ["s3://b/dd"], ["s3://b/ad", "s3://b/d/"]),
         (r"s3://b/[\]]+.x", "s3://b/", [], ["s3://b/+.x"]),
+        ("s3://b/[0-9].x", "s3://b/", ["s3://b/7.x"], ["s3://b/].x", "s3://b/[.x", "s3://b/0-9.x"]),
         ("s3://b/(a|b)*", "s3://b/(a|b)", ["s3://b/(a|b)c"], ["s3://b/ac"]),
     ],
 )

@@ -170,6 +170,19 @@ def test_the_number_of_scans_is_limited_inclusively() -> None:
         assert one(many_scans(whole, scans - own)).status == status
 
 
+def test_scans_of_single_components_count_too() -> None:
+    whole = encode(photo(48, 64))
+    start = scan_jpeg(whole).scan_offset
+    header = whole.index(b"\xff\xda")
+    luma, chroma = (
+        b"\xff\xda\0\x08\1" + whole[at : at + 2] + b"\0\x3f\0" for at in (header + 5, header + 7)
+    )
+    for scans, status in ((100, Status.OK), (101, Status.REJECTED)):
+        apart = whole[:header] + luma + whole[start:-2] + (chroma + bytes(4)) * (scans - 1)
+        assert scan_jpeg(apart + b"\xff\xd9").scans == scans
+        assert one(apart + b"\xff\xd9").status == status
+
+
 @pytest.mark.parametrize("integrity", ["fast", "full"])
 def test_absurd_dimensions_allocate_nothing(integrity: str) -> None:
     huge_jpeg = with_declared_size(JPEG, 65500, 65500)

@@ -103,10 +103,13 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
         if match is None:
             return data + END_OF_IMAGE
         at, code = match.start(), data[match.start() + 1]
-        if code == EOI or header.hierarchical:
+        if code == EOI:
             return data
-        if code == TEM or (restarts and code < SOF0 and _restart_follows(data, at + 2)):
+        if code == TEM:
             pos = at + 2
+            continue
+        if restarts and code < SOF0 and (restart := _restart_behind(data, at + 2)):
+            pos = restart
             continue
         end = _segment_end(data, at)
         if end is None or code not in _BETWEEN_SCANS:
@@ -122,10 +125,10 @@ def _has_restarts(data: bytes, scan_start: int) -> bool:
     return _DRI_MARKER in data[:scan_start]
 
 
-def _restart_follows(data: bytes, pos: int) -> bool:
-    """Whether libjpeg resynchronises behind a marker below SOF0: it skips all of these."""
+def _restart_behind(data: bytes, pos: int) -> int | None:
+    """Where libjpeg resynchronises: at a restart marker behind any markers below SOF0; or None."""
     following = _FROM_SOF0.search(data, pos)
-    return following is not None and _RESTART.match(following[0]) is not None
+    return following.start() if following and _RESTART.match(following[0]) else None
 
 
 def _segment_end(data: bytes, at: int) -> int | None:
@@ -141,8 +144,6 @@ def _segment_end(data: bytes, at: int) -> int | None:
 
 def _structure_error(data: bytes, header: JpegHeader) -> str | None:
     """Why the markers after the first SOS are invalid, or None (B.1.1.4)."""
-    if header.hierarchical:
-        return None
     scan_start, pos, scans = header.scan_offset, header.scan_offset, 1
     for _ in range(MAX_SEGMENTS):
         match = _SCAN_ENDER.search(data, pos)

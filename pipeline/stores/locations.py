@@ -32,7 +32,7 @@ _SECRET_PARAMETER = re.compile(
     re.IGNORECASE,
 )
 # Up to the "@" before the host. A password may hold slashes; but in "h:80/@me", 80 is a port.
-_USER = re.compile(r"[^/]*@|[^/\[]*:(?!\d*[/?#]).*@", re.DOTALL)
+_USER = re.compile(r"[^/]*@|[^/\[:]*:(?!\d*[/?#]).*@", re.DOTALL)
 
 
 def is_remote(location: str) -> bool:
