@@ -22,11 +22,11 @@ from jobs.log import say, with_progress
 from jobs.quantities import size
 from jobs.run_job import run_job
 from jobs.run_record import check_job, refuse_other_settings
+from pipeline.inputs.image_names import collection_root
 from pipeline.inputs.local_files import absolute_pattern, list_folder
 from pipeline.output import RUN, SUMMARY, OutputError, OutputFolder
 from pipeline.own_files import list_images_outside
 from pipeline.pairs.compressed_sets import MANIFEST_SCHEMA, plan_images, set_qualities, write_files
-from pipeline.pairs.recompress import collection_root
 from pipeline.records import ImageRef
 from pipeline.stores.errors import is_content_error
 

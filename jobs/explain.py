@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from afd_model.checkpoint import resolve_afd
@@ -17,14 +16,14 @@ from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, print_answer
 from jobs.explain_settings import ExplainSettings
 from jobs.extras import require
 from jobs.log import say
-from jobs.model import backbone_of, decoding_on, model_facts
+from jobs.model import backbone_of, model_facts
 from jobs.run_job import run_job
-from pipeline.decode import Decoder
+from pipeline.decode import DecodeOptions, Decoder
+from pipeline.inputs.image_names import common_root, distinct, relative_name
 from pipeline.output import OutputFolder
 from pipeline.own_files import own_files
 from pipeline.pairs.clean_twins import CleanTwins
 from pipeline.pairs.picture_pairs import PairReader, PicturePair
-from pipeline.pairs.recompress import common_root, distinct, relative_name
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import EncodedImage, ImageRef
 from pipeline.screening.screen import Limits
@@ -45,8 +44,8 @@ class Explainer:
         self._model = f"classifier {self._backbone.name}, AFD-Module: {module}"
         self._quality = None if settings.quality == "none" else settings.quality
         geometry = Geometry.of_preset(self._backbone.preprocessing, in_blocks=afd is not None)
-        options = replace(
-            decoding_on(self._device),
+        options = DecodeOptions(
+            device=self._device,
             batch_size=2,  # an image and its original
             dct=afd is not None,
         )

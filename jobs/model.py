@@ -60,13 +60,6 @@ def backbone_of(settings: BackboneSettings) -> Backbone:
     return load_backbone(settings.backbone, settings.weights, layer, names)
 
 
-def decoding_on(device: torch.device) -> DecodeOptions:
-    """The options of a decoder that works on a model's device."""
-    return DecodeOptions(
-        device="cuda" if device.type == "cuda" else "cpu", device_id=device.index or 0
-    )
-
-
 def load_model(
     settings: LabelSettings, *, num_threads: int, images_to_label: int | None = None
 ) -> Model:
@@ -97,8 +90,8 @@ def load_model(
     preferred = _preferred_engine(device, images_to_label)
     predictor = _predictor(make, settings.engine, preferred=preferred)
     _check_precision(predictor, backbone.name, geometry.crop)
-    options = replace(
-        decoding_on(device),
+    options = DecodeOptions(
+        device=device,
         batch_size=batch_size,
         num_threads=num_threads,
         prefetch_batches=settings.prefetch_batches,

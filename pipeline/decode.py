@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from pipeline.stage_clock import StageClock
 # has at most so many pixels per decoder thread, and twice as many are prefetched.
 _PIXELS_PER_THREAD = 64_000_000
 _MAX_BATCH_PIXELS = 256_000_000
+_CPU = torch.device("cpu")
 _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
 
@@ -46,7 +47,7 @@ _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC
 class DecodeOptions:
     """Where and how to decode.
 
-    device: "cpu", or "cuda" for DALI's mixed decoder; device_id: the CUDA device's number.
+    device: a CPU, or a CUDA device for DALI's mixed decoder.
     batch_size: images per batch; prefetch_batches: batches decoded ahead of the one in use.
     num_threads: DALI's CPU threads (on CUDA they do the Huffman decoding).
     dtype: of the normalised pixels, any floating-point type.
@@ -54,8 +55,7 @@ class DecodeOptions:
     dct: whether to extract DCT coefficients; without, `DecodedBatch.dct` has no channels.
     """
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    device_id: int = 0
+    device: torch.device = _CPU
     batch_size: int = 32
     num_threads: int = 2
     prefetch_batches: int = 2
@@ -69,20 +69,25 @@ class DecodeOptions:
                 raise ValueError(f"{name} {getattr(self, name)} is not positive: use at least 1")
 
     @property
-    def torch_device(self) -> torch.device:
-        if self.device == "cuda":
-            return torch.device("cuda", self.device_id)
-        return torch.device("cpu")
+    def on_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def dali_arguments(self) -> dict[str, Any]:
+        """The arguments that every DALI pipeline takes."""
+        return {
+            "batch_size": self.batch_size,
+            "num_threads": self.num_threads,
+            "device_id": (self.device.index or 0) if self.on_cuda else None,
+        }
 
 
 def decode_rgb(encoded: Any, options: DecodeOptions) -> Any:
     """Graph node: the images as (height, width, 3) uint8 on the options' device."""
-    on_gpu: dict[str, Any] = (
-        {"hw_decoder_load": options.hw_decoder_load} if options.device == "cuda" else {}
-    )
+    on_gpu: dict[str, Any] = {"hw_decoder_load": options.hw_decoder_load} if options.on_cuda else {}
     return fn.decoders.image(
         encoded,
-        device="mixed" if options.device == "cuda" else "cpu",
+        device="mixed" if options.on_cuda else "cpu",
         output_type=types.RGB,
         adjust_orientation=False,  # like PIL: pixels as stored
         jpeg_fancy_upsampling=True,  # like libjpeg
@@ -138,8 +143,8 @@ class Decoder:
         self.batch_size = options.batch_size
         self._geometry = geometry
         self._prefetch_batches = options.prefetch_batches
-        cuda = self._large_apart = options.device == "cuda"
-        device = options.torch_device
+        cuda = self._large_apart = options.on_cuda
+        device = options.device
         count, side, blocks = options.batch_size, geometry.crop, geometry.crop // DCT_BLOCK
         self._resample = None if cuda else cpu_resample(geometry)
         self._max_pixels = (
@@ -160,14 +165,8 @@ class Decoder:
         )
         self._in_flight: deque[list[EncodedImage]] = deque()
         self._known_good_batch = [known_good_image()]
-        self._pipeline = _graph(
-            geometry,
-            options,
-            whole=self._resample is not None,
-            batch_size=options.batch_size,
-            num_threads=options.num_threads,
-            device_id=options.device_id if cuda else None,
-        )
+        whole = self._resample is not None
+        self._pipeline = _graph(geometry, options, whole=whole, **options.dali_arguments)
         self._pipeline.build()
 
     def decode(
@@ -238,7 +237,7 @@ class Decoder:
         return pixels <= 2 * self._max_pixels
 
     def _feed(self, batch: list[EncodedImage]) -> None:
-        encoded = [np.frombuffer(image.data or b"", np.uint8) for image in batch]
+        encoded = [np.frombuffer(image.data, np.uint8) for image in batch]
         self._pipeline.feed_input("encoded", encoded)
         if self._resample is None:
             windows = [crop_window(image.size or (0, 0), self._geometry) for image in batch]
@@ -248,7 +247,7 @@ class Decoder:
 
     def _decoded(self, batch: list[EncodedImage], outputs: Any, clock: StageClock) -> DecodedBatch:
         for image in batch:
-            image.data = None
+            image.data = b""
         rgb = self._windows(outputs[0], len(batch))
         pixels = self._normalize(rgb, out=self._pixels[: len(batch)])
         with clock.stage("dct"):

@@ -135,7 +135,6 @@ def degrade(
     _check_rgb(rgb)
     horizontal, vertical = _sampling_factors(subsampling)
     mcu_height, mcu_width = 8 * vertical, 8 * horizontal
-    height, width = rgb.shape[:2]
     degraded = rgb.copy()
     for cuts, quality in zip(range(len(qualities), 0, -1), qualities, strict=True):
         # The grid starts above and left of the image. Incomplete blocks are filled by repeating the
@@ -143,7 +142,7 @@ def degrade(
         top, left = cuts * grid_shift[0] % mcu_height, cuts * grid_shift[1] % mcu_width
         padded = np.pad(degraded, ((top, 0), (left, 0), (0, 0)), mode="edge")
         decoded = decompress(compress(padded, quality, subsampling))
-        degraded = decoded[top : top + height, left : left + width].copy()
+        degraded = decoded[top:, left:].copy()
     return degraded
 
 

@@ -15,8 +15,14 @@ from pipeline.jpeg_quality import fit_quality
 # An ICC profile and an extended XMP packet take at most a few hundred segments. Without a limit, a
 # file of empty segments would take seconds.
 MAX_SEGMENTS = 10_000
-_EOI_BYTES, _SOS_BYTES = b"\xff\xd9", b"\xff\xda"
-_DHT, _DAC, _EOI, _SOS, _DQT, _DNL, _DRI, _COM = 0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE
+# Low bytes of markers (table B.1).
+DHT, DAC, SOI, EOI, SOS, DQT, DNL, DRI, COM = 0xC4, 0xCC, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE
+TEM, SOF0, APPN = 0x01, 0xC0, range(0xE0, 0xF0)
+START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
+_START_OF_SCAN = b"\xff\xda"
+# Frames of T.81 but the differential ones, which stand only in hierarchical files (table B.1).
+_FRAMES = frozenset((*range(SOF0, 0xC4), *range(0xC9, 0xCC)))
+_HIERARCHICAL = frozenset((*range(0xC5, 0xC8), *range(0xCD, 0xD0), 0xDE, 0xDF))
 _SKIP, _TABLES, _FRAME, _SCAN, _STANDALONE, _REFUSED = range(6)
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _FRAME_HEADER = struct.Struct(">BHHB")  # P, Y, X, Nf of B.2.2
@@ -44,8 +50,8 @@ class JpegHeader:
         width, height: pixels of the frame; any EXIF orientation is ignored.
         components: 1 (gray), 3 (YCbCr or RGB), 4 (CMYK or YCCK), rarely 2.
         precision_bits: bits per sample, 8 in almost every file.
-        progressive, arithmetic, lossless: the coding process, from `sof_marker` (table B.1).
-        sof_marker: low byte of the frame marker, 0xC0 to 0xCF.
+        sof_marker: low byte of the frame marker, 0xC0 to 0xCB: the coding process (table B.1).
+        progressive: whether that is a progressive one, rather than sequential or lossless.
         subsampling: "gray", "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "4:4:1", or the
             sampling factors of every component, as "2x2,1x2,1x1", if none of these names fits.
         quality: 1 to 100, the IJG quality whose luma table is nearest to the file's in the
@@ -62,16 +68,18 @@ class JpegHeader:
     height: int
     components: int
     precision_bits: int
-    progressive: bool
-    arithmetic: bool
-    lossless: bool
     sof_marker: int
+    progressive: bool
     subsampling: str
     quality: int | None
     quality_error: float | None
     scan_offset: int
     complete: bool
     scans: int
+
+    @property
+    def lossless(self) -> bool:
+        return self.sof_marker & 3 == 3
 
 
 def scan_jpeg(data: bytes) -> JpegHeader:
@@ -83,7 +91,7 @@ def scan_jpeg(data: bytes) -> JpegHeader:
     Raises:
         JpegFormatError: not a JPEG, or a header that decoders cannot use.
     """
-    if not data.startswith(b"\xff\xd8"):
+    if not data.startswith(START_OF_IMAGE):
         raise JpegFormatError(_foreign_message(data))
     last = len(data) - 4  # a marker and its length take 4 bytes
     pos = 2
@@ -126,7 +134,7 @@ def without_stray_bytes(data: bytes) -> bytes:
     """
     kept = [data[:2]]
     pos, code = 2, 0
-    while code != _SOS:
+    while code != SOS:
         pos = _next_marker(data, pos, in_frame=False)
         code = data[pos + 1]
         standalone = _KINDS[code] == _STANDALONE
@@ -156,24 +164,22 @@ def _header(
         height=height,
         components=components,
         precision_bits=precision,
-        progressive=process == 2,
-        arithmetic=sof_marker >= 0xC9,
-        lossless=process == 3,
         sof_marker=sof_marker,
+        progressive=process == 2,
         subsampling=subsampling,
         quality=quality,
         quality_error=quality_error,
         scan_offset=offset,
-        complete=(data.endswith(_EOI_BYTES) and len(data) >= offset + 2)
-        or data.find(_EOI_BYTES, offset) >= 0,
+        complete=(data.endswith(END_OF_IMAGE) and len(data) >= offset + 2)
+        or data.find(END_OF_IMAGE, offset) >= 0,
         scans=_count_scans(data, offset) if process == 2 or in_scan < components else 1,
     )
 
 
 def _count_scans(data: bytes, offset: int) -> int:
     """The number of scans, with the one at `offset`. In scan data, 0xFFDA is always a marker."""
-    end = data.find(_EOI_BYTES, offset)
-    return 1 + data.count(_SOS_BYTES, offset, len(data) if end < 0 else end)
+    end = data.find(END_OF_IMAGE, offset)
+    return 1 + data.count(_START_OF_SCAN, offset, len(data) if end < 0 else end)
 
 
 def _check_frame(frame: bytes, sof_marker: int) -> tuple[int, int, int, int]:
@@ -241,8 +247,8 @@ def _next_marker(data: bytes, pos: int, *, in_frame: bool) -> int:
     """Offset of the next marker, after any fill bytes and stray bytes (B.1.1.2)."""
     match = _MARKER.search(data, pos)
     if match is None or match.start() + 4 > len(data):
-        if match is not None and data[match.start() + 1] == _EOI:
-            raise JpegFormatError(_refused_message(_EOI, match.start()))
+        if match is not None and data[match.start() + 1] == EOI:
+            raise JpegFormatError(_refused_message(EOI, match.start()))
         missing = "scan (SOS)" if in_frame else "frame (SOF)"
         raise JpegFormatError(f"JPEG header ends before the {missing} marker")
     return match.start()
@@ -265,11 +271,11 @@ def _check_scan_header(data: bytes, pos: int, end: int) -> None:
 
 
 def _refused_message(code: int, pos: int) -> str:
-    if code == _EOI:
+    if code == EOI:
         return f"JPEG ends (EOI marker at byte {pos}) before any image data"
-    if code == 0xD8:
+    if code == SOI:
         return f"JPEG header has a second start-of-image marker at byte {pos}"
-    if code in (0xDE, 0xDF):
+    if code in _HIERARCHICAL:
         return "hierarchical JPEG, which decoders do not support"
     if code == 0xF7:
         return "JPEG-LS stream, not a JPEG of ITU-T T.81"
@@ -285,15 +291,15 @@ def _foreign_message(data: bytes) -> str:
 
 
 def _kind_of_marker(code: int) -> int:
-    if code == _DQT:
+    if code == DQT:
         return _TABLES
-    if code == _SOS:
+    if code == SOS:
         return _SCAN
-    if 0xC0 <= code <= 0xCF and code not in (_DHT, 0xC8, _DAC):
+    if code in _FRAMES:
         return _FRAME
-    if 0xD0 <= code <= 0xD7 or code == 0x01:
+    if 0xD0 <= code <= 0xD7 or code == TEM:
         return _STANDALONE
-    if code in (_DHT, _DAC, _DNL, _DRI, _COM) or 0xE0 <= code <= 0xEF:
+    if code in (DHT, DAC, DNL, DRI, COM, *APPN):
         return _SKIP
     return _REFUSED
 

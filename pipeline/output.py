@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from pipeline.error_text import one_line, reason_of
 from pipeline.stores import storage
-from pipeline.stores.errors import AccessError, StoreError
-from pipeline.stores.locations import SourceError, scheme_of, uri_of, without_credentials
+from pipeline.stores.errors import AccessError, SourceError, StoreError
+from pipeline.stores.locations import refuse_credentials, scheme_of, uri_of, without_credentials
 from pipeline.stores.output_store import STAGING, BucketFolder, LocalFolder, OutputStore
 
 LABELS = "labels"
@@ -39,6 +39,7 @@ class OutputFolder:
 
     Raises:
         OutputError: a location with another scheme, or whose name is not UTF-8.
+        SourceError: a location with credentials.
     """
 
     def __init__(self, location: str) -> None:
@@ -46,6 +47,7 @@ class OutputFolder:
         if "://" not in location:
             self._store = LocalFolder(Path(os.path.abspath(location)))
         elif scheme_of(location) in _WRITABLE_SCHEMES and location.partition("://")[2].strip("/"):
+            refuse_credentials(location)
             self._store = BucketFolder(location)
         else:
             raise OutputError(

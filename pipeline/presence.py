@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -25,15 +26,19 @@ from pipeline.stores.errors import AccessError
 DRIVERS = ".drivers"
 REFRESH_S = 5.0
 SILENT_S = 30.0  # a driver that missed six refreshes is dead
+_HEARTBEAT = re.compile(r"[0-9a-f]{32}\.json")
 _CLOCK_SLACK_S = 10.0  # a start time depends on the boot time, which moves when the clock is set
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Driver:
-    """turn: one more than the greatest of those that were there before it; it goes before `since`,
-    which is its start, in seconds since the epoch, by its host's clock. name: unique.
+    """A driver's heartbeat. Drivers are ordered by `turn`, then by `since`; the least one leads.
+
+    turn: one more than the greatest of those that were there before it.
+    since: its start, in seconds since the epoch, by its host's clock.
+    name: unique.
     pid_namespace: where `pid` holds; containers may share a host's name and yet not see each
-    other's processes.
+        other's processes.
     """
 
     turn: int = field(default=0, kw_only=True)
@@ -67,7 +72,7 @@ class Presence:
 
     def __enter__(self) -> Self:
         # Before this one can be seen: of two that start together, both would follow the other.
-        before = map(self._read, self._output.modification_times(DRIVERS))
+        before = map(self._read, self._heartbeats())
         turns = [driver.turn for driver in before if driver is not None]
         self._driver = replace(self._driver, turn=1 + max(turns, default=0))
         self._beat()
@@ -91,7 +96,7 @@ class Presence:
         Ages are measured with the storage's clock alone, so the hosts' clocks may differ.
         """
         self._beat()
-        modified_at = self._output.modification_times(DRIVERS)
+        modified_at = self._heartbeats()
         now = modified_at.pop(self._heartbeat, time.time())
         found = []
         for heartbeat, renewed in modified_at.items():
@@ -101,6 +106,11 @@ class Presence:
             elif driver is not None:
                 found.append(driver)
         return found
+
+    def _heartbeats(self) -> dict[str, float]:
+        """Name -> modification time; other files are not this program's to read or remove."""
+        found = self._output.modification_times(DRIVERS)
+        return {name: renewed for name, renewed in found.items() if _HEARTBEAT.fullmatch(name)}
 
     def _read(self, heartbeat: str) -> Driver | None:
         """None for a driver that has just ended, or is just starting."""

@@ -1,7 +1,7 @@
 """The records that pass between the steps of the pipeline, and the schema of the output's rows.
 
 The path of an image: `ImageRef` (planned) -> `EncodedImage` (bytes and header) -> `DecodedBatch`
-(tensors) -> `Predictions` (arrays) -> one row of `SCHEMA`.
+(tensors) -> `Predictions` (the classifier's arrays) -> one row of `SCHEMA`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
     import torch
 
+    from afd_model.inference.predictions import Predictions
     from pipeline.jpeg_scan import JpegHeader
 
 SCHEMA_VERSION = 1
@@ -74,13 +74,13 @@ class EncodedImage:
     """One image before it is decoded.
 
     row: its position in the shard.
-    data: the encoded bytes; None once they are no longer needed.
+    data: the encoded bytes; b"" once they are no longer needed.
     size: (height, width) in pixels as stored; an EXIF orientation is not applied.
     status: an image that is rejected or unreadable is not decoded.
     """
 
     row: int
-    data: bytes | None = None
+    data: bytes = b""
     num_bytes: int | None = None
     size: tuple[int, int] | None = None
     header: JpegHeader | None = None
@@ -90,6 +90,12 @@ class EncodedImage:
     @property
     def decodable(self) -> bool:
         return self.status in (Status.OK, Status.DAMAGED)
+
+    @property
+    def num_pixels(self) -> int:
+        """By the header; 0 before it is read."""
+        height, width = self.size or (0, 0)
+        return height * width
 
     @property
     def stated_quality(self) -> float:
@@ -105,7 +111,7 @@ class EncodedImage:
 
     def fail(self, status: Status, error: str) -> None:
         """Exclude the image from decoding: set its status and error, free its bytes."""
-        self.status, self.error, self.data = status, error, None
+        self.status, self.error, self.data = status, error, b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,28 +128,6 @@ class DecodedBatch:
     images: list[EncodedImage]
     pixels: torch.Tensor
     dct: torch.Tensor
-
-
-class Predictions(Protocol):
-    """A classifier's results for a batch: numpy arrays on the host.
-
-    The drift arrays are None without a trained AFD-Module.
-    """
-
-    @property
-    def labels(self) -> np.ndarray: ...  # (B,) int32
-    @property
-    def confidences(self) -> np.ndarray: ...  # (B,) float32
-    @property
-    def top_labels(self) -> np.ndarray: ...  # (B, k) int32
-    @property
-    def top_confidences(self) -> np.ndarray: ...  # (B, k) float32
-    @property
-    def drift_angle_deg(self) -> np.ndarray | None: ...  # (B,) float32
-    @property
-    def drift_energy(self) -> np.ndarray | None: ...  # (B,) float32
-    @property
-    def flip_probability(self) -> np.ndarray | None: ...  # (B,) float32
 
 
 class Classifier(Protocol):

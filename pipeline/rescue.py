@@ -51,10 +51,10 @@ def is_refusal(message: str) -> bool:
 
 
 def admit(image: EncodedImage) -> bool:
-    """Check that DALI can read the header of a decodable image; if not, reject the image.
+    """Whether to decode an image: it is decodable, and DALI can read its header.
 
-    Returns False for an image that was rejected. A JPEG with stray bytes between its segments loses
-    these bytes, is flagged as damaged and admitted.
+    If DALI cannot, the image is rejected. A JPEG with stray bytes between its segments loses these
+    bytes, is flagged as damaged and admitted.
 
     Without this check, a bad header may crash the process: DALI 2.4 divides the headers of a batch
     among threads, and if one in the last share is bad, it frees memory that the other threads still
@@ -62,10 +62,12 @@ def admit(image: EncodedImage) -> bool:
 
     Raises RuntimeError when the header of a known-good image is refused too.
     """
-    if not image.decodable or (refusal := _header_refusal(image.data or b"")) is None:
+    if not image.decodable:
+        return False
+    if (refusal := _header_refusal(image.data)) is None:
         return True
     if image.header is not None:
-        tidy = without_stray_bytes(image.data or b"")
+        tidy = without_stray_bytes(image.data)
         if _header_refusal(tidy) is None:
             image.data = tidy
             image.flag("stray bytes between its segments")
@@ -88,7 +90,7 @@ def _header_refusal(data: bytes) -> RuntimeError | None:
 
 @cache
 def _known_good_jpeg() -> bytes:
-    return known_good_image().data or b""
+    return known_good_image().data
 
 
 def known_good_image() -> EncodedImage:
@@ -125,9 +127,9 @@ def reject(image: EncodedImage, message: str) -> None:
 
 
 def _reason(image: EncodedImage, message: str) -> str:
-    if image.header is not None and (reason := strict_decode_error(image.data or b"")):
+    if image.header is not None and (reason := strict_decode_error(image.data)):
         return reason
-    if image.header is not None and image.header.sof_marker & 3 == 3:
+    if image.header is not None and image.header.lossless:
         return "a lossless JPEG that is not RGB, of which libjpeg-turbo converts no colours"
     if code := _CODEC_FAILURE.search(message):
         return _CODEC_REASONS.get(code[1], f"nvImageCodec status {code[1]}")

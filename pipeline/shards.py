@@ -163,15 +163,8 @@ class Plan:
         except (pa.ArrowException, OSError) as error:
             raise self._explained(error) from error
         columns = (table.column(name).to_pylist() for name in PLAN_SCHEMA.names)
-        return Shard(index, tuple(_ref(*values) for values in zip(*columns, strict=True)))
-
-
-def _ref(
-    uri: str,
-    source: str | None,
-    container: str | None,
-    offset: int | None,
-    num_bytes: int | None,
-) -> ImageRef:
-    kind = None if container is None else Container(container)
-    return ImageRef(uri, source, kind, offset, num_bytes)
+        refs = (
+            ImageRef(uri, source, kind and Container(kind), offset, num_bytes)
+            for uri, source, kind, offset, num_bytes in zip(*columns, strict=True)
+        )
+        return Shard(index, tuple(refs))

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from afd_model.inference.predictions import Predictions
 from pipeline.error_text import named
 from pipeline.output import OutputFolder
-from pipeline.records import SCHEMA, STATUSES, EncodedImage, Predictions, Shard
+from pipeline.records import SCHEMA, STATUSES, EncodedImage, Shard
 from pipeline.shards import part_file, part_name
 from pipeline.stores.errors import ChangedError
 
@@ -97,28 +98,23 @@ class ShardRows:
             )
 
     def _image_columns(self, images: list[EncodedImage]) -> dict[str, pa.Array]:
-        def column(name: str, values: list[Any]) -> pa.Array:
-            return pa.array(values, SCHEMA.field(name).type)
-
         headers = [image.header for image in images]
         sizes = [image.size or (None, None) for image in images]
-        codes = pa.array([STATUSES.index(image.status) for image in images], pa.int32())
-        return {
-            "uri": column("uri", [ref.uri for ref in self._shard.refs]),
-            "shard": column("shard", [self._shard.index] * len(images)),
-            "status": pa.DictionaryArray.from_arrays(codes, list(STATUSES)),
-            "error": column("error", [image.error for image in images]),
-            "num_bytes": column("num_bytes", [image.num_bytes for image in images]),
-            "width": column("width", [width for _, width in sizes]),
-            "height": column("height", [height for height, _ in sizes]),
-            "jpeg_quality": column("jpeg_quality", [h and h.quality for h in headers]),
-            "jpeg_quality_error": column(
-                "jpeg_quality_error", [h and h.quality_error for h in headers]
-            ),
-            "jpeg_subsampling": column("jpeg_subsampling", [h and h.subsampling for h in headers]),
-            "jpeg_progressive": column("jpeg_progressive", [h and h.progressive for h in headers]),
-            "jpeg_components": column("jpeg_components", [h and h.components for h in headers]),
+        values: dict[str, list[Any]] = {
+            "uri": [ref.uri for ref in self._shard.refs],
+            "shard": [self._shard.index] * len(images),
+            "status": [image.status for image in images],
+            "error": [image.error for image in images],
+            "num_bytes": [image.num_bytes for image in images],
+            "width": [width for _, width in sizes],
+            "height": [height for height, _ in sizes],
+            "jpeg_quality": [h and h.quality for h in headers],
+            "jpeg_quality_error": [h and h.quality_error for h in headers],
+            "jpeg_subsampling": [h and h.subsampling for h in headers],
+            "jpeg_progressive": [h and h.progressive for h in headers],
+            "jpeg_components": [h and h.components for h in headers],
         }
+        return {name: pa.array(found, SCHEMA.field(name).type) for name, found in values.items()}
 
     def _label_columns(self) -> dict[str, pa.Array]:
         columns = {column: self._scatter(column) for column in _PREDICTED}

@@ -3,7 +3,7 @@
 This module alone decides what kind of input a location is: a folder (recursive), a glob, a brace
 pattern, a tar, a Parquet file of images, a manifest of any of these, or a single image, on a disk
 or on s3://, gs://, hf://, https://. To add a kind of archive, add it to `_images_in`, its extension
-to `_ARCHIVE_SUFFIXES`, and its reader to `pipeline.inputs.image_bytes`.
+to `ARCHIVE_SUFFIXES`, and its reader to `pipeline.inputs.image_bytes`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from pipeline.file_format import sniff_format
 from pipeline.inputs.local_files import list_folder
-from pipeline.inputs.manifests import PARQUET_MAGIC
-from pipeline.inputs.parquet_source import PARQUET_SUFFIX, image_column, list_parquet
+from pipeline.inputs.manifests import ARCHIVE_SUFFIXES, PARQUET_MAGIC
+from pipeline.inputs.parquet_source import image_column, list_parquet
 from pipeline.inputs.places import (
     Place,
     expand_pattern,
@@ -33,21 +33,13 @@ from pipeline.inputs.places import (
     listing_errors,
     place_of,
 )
-from pipeline.inputs.tar_source import TAR_SUFFIXES, container_of, list_tar
+from pipeline.inputs.tar_source import container_of, list_tar
 from pipeline.records import ImageRef
-from pipeline.stores.errors import MissingError
-from pipeline.stores.locations import (
-    SourceError,
-    has_braces,
-    is_remote,
-    is_web,
-    local_path,
-    refuse_credentials,
-)
+from pipeline.stores.errors import MissingError, SourceError
+from pipeline.stores.locations import has_braces, is_remote, is_web, local_path, refuse_credentials
 from pipeline.stores.storage import open_input
 
 _SNIFF_BYTES = 512  # enough for tar's magic number at byte 257
-_ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
 _ENCRYPTED_PARQUET = b"PARE"
 _COMPRESSED = ("zip", "7z", "gzip", "bzip2", "xz", "zstd")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -120,7 +112,7 @@ def _expand(places: Iterable[Place], excluded_prefixes: tuple[str, ...] = ()) ->
             for place in places:
                 if place.location.startswith(excluded_prefixes):
                     continue
-                if not place.name.lower().endswith(_ARCHIVE_SUFFIXES):
+                if not place.name.lower().endswith(ARCHIVE_SUFFIXES):
                     if not ahead:
                         yield place.as_image()
                         continue
@@ -153,16 +145,15 @@ def _list_archive(place: Place) -> Iterator[ImageRef]:
         yield place.as_image()  # gets a row that says that it is missing
         return
     with file:
-        images = _images_in(file, place)
+        images = _images_in(file, _head(file, place), place)
         yield from (place.as_image(),) if images is None else images
 
 
 def _list_file(file: BinaryIO, place: Place) -> Iterator[ImageRef]:
     """The images of a file that the user gave as the input; its content decides what it is."""
     with file:
-        images = _images_in(file, place)
-        with listing_errors(f"read {place.uri!r}"):
-            head = _head(file)
+        head = _head(file, place)
+        images = _images_in(file, head, place)
         if images is not None:
             yield from images
         elif (compression := sniff_format(head)) in _COMPRESSED:
@@ -205,15 +196,18 @@ def _is_text_with_nulls(head: bytes) -> bool:
     return all(character.isprintable() or character in "\0\t\r\n" for character in text)
 
 
-def _images_in(file: BinaryIO, place: Place) -> Iterator[ImageRef] | None:
-    """The images of an archive; None if the file is not an archive."""
+def _images_in(file: BinaryIO, head: bytes, place: Place) -> Iterator[ImageRef] | None:
+    """The images of an archive, which starts with `head`.
+
+    None if the file is not an archive; it is at its start then.
+    """
     with listing_errors(f"read {place.uri!r}"):
-        head = _head(file)
         if head.startswith(_ENCRYPTED_PARQUET) and _ends_with(file, _ENCRYPTED_PARQUET):
             raise OSError("it is encrypted: give it as unencrypted Parquet")
         if head.startswith(PARQUET_MAGIC):
             parquet = pq.ParquetFile(file)
             if image_column(parquet.schema_arrow) is None:
+                file.seek(0)  # it may be a manifest
                 return None
             refs = list_parquet(parquet, place.uri, place.source)
             return _with_listing_errors(f"list {place.uri!r}", refs)
@@ -239,10 +233,12 @@ def _open_if_there(place: Place) -> BinaryIO | None:
     return None
 
 
-def _head(file: BinaryIO) -> bytes:
-    head = file.read(_SNIFF_BYTES)
-    file.seek(0)
-    return head
+def _head(file: BinaryIO, place: Place) -> bytes:
+    """The file's first bytes; leaves the file at its start."""
+    with listing_errors(f"read {place.uri!r}"):
+        head = file.read(_SNIFF_BYTES)
+        file.seek(0)
+        return head
 
 
 def _ends_with(file: BinaryIO, mark: bytes) -> bool:

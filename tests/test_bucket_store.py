@@ -6,8 +6,7 @@ import pytest
 from servers import Bucket, Proxy, WebServer
 
 from pipeline.stores.bucket_store import BucketStore
-from pipeline.stores.errors import AccessError, StoreError, TransientStoreError
-from pipeline.stores.locations import SourceError
+from pipeline.stores.errors import AccessError, SourceError, StoreError, TransientStoreError
 from pipeline.stores.storage import list_objects, read
 
 # What people and programs call their files, and what file systems would make of it.

@@ -223,7 +223,14 @@ def test_pixels_are_normalised_in_the_asked_for_precision() -> None:
 @pytest.mark.parametrize("resize", [64, None])
 def test_the_graph_for_cuda_can_be_defined(resize: int | None) -> None:
     """To be built it needs a device; that its operators take what they are given shows before."""
-    options = DecodeOptions(device="cuda")
-    place = {"batch_size": 4, "num_threads": 1, "device_id": 0}
-    (output,) = decode._graph(plain(resize, 64), options, whole=False, **place)._graph_out
+    options = DecodeOptions(device=torch.device("cuda"))
+    graph = decode._graph(plain(resize, 64), options, whole=False, **options.dali_arguments)
+    (output,) = graph._graph_out
     assert output.device == "gpu"
+
+
+@pytest.mark.parametrize(("device", "number"), [("cpu", None), ("cuda", 0), ("cuda:1", 1)])
+def test_dali_is_told_the_devices_number(device: str, number: int | None) -> None:
+    options = DecodeOptions(torch.device(device), batch_size=5, num_threads=3)
+    expected = {"batch_size": 5, "num_threads": 3, "device_id": number}
+    assert options.dali_arguments == expected

@@ -115,9 +115,9 @@ def test_a_picture_is_reduced_before_it_is_compressed() -> None:
 @pytest.mark.parametrize("varied", [False, True])
 def test_the_graph_for_cuda_can_be_defined(varied: bool) -> None:
     """To be built it needs a device; that its operators take what they are given shows before."""
-    options = replace(OPTIONS, device="cuda")
-    place = {"batch_size": 4, "num_threads": 1, "device_id": 0}
-    outputs = decode_training._graph(GEOMETRY, options, 3, varied=varied, **place)._graph_out
+    options = replace(OPTIONS, device=torch.device("cuda"))
+    graph = decode_training._graph(GEOMETRY, options, 3, varied=varied, **options.dali_arguments)
+    outputs = graph._graph_out
     assert [output.device for output in outputs] == ["gpu", "gpu"]
 
 

@@ -54,7 +54,7 @@ def test_every_photograph_is_sound_and_as_its_name_says(corpus: Path) -> None:
     for path, header in headers(corpus).items():
         data = path.read_bytes()
         _, quality, kind = path.stem.split("_", 2)
-        assert check_integrity(data, header, "full") is None
+        assert check_integrity(data, header, "full", max_pixels=100_000_000) is None
         assert header.quality == int(quality[1:])
         assert header.components == components.get(kind, 3)
         assert header.progressive == (kind == "progressive")
@@ -136,7 +136,7 @@ def test_odd_but_genuine_jpegs(broken: dict[str, bytes]) -> None:
     assert scan_jpeg(twelve).precision_bits == 12
     assert "precision 12" in (strict_decode_error(twelve) or "")
     arithmetic = broken["arithmetic.jpg"]
-    assert scan_jpeg(arithmetic).arithmetic
+    assert scan_jpeg(arithmetic).sof_marker == 0xC9
     assert strict_decode_error(arithmetic) is None
     huge = broken["huge_65500x65500.jpg"]
     assert (scan_jpeg(huge).width, scan_jpeg(huge).height) == (65500, 65500)

@@ -8,6 +8,7 @@ import pytest
 
 from afd_model.evaluation.evaluator import Outcome
 from jobs.evaluate import _image_rows
+from jobs.evaluation.folder_classes import UNKNOWN
 from jobs.evaluation.measure import Evaluation
 from jobs.evaluation.tables import (
     DriftRow,
@@ -19,7 +20,6 @@ from jobs.evaluation.tables import (
     tables_markdown,
 )
 from pipeline.degrade import FULL_IMAGE
-from pipeline.inputs.folder_classes import UNKNOWN
 from pipeline.pairs.evaluate_images import CLEAN, Condition
 
 

@@ -41,7 +41,7 @@ from pipeline.stage_clock import StageClock
 CUDA = torch.device("cuda", 0)
 SIDE, IMAGES = 64, 5
 GEOMETRY = plain(72, SIDE)
-OPTIONS_ON_CUDA = DecodeOptions(device="cuda", batch_size=8, dtype=torch.float16)
+OPTIONS_ON_CUDA = DecodeOptions(device=CUDA, batch_size=8, dtype=torch.float16)
 _COUNT = len(FLIP_FEATURES)
 FLIP = FlipModel(0.1, (0.5,) * _COUNT, (0.0,) * _COUNT, (1.0,) * _COUNT)
 
@@ -158,7 +158,7 @@ def make_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
     for k in range(4):
         (tmp_path / f"{k}.jpg").write_bytes(encode(photo(80, 110, k)))
     refs = list(list_images(str(tmp_path)))
-    options = DecodeOptions(device="cuda", batch_size=4)
+    options = DecodeOptions(device=CUDA, batch_size=4)
     return lambda: PairLoader(refs, GEOMETRY, options, DegradationMix())
 
 

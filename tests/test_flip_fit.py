@@ -13,7 +13,7 @@ from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.drift import drift
 from afd_model.flip_model import FLIP_FEATURES, FlipModel, FlipScorer, flip_features
-from afd_model.training.flip_fit import fit_flip_model, flip_samples
+from afd_model.training.flip_fit import RIDGE, fit_flip_model, flip_samples
 from afd_model.training.pairs import PairBatch
 
 
@@ -51,6 +51,20 @@ def test_a_flip_is_the_enhanced_pictures_label_against_the_clean_ones() -> None:
     batch = PairBatch(clean, degraded, dct, quality, torch.ones(16, dtype=torch.bool))
     samples = flip_samples(classifier, batch)
     torch.testing.assert_close(samples, torch.cat([features, flipped[:, None].float()], 1))
+
+
+def test_the_fit_is_at_the_optimum_of_features_with_outliers() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):  # of which Newton's full steps overshoot in some
+        features = rng.standard_cauchy((400, len(FLIP_FEATURES)))
+        flipped = (features[:, 0] + rng.normal(size=400) > 8).astype(float)
+        model = fit_flip_model(features, flipped)
+        design = (features - np.array(model.means)) / np.array(model.scales)
+        z = model.intercept + design @ np.array(model.coefficients)
+        gradient = design.T @ (1 / (1 + np.exp(-z)) - flipped) + RIDGE * np.array(
+            model.coefficients
+        )
+        assert np.abs(gradient).max() < 1e-3
 
 
 def test_the_flip_fit_recovers_the_model_that_drew_the_data() -> None:

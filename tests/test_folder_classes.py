@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from pipeline.inputs.folder_classes import UNKNOWN, FolderClasses
+from jobs.evaluation.folder_classes import UNKNOWN, FolderClasses
 
 
 def test_folders_are_wordnet_ids_or_names() -> None:

@@ -57,7 +57,7 @@ def files_of(corpus: Path) -> list[bytes]:
 
 
 def decoder_on(device: Any, **options: Any) -> Decoder:
-    return Decoder(plain(256, 224), DecodeOptions(device=device, num_threads=4, **options))
+    return Decoder(plain(256, 224), DecodeOptions(torch.device(device), num_threads=4, **options))
 
 
 def decoded(decoder: Decoder, files: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +114,7 @@ def pairs_on(device: Any, corpus: Path) -> tuple[np.ndarray, np.ndarray]:
     ]
     decoder = PairDecoder(
         plain(144, 128),
-        DecodeOptions(device=device, batch_size=48, num_threads=4),
+        DecodeOptions(torch.device(device), batch_size=48, num_threads=4),
         max_compressions=mix.max_compressions,
         varied=True,
     )

@@ -9,9 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from servers import Bucket, WebServer
 
 from pipeline.stores import gs_access
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, SourceError
 from pipeline.stores.gs_access import gs_bucket
-from pipeline.stores.locations import SourceError
 from pipeline.stores.storage import list_objects, read
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 import pytest
 from servers import Answer, Request, WebServer
 
-from pipeline.stores.errors import AccessError, MissingError, StoreError
+from pipeline.stores.errors import AccessError, MissingError, SourceError, StoreError
 from pipeline.stores.hf_store import HfPlace, parse_hf
-from pipeline.stores.locations import SourceError
 from pipeline.stores.storage import list_objects, read, read_range
 
 

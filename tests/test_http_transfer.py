@@ -11,7 +11,13 @@ import pytest
 from servers import Answer, WebServer
 
 from pipeline.stores.connections import address_of
-from pipeline.stores.errors import AccessError, MissingError, StoreError, TransientStoreError
+from pipeline.stores.errors import (
+    AccessError,
+    MissingError,
+    StoreError,
+    TooLargeError,
+    TransientStoreError,
+)
 from pipeline.stores.http_transfer import Resource, _is_same_server, get
 from pipeline.stores.retries import RETRY_POLICIES, RetryPolicy
 
@@ -117,24 +123,65 @@ def test_a_server_that_drips_is_given_up(
     assert time.monotonic() - began < 1
 
 
-def test_a_drip_of_unknown_length_is_given_up_as_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX-A: ", b"a"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 1000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 100000000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n", b"X-A: b\r\n"),
+    ],
+    ids=["header", "100", "redirect", "error", "body", "long body", "chunk size", "trailer"],
+)
+def test_whatever_drips_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, begins: bytes, goes_on: bytes
+) -> None:
+    """No single wait for bytes is long; the whole answer would take for ever."""
     monkeypatch.setitem(
         RETRY_POLICIES, "store", RetryPolicy(1, read_timeout_s=0.2, min_bytes_per_s=1e6)
     )
+    ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def drip() -> None:
             with listener.accept()[0] as connection, suppress(ConnectionError):
-                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                for _ in range(100):
-                    connection.sendall(b"x")
-                    time.sleep(0.05)
+                connection.sendall(begins)
+                while not ended.wait(0.02):
+                    connection.sendall(goes_on)
 
         threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a"
+        asking = ThreadPoolExecutor(1).submit(get, resource(url))
+        try:
+            with pytest.raises(TransientStoreError, match=r"not complete after 0\.\d s: too slow"):
+                asking.result(2)
+        finally:
+            ended.set()
+
+
+def test_an_answer_that_is_slow_but_not_too_slow_is_waited_for() -> None:
+    """Many times as long as any single wait may be, in steps."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 20)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def send_slowly() -> None:
+            with listener.accept()[0] as connection:
+                time.sleep(0.3)
+                for byte in head:
+                    connection.sendall(bytes([byte]))
+                for _ in range(16):
+                    time.sleep(0.1)
+                    connection.sendall(bytes(1 << 16))
+
+        threading.Thread(target=send_slowly, daemon=True).start()
         began = time.monotonic()
-        with pytest.raises(TransientStoreError, match="too slow"):
-            get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
-        assert time.monotonic() - began < 2
+        answer = get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
+    assert answer.data == bytes(1 << 20)
+    assert time.monotonic() - began > 1.6
 
 
 def test_pauses_double_and_have_an_end() -> None:
@@ -240,7 +287,7 @@ def test_credentials_stay_with_the_server_they_are_for(
 
 def test_what_is_too_large_is_not_read(server: WebServer) -> None:
     a = resource(f"{server.url}/a.jpg")
-    with pytest.raises(StoreError, match=f"{len(DATA)} bytes: at most 100 are read at once"):
+    with pytest.raises(TooLargeError, match=f"{len(DATA)} bytes: at most 100 are read at once"):
         get(a, max_bytes=100)
     assert get(a, 0, 100, max_bytes=100).data == DATA[:100]
     assert len(server.requests) == 2
@@ -301,6 +348,20 @@ def test_a_long_error_page_is_no_other_error() -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(MissingError, match="HTTP 404 Not Found"):
+            get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
+
+
+def test_a_servers_own_words_are_cut_short() -> None:
+    """They go into a row's error, and a status line may have 64 kB."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 404 " + b"no " * 20_000 + b"\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(MissingError, match=r"^HTTP 404 (no ?){20,22}n?$"):
             get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
 
 

@@ -17,8 +17,7 @@ from pipeline.inputs.manifest_entries import clear_caches, entry_location
 from pipeline.records import Container, ImageRef
 from pipeline.sources import list_images
 from pipeline.stores import storage
-from pipeline.stores.errors import AccessError, MissingError, TransientStoreError
-from pipeline.stores.locations import SourceError
+from pipeline.stores.errors import AccessError, MissingError, SourceError, TransientStoreError
 
 NAMES = [f"{number}.jpg" for number in range(40)]
 CONTENT = [name.encode() * 3 for name in NAMES]

@@ -34,7 +34,7 @@ def test_header_agrees_with_pillow_and_libjpeg(kind: str) -> None:
     assert header.complete
     assert not scan_jpeg(jpeg[:-2]).complete or kind == "mpo"
     assert header.precision_bits == 8
-    assert header.arithmetic == kind.startswith("arithmetic")
+    assert (header.sof_marker > 0xC8) == kind.startswith("arithmetic")
     assert header.lossless == (kind == "lossless")
     assert header.quality == (None if kind == "lossless" else 75)
     assert header.quality_error == (None if kind == "lossless" else 0)
@@ -88,15 +88,28 @@ def test_legal_but_unusual_layouts() -> None:
     for layout in layouts:
         header = scan_jpeg(layout)
         assert (header.width, header.quality, header.complete) == (131, expected.quality, True)
-        assert check_integrity(layout, header, "fast") is None
+        assert check_integrity(layout, header, "fast", max_pixels=100_000) is None
     stray = scan_jpeg(plain[:20] + b"\x01\x02\xff\x00\x03" + plain[20:])
     assert stray.scan_offset == expected.scan_offset + 5
+
+
+def test_a_frame_is_told_by_its_marker() -> None:
+    jpeg = KINDS["baseline"]
+    at = jpeg.index(b"\xff\xc0") + 1
+    for marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB):
+        header = scan_jpeg(jpeg[:at] + bytes([marker]) + jpeg[at + 1 :])
+        assert header.sof_marker == marker
+        assert header.progressive == (marker in (0xC2, 0xCA))
+        assert header.lossless == (marker in (0xC3, 0xCB))
+    for marker in (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF):
+        with pytest.raises(JpegFormatError, match="hierarchical"):
+            scan_jpeg(jpeg[:at] + bytes([marker]) + jpeg[at + 1 :])
 
 
 def test_12_bit_file_is_described() -> None:
     header = scan_jpeg(twelve_bit_jpeg())
     assert (header.precision_bits, header.width, header.height) == (12, 48, 32)
-    assert check_integrity(twelve_bit_jpeg(), header, "full") is None
+    assert check_integrity(twelve_bit_jpeg(), header, "full", max_pixels=100_000) is None
 
 
 SOF = segments(KINDS["baseline"])[3][1]

@@ -2,13 +2,15 @@
 
 import itertools
 import re
+import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.stores.errors import SourceError
 from pipeline.stores.locations import (
-    SourceError,
     expand_braces,
     folder_of,
     glob_regex,
@@ -57,7 +59,33 @@ def test_what_only_looks_like_braces_stays() -> None:
 
 
 def test_a_large_range_is_written_out_as_it_is_used() -> None:
-    assert list(itertools.islice(expand_braces("{0..99999}{0..99999}"), 2)) == ["00", "01"]
+    tracemalloc.start()
+    for pattern, expected in (("{0..9999}{0..9999}", ["00", "01"]), ("{0..9999999}", ["0", "1"])):
+        assert list(itertools.islice(expand_braces(pattern), 2)) == expected
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["x{0..99999999999}.jpg", "{0..99999}{0..99999}", "{a,b}" * 2000, "{1..1}" * 2000],
+    ids=["one", "two", "many", "many of one"],
+)
+def test_braces_that_stand_for_more_files_than_there_are_are_refused(pattern: str) -> None:
+    """As a typing error has it, or a stranger's manifest: listing them would not end."""
+    with pytest.raises(SourceError, match="stands for more than 100,000,000 files") as caught:
+        next(expand_braces(pattern))
+    assert pattern[:10] in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_the_longest_line_is_searched_for_braces_at_once() -> None:
+    n = 100_000
+    for line in ("{" + "," * n, "{" * n + ",1" * n, "{1" * n, "{1.." + "1" * n, "{" * n + "," * n):
+        began = time.perf_counter()
+        assert not has_braces(line)
+        assert list(expand_braces(line)) == [line]
+        assert time.perf_counter() - began < 1
 
 
 @pytest.mark.parametrize(
@@ -106,6 +134,8 @@ SECRET = "hunter2"
         (f"https://h/a.jpg?X%2DAmz%2DSignature={SECRET}", "https://h/a.jpg"),
         (f"HTTPS://me:{SECRET}@h/a?token={SECRET}", "HTTPS://h/a"),
         (f"http://[broken/a?api-key={SECRET}", "http://[broken/a"),
+        (f"http://me:1{SECRET}/{SECRET}/@h/a", "http://h/a"),
+        (f"s3://id:{SECRET}/{SECRET}@bucket/a", "s3://bucket/a"),
         (f"s3://id:{SECRET}@bucket/a?sig=1", "s3://bucket/a?sig=1"),
         (f"ftp://me:{SECRET}@h/a", "ftp://h/a"),
     ],
@@ -123,10 +153,35 @@ def test_a_refused_scheme_is_named_without_credentials() -> None:
     assert SECRET not in str(caught.value)
 
 
+# Of S3's likes in other clouds, of CDNs and of web services.
+SECRET_PARAMETERS = """
+    X-Tos-Signature X-Tos-Credential X-Tos-Security-Token x-cos-security-token q-signature q-ak
+    x-obs-security-token AccessKeyId OSSAccessKeyId AWSAccessKeyId GoogleAccessId Key-Pair-Id Policy
+    auth_key authorization hdnts hdntl hdnea __token__ bcdn_token private_token job_token dl_token
+    accessToken idtoken client_secret subscription-key apikey secretKey app_key sign hm jwt ak auth
+    pwd passwd password sig hub-sig hmac amp;sig amp;token
+"""
+PLAIN_PARAMETERS = """
+    key code id v width date Expires X-Amz-Date tokens token_id signed design road_sign author keys
+    authority page key_id credential_type orig policy_area ham breaks
+"""
+
+
+def test_parameters_that_grant_access_are_known_by_the_ends_of_their_names() -> None:
+    for name in SECRET_PARAMETERS.split():
+        assert without_credentials(f"https://h/a?b=1&{name}={SECRET}&c=2") == "https://h/a?b=1&c=2"
+    for name in PLAIN_PARAMETERS.split():  # of two images, it may be all that tells them apart
+        location = f"https://h/a?{name}=1&b=2"
+        assert without_credentials(location) == location
+
+
 @pytest.mark.parametrize(
     "location",
     [
         "https://h/a.jpg?",
+        "http://h:80/@me/a@b.jpg",
+        "http://[::1]/a@b.jpg",
+        "http://[::1]:80/a@b.jpg",
         "https://h/@user/a.jpg?signed=no&tokens=3&key=a",
         "https://h/a%20b.jpg?x=%26sig%3D1#part",
         "s3://bucket/a@b?sig=1",
@@ -148,6 +203,7 @@ def test_what_holds_no_credentials_is_recorded_as_it_is(location: str) -> None:
         ("s3://b/a/**", "s3://b/a/", ["s3://b/a/c/d"], ["s3://b/ab"]),
         ("s3://b/[!a-c]?", "s3://b/", ["s3://b/dd"], ["s3://b/ad", "s3://b/d/"]),
         (r"s3://b/[\]]+.x", "s3://b/", [], ["s3://b/+.x"]),
+        ("s3://b/[0-9].x", "s3://b/", ["s3://b/7.x"], ["s3://b/].x", "s3://b/[.x", "s3://b/0-9.x"]),
         ("s3://b/(a|b)*", "s3://b/(a|b)", ["s3://b/(a|b)c"], ["s3://b/ac"]),
     ],
 )

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.inputs.manifest_entries import entry_location, is_entry, read_entry
 from pipeline.inputs.manifests import list_manifest
-from pipeline.stores.errors import AccessError
-from pipeline.stores.locations import SourceError, resolve_entry
+from pipeline.stores.errors import AccessError, SourceError
+from pipeline.stores.locations import resolve_entry
 from pipeline.stores.storage import open_input
 
 

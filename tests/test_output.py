@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.output import DamagedError, OutputError, OutputFolder
-from pipeline.stores.errors import TransientStoreError
+from pipeline.stores.errors import SourceError, TransientStoreError
 
 
 def files_below(folder: Path) -> list[str]:
@@ -112,6 +112,12 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_at_once(tmp_path: Path)
 def test_what_cannot_be_written_to_is_refused(location: str) -> None:
     with pytest.raises(OutputError, match=f"cannot write to '{location}': give a path"):
         OutputFolder(location)
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "hunt/er2"])
+def test_credentials_do_not_show_when_they_are_refused(secret: str) -> None:
+    with pytest.raises(SourceError, match="'s3://bucket/out' was given with credentials"):
+        OutputFolder(f"s3://key:{secret}@bucket/out")
 
 
 def test_a_job_that_works_on_a_disk_refuses_a_bucket() -> None:

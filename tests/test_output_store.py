@@ -97,6 +97,23 @@ def test_a_folder_is_discarded_with_what_is_in_it(store: OutputStore) -> None:
     store.remove("gone")
 
 
+def test_what_a_run_did_not_write_is_not_discarded(tmp_path: Path) -> None:
+    """An output may be below a folder that a stranger packed, with links to anything."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").touch()
+    store = LocalFolder(tmp_path / "out")
+    store.write(f"{STAGING}/below/kept", b"")
+    store.write(f"{STAGING}/left", b"")
+    (tmp_path / "out" / STAGING / "link").symlink_to(other)
+    store.discard(STAGING)
+    assert (tmp_path / "out" / STAGING / "below/kept").exists()
+    assert not (tmp_path / "out" / STAGING / "left").exists()
+    (tmp_path / "out" / ".attempts").symlink_to(other)
+    store.discard(".attempts")
+    assert (other / "thesis.txt").exists()
+
+
 @pytest.mark.usefixtures("persistent")
 @pytest.mark.parametrize("fault", ["503:SlowDown", "500:InternalError", "reset", "reset-midway"])
 def test_a_write_that_fails_now_and_then_succeeds(s3: Bucket, proxy: Proxy, fault: str) -> None:

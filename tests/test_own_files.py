@@ -65,7 +65,14 @@ def test_a_bucket_is_like_a_folder(s3: Bucket) -> None:
 
 
 def test_sets_of_images_do_not_mix_with_the_collection(folder: Path) -> None:
-    for location in ("photos", "photos/", "photos/**", "photos/*/b.jpg", str(folder / "photos")):
+    for location in (
+        "photos",
+        "photos/",
+        "photos/**",
+        "photos/*/b.jpg",
+        "photos/z*/**",
+        str(folder / "photos"),
+    ):
         with pytest.raises(OutputError, match=r"/photos' is the input's own: choose another"):
             list_images_outside(location, OutputFolder("photos"))
     for location in ("photos/*.jpg", "photos/z", "photos/a.jpg"):

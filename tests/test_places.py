@@ -9,7 +9,7 @@ from servers import Bucket, WebServer
 from pipeline.inputs.image_bytes import read_image
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
-from pipeline.stores.locations import SourceError
+from pipeline.stores.errors import SourceError
 
 # Patterns
 

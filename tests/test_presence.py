@@ -17,6 +17,8 @@ from servers import Bucket
 from pipeline.output import OutputFolder
 from pipeline.presence import DRIVERS, Driver, Presence
 
+OTHER, THIRD = "a" * 32, "b" * 32  # drivers' names
+
 
 @pytest.fixture
 def output(tmp_path: Path) -> OutputFolder:
@@ -45,9 +47,9 @@ def test_drivers_see_each_other_in_a_bucket(s3: Bucket) -> None:
             assert (other.name, other.pid) == (first.name, os.getpid())
             assert first.leads()
             assert not second.leads()
-        gone = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": "x"}
-        output.write(f"{DRIVERS}/x.json", json.dumps(gone).encode())
-        assert [driver.name for driver in first.others()] == ["x"]
+        gone = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": OTHER}
+        output.write(f"{DRIVERS}/{OTHER}.json", json.dumps(gone).encode())
+        assert [driver.name for driver in first.others()] == [OTHER]
         time.sleep(2.1)  # S3's dates have whole seconds
         assert first.others(silent_s=1.0) == []
     assert output.modification_times(DRIVERS) == {}
@@ -103,8 +105,8 @@ def test_a_driver_that_ended_and_whose_parent_does_not_ask_is_gone(output: Outpu
         time.sleep(0.01)
     with Presence(output) as presence:
         [own] = (output.path / DRIVERS).iterdir()
-        driver = json.loads(own.read_text()) | {"pid": ended.pid, "name": "x"}
-        (output.path / DRIVERS / "x.json").write_text(json.dumps(driver))
+        driver = json.loads(own.read_text()) | {"pid": ended.pid, "name": OTHER}
+        (output.path / DRIVERS / f"{OTHER}.json").write_text(json.dumps(driver))
         assert presence.others() == []
     ended.wait()
 
@@ -114,10 +116,10 @@ def test_a_driver_in_another_container_is_not_looked_for_among_the_processes_her
 ) -> None:
     """Containers on the host's network share its name, and each has a process 1."""
     with Presence(output) as presence:
-        for namespace, name in (("another boot pid:[1]", "x"), ("", "y")):
+        for namespace, name in (("another boot pid:[1]", OTHER), ("", THIRD)):
             driver = Driver(time.time(), socket.gethostname(), 2**22 + 1, name, namespace)
             (output.path / DRIVERS / f"{name}.json").write_text(json.dumps(asdict(driver)))
-        assert sorted(driver.name for driver in presence.others()) == ["x", "y"]
+        assert sorted(driver.name for driver in presence.others()) == [OTHER, THIRD]
 
 
 def test_a_driver_taken_for_dead_shows_itself_again(output: OutputFolder) -> None:
@@ -146,9 +148,9 @@ def test_a_refresh_that_fails_is_not_the_last(output: OutputFolder) -> None:
 
 
 def test_a_driver_elsewhere_is_gone_when_it_is_silent(output: OutputFolder) -> None:
-    elsewhere = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": "x"}
+    elsewhere = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": OTHER}
     with Presence(output) as presence:
-        sign = output.path / DRIVERS / "x.json"
+        sign = output.path / DRIVERS / f"{OTHER}.json"
         sign.write_text(json.dumps(elsewhere))
         assert not presence.leads()
         [other] = presence.others()
@@ -168,16 +170,29 @@ def test_a_driver_that_lives_is_never_silent(output: OutputFolder) -> None:
 def test_a_sign_that_is_being_written_does_not_matter(output: OutputFolder) -> None:
     with Presence(output) as presence:
         for content in (b"", b'{"since": 1', b"[]", b'{"since": 1}'):
-            (output.path / DRIVERS / "y.json").write_bytes(content)
+            (output.path / DRIVERS / f"{OTHER}.json").write_bytes(content)
             assert presence.others() == []
-        (output.path / DRIVERS / "y.json").unlink()
+        (output.path / DRIVERS / f"{OTHER}.json").unlink()
 
 
 def test_a_sign_that_was_never_written_whole_does_not_stay(output: OutputFolder) -> None:
     """As of a driver that a full disk ended."""
     with Presence(output) as presence:
-        half = output.path / DRIVERS / "half.json"
+        half = output.path / DRIVERS / f"{OTHER}.json"
         half.touch()
         os.utime(half, (0, 0))
         assert presence.others() == []
     assert list(output.path.iterdir()) == []
+
+
+def test_what_is_no_heartbeat_stays(output: OutputFolder, tmp_path: Path) -> None:
+    """The folder of the heartbeats may be a link, in a folder that a stranger packed."""
+    other = tmp_path / "other"
+    (other / "below.json").mkdir(parents=True)
+    notes = other / "notes.json"
+    notes.touch()
+    os.utime(notes, (0, 0))
+    (output.path / DRIVERS).symlink_to(other)
+    with Presence(output) as presence:
+        assert presence.others() == []
+    assert sorted(other.iterdir()) == [other / "below.json", notes]

@@ -16,7 +16,7 @@ from pipeline.reading.reading_tasks import StoreDownError
 from pipeline.records import Container, ImageRef, Status
 from pipeline.screening.screen import Limits
 from pipeline.sources import list_images
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, TooLargeError
 
 
 def test_images_are_screened_by_the_stated_limits(tmp_path: Path) -> None:
@@ -127,6 +127,37 @@ def test_what_waits_is_bounded_where_only_the_disk_knows_the_sizes(
         assert sum(1 for _ in images) == 200 - 59
 
 
+def test_what_waits_is_bounded_where_no_listing_told_the_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All readers would begin at once, before any of them knows how much is coming."""
+    read: list[ImageRef] = []
+
+    def counted(ref: ImageRef, *limits: int) -> bytes:
+        data = image_bytes.read_image(ref, *limits)
+        read.append(ref)
+        return data
+
+    monkeypatch.setattr(reading_tasks, "read_image", counted)
+    monkeypatch.setattr(reading_tasks, "_MAX_BYTES_AHEAD", 400_000)
+    monkeypatch.setattr(reading_tasks, "_UNKNOWN_SIZES", (1000, 10_000, 120_000), raising=False)
+    large = JPEG + bytes(100_000)
+    web = WebServer({f"/{row}.jpg": JPEG if row < 20 else large for row in range(60)})
+    with web.running():
+        refs = [ImageRef(f"{web.url}/{row}.jpg") for row in range(60)]
+        with closing(reading(refs, max_images=60)) as ahead:
+            images = iter(ahead)
+            for used in range(1, 50):
+                next(images)
+                time.sleep(0.002)
+                # What there is room for, the last that found some, and the next that is used.
+                assert sum(ref in refs[max(used, 20) :] for ref in read) <= 4 + 1 + 1
+            assert {image.status for image in images} == {Status.OK}
+    assert len(read) == 60
+    asked = [request.path for request in web.requests]
+    assert [asked.count(f"/{row}.jpg") for row in (0, 19, 20, 59)] == [1, 1, 3, 3]
+
+
 def test_room_is_taken_before_a_file_is_read_and_given_back_with_its_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +259,21 @@ def test_a_store_that_is_down_fails_a_small_shard_too(many: list[ImageRef], prox
         list(reading(many[:8]))
     images = list(reading(many[:7]))  # so few may be the only ones; the run must finish
     assert {image.status for image in images} == {Status.UNREADABLE}
+
+
+def test_files_that_are_too_large_say_nothing_about_their_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Forty films in a bucket would fail their shard at each attempt."""
+
+    def refuse(ref: ImageRef, *_: int) -> bytes:
+        raise TooLargeError("2147483648 bytes: at most 1073741824 are read at once")
+
+    monkeypatch.setattr(reading_tasks, "read_image", refuse)
+    for num_bytes in (2 << 30, None):
+        images = list(reading([ImageRef("s3://bucket/film.mp4", num_bytes=num_bytes)] * 40))
+        assert {image.status for image in images} == {Status.UNREADABLE}
+        assert (images[0].error or "").startswith("2147483648 bytes: at most 1073741824")
 
 
 @pytest.mark.usefixtures("persistent")

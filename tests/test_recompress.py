@@ -11,19 +11,13 @@ from PIL import Image
 
 from pipeline.decode import DecodeOptions, Decoder
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C, PROTOCOLS, compress, decompress
-from pipeline.inputs.places import place_of
 from pipeline.pairs.recompress import (
-    collection_root,
-    common_root,
     compressed_file,
-    distinct,
     drawn_qualities,
     model_window,
     open_rgb,
-    relative_name,
 )
 from pipeline.pixels.geometry import Geometry
-from pipeline.records import ImageRef
 
 GEOMETRY = plain(72, 64)
 
@@ -107,29 +101,6 @@ def test_random_qualities_are_the_images_own_and_fewer_are_the_first_of_more() -
     assert len({drawn, drawn_qualities("a/c.jpg", 0, 5), drawn_qualities("a/b.jpg", 1, 5)}) == 3
 
 
-def test_the_only_class_keeps_its_folder() -> None:
-    refs = [ImageRef("/photos/n01/a.jpg"), ImageRef("/photos/n01/b.jpg")]
-    assert collection_root("/photos", refs) == collection_root("/photos/", refs) == "/photos"
-    assert relative_name(refs[0], collection_root("/photos", refs)) == "n01/a.jpg"
-    assert collection_root("file:///photos", refs) == "/photos"
-    assert collection_root("/photos/*/*.jpg", refs) == "/photos/n01"
-    assert collection_root("/lists/all.txt", refs) == "/photos/n01"
-    bucket = [ImageRef("s3://bucket/photos/n01/a.jpg")]
-    root = collection_root("s3://bucket/photos/", bucket)
-    assert relative_name(bucket[0], root) == "n01/a.jpg"
-    assert collection_root("/a.tar", [ImageRef("/a.tar#x.jpg", source="/a.tar")]) == ""
-
-
-def test_a_name_that_is_not_utf8_changes_no_other_name() -> None:
-    paths = ("/photos/n01/a.jpg", "/photos/n01/\udcff b.jpg", "/photos/n02/100%.jpg")
-    refs = [place_of(path).as_image() for path in paths]
-    for root in (collection_root("/photos", refs), common_root(refs)):
-        names = [relative_name(ref, root) for ref in refs]
-        assert names == ["n01/a.jpg", "n01/%FF%20b.jpg", "n02/100%.jpg"]
-    within = [place_of("/\udcff/a.jpg").as_image()]
-    assert relative_name(within[0], collection_root("/\udcff", within)) == "a.jpg"
-
-
 def test_sixteen_bits_of_gray_are_scaled_as_the_decoder_does() -> None:
     gray = photo(40, 50)[:, :, 0]
     file = io.BytesIO()
@@ -148,16 +119,6 @@ def test_a_file_is_opened_whole_or_refused_in_one_line() -> None:
     for damaged in (encode(rgb)[:-200], b"", b"<html>", save(rgb, "PNG")[:300]):
         with pytest.raises(ValueError, match=r"\Acannot be decoded: [^\n]+\Z"):
             open_rgb(damaged)
-
-
-def test_paths_that_fall_together_are_told_apart() -> None:
-    paths = ["a/x.jpg", "a/x.jpg", "a/x-2.jpg", "x", "a/x.jpg", "x", "b.c/x", "b.c/x"]
-    found = list(distinct(paths))
-    assert found == [
-        *("a/x.jpg", "a/x-2.jpg", "a/x-2-2.jpg", "x", "a/x-3.jpg", "x-2", "b.c/x", "b.c/x-2"),
-    ]
-    many = list(distinct(["x.jpg"] * 50_000))  # in linear time: as many tars of one layout
-    assert len(set(many)) == 50_000
 
 
 def test_a_picture_that_no_jpeg_can_hold_is_not_opened() -> None:

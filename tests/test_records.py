@@ -61,5 +61,5 @@ def test_only_what_is_ok_or_damaged_is_decoded() -> None:
 def test_an_image_that_is_given_up_frees_its_bytes() -> None:
     image = EncodedImage(3, b"bytes", num_bytes=5)
     image.fail(Status.REJECTED, "why")
-    assert (image.status, image.error, image.data) == (Status.REJECTED, "why", None)
+    assert (image.status, image.error, image.data) == (Status.REJECTED, "why", b"")
     assert (image.row, image.num_bytes, image.decodable) == (3, 5, False)

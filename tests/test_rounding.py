@@ -45,6 +45,16 @@ def test_weights_are_representable_and_outputs_nearer(dtype: torch.dtype) -> Non
     assert (corrected(pictures()) - expected).square().mean() < 0.5 * plain
 
 
+def test_layers_without_a_bias_or_used_twice_are_only_rounded() -> None:
+    torch.manual_seed(0)
+    twice = nn.Conv2d(8, 8, 1)
+    layers = [nn.Conv2d(3, 8, 3, bias=False), twice, nn.ReLU(), twice, nn.AdaptiveAvgPool2d(1)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 4)).eval()
+    round_weights(model, torch.bfloat16, 48)
+    for layer in (model[0], twice):
+        assert torch.equal(layer.weight, layer.weight.bfloat16().float())
+
+
 class ChannelsLastMix(nn.Module):
     """A linear layer on (B, H, W, C), as in ConvNeXt and Swin."""
 

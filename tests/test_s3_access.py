@@ -14,8 +14,7 @@ from servers import AWS
 
 from pipeline.stores import s3_access
 from pipeline.stores.bucket_store import BucketStore
-from pipeline.stores.errors import AccessError
-from pipeline.stores.locations import SourceError
+from pipeline.stores.errors import AccessError, SourceError
 from pipeline.stores.s3_access import Credentials, s3_bucket, sign
 
 

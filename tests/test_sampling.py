@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.inputs.sampling import evenly
+from jobs.sampling import evenly
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_what_is_no_image_is_rejected_in_one_line(data: bytes, error: str) -> No
         assert re.search(error, image.error or "")
         assert "\n" not in (image.error or "")
         assert " at 0x" not in (image.error or "")  # else rows differ from run to run
-        assert image.data is None
+        assert image.data == b""
         assert image.num_bytes == len(data)
 
 
@@ -154,7 +154,7 @@ def test_max_pixels_is_inclusive() -> None:
         image = one(data, max_pixels=60 * 80 - 1)
         assert image.status == Status.REJECTED
         assert image.error == "80x60 is 4800 pixels, over --max-pixels 4799"
-        assert image.data is None
+        assert image.data == b""
         assert image.size == (60, 80)
 
 
@@ -168,6 +168,19 @@ def test_the_number_of_scans_is_limited_inclusively() -> None:
     own = scan_jpeg(whole).scans
     for scans, status in ((100, Status.OK), (101, Status.REJECTED)):
         assert one(many_scans(whole, scans - own)).status == status
+
+
+def test_scans_of_single_components_count_too() -> None:
+    whole = encode(photo(48, 64))
+    start = scan_jpeg(whole).scan_offset
+    header = whole.index(b"\xff\xda")
+    luma, chroma = (
+        b"\xff\xda\0\x08\1" + whole[at : at + 2] + b"\0\x3f\0" for at in (header + 5, header + 7)
+    )
+    for scans, status in ((100, Status.OK), (101, Status.REJECTED)):
+        apart = whole[:header] + luma + whole[start:-2] + (chroma + bytes(4)) * (scans - 1)
+        assert scan_jpeg(apart + b"\xff\xd9").scans == scans
+        assert one(apart + b"\xff\xd9").status == status
 
 
 @pytest.mark.parametrize("integrity", ["fast", "full"])

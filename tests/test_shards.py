@@ -53,7 +53,8 @@ def test_files_share_a_shard_wherever_they_are_read_from() -> None:
 def test_a_small_collection_is_cut_smaller_and_a_tiny_one_not_to_dust(
     images: int, size: int
 ) -> None:
-    shards = list(cut((ImageRef(str(number)) for number in range(images)), "auto"))
+    refs = [ImageRef(str(number)) for number in range(images)]
+    shards = list(cut(refs, "auto"))
     assert [len(shard) for shard in shards[:-1]] == [size] * ((images - 1) // size)
     assert [int(ref.uri) for shard in shards for ref in shard] == list(range(images))
 

@@ -17,7 +17,7 @@ from servers import Answer, Bucket, Proxy, Request, WebServer
 from pipeline.inputs.image_bytes import read_image
 from pipeline.records import ImageRef
 from pipeline.sources import list_images
-from pipeline.stores.locations import SourceError
+from pipeline.stores.errors import SourceError
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9 \xff.jpg")
 

@@ -33,7 +33,8 @@ def test_rank_statistics_are_their_definitions() -> None:
 def test_the_bootstrap_has_the_standard_error_and_keeps_pairs_together() -> None:
     rng = np.random.default_rng(1)
     a = (rng.random(400) < 0.7).astype(float)
-    samples = resampled_means(np.stack([a, a, 1 - a]), resamples=2000, seed=0)
+    samples = resampled_means(np.stack([a, a, 1 - a]), resamples=2050, seed=0)
+    assert samples.shape == (2050, 3)
     assert samples.std(0)[0] == pytest.approx(a.std() / 20, rel=0.08)
     np.testing.assert_allclose(samples[:, 0], samples[:, 1])
     np.testing.assert_allclose(samples[:, 0] + samples[:, 2], 1)
@@ -45,6 +46,7 @@ def test_the_bootstrap_has_the_standard_error_and_keeps_pairs_together() -> None
 def test_a_statistics_bootstrap_draws_every_image_with_replacement() -> None:
     values = np.random.default_rng(2).normal(size=100)
     means = resampled(lambda at: values[at].mean(), 100, resamples=2000, seed=0)
+    assert means.shape == (2000,)
     assert means.std() == pytest.approx(values.std() / 10, rel=0.08)
     counts = [
         resampled(lambda at, k=k: (at == k).sum(), 3, resamples=300, seed=0) for k in range(3)

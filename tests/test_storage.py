@@ -7,8 +7,7 @@ import pytest
 from servers import Bucket, WebServer
 
 from pipeline.stores import storage
-from pipeline.stores.errors import MissingError
-from pipeline.stores.locations import SourceError
+from pipeline.stores.errors import MissingError, SourceError
 from pipeline.stores.storage import limit_read_ahead, list_objects, open_input, read, read_range
 
 DATA = bytes(range(256))

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import os
 import subprocess
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from corpora import listed_tar, make_tar
 
+from pipeline.inputs.tar_members import members_of
 from pipeline.inputs.tar_source import TarReader
 from pipeline.records import Container
 
@@ -129,3 +131,46 @@ def test_what_follows_a_tar_and_is_none_is_refused() -> None:
             with pytest.raises(tarfile.TarError, match=f"no tar header at byte {len(sound)}:"):
                 listed_tar(data)
     assert len(listed_tar(sound + bytes(3_000_100))) == 1
+
+
+def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def pax(**attributes: str) -> bytes:
+    """A member's header behind one with its attributes; "__" stands for a point."""
+    info = tarfile.TarInfo("b.jpg")
+    info.pax_headers = {name.replace("__", "."): value for name, value in attributes.items()}
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+GLOBAL = tarfile.TarInfo.create_pax_global_header
+CRAFTED = {
+    "a negative size": header("b.jpg", -512),
+    "a negative size in a pax header": pax(size="-1536"),
+    "a negative size for all members": GLOBAL({"size": "-512"}) + header("b.jpg"),
+    "a negative size under a global one": GLOBAL({"GNU.sparse.size": "9"}) + header("b.jpg", -512),
+    "a name of negative length": header("././@LongLink", -512, tarfile.GNUTYPE_LONGNAME),
+    "a size that is no number": pax(GNU__sparse__size="zz"),
+    "a map that is no number": pax(GNU__sparse__map="1,zz"),
+    "a long name for a long name": header("L", 0, tarfile.GNUTYPE_LONGNAME) * 3000,
+    "attributes for all members": GLOBAL({f"x{n}": "" for n in range(20_000)}) + header("b.jpg"),
+    "more and more attributes for all": b"".join(
+        GLOBAL({f"x{n}.{i}": "" for i in range(500)}) + header("b.jpg") for n in range(20)
+    ),
+}
+
+
+@pytest.mark.parametrize("crafted", CRAFTED.values(), ids=CRAFTED.keys())
+def test_a_crafted_header_is_damage(crafted: bytes) -> None:
+    """Of a negative size, tarfile goes back and finds the same members for ever."""
+    file = io.BytesIO(make_tar(["a.jpg"])[:1024] + crafted + bytes(1024))
+    with pytest.raises(tarfile.ReadError, match="damaged"):
+        list(itertools.islice(members_of(file), 1000))
+
+
+def test_what_git_archive_says_of_all_members_is_no_damage() -> None:
+    data = GLOBAL({"comment": "5" * 40}) + header("b.jpg") + bytes(1024)
+    assert [ref.uri for ref in listed_tar(data)] == ["x#b.jpg"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 
@@ -52,7 +50,7 @@ def check_shipped_weights() -> Check:
     return Check(name=name, state="ok", found=f"for {', '.join(backbones)}")
 
 
-def _devices() -> list[Literal["cpu", "cuda"]]:
+def _devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
@@ -66,10 +64,10 @@ def _picture() -> RgbImage:
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def _decoded(jpeg: bytes, device: Literal["cpu", "cuda"]) -> np.ndarray:
+def _decoded(jpeg: bytes, device: str) -> np.ndarray:
     """int16 (_SIDE, _SIDE, 3): the model's input in grey levels."""
     plain = Geometry(None, _SIDE, "bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    decoder = Decoder(plain, DecodeOptions(device=device, batch_size=1))
+    decoder = Decoder(plain, DecodeOptions(torch.device(device), batch_size=1))
     image = EncodedImage(0, jpeg)
     screen(image, Limits())
     for batch in decoder.decode([image], StageClock()):

@@ -12,9 +12,9 @@ from afd_model.backbones import Backbone
 from afd_model.evaluation.evaluator import Evaluator
 from afd_model.evaluation.response_angles import AngleMeter, BlockAngles
 from afd_model.evaluation.statistics import BinnedMedians, binned_medians, spearman
+from jobs.sampling import evenly
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import CompressionProtocol
-from pipeline.inputs.sampling import evenly
 from pipeline.pairs.evaluate_images import Condition, ImageEvaluator
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef

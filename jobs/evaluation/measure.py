@@ -17,16 +17,16 @@ from afd_model.evaluation.response_angles import BLOCK_PIXELS
 from afd_model.inference.device import dtype_name, resolve_device, resolve_precision
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation.angles import AngleStudy, measure_angles
+from jobs.evaluation.folder_classes import FolderClasses
 from jobs.log import say, with_progress
-from jobs.model import backbone_of, decoding_on, model_facts
+from jobs.model import backbone_of, model_facts
+from jobs.sampling import evenly
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import PROTOCOLS
-from pipeline.inputs.folder_classes import FolderClasses
-from pipeline.inputs.sampling import evenly
+from pipeline.inputs.image_names import collection_root, relative_name
 from pipeline.output import OutputFolder
 from pipeline.own_files import list_images_outside
 from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
-from pipeline.pairs.recompress import collection_root, relative_name
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef
 from pipeline.screening.screen import Limits
@@ -147,8 +147,8 @@ def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, An
 
 
 def _decode_options(settings: EvaluateSettings) -> DecodeOptions:
-    return replace(
-        decoding_on(resolve_device(settings.device)),
+    return DecodeOptions(
+        device=resolve_device(settings.device),
         batch_size=settings.batch_size,
         num_threads=settings.threads,
     )

@@ -12,7 +12,7 @@ import numpy as np
 from afd_model.evaluation.evaluator import TOP_K, Outcome
 from afd_model.evaluation.statistics import auroc, interval, resampled, resampled_means, spearman
 from jobs import quantities
-from pipeline.inputs.folder_classes import UNKNOWN
+from jobs.evaluation.folder_classes import UNKNOWN
 from pipeline.pairs.evaluate_images import CLEAN, Condition
 
 _DRIFT_RESAMPLES = 300  # each costs three sorts of the images

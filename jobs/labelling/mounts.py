@@ -13,8 +13,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 
+from jobs.sampling import evenly
 from pipeline.inputs.image_bytes import is_remote_image
-from pipeline.inputs.sampling import evenly
 from pipeline.output import OutputFolder
 from pipeline.records import ImageRef, Status
 from pipeline.shards import Plan

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from statistics import median
 
-from pipeline.inputs.sampling import evenly
+from jobs.sampling import evenly
 from pipeline.pairs.pair_plan import largest_reduced_crop
 from pipeline.reading.reading_tasks import read_and_screen
 from pipeline.records import ImageRef

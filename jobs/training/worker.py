@@ -22,14 +22,15 @@ from afd_model.training.loop import train
 from afd_model.training.schedule import TrainingOptions
 from afd_model.training.trainer import Trainer
 from jobs.log import say
-from jobs.model import backbone_of, decoding_on
+from jobs.model import backbone_of
 from jobs.run_record import versions
+from jobs.sampling import evenly
 from jobs.settings import flag_of
 from jobs.train_settings import TrainSettings
 from jobs.training.log import TrainingLog
 from jobs.training.options import training_options
 from jobs.training.originals import advice
-from pipeline.inputs.sampling import evenly
+from pipeline.decode import DecodeOptions
 from pipeline.output import RUN, OutputFolder
 from pipeline.own_files import list_images_outside
 from pipeline.pairs.training_data import PairLoader, Rank, split_held_out
@@ -193,8 +194,8 @@ def _loader(
     rank: Rank,
     device: torch.device,
 ) -> PairLoader:
-    options = replace(
-        decoding_on(device),
+    options = DecodeOptions(
+        device=device,
         batch_size=settings.batch_size // rank.count,
         num_threads=settings.cpus_per_worker,
         prefetch_batches=settings.prefetch_batches,

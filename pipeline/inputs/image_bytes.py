@@ -13,8 +13,9 @@ from pipeline.inputs.manifest_entries import EntryGoneError, clear_caches, is_en
 from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef
-from pipeline.stores.errors import StoreError
-from pipeline.stores.locations import SourceError, is_remote, local_path, without_credentials
+from pipeline.stores.errors import SourceError, StoreError
+from pipeline.stores.http_transfer import MAX_BYTES
+from pipeline.stores.locations import is_remote, local_path, without_credentials
 from pipeline.stores.storage import open_input, read, read_range
 
 _MAX_CACHED_READERS = 2
@@ -30,16 +31,17 @@ class ArchiveReader(Protocol):
     def close(self) -> None: ...
 
 
-def read_image(ref: ImageRef) -> bytes:
+def read_image(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
     """The encoded bytes of one image. To read many images of an archive, use `ArchiveStream`.
 
+    max_bytes: as in `storage.read`, for an image in a file of its own.
     Raises OSError when the image cannot be read (TransientStoreError: a later try may succeed);
     AccessError or SourceError when no image of the store can be read, or the manifest that has
     the image's signature cannot.
     """
     try:
         if ref.container is None:
-            return read(_resolved_location(ref))
+            return read(_resolved_location(ref), max_bytes)
         if ref.container == Container.TAR:
             return _read_tar_member(ref)
     except SourceError:
@@ -51,6 +53,11 @@ def read_image(ref: ImageRef) -> bytes:
         return stream.read(ref)
     finally:
         stream.close()
+
+
+def has_unknown_size(ref: ImageRef) -> bool:
+    """Whether no listing told how large a remote file is, as of an entry of a manifest."""
+    return ref.num_bytes is None and ref.container is None and is_remote_image(ref)
 
 
 def expected_bytes(ref: ImageRef) -> int:

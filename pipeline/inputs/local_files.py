@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.stores.locations import SourceError, leading_alternatives
+from pipeline.stores.errors import SourceError
+from pipeline.stores.locations import leading_alternatives
 
 
 def absolute_pattern(pattern: str) -> str:

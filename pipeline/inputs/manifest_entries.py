@@ -24,8 +24,8 @@ from pipeline.inputs.manifests import (
     table_layout,
     text_entries,
 )
-from pipeline.stores.errors import AccessError, ShutdownError
-from pipeline.stores.locations import SourceError, folder_of, resolve_entry
+from pipeline.stores.errors import AccessError, ShutdownError, SourceError
+from pipeline.stores.locations import folder_of, resolve_entry
 from pipeline.stores.storage import open_input, read_range, whole_content
 
 _ENTRY = "manifest:"

@@ -11,21 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.inputs.tar_source import IMAGE_NAME, TAR_SUFFIXES
-from pipeline.stores.errors import AccessError
-from pipeline.stores.locations import (
-    SourceError,
-    folder_of,
-    is_remote,
-    resolve_entry,
-    without_query,
-)
+from pipeline.stores.errors import AccessError, SourceError
+from pipeline.stores.locations import folder_of, is_remote, resolve_entry, without_query
 
 PARQUET_MAGIC = b"PAR1"
+ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".parquet")
 PATH_COLUMNS = ("path", "uri", "url", "file", "file_name", "filename", "image_path")
 _BATCH_ROWS = 65_536
 _TABLES = (".csv", ".tsv")
 _NO_DELIMITER = "\uffff"  # csv needs one, and Unicode has no such character
-_ARCHIVES = (*TAR_SUFFIXES, ".parquet")
 _BOM = b"\xef\xbb\xbf"  # Windows editors write it
 
 
@@ -172,7 +166,7 @@ def table_layout(file: BinaryIO, location: str) -> TableLayout | None:
 
 
 def _looks_like_a_path(name: str, manifest: str) -> bool:
-    if "/" in name or IMAGE_NAME.search(name) or name.lower().endswith(_ARCHIVES):
+    if "/" in name or IMAGE_NAME.search(name) or name.lower().endswith(ARCHIVE_SUFFIXES):
         return True
     return not is_remote(manifest) and os.path.isfile(resolve_entry(folder_of(manifest), name))
 

@@ -16,7 +16,6 @@ from pipeline.stores.errors import StoreError
 from pipeline.stores.locations import without_credentials
 from pipeline.stores.storage import limit_read_ahead
 
-PARQUET_SUFFIX = ".parquet"
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "content")
 _KEY_COLUMNS = ("uri", "url", "path", "key", "__key__", "file_name", "filename", "image_path", "id")
 # Rows decoded at a time: more cost less per row, but pyarrow limits a batch of structs to 2 GiB.

@@ -17,9 +17,8 @@ from pipeline.inputs.manifest_entries import entry_location
 from pipeline.inputs.manifests import list_manifest
 from pipeline.inputs.tar_source import TAR_ERRORS
 from pipeline.records import ImageRef
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, SourceError
 from pipeline.stores.locations import (
-    SourceError,
     expand_braces,
     folder_of,
     glob_regex,
@@ -45,7 +44,7 @@ class Place(NamedTuple):
     """A file of a collection.
 
     location: opens it now; may hold credentials. uri: its name in the output. source: opens it
-    later; written to the plan, so without credentials (see `manifests.entry_location`).
+    later; written to the plan, so without credentials (see `manifest_entries.entry_location`).
     """
 
     location: str

@@ -7,8 +7,13 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from pipeline.error_text import one_line
+
 _DRAIN_BYTES = 1 << 20
 _MAX_EXTENSION_BYTES = 1 << 24
+# Which tarfile copies for every member; `git archive` and pax write a few.
+_MAX_GLOBAL_BYTES = 1 << 16
+_MAX_GLOBAL_ATTRIBUTES = 1000
 _EXTENSIONS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -24,12 +29,23 @@ class Member(NamedTuple):
 
 
 class _Header(tarfile.TarInfo):
-    """Limits the extensions of headers, such as a long name, which tarfile reads into memory."""
+    """Refuses what only a damaged or crafted tar has: tarfile would read on for hours, or fail."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in _EXTENSIONS and self.size > _MAX_EXTENSION_BYTES:
+        limit = _MAX_GLOBAL_BYTES if self.type == tarfile.XGLTYPE else _MAX_EXTENSION_BYTES
+        if self.type in _EXTENSIONS and not 0 <= self.size <= limit:
             raise tarfile.ReadError(f"a name or attributes of {self.size} bytes: damaged")
-        return super()._proc_member(archive)  # type: ignore[misc]
+        if len(archive.pax_headers) > _MAX_GLOBAL_ATTRIBUTES:
+            raise tarfile.ReadError(
+                f"{len(archive.pax_headers)} attributes for all members: damaged"
+            )
+        try:
+            header: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        except (ValueError, RecursionError) as error:
+            raise tarfile.ReadError(f"a header is damaged: {one_line(error)}") from error
+        if header.size < 0 or archive.offset < header.offset_data:  # it would be found again
+            raise tarfile.ReadError(f"a size below zero at byte {header.offset}: damaged")
+        return header
 
 
 def members_of(file: BinaryIO) -> Iterator[Member]:

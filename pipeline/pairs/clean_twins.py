@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from pipeline.pairs.recompress import relative_name
+from pipeline.inputs.image_names import relative_name
 from pipeline.records import ImageRef
 
 
@@ -36,7 +36,7 @@ class CleanTwins:
         parts = PurePath(relative_name(ref, "")).parts
         for start in range(len(parts)):
             place = self._location.joinpath(*parts[start:])
-            found = [path for path in _candidates(place) if not _is_file(path, ref)]
+            found = [path for path in _candidates(place) if not _is_itself(path, ref)]
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
                 raise ValueError(f"several clean twins in {str(place.parent)!r}: {names}")
@@ -55,6 +55,6 @@ def _candidates(place: Path) -> Iterator[Path]:
                 yield path
 
 
-def _is_file(path: Path, ref: ImageRef) -> bool:
+def _is_itself(path: Path, ref: ImageRef) -> bool:
     """Whether a path is the image itself, which cannot be its own original."""
     return ref.source is None and os.path.realpath(path) == os.path.realpath(ref.uri)

@@ -13,13 +13,12 @@ import pyarrow as pa
 from afd_model.atomic_file import atomic_write
 from pipeline.degrade import CompressionProtocol
 from pipeline.inputs.image_bytes import modification_time
+from pipeline.inputs.image_names import distinct, relative_name
 from pipeline.pairs.recompress import (
     compressed_file,
-    distinct,
     drawn_grid_shift,
     drawn_qualities,
     open_rgb,
-    relative_name,
 )
 from pipeline.pixels.geometry import Geometry
 from pipeline.reading.reading_tasks import read_and_screen
@@ -155,7 +154,7 @@ def _write_missing(
     if image.status is not Status.OK:
         return image.error
     try:
-        rgb = open_rgb(image.data or b"")
+        rgb = open_rgb(image.data)
     except ValueError as error:
         image.fail(Status.REJECTED, str(error))
         return image.error

@@ -107,15 +107,8 @@ class PairDecoder:
         self._max_compressions = max_compressions
         self._varied = varied
         self._side = geometry.crop
-        cuda = options.device == "cuda"
         self._pipeline = _graph(
-            geometry,
-            options,
-            max_compressions,
-            varied=varied,
-            batch_size=options.batch_size,
-            num_threads=options.num_threads,
-            device_id=options.device_id if cuda else None,
+            geometry, options, max_compressions, varied=varied, **options.dali_arguments
         )
         self._pipeline.build()
 
@@ -167,7 +160,7 @@ class PairDecoder:
         self, images: list[EncodedImage], plans: list[PairPlan]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         feed = self._pipeline.feed_input
-        feed("encoded", [np.frombuffer(image.data or b"", np.uint8) for image in images])
+        feed("encoded", [np.frombuffer(image.data, np.uint8) for image in images])
         feed("window", [plan.window for plan in plans])
         if self._varied:
             feed("colours", [np.array(plan.colours or Colours(), np.float32) for plan in plans])

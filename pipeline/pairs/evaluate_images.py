@@ -109,7 +109,7 @@ class ImageEvaluator:
             try:
                 if image.status is not Status.OK:
                     raise ValueError(image.error)
-                originals[image.row] = open_rgb(image.data or b"")
+                originals[image.row] = open_rgb(image.data)
             except ValueError as error:
                 left_out.append((image.row, str(error)))
         usable = [image for image in images if image.row in originals]

@@ -70,7 +70,7 @@ class PairReader:
             raise ValueError(f"no clean original: {image.error}")
         assert self._quality is not None
         data = compressed_file(
-            open_rgb(image.data or b""),
+            open_rgb(image.data),
             (self._quality,),
             protocol=FULL_IMAGE,
             geometry=self._geometry,

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -27,9 +25,7 @@ from pipeline.degrade import (
 )
 from pipeline.error_text import one_line
 from pipeline.pixels.geometry import Geometry, crop_window, resized
-from pipeline.records import ImageRef
 from pipeline.screening.pillow_warnings import silenced
-from pipeline.stores.locations import is_remote, local_path, uri_of
 
 MAX_TIMES = 20  # random compressions of one image
 # 64 MB. Of a picture so long that it would have more, only the window is resized.
@@ -116,57 +112,3 @@ def drawn_grid_shift(name: str, seed: int) -> tuple[int, int]:
 def _rng_of(name: str, seed: int) -> np.random.Generator:
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return np.random.default_rng((seed, int.from_bytes(digest, "big")))
-
-
-def relative_name(ref: ImageRef, root: str) -> str:
-    """An image's path within its collection, with slashes.
-
-    For a member of a tar, its name there; for a file, its path below `root`, see `collection_root`.
-    Parts that would lead out of a folder, such as "..", are removed. A name that is not UTF-8 is
-    percent-encoded.
-    """
-    if ref.source is not None:
-        name = ref.uri.removeprefix(f"{ref.source}#")
-    else:
-        path = local_path(ref.uri)
-        name = uri_of(os.path.relpath(path, root) if root else path).removeprefix("file://")
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
-    return "/".join(parts)
-
-
-def distinct(paths: Iterable[str]) -> Iterator[str]:
-    """The paths in their order, made unique: duplicates get -2, -3, ... before the extension.
-
-    Duplicates come from tars with members of the same name. The result depends on the paths and
-    their order alone.
-    """
-    taken: dict[str, int] = {}  # path -> the last number that was tried
-    for path in paths:
-        stem, extension = os.path.splitext(path)
-        own = path
-        while own in taken:
-            taken[path] += 1
-            own = f"{stem}-{taken[path]}{extension}"
-        taken[own] = 1
-        yield own
-
-
-def collection_root(location: str, refs: Sequence[ImageRef]) -> str:
-    """The folder that names in the collection are relative to.
-
-    This is `location`, if all files are below it: so that a collection of one class keeps the
-    class's folder in its names. Otherwise, as for a manifest or a pattern, it is `common_root`.
-    """
-    folder = location if is_remote(location) else os.path.abspath(local_path(location))
-    files = [local_path(ref.uri) for ref in refs if ref.source is None]
-    below = files and all(path.startswith(f"{folder.rstrip('/')}/") for path in files)
-    return folder if below else common_root(refs)
-
-
-def common_root(refs: Sequence[ImageRef]) -> str:
-    """The deepest folder that contains all files among the references; "" if there is none."""
-    folders = {os.path.dirname(local_path(ref.uri)) for ref in refs if ref.source is None}
-    try:
-        return os.path.commonpath(folders) if folders else ""
-    except ValueError:  # remote files among local ones
-        return ""

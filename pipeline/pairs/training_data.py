@@ -20,6 +20,7 @@ import torch
 
 from afd_model.training.pairs import PairBatch
 from pipeline.decode import DecodeOptions
+from pipeline.inputs.image_names import common_root, relative_name
 from pipeline.pairs.decode_training import PairDecoder
 from pipeline.pairs.pair_plan import (
     DegradationMix,
@@ -27,7 +28,6 @@ from pipeline.pairs.pair_plan import (
     training_plan,
     validation_plan,
 )
-from pipeline.pairs.recompress import common_root, relative_name
 from pipeline.pixels.block_dct import block_dct_on
 from pipeline.pixels.geometry import Geometry
 from pipeline.pixels.normalize import Normalize
@@ -120,8 +120,8 @@ class PairLoader:
             max_compressions=mix.max_compressions,
             varied=mix.varied,
         )
-        self._normalize = Normalize(geometry, torch.float32, options.torch_device)
-        self._block_dct = block_dct_on(options.torch_device, geometry.crop)
+        self._normalize = Normalize(geometry, torch.float32, options.device)
+        self._block_dct = block_dct_on(options.device, geometry.crop)
         self._pool = ThreadPoolExecutor(read_threads, thread_name_prefix="read")
 
     def training(self, first_step: int = 0) -> Generator[PairBatch, None, None]:

@@ -26,7 +26,7 @@ class _OpenBatch:
 def batches(
     images: Iterable[EncodedImage], max_images: int, max_pixels: int, *, large_apart: bool
 ) -> Iterator[list[EncodedImage]]:
-    """Every decodable image in exactly one batch; no batch is empty.
+    """Every image in exactly one batch; no batch is empty.
 
     A batch has at most `max_images` images and `max_pixels` pixels; a larger image is a batch of
     its own. So a batch fits into memory, whatever a collection holds.
@@ -38,9 +38,7 @@ def batches(
     """
     small, large = _OpenBatch(), _OpenBatch()
     for image in images:
-        if not image.decodable:
-            continue
-        pixels = _pixels_of(image)
+        pixels = image.num_pixels
         batch = large if large_apart and pixels > LARGE_PIXELS else small
         if batch.images and batch.pixels + pixels > max_pixels:
             yield batch.take()
@@ -55,9 +53,4 @@ def batches(
 
 def num_pixels(batch: Iterable[EncodedImage]) -> int:
     """Pixels of all images of a batch, by their headers."""
-    return sum(map(_pixels_of, batch))
-
-
-def _pixels_of(image: EncodedImage) -> int:
-    height, width = image.size or (0, 0)
-    return height * width
+    return sum(image.num_pixels for image in batch)

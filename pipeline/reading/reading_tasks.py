@@ -6,17 +6,35 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.error_text import reason_of
-from pipeline.inputs.image_bytes import ArchiveStream, expected_bytes, read_image
+from pipeline.inputs.image_bytes import (
+    ArchiveStream,
+    expected_bytes,
+    has_unknown_size,
+    read_image,
+)
 from pipeline.inputs.manifest_entries import is_entry
 from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screening.screen import Limits, screen
-from pipeline.stores.errors import ColdStorageError, MissingError, ShutdownError, StoreError
+from pipeline.stores.errors import (
+    ColdStorageError,
+    MissingError,
+    ShutdownError,
+    StoreError,
+    TooLargeError,
+)
+from pipeline.stores.http_transfer import MAX_BYTES
 from pipeline.stores.locations import is_web
 
 _MAX_BYTES_AHEAD = 1 << 29
+# The memory that a remote file of unknown size gets, and gets next where that was too little. The
+# first is enough for most images, and there is room for it for all threads at once.
+_UNKNOWN_SIZES = (1 << 21, 1 << 23, 1 << 25, 1 << 27, MAX_BYTES)
+_NO_FAULT_OF_THE_STORE = (ColdStorageError, MissingError, TooLargeError)
 
 
 class StoreDownError(RuntimeError):
@@ -28,7 +46,7 @@ class LoadedRun:
     """The images of one task.
 
     store_errors: per image, why its store failed to return it, though it should exist there;
-    else None. num_bytes: of all images. read_s, screen_s: seconds spent on them.
+    else None. num_bytes: the memory taken for the images. read_s, screen_s: seconds spent on them.
     """
 
     images: list[EncodedImage]
@@ -94,28 +112,40 @@ class ReadPool:
         """screening: screen each image once it is read, which frees the bytes of a non-image."""
         loaded = LoadedRun([], [], 0, 0.0)
         for row in rows:
-            ref = self._refs[row]
-            expected = expected_bytes(ref)
-            self._reserve_memory(expected, rows)
-            began = time.perf_counter()
-            image, store_error = _read(row, ref, self._read)
+            taken_before, began = loaded.num_bytes, time.perf_counter()
+            read = partial(self._read_in_turn, rows=rows, loaded=loaded)
+            image, store_error = _encoded_image(row, self._refs[row], read)
             loaded.read_s += time.perf_counter() - began
             if screening:
                 self._screen(image, loaded)
-            num_bytes = len(image.data or b"")
-            with self._changed:
-                self._bytes += num_bytes - expected
-                if num_bytes < expected:
-                    self._changed.notify_all()
+            self._take(taken_before + len(image.data) - loaded.num_bytes, loaded)
             loaded.images.append(image)
             loaded.store_errors.append(store_error)
-            loaded.num_bytes += num_bytes
         if screening:
             self._count_ready(loaded)
         return loaded
 
-    def _reserve_memory(self, num_bytes: int, rows: range) -> None:
-        """Wait until memory is free. The images that are used next never wait: no deadlock."""
+    def _read_in_turn(self, ref: ImageRef, rows: range, loaded: LoadedRun) -> bytes:
+        """Read an image once there is memory for it.
+
+        A remote file of unknown size that turns out to need more gives its memory back, waits for
+        more and is asked for again: a request that waits half-way would be ended by its server.
+        """
+        if not has_unknown_size(ref):
+            self._wait_for_memory(expected_bytes(ref), rows, loaded)
+            return self._read(ref)
+        *sizes, largest = _UNKNOWN_SIZES
+        for size in sizes:
+            self._wait_for_memory(size, rows, loaded)
+            with suppress(TooLargeError):
+                return read_image(ref, size)
+            self._take(-size, loaded)
+        self._wait_for_memory(largest, rows, loaded)
+        return read_image(ref, largest)
+
+    def _wait_for_memory(self, num_bytes: int, rows: range, loaded: LoadedRun) -> None:
+        """Take memory once some is free. The images that are used next never wait: no deadlock."""
+        began = time.perf_counter()
         with self._changed:
             self._changed.wait_for(
                 lambda: (
@@ -124,7 +154,16 @@ class ReadPool:
             )
             if self._closed:
                 raise CancelledError
+            self._take(num_bytes, loaded)
+        loaded.read_s -= time.perf_counter() - began  # within the time of its reading
+
+    def _take(self, num_bytes: int, loaded: LoadedRun) -> None:
+        """Count memory for a run; fewer than 0 bytes are given back."""
+        with self._changed:
             self._bytes += num_bytes
+            loaded.num_bytes += num_bytes
+            if num_bytes < 0:
+                self._changed.notify_all()
 
     def _screened(self, loaded: LoadedRun) -> LoadedRun:
         for image in loaded.images:
@@ -165,12 +204,12 @@ class ArchiveReadPool(ReadPool):
 
 def read_and_screen(row: int, ref: ImageRef, limits: Limits) -> EncodedImage:
     """One image, read and screened; its `status` and `error` say what is wrong with it."""
-    image, _ = _read(row, ref, read_image)
+    image, _ = _encoded_image(row, ref, read_image)
     screen(image, limits)
     return image
 
 
-def _read(
+def _encoded_image(
     row: int, ref: ImageRef, read: Callable[[ImageRef], bytes]
 ) -> tuple[EncodedImage, StoreError | None]:
     """(image, why its store failed to return it or None): see `LoadedRun.store_errors`."""
@@ -181,7 +220,7 @@ def _read(
         raise
     except OSError as error:
         image.fail(Status.UNREADABLE, reason_of(error))
-        if not isinstance(error, StoreError) or isinstance(error, (ColdStorageError, MissingError)):
+        if not isinstance(error, StoreError) or isinstance(error, _NO_FAULT_OF_THE_STORE):
             return image, None
         # A web crawl has many hosts, and one that is gone says nothing about the others; but the
         # signatures in a manifest expire together.

@@ -6,27 +6,37 @@ Source: ITU-T T.81.
 import re
 from typing import Literal
 
-from pipeline.jpeg_scan import MAX_SEGMENTS, JpegHeader
+from pipeline.jpeg_scan import (
+    APPN,
+    COM,
+    DAC,
+    DHT,
+    DNL,
+    DQT,
+    DRI,
+    END_OF_IMAGE,
+    EOI,
+    MAX_SEGMENTS,
+    SOF0,
+    SOS,
+    TEM,
+    JpegHeader,
+)
 from pipeline.screening.strict_decode import strict_decode_error
 
 IntegrityLevel = Literal["off", "fast", "full"]
 
-# A strict decode allocates 3 bytes per pixel, however small the file is.
-MAX_PIXELS_FOR_STRICT_DECODE = 100_000_000
 ZERO_HOLE_BYTES = 48
 # libjpeg visits every block in every scan, so many scans cost time even in a small file. Encoders
 # write about 10, optimisers up to 100; 500 is the limit of libjpeg-turbo's own fuzzers.
 _MAX_SCANS = 500
 
-_EOI, _SOS, _TEM = 0xD9, 0xDA, 0x01
-_EOI_BYTES = b"\xff\xd9"
-_TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))  # DHT, DAC, DQT, DNL, DRI
-# DHT, DAC, SOS, DQT, DNL, DRI, COM and APPn may occur between two scans (B.2.1, B.2.5).
-_BETWEEN_SCANS = frozenset((0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)))
+_TABLE_SEGMENTS = frozenset((DHT, DAC, DQT, DNL, DRI))
+_BETWEEN_SCANS = _TABLE_SEGMENTS | {SOS, COM, *APPN}  # B.2.1, B.2.5
 # Any marker but the restart markers, which belong inside the scan data (B.1.1.3).
 _SCAN_ENDER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_DRI_MARKER = bytes((0xFF, DRI))
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-_SOF0 = 0xC0
 _FROM_SOF0 = re.compile(rb"\xff[\xc0-\xfe]")
 
 
@@ -37,17 +47,13 @@ def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
     runs too. About 12 µs for 100 KB.
     """
     hole = data.find(bytes(ZERO_HOLE_BYTES), header.scan_offset)
-    if hole < 0 or data.find(_EOI_BYTES, header.scan_offset, hole) >= 0:
+    if hole < 0 or data.find(END_OF_IMAGE, header.scan_offset, hole) >= 0:
         return None
     return hole
 
 
 def check_integrity(
-    data: bytes,
-    header: JpegHeader,
-    level: IntegrityLevel,
-    *,
-    max_pixels: int = MAX_PIXELS_FOR_STRICT_DECODE,
+    data: bytes, header: JpegHeader, level: IntegrityLevel, *, max_pixels: int
 ) -> str | None:
     """Why the JPEG is damaged, in one line; None if no damage is found.
 
@@ -58,7 +64,8 @@ def check_integrity(
             structure, and zero-filled holes that a strict decode confirms. "full" strictly decodes
             every image; it also finds one in six single flipped bits, most images with ten, and
             truncated scans that end with a marker.
-        max_pixels: larger images, and sample depths other than 8 bits, are not strictly decoded.
+        max_pixels: larger images, and sample depths other than 8 bits, are not strictly decoded:
+            it takes 3 bytes per pixel, however small the file is.
 
     Raises:
         ValueError: an unknown level.
@@ -94,31 +101,34 @@ def readable_part(data: bytes, header: JpegHeader) -> bytes:
     for _ in range(MAX_SEGMENTS):
         match = _SCAN_ENDER.search(data, pos)
         if match is None:
-            return data + _EOI_BYTES
+            return data + END_OF_IMAGE
         at, code = match.start(), data[match.start() + 1]
-        if code == _EOI or header.sof_marker & 7 > 3:
+        if code == EOI:
             return data
-        if code == _TEM or (restarts and code < _SOF0 and _restart_follows(data, at + 2)):
+        if code == TEM:
             pos = at + 2
+            continue
+        if restarts and code < SOF0 and (restart := _restart_behind(data, at + 2)):
+            pos = restart
             continue
         end = _segment_end(data, at)
         if end is None or code not in _BETWEEN_SCANS:
-            return data[:at] + _EOI_BYTES
-        if code in _TABLES and data[end : end + 1] != b"\xff":
-            return data[:at] + _EOI_BYTES
+            return data[:at] + END_OF_IMAGE
+        if code in _TABLE_SEGMENTS and data[end : end + 1] != b"\xff":
+            return data[:at] + END_OF_IMAGE
         pos = end
-    return data[:pos] + _EOI_BYTES
+    return data[:pos] + END_OF_IMAGE
 
 
 def _has_restarts(data: bytes, scan_start: int) -> bool:
     """Whether a DRI segment precedes the scan (B.2.4.4)."""
-    return b"\xff\xdd" in data[:scan_start]
+    return _DRI_MARKER in data[:scan_start]
 
 
-def _restart_follows(data: bytes, pos: int) -> bool:
-    """Whether libjpeg resynchronises behind a marker below SOF0: it skips all of these."""
+def _restart_behind(data: bytes, pos: int) -> int | None:
+    """Where libjpeg resynchronises: at a restart marker behind any markers below SOF0; or None."""
     following = _FROM_SOF0.search(data, pos)
-    return following is not None and _RESTART.match(following[0]) is not None
+    return following.start() if following and _RESTART.match(following[0]) else None
 
 
 def _segment_end(data: bytes, at: int) -> int | None:
@@ -127,15 +137,13 @@ def _segment_end(data: bytes, at: int) -> int | None:
     end = at + 2 + length
     if length < 2 or end > len(data):
         return None
-    if data[at + 1] == _SOS and (length < 6 or length != 6 + 2 * data[at + 4]):
+    if data[at + 1] == SOS and (length < 6 or length != 6 + 2 * data[at + 4]):
         return None
     return end
 
 
 def _structure_error(data: bytes, header: JpegHeader) -> str | None:
     """Why the markers after the first SOS are invalid, or None (B.1.1.4)."""
-    if header.sof_marker & 7 > 3:
-        return None  # hierarchical: more frames may follow
     scan_start, pos, scans = header.scan_offset, header.scan_offset, 1
     for _ in range(MAX_SEGMENTS):
         match = _SCAN_ENDER.search(data, pos)
@@ -146,7 +154,7 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
             restarts = _restart_error(data, scan_start, at)
             if restarts is not None:
                 return restarts
-        if code == _EOI:
+        if code == EOI:
             return None
         if code not in _BETWEEN_SCANS:
             return f"marker 0xFF{code:02X} inside the scan data at byte {at}"
@@ -155,7 +163,7 @@ def _structure_error(data: bytes, header: JpegHeader) -> str | None:
             length = int.from_bytes(data[at + 2 : at + 4], "big")
             return f"segment 0xFF{code:02X} at byte {at} has an impossible length of {length}"
         pos = end
-        if code == _SOS:
+        if code == SOS:
             scan_start, scans = pos, scans + 1
             if scans > _MAX_SCANS:
                 return f"more than {_MAX_SCANS} scans"

@@ -10,15 +10,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.error_text import one_line
 from pipeline.file_format import sniff_format
-from pipeline.jpeg_scan import JpegFormatError, scan_jpeg
+from pipeline.jpeg_scan import END_OF_IMAGE, START_OF_IMAGE, JpegFormatError, scan_jpeg
 from pipeline.records import EncodedImage, Status
 from pipeline.screening.jpeg_integrity import IntegrityLevel, check_integrity, readable_part
 from pipeline.screening.png_chunks import picture_chunks
 
 # Encoders write about ten scans. For each, the decoder goes over the whole image.
 REJECTED_ABOVE_SCANS = 100
-_JPEG_START = b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
 # Web crawls also save these as .jpg, and DALI decodes them to the same pixels as PIL. Opened by
 # `Image.open`, they would have to keep to a limit of Pillow's own too.
 _OTHER_FORMATS = {"png": PngImageFile, "webp": WebPImageFile}
@@ -45,11 +43,11 @@ def screen(image: EncodedImage, limits: Limits) -> None:
     A damaged JPEG is cut to the part that libjpeg can read, see `readable_part`. A PNG loses the
     chunks that do not affect its pixels, see `picture_chunks`.
     """
-    data = image.data
-    if data is None:
+    if not image.decodable:  # it could not be read
         return
+    data = image.data
     image.num_bytes = len(data)
-    if data.startswith(_JPEG_START):
+    if data.startswith(START_OF_IMAGE):
         _screen_jpeg(image, data, limits)
     else:
         _screen_other(image, data, limits)
@@ -72,7 +70,7 @@ def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
             f"JPEG of {header.scans} scans: over the limit of {REJECTED_ABOVE_SCANS}, since each"
             " costs as much time as a whole image",
         )
-    elif len(data) <= header.scan_offset + len(_JPEG_END):
+    elif len(data) <= header.scan_offset + len(END_OF_IMAGE):
         image.fail(Status.REJECTED, "header only: the JPEG ends before its image data")
     elif _check_pixels(image, limits):
         if reason := check_integrity(data, header, limits.integrity, max_pixels=limits.max_pixels):

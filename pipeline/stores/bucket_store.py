@@ -8,9 +8,8 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree
 
-from pipeline.stores.errors import StoreError
+from pipeline.stores.errors import SourceError, StoreError
 from pipeline.stores.http_transfer import Resource, Sign, get
-from pipeline.stores.locations import SourceError
 
 _BUCKET = re.compile(r"[a-z0-9A-Z][\w.-]{1,221}")
 _MAX_LISTING_BYTES = 64 << 20

@@ -17,6 +17,10 @@ class ColdStorageError(StoreError):
     """The object is in cold storage, and must be restored first; the store itself is fine."""
 
 
+class TooLargeError(StoreError):
+    """The file has more bytes than its reader allows; the store itself is fine."""
+
+
 class TransientStoreError(StoreError):
     """All retries failed, but a later try may succeed."""
 
@@ -36,6 +40,10 @@ class AccessError(RuntimeError):
 
     Not an OSError, so that it is never taken for the fault of a single file.
     """
+
+
+class SourceError(ValueError):
+    """A location cannot be used, or a collection not listed whole; the message says what to do."""
 
 
 def is_content_error(error: Exception) -> bool:

@@ -14,9 +14,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from pipeline.error_text import one_line
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, SourceError
 from pipeline.stores.http_transfer import Sign
-from pipeline.stores.locations import SourceError
 
 _ENDPOINT = "https://storage.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"

@@ -11,9 +11,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from pipeline.stores.errors import StoreError
+from pipeline.stores.errors import SourceError, StoreError
 from pipeline.stores.http_transfer import Resource, get
-from pipeline.stores.locations import SourceError
 
 _ENDPOINT = "https://huggingface.co"
 _MAX_LISTING_BYTES = 64 << 20

@@ -16,6 +16,7 @@ _RETRIED_CODES = (
     *("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"),
     *("BadDigest", "IncompleteBody", "OperationAborted"),
 )
+_MAX_REASON = 64  # the words are the server's own; S3's codes are no longer
 _NOT_ACCEPTED = "the credentials in the environment are not accepted"
 _UNSIGNED = "there are no credentials in the environment"
 _OTHER_REGION = (
@@ -44,7 +45,7 @@ def error_of_response(
     signed: whether the request carried credentials.
     """
     found = _CODE.search(body)
-    code = found[1].decode("ascii") if found else reason
+    code = found[1].decode("ascii") if found else reason[:_MAX_REASON]
     message = f"HTTP {status} {code}".rstrip()
     if status in _RETRIED or code in _RETRIED_CODES:
         after = headers.get("Retry-After") or ""

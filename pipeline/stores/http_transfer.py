@@ -9,16 +9,21 @@ import hashlib
 import http.client
 import io
 import re
-import time
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import NoReturn, cast
 from urllib.parse import urljoin
 
-from pipeline.stores.connections import Address, ConnectionPool, address_of, connect
-from pipeline.stores.errors import MissingError, StoreError
+from pipeline.stores.connections import (
+    Address,
+    ConnectionPool,
+    TimedResponse,
+    address_of,
+    connect,
+)
+from pipeline.stores.errors import MissingError, StoreError, TooLargeError
 from pipeline.stores.http_errors import error_of_response
 from pipeline.stores.retries import RETRY_POLICIES, RetryableError, RetryPolicy, with_retries
 from pipeline.stores.shutdown import SHUTDOWN
@@ -77,7 +82,7 @@ def get(
     """The byte range [start, stop) of a resource, or all of it.
 
     max_bytes: a longer response is refused; it may also come from a server that ignores ranges.
-    Raises MissingError, TransientStoreError, AccessError or another StoreError.
+    Raises TooLargeError, MissingError, TransientStoreError, AccessError or another StoreError.
     """
     return with_retries(
         resource.policy, resource.host, lambda: _get_once(resource, start, stop, max_bytes)
@@ -143,7 +148,7 @@ _CONNECTIONS = ConnectionPool()
 
 def _follow_redirects(
     resource: Resource, start: int, stop: int | None
-) -> tuple[Address, http.client.HTTPConnection, http.client.HTTPResponse]:
+) -> tuple[Address, http.client.HTTPConnection, TimedResponse]:
     """The response after redirects; only the first server gets the credentials."""
     url = resource.url.partition("#")[0]
     first = address_of(url)
@@ -183,7 +188,7 @@ def _request(
     policy: RetryPolicy,
     method: str = "GET",
     data: bytes | None = None,
-) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+) -> tuple[http.client.HTTPConnection, TimedResponse]:
     """Send a request over an idle connection, or over a new one. Returns it with the response."""
     idle = _CONNECTIONS.acquire(address)
     if idle is not None:
@@ -212,17 +217,17 @@ def _send_request(
     headers: dict[str, str],
     method: str,
     data: bytes | None,
-) -> http.client.HTTPResponse:
+) -> TimedResponse:
     SHUTDOWN.request_started(connection)
     connection.blocksize = _PUT_BLOCK_BYTES
     # A file is sent block by block, each with its own time-out; bytes would have one for all.
     body = None if data is None else io.BytesIO(data)
     connection.request(method, address.target, body=body, headers=headers)
-    return connection.getresponse()
+    return cast(TimedResponse, connection.getresponse())
 
 
 def _answer(
-    response: http.client.HTTPResponse,
+    response: TimedResponse,
     resource: Resource,
     start: int,
     stop: int | None,
@@ -239,7 +244,7 @@ def _answer(
             "the server does not support byte ranges: download the file and give its path"
         )
     if response.length is not None and response.length > max_bytes:
-        raise StoreError(f"{response.length} bytes: at most {max_bytes} are read at once")
+        raise TooLargeError(f"{response.length} bytes: at most {max_bytes} are read at once")
     data = _read_body(response, max_bytes, resource.policy)
     if is_whole_file:
         return Answer(data, len(data), response.headers)
@@ -265,26 +270,23 @@ def _check_range(response: http.client.HTTPResponse, start: int, stop: int, num_
         raise RetryableError(f"the server sent {num_bytes} of {stop - start} bytes")
 
 
-def _read_body(response: http.client.HTTPResponse, max_bytes: int, policy: RetryPolicy) -> bytes:
+def _read_body(response: TimedResponse, max_bytes: int, policy: RetryPolicy) -> bytes:
     """The whole body. Raises RetryableError when it is too slow or shorter than announced."""
-    expected, began = response.length, time.monotonic()
+    expected = response.length
     chunks, size = [], 0
     while chunk := response.read1(_CHUNK_BYTES):
         chunks.append(chunk)
         size += len(chunk)
         if size > max_bytes:
-            raise StoreError(f"more than {max_bytes} bytes, the limit of one read")
-        # Where the length is unknown, the bytes so far must have come fast enough.
-        allowed_s = policy.read_timeout_s + (expected or size) / policy.min_bytes_per_s
-        if time.monotonic() - began > allowed_s:
-            raise RetryableError(f"{size} bytes in {allowed_s:.0f} s: too slow")
+            raise TooLargeError(f"more than {max_bytes} bytes, the limit of one read")
+        response.allow_more_time(size, policy.min_bytes_per_s)
     if expected is not None and size != expected:
         raise RetryableError(f"the connection ended after {size} of {expected} bytes")
     response.close()  # the connection stays open, unless the server said otherwise
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _raise_for_status(response: http.client.HTTPResponse, resource: Resource) -> NoReturn:
+def _raise_for_status(response: TimedResponse, resource: Resource) -> NoReturn:
     body = b""
     with suppress(StoreError):  # a longer page: the status says enough
         body = _read_body(response, _MAX_ERROR_BYTES, resource.policy)

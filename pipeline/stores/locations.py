@@ -5,29 +5,34 @@ Pure functions, without access to a disk or a network.
 
 from __future__ import annotations
 
-import itertools
+import math
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_to_bytes, urljoin
+
+from pipeline.stores.errors import SourceError
 
 REMOTE_SCHEMES = ("s3", "gs", "hf", "https", "http")
 _REMOTE = tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES)
 _SCHEME = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
-_BRACES = re.compile(r"\{(-?\d+\.\.-?\d+|[^{}]*,[^{}]*)\}")
-# Query parameters that grant access: signatures and tokens of S3, GCS, Azure, CloudFront, OSS and
-# of web services. The parameters beside them (dates, expiry) are no secret.
+# The first comma, so that a long line is searched once. int() refuses 4,300 digits.
+_BRACES = re.compile(r"\{(-?\d{1,99}\.\.-?\d{1,99}|[^{},]*,[^{}]*)\}")
+_MAX_EXPANDED = 100_000_000
+# Query parameters that grant access: signatures, tokens and keys of object stores, CDNs and web
+# services. The parameters beside them (dates, expiry) are no secret; nor are those that may be all
+# that tells two images apart, such as "key", "code" and "id".
 _SECRET_PARAMETER = re.compile(
-    r"(x-(amz|goog|oss)-(signature|credential|security-token)|awsaccesskeyid|googleaccessid"
-    r"|ossaccesskeyid|signature|sig|key-pair-id|policy|hdnts|(access|auth|id|security)?[_-]?token"
-    r"|api[_-]?key|access[_-]?key|secret|password|auth)",
+    r".*(signature|credentials?|token|secret|passw(or)?d|authorization)_*"
+    r"|(.*[-_.])?(sig|auth|pwd|jwt|hmac|ak)"
+    r"|.*(api|app|access|account|auth|private|secret|subscription)[-_]?key([-_]?id)?"
+    r"|key-pair-id|googleaccessid|policy|hdn(ts|tl|ea)|sign|hm",
     re.IGNORECASE,
 )
-
-
-class SourceError(ValueError):
-    """The collection cannot be listed, or not all of it; the message says what to do."""
+# Up to the "@" before the host. A password may hold slashes; but in "h:80/@me", 80 is a port.
+_USER = re.compile(r"[^/]*@|[^/\[:]*:(?!\d*[/?#]).*@", re.DOTALL)
 
 
 def is_remote(location: str) -> bool:
@@ -101,11 +106,25 @@ def expand_braces(pattern: str) -> Iterator[str]:
     """Expand `{000..010}` and `{a,b}` as a shell does; the last braces vary fastest.
 
     Numbers are padded with zeros to the length of the longer end if one of the ends has a
-    leading zero.
+    leading zero. Raises SourceError for more files than a collection can have.
     """
-    parts = _BRACES.split(pattern)  # text, braces, text, braces, ..., text
-    choices = [_choices(part) if index % 2 else [part] for index, part in enumerate(parts)]
-    return map("".join, itertools.product(*choices))
+    text, *rest = _BRACES.split(pattern)  # text, braces, text, braces, ..., text
+    # At least two for each, which also limits how deep the iterators are nested.
+    if math.prod(max(2, _num_choices(braces)) for braces in rest[::2]) > _MAX_EXPANDED:
+        raise SourceError(
+            f"{pattern[:200]!r} stands for more than {_MAX_EXPANDED:,} files: name those that there"
+            " are, as in a manifest"
+        )
+    expanded = iter([text])
+    for braces, text in zip(rest[::2], rest[1::2], strict=True):
+        expanded = _continued(expanded, braces, text)
+    return expanded
+
+
+def _continued(starts: Iterator[str], braces: str, text: str) -> Iterator[str]:
+    for start in starts:
+        for choice in _choices(braces):
+            yield f"{start}{choice}{text}"
 
 
 def has_braces(pattern: str) -> bool:
@@ -118,14 +137,21 @@ def leading_alternatives(pattern: str) -> list[str]:
     return found[1].split(",") if found and "," in found[1] else []
 
 
-def _choices(braces: str) -> list[str]:
+def _num_choices(braces: str) -> int:
+    if "," in braces:
+        return braces.count(",") + 1
+    first, last = map(int, braces.split(".."))
+    return abs(last - first) + 1
+
+
+def _choices(braces: str) -> Iterable[str]:
     if "," in braces:
         return braces.split(",")
     first, last = braces.split("..")
     step = 1 if int(first) <= int(last) else -1
     padded = any(len(end.lstrip("-")) > 1 and end.lstrip("-")[0] == "0" for end in (first, last))
     width = max(len(first), len(last)) if padded else 0
-    return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
+    return (f"{number:0{width}d}" for number in range(int(first), int(last) + step, step))
 
 
 def without_credentials(location: str) -> str:
@@ -133,19 +159,21 @@ def without_credentials(location: str) -> str:
     scheme, separator, rest = location.partition("://")
     if location.startswith("/") or not separator or not ("@" in rest or "?" in rest):
         return location
-    host, slash, path = rest.partition("/")
-    rest = f"{host.rpartition('@')[2]}{slash}{path}"
+    if user := _USER.match(rest):
+        rest = rest[user.end() :]
     if not is_web(location):  # a key in a bucket may hold a question mark
         return f"{scheme}://{rest}"
     address, mark, query = rest.partition("?")
-    kept = "&".join(word for word in query.split("&") if not _is_secret(word))
+    kept = "&".join(word for word in query.split("&") if not _is_secret(word.partition("=")[0]))
     if not kept and query:
         mark = ""
     return f"{scheme}://{address}{mark}{kept}"
 
 
+@lru_cache(maxsize=256)  # of ten million entries, most have the same few parameters
 def _is_secret(parameter: str) -> bool:
-    return _SECRET_PARAMETER.fullmatch(unquote(parameter.partition("=")[0])) is not None
+    name = unquote(parameter.removeprefix("amp;"))  # copied from HTML: "&amp;sig="
+    return _SECRET_PARAMETER.fullmatch(name) is not None
 
 
 def is_web(location: str) -> bool:

@@ -58,7 +58,7 @@ class OutputStore(Protocol):
         """Remove a folder, if it is empty."""
 
     def discard(self, folder: str) -> None:
-        """Remove a folder and the files in it."""
+        """Remove a folder and the files in it; neither folders in it nor what a link leads to."""
 
 
 class LocalFolder:
@@ -118,9 +118,10 @@ class LocalFolder:
 
     def discard(self, folder: str) -> None:
         path = self._path / folder
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():  # a link leads to the files of others
             for leftover in path.iterdir():
-                leftover.unlink(missing_ok=True)
+                if not leftover.is_dir():
+                    leftover.unlink(missing_ok=True)
             self.remove_empty(folder)
 
 

@@ -28,8 +28,8 @@ class RetryPolicy:
     """How often a request is tried, and when an attempt counts as failed.
 
     attempts: including the first. The pauses between them double from first_pause_s to
-    max_pause_s. read_timeout_s: for each wait for bytes, not for the whole response; a response
-    that is slower than min_bytes_per_s fails too.
+    max_pause_s. read_timeout_s: for each wait for bytes; a response whose head takes twice as long,
+    or whose body falls that far behind min_bytes_per_s, fails too.
     """
 
     attempts: int

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 import pyarrow.fs
 
 from pipeline.error_text import one_line
-from pipeline.stores.errors import AccessError, TransientStoreError
+from pipeline.stores.errors import AccessError, SourceError, TransientStoreError
 from pipeline.stores.http_transfer import Sign
-from pipeline.stores.locations import SourceError, is_web
+from pipeline.stores.locations import is_web
 
 _DEFAULT_REGION = "us-east-1"
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()

@@ -17,17 +17,11 @@ from typing import BinaryIO
 from pipeline.stores.bucket_listing import list_bucket
 from pipeline.stores.bucket_store import BucketStore, check_bucket_name
 from pipeline.stores.connections import basic_authorization
+from pipeline.stores.errors import SourceError
 from pipeline.stores.gs_access import gs_bucket
 from pipeline.stores.hf_store import hf_resource, list_hf, parse_hf
 from pipeline.stores.http_transfer import MAX_BYTES, Resource, delete, get, put
-from pipeline.stores.locations import (
-    SourceError,
-    is_remote,
-    is_web,
-    local_path,
-    scheme_of,
-    without_credentials,
-)
+from pipeline.stores.locations import is_remote, is_web, local_path, scheme_of, without_credentials
 from pipeline.stores.remote_file import RemoteFile
 from pipeline.stores.s3_access import s3_bucket
 
@@ -36,14 +30,17 @@ _LOCK = threading.Lock()
 _buckets: dict[tuple[str, str], BucketStore] = {}
 
 
-def read(location: str) -> bytes:
-    """The whole content of a file. Raises OSError; AccessError when credentials are refused."""
+def read(location: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """The whole content of a file. Raises OSError; AccessError when credentials are refused.
+
+    max_bytes: a larger file is not read; TooLargeError is raised for a remote one.
+    """
     if is_remote(location):
-        return get(_resource(location)).data
+        return get(_resource(location), max_bytes=max_bytes).data
     with open(local_path(location), "rb", buffering=0, opener=_open_regular) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
-            raise OSError(f"{size} bytes: at most {MAX_BYTES} are read at once")
+        if size > max_bytes:
+            raise OSError(f"{size} bytes: at most {max_bytes} are read at once")
         return file.read()
 
 
