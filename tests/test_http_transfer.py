@@ -123,6 +123,25 @@ def test_a_server_that_drips_is_given_up(
     assert time.monotonic() - began < 1
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 200 OK\r\n"])
+def test_a_head_that_breaks_off_is_no_empty_file(
+    monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setitem(
+        RETRY_POLICIES, "store", RetryPolicy(1, read_timeout_s=5, min_bytes_per_s=1)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(65536)
+                connection.sendall(head)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(TransientStoreError, match="ended within the response's head"):
+            get(resource(f"http://127.0.0.1:{listener.getsockname()[1]}/a"))
+
+
 @pytest.mark.parametrize(
     ("begins", "goes_on"),
     [

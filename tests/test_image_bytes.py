@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -175,6 +176,12 @@ def test_credentials_are_looked_up_in_the_manifest_that_may_be_renewed(
         manifest.write_text("\n".join(entries).replace("f1rst", "sec0nd"))  # its old ones expired
         assert (read_image(a), read_image(member)) == (b"jpeg", CONTENT[0])
         assert {request.path.partition("?")[2] for request in web.requests} == {"sig=sec0nd"}
+        # As planned when less was known to be a signature.
+        a, member = (
+            replace(ref, uri=ref.uri.replace(name, f"{name}?hmac=f1rst"))
+            for ref, name in ((a, "a.jpg"), (member, "x.tar"))
+        )
+        assert (read_image(a), read_image(member)) == (b"jpeg", CONTENT[0])
         manifest.write_text(f"{web.url}/other.jpg?sig=th1rd\n")
         for ref, error in ((a, OSError), (member, AccessError)):  # another entry, and none
             with pytest.raises(error, match="has changed since planning") as caught:

@@ -155,7 +155,22 @@ def test_what_waits_is_bounded_where_no_listing_told_the_sizes(
             assert {image.status for image in images} == {Status.OK}
     assert len(read) == 60
     asked = [request.path for request in web.requests]
-    assert [asked.count(f"/{row}.jpg") for row in (0, 19, 20, 59)] == [1, 1, 3, 3]
+    assert [asked.count(f"/{row}.jpg") for row in (0, 19)] == [1, 1]
+
+
+def test_where_there_are_large_files_the_next_is_asked_for_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading_tasks, "_UNKNOWN_SIZES", (10, 20, 30, 2000))
+    web = WebServer({"/large.jpg": bytes(25), "/small.jpg": b"small"})
+    with web.running():
+        refs = [ImageRef(f"{web.url}/{name}.jpg") for name in ("large", "large", "small", "large")]
+        tasks = reading_tasks.ReadPool(refs, Limits(10**8), num_threads=1, num_readers=1)
+        loaded = tasks.submit(range(4)).result()
+        tasks.close()
+    assert [image.num_bytes for image in loaded.images] == [25, 25, 5, 25]
+    asked = [request.path for request in web.requests]
+    assert asked == ["/large.jpg"] * 3 + ["/large.jpg"] * 2 + ["/small.jpg"] + ["/large.jpg"] * 3
 
 
 def test_room_is_taken_before_a_file_is_read_and_given_back_with_its_use(

@@ -196,8 +196,10 @@ def _resolved_location(ref: ImageRef) -> str:
 
 def _is_planned_entry(ref: ImageRef, entry: str) -> bool:
     """Whether an entry of a manifest is the one that a reference was planned from."""
+    # The plan's URI once more: what counts as credentials may have grown since.
     if ref.container is None:
-        return ref.uri == without_credentials(entry)
+        return without_credentials(ref.uri) == without_credentials(entry)
     if ref.container == Container.PARQUET:  # its images may be named by one of its columns
         return True
-    return ref.uri.startswith(f"{without_credentials(entry)}#")
+    archive, _, _ = ref.uri.partition("#")
+    return without_credentials(archive) == without_credentials(entry).partition("#")[0]

@@ -74,6 +74,7 @@ class ReadPool:
         self._bytes = 0  # of images not yet in use; those being read count by their expected size
         self._next_row = 0
         self._closed = False
+        self._first_size = 0  # of _UNKNOWN_SIZES, with which the next file's reading begins
         self.num_ready = 0  # images read and screened, and not yet in use
 
     def submit(self, rows: range) -> Future[LoadedRun]:
@@ -134,14 +135,20 @@ class ReadPool:
         if not has_unknown_size(ref):
             self._wait_for_memory(expected_bytes(ref), rows, loaded)
             return self._read(ref)
-        *sizes, largest = _UNKNOWN_SIZES
+        *sizes, largest = _UNKNOWN_SIZES[self._first_size :]
         for size in sizes:
             self._wait_for_memory(size, rows, loaded)
             with suppress(TooLargeError):
-                return read_image(ref, size)
+                return self._read_up_to(size, ref)
             self._take(-size, loaded)
         self._wait_for_memory(largest, rows, loaded)
-        return read_image(ref, largest)
+        return self._read_up_to(largest, ref)
+
+    def _read_up_to(self, max_bytes: int, ref: ImageRef) -> bytes:
+        data = read_image(ref, max_bytes)
+        # Where there are large photographs, there are more of them.
+        self._first_size = int(len(data) > _UNKNOWN_SIZES[0])
+        return data
 
     def _wait_for_memory(self, num_bytes: int, rows: range, loaded: LoadedRun) -> None:
         """Take memory once some is free. The images that are used next never wait: no deadlock."""

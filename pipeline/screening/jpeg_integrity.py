@@ -94,30 +94,34 @@ def check_integrity(
 def readable_part(data: bytes, header: JpegHeader) -> bytes:
     """The file up to a marker at which libjpeg would fail, and an end marker.
 
-    When libjpeg fails in the middle of an image, DALI 2.4 never frees that image's memory.
+    Where libjpeg would go on at a restart marker instead, what stands before that one is left out:
+    behind the last block it would fail there too. When libjpeg fails in the middle of an image,
+    DALI 2.4 never frees that image's memory.
     """
-    pos = header.scan_offset
+    kept: list[bytes] = []
+    start, pos = 0, header.scan_offset
     restarts = _has_restarts(data, pos)
     for _ in range(MAX_SEGMENTS):
         match = _SCAN_ENDER.search(data, pos)
         if match is None:
-            return data + END_OF_IMAGE
+            pos = len(data)
+            break
         at, code = match.start(), data[match.start() + 1]
         if code == EOI:
-            return data
+            return b"".join([*kept, data[start:]])
         if code == TEM:
             pos = at + 2
             continue
         if restarts and code < SOF0 and (restart := _restart_behind(data, at + 2)):
-            pos = restart
+            kept.append(data[start:at])
+            start = pos = restart
             continue
-        end = _segment_end(data, at)
-        if end is None or code not in _BETWEEN_SCANS:
-            return data[:at] + END_OF_IMAGE
-        if code in _TABLE_SEGMENTS and data[end : end + 1] != b"\xff":
-            return data[:at] + END_OF_IMAGE
+        end = _segment_end(data, at) if code in _BETWEEN_SCANS else None
+        if end is None or (code in _TABLE_SEGMENTS and data[end : end + 1] != b"\xff"):
+            pos = at
+            break
         pos = end
-    return data[:pos] + END_OF_IMAGE
+    return b"".join([*kept, data[start:pos], END_OF_IMAGE])
 
 
 def _has_restarts(data: bytes, scan_start: int) -> bool:

@@ -101,6 +101,7 @@ class _TimedBytes(io.RawIOBase):
         self._source = source
         self._began = time.monotonic()
         self.allowed_s = allowed_s
+        self.have_ended = False
 
     def readable(self) -> bool:
         return True
@@ -108,7 +109,9 @@ class _TimedBytes(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if time.monotonic() - self._began > self.allowed_s:
             raise RetryableError(f"not complete after {self.allowed_s:.1f} s: too slow")
-        return self._source.readinto(buffer)
+        count = self._source.readinto(buffer)
+        self.have_ended = count == 0
+        return count
 
     def close(self) -> None:
         self._source.close()
@@ -127,6 +130,11 @@ class TimedResponse(HTTPResponse):
         self._head_s = 2 * (sock.gettimeout() or math.inf)
         self._bytes = _TimedBytes(self.fp.detach(), self._head_s)
         self.fp = io.BufferedReader(self._bytes)
+
+    def begin(self) -> None:
+        super().begin()
+        if self._bytes.have_ended:  # http.client takes that for the end of the head
+            raise RetryableError("the connection ended within the response's head")
 
     def allow_more_time(self, num_bytes: int, min_bytes_per_s: float) -> None:
         """Note how much of the body has come, which must have taken no longer than this."""
