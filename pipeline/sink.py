@@ -103,7 +103,6 @@ class ShardRows:
         values: dict[str, list[Any]] = {
             "uri": [ref.uri for ref in self._shard.refs],
             "shard": [self._shard.index] * len(images),
-            "status": [image.status for image in images],
             "error": [image.error for image in images],
             "num_bytes": [image.num_bytes for image in images],
             "width": [width for _, width in sizes],
@@ -114,7 +113,11 @@ class ShardRows:
             "jpeg_progressive": [h and h.progressive for h in headers],
             "jpeg_components": [h and h.components for h in headers],
         }
-        return {name: pa.array(found, SCHEMA.field(name).type) for name, found in values.items()}
+        columns = {name: pa.array(values[name], SCHEMA.field(name).type) for name in values}
+        # The same dictionary in every part: pyarrow does not group by a column of different ones.
+        codes = pa.array([STATUSES.index(image.status) for image in images], pa.int32())
+        columns["status"] = pa.DictionaryArray.from_arrays(codes, list(STATUSES))
+        return columns
 
     def _label_columns(self) -> dict[str, pa.Array]:
         columns = {column: self._scatter(column) for column in _PREDICTED}

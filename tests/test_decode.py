@@ -133,7 +133,6 @@ def test_sixteen_bits_are_rounded_to_eight(colour_type: int, colours: int, alpha
         assert np.abs(found.rgb - torchvision_input(data, geometry).astype(int)).max() <= 1
 
 
-@pytest.mark.usefixtures("way")
 def test_a_bad_marker_costs_only_the_rows_up_to_the_next_restart() -> None:
     rgb = photo(256, 256)
     jpeg = encode(rgb, quality=90, restart_marker_rows=1)
@@ -146,6 +145,7 @@ def test_a_bad_marker_costs_only_the_rows_up_to_the_next_restart() -> None:
     assert 0 < wrong_rows.size <= 18  # 16 of the interval, and the upsampling of its neighbours
 
 
+@pytest.mark.usefixtures("way")
 def test_extreme_shapes() -> None:
     files = {f"{h}x{w}": encode(photo(h, w)) for h, w in ((1, 500), (8, 3000), (900, 3))}
     geometry = plain(256, 224)

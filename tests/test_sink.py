@@ -85,6 +85,21 @@ def test_a_part_has_each_name_of_its_labels_once(tmp_path: Path) -> None:
     assert found.dictionary.to_pylist() == ["crane", "tench"]
 
 
+def test_parts_of_different_statuses_can_be_grouped_together() -> None:
+    rows = ShardRows(Shard(8, SHARD.refs[:1]), CLASS_NAMES)
+    gone = EncodedImage(0)
+    gone.fail(Status.UNREADABLE, "gone")
+    rows.add_image(gone)
+    table = pa.concat_tables([filled().to_table(), rows.to_table()])
+    counts = table.group_by("status").aggregate([("uri", "count")]).to_pylist()
+    assert {row["status"]: row["uri_count"] for row in counts} == {
+        "ok": 2,
+        "damaged": 1,
+        "rejected": 2,
+        "unreadable": 2,
+    }
+
+
 def test_every_row_says_what_is_known_and_null_else() -> None:
     found = {row["uri"]: row for row in filled().to_table().to_pylist()}
     ok, png, damaged, rejected, foreign, unreadable = (found[ref.uri] for ref in SHARD.refs)

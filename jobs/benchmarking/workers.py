@@ -102,7 +102,7 @@ class Workers:
         """Label every image and commit every shard, without the parts of an earlier run."""
         if not self._is_warm:
             one_each = [[worker] for worker in range(self.num_workers)]
-            with _ignoring_ctrl_c(), _safe_import_path():
+            with _without_ctrl_c(), _safe_import_path():
                 first_shares = self._pool.map(_label, one_each)  # starts the processes
             self._checked([done.records for done in first_shares])
             self._is_warm = True
@@ -170,13 +170,13 @@ def _safe_import_path() -> Iterator[None]:
 
 
 @contextmanager
-def _ignoring_ctrl_c() -> Iterator[None]:
-    """Processes started in the block ignore Ctrl-C from the start, so that only this one reacts."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes started in the block never see Ctrl-C; this one sees it when the block ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(settings: LabelSettings, num_threads: int, all_ready: threading.Barrier) -> None:
