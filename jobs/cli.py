@@ -12,6 +12,7 @@ from jobs.exits import (
     EXIT_FAILED,
     EXIT_USAGE,
     exit_now,
+    ignore_further_signals,
     import_in_thread,
     interrupt_on_signals,
     open_closed_streams,
@@ -120,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_usage(name, arguments[1:])
         code: int = import_in_thread(f"jobs.{name}").main(arguments[1:])
     except KeyboardInterrupt:
+        ignore_further_signals()
         print(f"afd {name}: interrupted", file=sys.stderr)
         return EXIT_FAILED
     except ModuleNotFoundError as error:

@@ -41,6 +41,16 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     signal.default_int_handler(number, frame)
 
 
+def ignore_further_signals() -> None:
+    """After the first of the signals above, when nothing is left to do but to say so.
+
+    Another Ctrl-C would print a traceback instead.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def import_in_thread(name: str) -> Any:
     """Import a module so that Ctrl-C takes effect only after it is imported.
 

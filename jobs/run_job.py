@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from jobs.exits import EXIT_FAILED
+from jobs.exits import EXIT_FAILED, ignore_further_signals
 from jobs.log import LogFormat, LogLevel, configure, say
 from jobs.pool import ClusterError
 from pipeline.error_text import one_line
@@ -35,6 +35,7 @@ def run_job(
     try:
         return job()
     except KeyboardInterrupt:
+        ignore_further_signals()
         reason = "interrupted" + continued
     except Exception as error:
         if _is_of_the_gpus_memory(error):  # asked first: it is one of a job's own RuntimeErrors

@@ -80,6 +80,15 @@ def test_what_ends_a_job_from_outside_is_told_in_one_line(name: str) -> None:
     assert (done.returncode, done.stderr) == (1, "afd doctor: interrupted\n")
 
 
+def test_a_second_signal_adds_no_word_to_what_the_first_is_told_by() -> None:
+    """Impatient users send several, and schedulers."""
+    signalled = "os.kill(os.getpid(), signal.SIGTERM) or time.sleep(0.3)"
+    told = f"say = run.say; run.say = lambda *words, **level: say(*words, **level) or {signalled}"
+    job = f"run.run_job('afd doctor', lambda: {signalled})"
+    done = ended(f"import jobs.run_job as run; {told}; return {job}")
+    assert (done.returncode, done.stderr) == (1, "afd doctor: interrupted\n")
+
+
 def test_a_job_under_nohup_outlives_its_terminal() -> None:
     command = ["nohup", sys.executable, "-c", JOB.format("os.kill(os.getpid(), signal.SIGHUP)")]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=30).returncode == 0

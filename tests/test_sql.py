@@ -226,15 +226,15 @@ def test_ctrl_c_ends_a_long_query_with_one_line(
 ) -> None:
     # As in a terminal, also where the tests run in the background, without SIGINT.
     program = """if True:
-        import signal, sys, jobs.exits, jobs.sql
+        import signal, sys, jobs.cli, jobs.sql
         signal.signal(signal.SIGINT, signal.default_int_handler)
         execute = jobs.sql._run_statements
         def told(*arguments):
             print("asked", flush=True)
             execute(*arguments)
         jobs.sql._run_statements = told
-        jobs.exits.exit_now(jobs.sql.main(sys.argv[1:]))"""
-    command = [sys.executable, "-c", program, str(output.path), query, *options]
+        jobs.cli.command()"""
+    command = [sys.executable, "-c", program, "sql", str(output.path), query, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
         assert job.stdout is not None
         assert job.stdout.readline() == b"asked\n"
