@@ -126,8 +126,8 @@ class Server(ThreadingHTTPServer):
 
     faults: what happens to the next requests whose path matches a pattern, one entry each; for a
     PUT alone a pattern begins with "PUT ":
-    "reset", "cut" (half the body, then the end), "reset-midway", "stall", "stall-midway", "drip"
-    (slowly), or a status with S3's name for it, such as "503:SlowDown".
+    "reset", "cut" (half the body, then the end), "reset-midway", "stall", "stall-midway", or a
+    status with S3's name for it, such as "503:SlowDown".
     """
 
     daemon_threads = True
@@ -215,11 +215,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
         elif fault == "stall-midway":
             self.server.closing.wait()
-        elif fault == "drip":
-            for byte in answer.body[len(answer.body) // 2 :]:
-                self.wfile.write(bytes([byte]))
-                if self.server.closing.wait(0.05):
-                    break
         self.close_connection = True
 
     def _reset(self) -> None:

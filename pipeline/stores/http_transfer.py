@@ -16,17 +16,12 @@ from dataclasses import dataclass, replace
 from typing import NoReturn, cast
 from urllib.parse import urljoin
 
-from pipeline.stores.connections import (
-    Address,
-    ConnectionPool,
-    TimedResponse,
-    address_of,
-    connect,
-)
+from pipeline.stores.connections import Address, ConnectionPool, address_of, connect
 from pipeline.stores.errors import MissingError, StoreError, TooLargeError
 from pipeline.stores.http_errors import error_of_response
 from pipeline.stores.retries import RETRY_POLICIES, RetryableError, RetryPolicy, with_retries
 from pipeline.stores.shutdown import SHUTDOWN
+from pipeline.stores.timed_response import TimedResponse
 
 MAX_BYTES = 1 << 30  # no image is larger; a video among them must not fill the memory
 _CHUNK_BYTES = 1 << 18
