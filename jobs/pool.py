@@ -131,7 +131,7 @@ def _workers_per_gpu(settings: LabelSettings, nodes: Sequence[Node]) -> int:
     else:
         most = workers_on_gpu(cores_per_gpu)
     if workers := _number(settings.workers):
-        gpus = sum(node.gpus for node in nodes)
+        gpus = sum(node.gpus for node in _with_cores_for_gpus(nodes))
         most = min(most, -(-workers // max(1, gpus)))
     return max(1, most)
 
@@ -141,8 +141,13 @@ def _cores_per_worker(nodes: Sequence[Node], per_gpu: int) -> int:
 
     When nodes differ, the one with the fewest cores per GPU decides.
     """
-    shares = [node.cpus // (node.gpus * per_gpu) for node in nodes if node.gpus and per_gpu]
-    return max(1, min(shares, default=1))
+    able = _with_cores_for_gpus(nodes) if per_gpu else []
+    return max(1, min((node.cpus // (node.gpus * per_gpu) for node in able), default=1))
+
+
+def _with_cores_for_gpus(nodes: Sequence[Node]) -> list[Node]:
+    """Without those that lack a core for each GPU, as the head of a cluster that runs nothing."""
+    return [node for node in nodes if 0 < node.gpus <= node.cpus]
 
 
 def _num_fitting(node: Node, num_cpus: int, per_gpu: int) -> int:

@@ -168,6 +168,27 @@ def test_every_worker_labels_as_many_shards_at_once_as_it_may(address: str, tmp_
     assert list(pids.values()) == [2, 2]
 
 
+def test_no_shard_waits_for_a_busy_worker_while_another_starts(
+    address: str, tmp_path: Path
+) -> None:
+    """The first that is ready would take them all."""
+    pids = {record.model["pid"] for record in records(address, Together, (tmp_path, 2), shards=2)}
+    assert len(pids) == 2
+
+
+def test_why_a_worker_died_is_said_where_ray_knows() -> None:
+    words = (
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node"
+        " (IP: 192.0.2.2, ID: c5cf) was 22.9GB used / 23.5GB limit (0.97)\nOOM kill reason: ..."
+    )
+    assert jobs.labelling.actors._why_it_died(ray.exceptions.OutOfMemoryError(words)) == (
+        "because Ray found its node short of memory: IP: 192.0.2.2 was 22.9GB used / 23.5GB limit;"
+        " give workers more --cpus-per-worker"
+    )
+    other = ray.exceptions.OutOfMemoryError("words of another release of Ray")
+    assert "short of memory; give" in jobs.labelling.actors._why_it_died(other)
+
+
 def test_a_worker_is_ended_when_no_shard_is_left_for_it(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

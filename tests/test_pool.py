@@ -27,6 +27,10 @@ def test_workers_share_a_gpu_and_its_share_of_its_nodes_cores() -> None:
     assert pool(Node(3, 1)) == Pool(1, 1, num_cpus=3, num_gpus=1)
     assert pool(Node(2, 4)) == Pool(2, 2, num_cpus=1, num_gpus=1)
     assert pool(TWO_GPUS, num_shards=1).num_workers == 1
+    # A head that is to run nothing has its GPUs all the same.
+    for head in (Node(0, 1), Node(1, 4)):
+        assert pool(head, Node(16, 1), Node(16, 1)).num_cpus == 4
+        assert pool(head, Node(16, 1), workers=4) == Pool(4, 4, num_cpus=4, num_gpus=0.25)
 
 
 def test_workers_run_on_what_is_reserved_for_them() -> None:

@@ -5,6 +5,7 @@ Ray Data could do this too. It would need 3 s more to start, on two cores, and 5
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -22,8 +23,7 @@ from jobs.pool import ClusterError, Pool
 # Workers count the attempts at a shard. This limit is for workers that die before they can count.
 _MAX_LOST_WORKERS = 10  # per shard
 _MAX_FAILED_STARTS = 3  # in a row; plus one for each worker of the pool
-# When a node is lost, Ray often knows of a lost connection only.
-_PERHAPS = "perhaps because memory ran out or its node was lost"
+_MEMORY_OF_NODE = re.compile(r"the node \((IP: [^,)]+).*?(was \S+ used / \S+ limit)")
 _RAY_LOGS = "/tmp/ray/session_latest/logs"
 
 
@@ -123,22 +123,30 @@ class _ActorPool:
 
         At most as many start at once as are ready: a pool that can become large grows in steps.
         """
-        starting = sum(call.shard is None for call in self._calls.values())
         wanted = min(
             num_waiting,
             self._pool.max_workers - len(self._free_slots),
             max(self._pool.num_workers, len(self._free_slots)),
             self._max_failed_starts - self._failed_starts,
         )
-        for _ in range(wanted - starting):
+        for _ in range(wanted - self._num_starting()):
             actor = self._actor_class.remote(self._config)
             self._calls[actor.ready.remote()] = _Call(actor, None)
 
+    def _num_starting(self) -> int:
+        return sum(call.shard is None for call in self._calls.values())
+
     def _assign(self, waiting: deque[int]) -> None:
-        """Give shards to the actors with the most free slots, until there is none."""
+        """Give shards to the actors with the most free slots, until there is none.
+
+        Only the first shard of an actor is labelled at once; others may wait for an actor that is
+        starting, and would lie in a queue of one that is busy while that one finds nothing to do.
+        """
+        starting = self._num_starting()
         while waiting and self._free_slots:
             actor = max(self._free_slots, key=self._free_slots.__getitem__)
-            if not self._free_slots[actor]:
+            slots = self._free_slots[actor]
+            if not slots or (slots < self._shards_at_once and len(waiting) <= starting):
                 break
             shard = waiting.popleft()
             self._free_slots[actor] -= 1
@@ -160,12 +168,20 @@ class _ActorPool:
             if self._free_slots.pop(call.actor, None) is not None:  # the first of its calls to fail
                 others = "other workers label its shards"
                 rest = others if self._free_slots else "its shards wait until another one starts"
-                say(f"a worker died, {_PERHAPS}; {rest}")
+                say(f"a worker died, {_why_it_died(error)}; {rest}")
             return
-        if _failed_in_constructor(error):
+        if _failed_in_constructor(error) or isinstance(error, ray.exceptions.RuntimeEnvSetupError):
             raise error
         self._failed_starts += 1
-        say(f"a worker died while it started, {_PERHAPS}")
+        say(f"a worker died while it started, {_why_it_died(error)}")
+
+
+def _why_it_died(error: ray.exceptions.RayError) -> str:
+    if not isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "perhaps because memory ran out or its node was lost"  # Ray often knows no more
+    found = _MEMORY_OF_NODE.search(str(error))
+    node = f": {' '.join(found.groups())}" if found else ""
+    return f"because Ray found its node short of memory{node}; give workers more --cpus-per-worker"
 
 
 def _failed_in_constructor(error: BaseException) -> bool:
