@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -285,6 +286,19 @@ def test_a_model_that_cannot_be_built_is_fatal_and_worded(settings: LabelSetting
     assert (
         record.fatal == "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?"
     )
+
+
+def test_of_several_nodes_the_one_that_lacks_something_is_named(
+    settings: LabelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ImportError("libjpeg.so.62: cannot open shared object file")
+
+    monkeypatch.setattr(ShardLabeler, "_load", broken)
+    reason = "ImportError: libjpeg.so.62: cannot open shared object file"
+    on_a_cluster = replace(settings, address="auto", workers="auto")
+    for changed, node in ((settings, ""), (on_a_cluster, f" (on the node {gethostname()})")):
+        assert make_labeler(changed).label_or_exit(0).fatal == reason + node
 
 
 def test_another_model_than_the_runs_is_fatal(

@@ -8,6 +8,7 @@ thousand images or so.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections import deque
@@ -68,7 +69,8 @@ class ShardLabeler:
             self.plan = Plan(output)
             self.pipeline = self._model_thread.submit(self._load, config).result()
         except Exception as error:
-            self._fatal = str(error) if isinstance(error, ValueError) else named(error)
+            known = isinstance(error, ValueError)  # a mistake, which every node would tell
+            self._fatal = str(error) if known else self._on_this_node(named(error))
 
     def _load(self, config: WorkerConfig) -> ShardPipeline:
         # Imported here because the driver imports this module too. It does without PyTorch and
@@ -180,11 +182,18 @@ class ShardLabeler:
 
     def _note_if_fatal(self, failure: Exception) -> None:
         """Set `_fatal` when every further shard would fail for the same reason."""
-        if isinstance(failure, (OutputRefusedError, NotMountedError)):
+        if isinstance(failure, NotMountedError):
             self._fatal = str(failure)
+        elif isinstance(failure, OutputRefusedError):
+            self._fatal = self._on_this_node(str(failure))
         elif (fault := self.pipeline.device_fault()) is not None:
             self._device_fault = fault
-            self._fatal = f"{fault}{SAME_COMMAND_CONTINUES}"
+            self._fatal = f"{self._on_this_node(fault)}{SAME_COMMAND_CONTINUES}"
+
+    def _on_this_node(self, reason: str) -> str:
+        """A reason that may be this node's alone, with its name if there are others."""
+        is_alone = self._settings.address == "local"
+        return reason if is_alone else f"{reason} (on the node {socket.gethostname()})"
 
     def _release_memory(self) -> None:
         if time.monotonic() - self._released_at > _RELEASE_EVERY_S:
