@@ -136,7 +136,7 @@ def test_a_killed_ray_worker_is_replaced_and_nothing_is_lost(
 
 @pytest.mark.slow
 def test_ctrl_c_is_answered_with_one_line_and_the_way_out(sound: Path, tmp_path: Path) -> None:
-    """Ray Train has a handler of its own, which leaves without a word."""
+    """Ray Train's own handler would leave without a word."""
     pytest.importorskip("ray.train")
     output = tmp_path / "out"
     command = [sys.executable, "-m", "jobs.cli", "train", str(sound), "--output", str(output)]
@@ -148,3 +148,62 @@ def test_ctrl_c_is_answered_with_one_line_and_the_way_out(sound: Path, tmp_path:
         _, said = process.communicate(timeout=100)
     assert process.returncode == 1
     assert said.endswith("afd train: interrupted; the same command continues the run\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_that_waits_for_a_cluster_that_others_use(
+    sound: Path, tmp_path: Path, address: str
+) -> None:
+    """Ray's controller answers nothing while it waits, and Ray Train's own handler asks it."""
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.train")
+    ray.init(address=address, log_to_driver=False)
+
+    class Other:
+        def holds(self) -> bool:
+            return True
+
+    def controllers() -> set[str]:
+        actors = ray._private.state.actors().values()
+        return {actor["State"] for actor in actors if actor["ActorClassName"] == "TrainController"}
+
+    def wait_for(states: set[str]) -> None:
+        until = time.monotonic() + 60
+        while controllers() != states:
+            assert time.monotonic() < until, controllers()
+            time.sleep(0.1)
+
+    command = [sys.executable, "-m", "jobs.cli", "train", str(sound), "--output"]
+    command += [str(tmp_path / "out"), *FLAGS, "--address", address]
+    command += ["--workers", "1", "--cpus-per-worker", "1"]
+    try:
+        other = ray.remote(num_cpus=2)(Other).remote()
+        assert ray.get(other.holds.remote())
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                wait_for({"ALIVE"})
+                time.sleep(2)  # until it waits
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=30)
+            finally:
+                process.kill()
+        wait_for({"DEAD"})
+    finally:
+        ray.shutdown()
+    assert process.returncode == 1
+    assert said.startswith("waiting: the workers take")
+    assert said.endswith("afd train: interrupted; the same command continues the run\n")
+
+
+def test_what_keeps_ctrl_c_from_ray_train_overrides_what_takes_it() -> None:
+    """Ray's own name, which another version may drop."""
+    pytest.importorskip("ray.train")
+    from jobs.training.ray_training import TorchTrainer, _Trainer
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for trainer, takes_it in ((_Trainer, False), (TorchTrainer, True)):
+            trainer._register_sigint_handler(None, None)
+            assert (signal.getsignal(signal.SIGINT) is not before) is takes_it
+    finally:
+        signal.signal(signal.SIGINT, before)

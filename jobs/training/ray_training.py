@@ -25,6 +25,17 @@ from pipeline.pairs.training_data import Rank
 _RAY = ".ray"
 
 
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to this process, whose end also ends Ray's controller of the run.
+
+    Ray Train's own handler waits for the controller, which does not answer while it waits for
+    resources, as at the start on a busy cluster or after a node is lost.
+    """
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        pass
+
+
 def run_on_cluster(settings: TrainSettings) -> None:
     """Train with `settings.workers` workers.
 
@@ -40,7 +51,7 @@ def run_on_cluster(settings: TrainSettings) -> None:
             num_gpus = settings.workers if use_gpu else 0
             warn_if_full("the workers take", needed, num_gpus, free())
         logging.getLogger("ray.train").setLevel(logging.ERROR)
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             _run_on_worker,
             train_loop_config=asdict(settings),
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
@@ -62,8 +73,6 @@ def run_on_cluster(settings: TrainSettings) -> None:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise ClusterError(_last_line(error)) from error
-        except SystemExit as ended:  # raised by Ray Train's own handler of Ctrl-C
-            raise KeyboardInterrupt from ended
 
 
 def _run_on_worker(config: dict[str, Any]) -> None:
