@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 import ray
+import ray.util.client
+from ray._private.state import available_resources_per_node
 from ray.job_config import JobConfig
 
 from jobs.exits import SAME_COMMAND_CONTINUES
@@ -226,10 +228,13 @@ def nodes() -> list[Node]:
     return [node for node in found if node.cpus or node.gpus]
 
 
-def free() -> tuple[float, float]:
-    """The unused CPUs and GPUs of the connected cluster."""
-    resources = ray.available_resources()
-    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+def free() -> list[tuple[float, float]]:
+    """The unused CPUs and GPUs of each node of the connected cluster."""
+    if ray.util.client.ray.is_connected():  # Ray Client knows only the sum: as if of one node
+        resources = [ray.available_resources()]
+    else:
+        resources = list(available_resources_per_node().values())
+    return [(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in resources]
 
 
 def root_cause(error: BaseException) -> str:

@@ -71,7 +71,7 @@ def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) ->
     # processes do not.
     num_cpus = _number(settings.cpus_per_worker) or _cores_per_worker(nodes, per_gpu)
     num_gpus = 1 / per_gpu if per_gpu else 0
-    fitting = sum(_num_fitting(node, num_cpus, per_gpu) for node in nodes)
+    fitting = sum(num_fitting(node, num_cpus, per_gpu) for node in nodes)
     if not nodes and not can_wait:
         raise ClusterError(
             "no node of the cluster has CPUs yet: use --max-workers to wait for the first one"
@@ -104,15 +104,19 @@ def workers_on_gpu(num_cpus: int) -> int:
     return max(1, min(_MAX_WORKERS_PER_GPU, num_cpus // _MIN_CORES_PER_WORKER))
 
 
-def warn_if_full(who: str, cpus: int, gpus: float, free: tuple[float, float]) -> None:
+def warn_if_full(workers: int, cpus: int, gpus: float, free: Sequence[tuple[float, float]]) -> None:
     """Say that a job has to wait, which Ray does silently and without end.
 
-    who: subject and verb, such as "a worker takes". free: CPUs and GPUs of the cluster.
+    workers: those without which it does not start, each with `cpus` CPUs and `gpus` GPUs.
+    free: CPUs and GPUs of each node.
     """
-    if free[0] < cpus or free[1] < gpus:
+    fitting = sum(min(c // cpus, g // gpus if gpus else c // cpus) for c, g in free)
+    if fitting < workers:
+        who = "a worker takes" if workers == 1 else f"each of {workers} workers takes"
         say(
-            f"waiting: {who} {cpus} CPUs and {gpus:g} GPUs, and {free[0]:g} CPUs and {free[1]:g}"
-            " GPUs of the cluster are free; the job starts when other jobs end or nodes join"
+            f"waiting: {who} {cpus} CPUs and {gpus:g} GPUs of one node, and"
+            f" {sum(c for c, _ in free):g} CPUs and {sum(g for _, g in free):g} GPUs of the whole"
+            " cluster are free; the job starts when other jobs end or nodes join"
         )
 
 
@@ -150,6 +154,7 @@ def _with_cores_for_gpus(nodes: Sequence[Node]) -> list[Node]:
     return [node for node in nodes if 0 < node.gpus <= node.cpus]
 
 
-def _num_fitting(node: Node, num_cpus: int, per_gpu: int) -> int:
+def num_fitting(node: Node, num_cpus: int, per_gpu: int) -> int:
+    """How many workers the node holds; per_gpu: how many share a GPU, 0: they need none."""
     by_cpus = node.cpus // num_cpus
     return min(by_cpus, node.gpus * per_gpu) if per_gpu else by_cpus

@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 from servers import WebServer
 
 import jobs.cluster
-from jobs.cluster import _connect, check_address, cluster
+from jobs.cluster import _connect, check_address, cluster, free
 from jobs.pool import ClusterError
 
 
@@ -177,3 +178,20 @@ def test_workers_import_nothing_from_the_current_folder(
     monkeypatch.syspath_prepend(tmp_path)  # as under `python -m`
     with cluster(address):
         assert ray.get(ray.remote(is_found).remote())
+
+
+def test_what_is_free_is_known_of_each_node(head: Cluster) -> None:
+    """Two CPUs are no room for a worker of two when they are on two nodes."""
+
+    class Other:
+        def holds(self) -> bool:
+            return True
+
+    node = head.add_node(num_cpus=3, wait=True)
+    try:
+        with cluster(head.address):
+            other = ray.remote(num_cpus=3)(Other).remote()
+            assert ray.get(other.holds.remote())
+            assert sorted(free()) == [(0, 0), (2, 0)]
+    finally:
+        head.remove_node(node)

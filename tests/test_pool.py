@@ -132,12 +132,35 @@ def test_without_workers_this_process_has_the_machine(
 
 
 @pytest.mark.parametrize(
-    ("free", "waits"), [((2, 1), False), ((2, 0.25), False), ((1, 1), True), ((2, 0.2), True)]
+    ("free", "waits"),
+    [
+        ([(2, 1)], ""),
+        ([(2, 0.25)], ""),
+        ([(1, 1)], "1 CPUs and 1 GPUs"),
+        ([(2, 0.2)], "2 CPUs and 0.2 GPUs"),
+        ([(0, 1), (3, 0.5)], ""),
+        ([(1, 1), (1, 1)], "2 CPUs and 2 GPUs"),  # enough, but scattered
+        ([(4, 0), (0, 1)], "4 CPUs and 1 GPUs"),
+        ([], "0 CPUs and 0 GPUs"),
+    ],
 )
 def test_a_cluster_without_room_is_not_waited_for_in_silence(
-    free: tuple[float, float], waits: bool, capsys: pytest.CaptureFixture[str]
+    free: list[tuple[float, float]], waits: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure()
-    warn_if_full("a worker takes", 2, 0.25, free)
-    said = f"and {free[0]} CPUs and {free[1]} GPUs of the cluster are free"
-    assert (said in capsys.readouterr().err) == waits
+    warn_if_full(1, 2, 0.25, free)
+    said = capsys.readouterr().err
+    assert f"a worker takes 2 CPUs and 0.25 GPUs of one node, and {waits} of the" in said or (
+        not waits and not said
+    )
+
+
+def test_workers_that_start_together_wait_until_all_have_room(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure()
+    warn_if_full(3, 2, 0, [(2, 0), (4, 0)])
+    warn_if_full(2, 2, 1, [(2, 1), (4, 1)])
+    assert not capsys.readouterr().err
+    warn_if_full(3, 2, 0, [(3, 0), (3, 0)])
+    assert "each of 3 workers takes 2 CPUs and 0 GPUs of one node" in capsys.readouterr().err

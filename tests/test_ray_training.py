@@ -14,6 +14,9 @@ import pytest
 import torch
 from training_runs import FLAGS, STEPS, make_collection, records, train
 
+from jobs.pool import ClusterError, Node
+from jobs.train_settings import TrainSettings
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -150,6 +153,28 @@ def test_ctrl_c_is_answered_with_one_line_and_the_way_out(sound: Path, tmp_path:
     assert said.endswith("afd train: interrupted; the same command continues the run\n")
 
 
+@pytest.mark.parametrize(
+    ("workers", "cpus", "use_gpu", "fitting"),
+    [(3, 2, False, 3), (1, 5, False, 0), (3, 3, False, 2), (1, 2, True, 1), (2, 2, True, 1)],
+)
+def test_workers_that_never_fit_are_refused(
+    workers: int, cpus: int, use_gpu: bool, fitting: int
+) -> None:
+    """A worker is on one node, of which the larger has 4 CPUs: Ray would wait for ever."""
+    pytest.importorskip("ray.train")
+    from jobs.training.ray_training import _check_room
+
+    settings = TrainSettings(
+        input="in", output="out", batch_size=12, workers=workers, cpus_per_worker=cpus
+    )
+    room = [Node(3, 0), Node(4, 1)]
+    if fitting == workers:
+        _check_room(settings, room, use_gpu=use_gpu)
+        return
+    with pytest.raises(ClusterError, match=f": {fitting} fit on .* 7 CPUs and 1 GPUs together"):
+        _check_room(settings, room, use_gpu=use_gpu)
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_a_run_that_waits_for_a_cluster_that_others_use(
     sound: Path, tmp_path: Path, address: str
@@ -191,7 +216,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_cluster_that_others_use(
     finally:
         ray.shutdown()
     assert process.returncode == 1
-    assert said.startswith("waiting: the workers take")
+    assert said.startswith("waiting: a worker takes 1 CPUs")
     assert said.endswith("afd train: interrupted; the same command continues the run\n")
 
 

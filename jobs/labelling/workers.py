@@ -60,7 +60,7 @@ def _label_on_ray(config: WorkerConfig, todo: Sequence[int]) -> Generator[Commit
     with cluster(settings.address):
         pool = pool_for(settings, nodes(), len(todo))
         if settings.address != "local":  # nothing else runs on a private cluster
-            warn_if_full("a worker takes", pool.num_cpus, pool.num_gpus, free())
+            warn_if_full(1, pool.num_cpus, pool.num_gpus, free())
         config = replace(
             config, num_threads=pool.num_cpus, num_workers=pool.max_workers, device=pool.device
         )

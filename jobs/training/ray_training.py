@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from jobs.cluster import cluster, free
+from jobs.cluster import cluster, free, nodes
 from jobs.machine import num_cores
-from jobs.pool import ClusterError, warn_if_full
+from jobs.pool import ClusterError, Node, num_fitting, warn_if_full
 from jobs.train_settings import TrainSettings
 from pipeline.pairs.training_data import Rank
 
@@ -45,11 +46,12 @@ def run_on_cluster(settings: TrainSettings) -> None:
     # A private cluster may declare more CPUs than there are: two workers may share a core.
     needed = settings.workers * settings.cpus_per_worker
     with cluster(settings.address, num_cpus=max(needed, num_cores())):
-        use_gpu = use_gpu or (settings.device == "auto" and _cluster_total("GPU") > 0)
-        _check_room(settings, use_gpu=use_gpu)
+        machines = nodes()
+        on_gpus = any(machine.gpus for machine in machines)
+        use_gpu = use_gpu or (settings.device == "auto" and on_gpus)
+        _check_room(settings, machines, use_gpu=use_gpu)
         if settings.address != "local":
-            num_gpus = settings.workers if use_gpu else 0
-            warn_if_full("the workers take", needed, num_gpus, free())
+            warn_if_full(settings.workers, settings.cpus_per_worker, int(use_gpu), free())
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         trainer = _Trainer(
             _run_on_worker,
@@ -84,20 +86,17 @@ def _run_on_worker(config: dict[str, Any]) -> None:
     run_worker(TrainSettings(**config), rank, get_device())
 
 
-def _check_room(settings: TrainSettings, *, use_gpu: bool) -> None:
+def _check_room(settings: TrainSettings, machines: Sequence[Node], *, use_gpu: bool) -> None:
     """Raise ClusterError when the workers do not fit: Ray would wait for ever."""
-    cpus, gpus = _cluster_total("CPU"), _cluster_total("GPU")
-    wanted = settings.workers * settings.cpus_per_worker
-    if wanted > cpus or (use_gpu and settings.workers > gpus):
+    num_cpus, per_gpu = settings.cpus_per_worker, int(use_gpu)
+    fitting = sum(num_fitting(machine, num_cpus, per_gpu) for machine in machines)
+    if fitting < settings.workers:
+        cpus, gpus = (sum(m.cpus for m in machines), sum(m.gpus for m in machines))
         raise ClusterError(
-            f"--workers {settings.workers} with {settings.cpus_per_worker} CPUs"
-            f"{' and a GPU' if use_gpu else ''} each do not fit on the cluster's {cpus} CPUs and"
-            f" {gpus} GPUs: use fewer"
+            f"--workers {settings.workers} with {num_cpus} CPUs{' and a GPU' if use_gpu else ''}"
+            f" each: {fitting} fit on the cluster's nodes, which have {cpus} CPUs and {gpus} GPUs"
+            " together; use fewer"
         )
-
-
-def _cluster_total(resource: str) -> int:
-    return int(ray.cluster_resources().get(resource, 0))
 
 
 def _last_line(error: BaseException) -> str:
