@@ -132,6 +132,9 @@ def _connect(options: dict[str, Any]) -> None:
     """
     address = options["address"]
     check_address(address)
+    # Ray prints what it reports of lost processes, a node's last log lines included, to stdout;
+    # `log_to_driver` is for what workers print.
+    ray._private.worker._worker_logs_enabled = False
     for attempt in range(_START_ATTEMPTS):
         children = set(psutil.Process().children())
         if not address.startswith(_RAY_CLIENT):  # whose server has a current folder of its own

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,14 @@ def test_what_is_free_is_known_of_each_node(head: Cluster) -> None:
             assert sorted(free()) == [(0, 0), (2, 0)]
     finally:
         head.remove_node(node)
+
+
+def test_what_ray_reports_of_lost_processes_is_not_printed(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a lost node, dozens of lines of its log: on stdout, whatever `log_to_driver` says."""
+    with cluster(address):
+        client = ray._private.worker.global_worker.gcs_client
+        ray._private.utils.publish_error_to_driver("died", "Raylet is terminated", client)
+        time.sleep(1)  # a thread of Ray's prints it
+    assert "Raylet" not in capsys.readouterr().out
