@@ -15,8 +15,6 @@ from typing import Any
 
 import psutil
 import ray
-import ray.util.client
-from ray._private.state import available_resources_per_node
 from ray.job_config import JobConfig
 
 from jobs.exits import SAME_COMMAND_CONTINUES
@@ -232,11 +230,14 @@ def nodes() -> list[Node]:
 
 
 def free() -> list[tuple[float, float]]:
-    """The unused CPUs and GPUs of each node of the connected cluster."""
-    if ray.util.client.ray.is_connected():  # Ray Client knows only the sum: as if of one node
+    """The unused CPUs and GPUs of each node of the connected cluster.
+
+    Their sums, as of one node, where Ray tells no more: through Ray Client.
+    """
+    try:
+        resources = list(ray._private.state.available_resources_per_node().values())
+    except (AttributeError, ray.exceptions.RaySystemError):  # no part of Ray's public interface
         resources = [ray.available_resources()]
-    else:
-        resources = list(available_resources_per_node().values())
     return [(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in resources]
 
 
