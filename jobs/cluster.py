@@ -18,6 +18,7 @@ import ray
 from ray.job_config import JobConfig
 
 from jobs.exits import SAME_COMMAND_CONTINUES
+from jobs.machine import num_cores
 from jobs.pool import ClusterError, Node
 from jobs.watchdog import reported_if_killed
 from pipeline.error_text import one_line, reason_of
@@ -65,7 +66,7 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
     """A connection to Ray that lasts for the block.
 
     address: "local" starts a private cluster that ends with the block; anything else joins one.
-    num_cpus: CPUs of a private cluster; None: all of the machine's.
+    num_cpus: CPUs of a private cluster; None: those that this process may use.
     Raises ClusterError when there is no cluster at the address.
     """
     # Ray's notices (about coming changes to CUDA_VISIBLE_DEVICES, about where it stores an actor's
@@ -76,7 +77,7 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a private cluster reports to nobody
         options |= {
-            "num_cpus": num_cpus,
+            "num_cpus": num_cpus or num_cores(),  # Ray's own count knows no affinity
             "include_dashboard": False,
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }

@@ -1,6 +1,7 @@
 """Ray is started quietly, and what keeps it from starting is said in one line."""
 
 import importlib.util
+import os
 import socket
 import subprocess
 import sys
@@ -159,6 +160,35 @@ def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
         timeout=120,
     )
     assert (done.returncode, done.stdout) == (0, "interrupted True False\n")
+
+
+def private_cluster(statements: str, **environment: str) -> str:
+    """What a new process prints that starts a private cluster."""
+    program = f"""
+import os
+import jobs.cluster, jobs.machine, ray
+from pathlib import Path
+{textwrap.dedent(statements)}
+with jobs.cluster.cluster("local"):
+    print(jobs.cluster.nodes()[0].cpus, ray.get(ray.remote(lambda: "works").remote()))
+print(sorted(name for name in os.environ if name.startswith("RAY_AUTH")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout or done.stderr
+
+
+def test_a_private_cluster_has_the_cpus_that_this_process_may_use(tmp_path: Path) -> None:
+    """Ray knows no affinity, and makes of half a CPU none."""
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    limit = f"jobs.machine._CPU_LIMIT = Path({str(tmp_path / 'cpu.max')!r})"
+    assert private_cluster(limit).startswith("1 works\n")
 
 
 def test_workers_import_nothing_from_the_current_folder(
