@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import psutil
 import ray
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.job_config import JobConfig
 
 from jobs.exits import SAME_COMMAND_CONTINUES
@@ -74,20 +76,39 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"address": address}
+    token: AbstractContextManager[None] = nullcontext()
     if address == "local":
+        token = _own_token()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a private cluster reports to nobody
         options |= {
             "num_cpus": num_cpus or num_cores(),  # Ray's own count knows no affinity
             "include_dashboard": False,
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
-    with reported_if_killed(_KILLED.format(address=address)):
+    with token, reported_if_killed(_KILLED.format(address=address)):
         try:
             with _own_sigterm_handler():
                 _connect(options)
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """A token for one private cluster: Ray would write one to a home that may not be writable."""
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE")  # Ray itself sets the second
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        yield
+    finally:  # a cluster that this process joins next has another
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+        AuthenticationTokenLoader.instance().reset_cache()
+        Config.initialize("")  # reads the mode again
 
 
 def _job_config() -> JobConfig:

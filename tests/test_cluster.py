@@ -191,6 +191,12 @@ def test_a_private_cluster_has_the_cpus_that_this_process_may_use(tmp_path: Path
     assert private_cluster(limit).startswith("1 works\n")
 
 
+def test_a_private_cluster_starts_where_the_home_cannot_be_written() -> None:
+    """Ray would keep its token there. Nor does the next cluster of the process get the first's."""
+    another = "with jobs.cluster.cluster('local'): pass"
+    assert private_cluster(another, HOME=os.devnull).endswith(" works\n[]\n")
+
+
 def test_workers_import_nothing_from_the_current_folder(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
