@@ -117,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_signals()
     _shorten_openmp_spinning()
     _silence_ray()
+    _have_a_home()
     try:
         _check_usage(name, arguments[1:])
         code: int = import_in_thread(f"jobs.{name}").main(arguments[1:])
@@ -145,6 +146,12 @@ def _current_folder_exists() -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _have_a_home() -> None:
+    """For a user without HOME whom the system does not know: some libraries fail without one."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"
 
 
 def _silence_ray() -> None:
