@@ -19,6 +19,7 @@ from jobs.exits import (
     print_answer,
     shield_terminal,
 )
+from jobs.machine import NO_DOCSTRINGS, has_docstrings
 
 
 class Job(NamedTuple):
@@ -113,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     if not _current_folder_exists():
         print("afd: the current folder has been removed: cd to another one", file=sys.stderr)
+        return EXIT_FAILED
+    if name != "doctor" and not has_docstrings():  # doctor says so too, with all else
+        print(f"afd: {NO_DOCSTRINGS}", file=sys.stderr)
         return EXIT_FAILED
     interrupt_on_signals()
     _shorten_openmp_spinning()
