@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -27,6 +29,13 @@ from pipeline.error_text import one_line, reason_of
 
 _START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # enough: only shard numbers and counts go through it
+
+_MIN_TEMPORARY_BYTES = 2**20  # Ray's logs, before the first shard
+_FOLDER_ERRORS = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+)
+_OTHER_FOLDER = "; set RAY_TMPDIR to a short, writable folder with room, or use --workers 0"
 
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
 _PROBE_TIMEOUT_S = 10.0
@@ -152,6 +161,8 @@ def _connect(options: dict[str, Any]) -> None:
     """
     address = options["address"]
     check_address(address)
+    if address == "local":
+        _check_temporary_folder()
     for attempt in range(_START_ATTEMPTS):
         children = set(psutil.Process().children())
         if not address.startswith(_RAY_CLIENT):  # whose server has a current folder of its own
@@ -173,10 +184,28 @@ def _connect(options: dict[str, Any]) -> None:
                 raise ClusterError(
                     f"cannot join the Ray cluster at {address!r}: {reason}{hint}"
                 ) from error
-            if attempt + 1 == _START_ATTEMPTS:
-                raise ClusterError(f"Ray did not start: {root_cause(error)}; try again") from error
+            is_folders = _is_of_temporary_folder(error)
+            if is_folders or attempt + 1 == _START_ATTEMPTS:
+                way_out = _OTHER_FOLDER if is_folders else "; try again"
+                raise ClusterError(f"Ray did not start: {root_cause(error)}{way_out}") from error
         else:
             return
+
+
+def _check_temporary_folder() -> None:
+    """Raise ClusterError when it is full: Ray would wait half a minute for its processes."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    with suppress(OSError):  # Ray says what is wrong with it, or creates it
+        usage = shutil.disk_usage(folder)
+        if usage.total and usage.free < _MIN_TEMPORARY_BYTES:
+            raise ClusterError(f"Ray did not start: no room in {folder!r}{_OTHER_FOLDER}")
+
+
+def _is_of_temporary_folder(error: Exception) -> bool:
+    """True where Ray cannot write to it, or its path is too long for that of a socket."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in _FOLDER_ERRORS or "AF_UNIX path length" in str(error)
 
 
 def check_address(address: str) -> None:

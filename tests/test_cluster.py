@@ -8,6 +8,7 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -130,6 +131,36 @@ def test_a_local_start_that_times_out_is_tried_again(
     assert len(made) == calls
     made[-1].kill()
     made[-1].wait()
+
+
+@pytest.mark.parametrize("folder", ["/proc/none", os.devnull, "long" * 30])
+def test_a_temporary_folder_that_ray_cannot_use_is_told_with_the_way_out(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a socket has 107 bytes at most."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / folder))
+    with (
+        pytest.raises(ClusterError, match=r"did not start: .*; set RAY_TMPDIR to .* --workers 0$"),
+        cluster("local"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_full_temporary_folder_is_told_before_ray_waits_for_its_processes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usage(folder: str) -> Any:
+        return SimpleNamespace(total=10**9, free=1000 if folder == str(tmp_path) else 10**8)
+
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    monkeypatch.setattr("jobs.cluster.ray.init", lambda **_: None)
+    with pytest.raises(ClusterError, match=rf"no room in '{tmp_path}'; set RAY_TMPDIR to"):
+        _connect({"address": "local"})
+    monkeypatch.setenv(name, "/tmp")
+    _connect({"address": "local"})
 
 
 def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
