@@ -19,6 +19,7 @@ from jobs.exits import (
     print_answer,
     shield_terminal,
 )
+from jobs.machine import NO_DOCSTRINGS, has_docstrings
 
 
 class Job(NamedTuple):
@@ -114,9 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not _current_folder_exists():
         print("afd: the current folder has been removed: cd to another one", file=sys.stderr)
         return EXIT_FAILED
+    if name != "doctor" and not has_docstrings():  # doctor says so too, with all else
+        print(f"afd: {NO_DOCSTRINGS}", file=sys.stderr)
+        return EXIT_FAILED
     interrupt_on_signals()
     _shorten_openmp_spinning()
     _silence_ray()
+    _have_a_home()
     try:
         _check_usage(name, arguments[1:])
         code: int = import_in_thread(f"jobs.{name}").main(arguments[1:])
@@ -145,6 +150,12 @@ def _current_folder_exists() -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _have_a_home() -> None:
+    """For a user without HOME whom the system does not know: some libraries fail without one."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"
 
 
 def _silence_ray() -> None:

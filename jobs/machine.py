@@ -1,4 +1,4 @@
-"""The CPUs and memory that this process may use, and how it uses them.
+"""The CPUs and memory that this process may use, and how it uses them; how Python was started.
 
 Needs only the standard library.
 """
@@ -10,6 +10,7 @@ import gc
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,13 @@ _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 # Instruction sets for which the model and the decoder have their own kernels, as Linux names them.
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+
+NO_DOCSTRINGS = "DALI needs docstrings: unset PYTHONOPTIMIZE, and run Python without -OO"
+
+
+def has_docstrings() -> bool:
+    """DALI cannot be imported by a Python that discards them."""
+    return sys.flags.optimize < 2
 
 
 def num_cores() -> int:

@@ -118,6 +118,10 @@ def _run_statements(
     connection: duckdb.DuckDBPyConnection, settings: SqlSettings, to: TextIO
 ) -> None:
     """Run every statement; write the rows of the last one. Raises ValueError if one writes."""
+    try:
+        settings.query.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the query is not UTF-8: {settings.query!r}") from error
     statements = connection.extract_statements(settings.query)
     for statement in statements:
         if (kind := _kind(statement)) not in (*_QUERIES, *_PREPARATIONS):

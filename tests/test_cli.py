@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +95,34 @@ def test_threads_that_wait_spin_briefly_unless_the_user_says_otherwise(
     assert main(["doctor"]) == 0
     assert os.environ.get("GOMP_SPINCOUNT") == told
     assert os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] == "."
+
+
+def test_a_user_without_a_home_has_one_for_libraries(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a container with a user of its own; Altair asks for it while it is imported."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setenv("HOME", "set, so that it is set again")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("jobs.doctor.main", lambda _: print(Path.home()))
+    main(["doctor"])
+    assert capsys.readouterr().out == "/\n"
+
+
+def test_a_python_without_docstrings_is_told_what_it_lacks() -> None:
+    """DALI extends its own while it is imported."""
+    for job in ("label", "doctor"):
+        done = subprocess.run(
+            [sys.executable, "-OO", "-m", "jobs.cli", job], capture_output=True, text=True
+        )
+        said = done.stdout if job == "doctor" else done.stderr
+        assert done.returncode == 1
+        assert "DALI needs docstrings: unset PYTHONOPTIMIZE" in said.splitlines()[0]
+        assert "Traceback" not in done.stderr
 
 
 def test_a_missing_package_is_told_in_one_line(

@@ -1,6 +1,7 @@
 """Ray is started quietly, and what keeps it from starting is said in one line."""
 
 import importlib.util
+import os
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -133,6 +135,36 @@ def test_a_local_start_that_times_out_is_tried_again(
     made[-1].wait()
 
 
+@pytest.mark.parametrize("folder", ["/proc/none", os.devnull, "long" * 30])
+def test_a_temporary_folder_that_ray_cannot_use_is_told_with_the_way_out(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a socket has 107 bytes at most."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / folder))
+    with (
+        pytest.raises(ClusterError, match=r"did not start: .*; set RAY_TMPDIR to .* --workers 0$"),
+        cluster("local"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_full_temporary_folder_is_told_before_ray_waits_for_its_processes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usage(folder: str) -> Any:
+        return SimpleNamespace(total=10**9, free=1000 if folder == str(tmp_path) else 10**8)
+
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    monkeypatch.setattr("jobs.cluster.ray.init", lambda **_: None)
+    with pytest.raises(ClusterError, match=rf"no room in '{tmp_path}'; set RAY_TMPDIR to"):
+        _connect({"address": "local"})
+    monkeypatch.setenv(name, "/tmp")
+    _connect({"address": "local"})
+
+
 def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
     """`ray.init` has its own handler of SIGTERM, which would exit with the signal's number."""
     program = """
@@ -161,6 +193,41 @@ def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
         timeout=120,
     )
     assert (done.returncode, done.stdout) == (0, "interrupted True False\n")
+
+
+def private_cluster(statements: str, **environment: str) -> str:
+    """What a new process prints that starts a private cluster."""
+    program = f"""
+import os
+import jobs.cluster, jobs.machine, ray
+from pathlib import Path
+{textwrap.dedent(statements)}
+with jobs.cluster.cluster("local"):
+    print(jobs.cluster.nodes()[0].cpus, ray.get(ray.remote(lambda: "works").remote()))
+print(sorted(name for name in os.environ if name.startswith("RAY_AUTH")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout or done.stderr
+
+
+def test_a_private_cluster_has_the_cpus_that_this_process_may_use(tmp_path: Path) -> None:
+    """Ray knows no affinity, and makes of half a CPU none."""
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    limit = f"jobs.machine._CPU_LIMIT = Path({str(tmp_path / 'cpu.max')!r})"
+    assert private_cluster(limit).startswith("1 works\n")
+
+
+def test_a_private_cluster_starts_where_the_home_cannot_be_written() -> None:
+    """Ray would keep its token there. Nor does the next cluster of the process get the first's."""
+    another = "with jobs.cluster.cluster('local'): pass"
+    assert private_cluster(another, HOME=os.devnull).endswith(" works\n[]\n")
 
 
 def test_workers_import_nothing_from_the_current_folder(

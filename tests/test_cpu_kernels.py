@@ -37,6 +37,51 @@ def test_nothing_is_taken_from_the_current_folder(tmp_path: Path) -> None:
     assert subprocess.check_output(command, cwd=tmp_path, env=environment) == b"['']\n"
 
 
+KERNEL = """
+from afd_model.inference.numba_toolkit import kernel
+@kernel
+def double(values):
+    for k in range(len(values)):
+        values[k] *= 2
+"""
+CALL = """
+import numpy
+from double import double
+values = numpy.ones(2)
+double(values)
+print(*values, "cached" if double.stats.cache_hits else "compiled")
+"""
+
+
+def call(folder: Path, before: str = "") -> str:
+    """What a process prints that calls a kernel."""
+    (folder / "double.py").write_text(KERNEL)
+    environment = {
+        "PYTHONPATH": f"{folder}:{Path(__file__).parents[1]}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NUMBA_CACHE_DIR": str(folder / "cache"),
+    }
+    command = [sys.executable, "-P", "-c", before + CALL]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True)
+    return done.stdout or done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x05]\x94."])
+@pytest.mark.parametrize("pattern", ["*.nbi", "*.nbc"])
+def test_a_damaged_cache_is_replaced(pattern: str, content: bytes, tmp_path: Path) -> None:
+    made = [call(tmp_path)]
+    (file,) = (tmp_path / "cache").rglob(pattern)
+    file.write_bytes(content)
+    made += [call(tmp_path) for _ in range(3)]
+    # An index that was damaged is emptied first, and filled by the next process.
+    assert (made[0], made[1], made[-1]) == ("2.0 2.0 compiled\n",) * 2 + ("2.0 2.0 cached\n",)
+
+
+def test_a_cache_without_room_stops_no_kernel(tmp_path: Path) -> None:
+    no_room = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+    assert call(tmp_path, no_room) == "2.0 2.0 compiled\n"
+
+
 def module(config: AFDConfig, scale: float = 0.3) -> AFDModule:
     torch.manual_seed(0)
     made = AFDModule(config).eval().requires_grad_(requires_grad=False)

@@ -184,6 +184,7 @@ def test_mistakes_are_told_in_one_line(
         "SELEC 1": 'syntax error at or near "selec"',
         "FROM nowhere": "nowhere does not exist",
         "FROM 'gone.parquet'": "gone.parquet",
+        "SELECT '\udce9'": "the query is not UTF-8",  # as Python reads a byte of Latin-1
     }
     for query, message in cases.items():
         for options in ((), ("--format", "csv"), ("--format", "json")):

@@ -8,11 +8,14 @@ are without type annotations, which Numba ignores. bfloat16 tensors come as thei
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import numba
 import numpy as np
 from numba.core import config
+from numba.core.caching import FunctionCache
 from numba.extending import overload
 
 # Numba would take settings from a file in the current folder, which may be a downloaded collection,
@@ -29,15 +32,35 @@ _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 part_of_kernel = numba.njit(fastmath=_FASTMATH, error_model="numpy", inline="always")
 
 
+class _Cache(FunctionCache):
+    """Does without a file of the cache that is damaged or has no room: Numba would raise.
+
+    `except Exception`, because a damaged pickle raises whatever it likes.
+    """
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except Exception:
+            with suppress(OSError):
+                self.flush()  # the index may be what is damaged
+
+
 def kernel(function: Callable[..., None]) -> Callable[..., None]:
     """Compiles a function at its first call, and caches the result on disk for other processes."""
     make = partial(numba.njit, nogil=True, fastmath=_FASTMATH, error_model="numpy")
-    made: Callable[..., None]
-    try:
-        made = make(cache=True)(function)
-    except RuntimeError:  # no writable cache folder, neither beside this file nor the user's
-        made = make()(function)
-    return made
+    made: Any = make()(function)
+    # RuntimeError: no writable cache folder, neither beside this file nor the user's.
+    with suppress(RuntimeError):
+        made._cache = _Cache(function)  # what cache=True does
+    compiled: Callable[..., None] = made
+    return compiled
 
 
 # Overloads for the two storage types of features: float32, and bfloat16 as uint16 bits.

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from jobs.diagnosis.check import Check
-from jobs.machine import cpu_features, cpu_name, memory_bytes, num_cores
+from jobs.machine import (
+    NO_DOCSTRINGS,
+    cpu_features,
+    cpu_name,
+    has_docstrings,
+    memory_bytes,
+    num_cores,
+)
 
 _MIN_PYTHON = (3, 11)
 _SHARED_MEMORY = Path("/dev/shm")
@@ -25,6 +32,8 @@ def check_python() -> Check:
         oldest = ".".join(map(str, _MIN_PYTHON))
         need = f"{found}: needs Linux and Python {oldest} or later"
         return Check(name="Python", state="wrong", found=need, fix="uv venv --python 3.12")
+    if not has_docstrings():
+        return Check(name="Python", state="wrong", found=f"{found}: {NO_DOCSTRINGS}")
     return Check(name="Python", state="ok", found=found)
 
 
