@@ -18,7 +18,6 @@ from typing import Any
 
 import psutil
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.job_config import JobConfig
 
 from jobs.exits import SAME_COMMAND_CONTINUES
@@ -109,15 +108,23 @@ def _own_token() -> Iterator[None]:
     names = ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE")  # Ray itself sets the second
     before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    AuthenticationTokenLoader.instance().reset_cache()
+    _read_token_again()
     try:
         yield
     finally:  # a cluster that this process joins next has another
         for name in names:
             os.environ.pop(name, None)
         os.environ.update(before)
+        _read_token_again()
+
+
+def _read_token_again() -> None:
+    """Make Ray forget the token and the mode that it has read from the environment."""
+    with suppress(ImportError, AttributeError):  # no part of Ray's public interface
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
         AuthenticationTokenLoader.instance().reset_cache()
-        Config.initialize("")  # reads the mode again
+        Config.initialize("")
 
 
 def _job_config() -> JobConfig:
