@@ -122,6 +122,14 @@ def ignoring_closed_stdout() -> Iterator[None]:
 
 
 def print_answer(text: object) -> None:
-    """Print to stdout what the command was asked for."""
+    r"""Print to stdout what the command was asked for.
+
+    A character that its encoding lacks becomes `\u2013`. Only here: data, as of `afd sql`, are
+    written as they are or not at all.
+    """
     with ignoring_closed_stdout():
-        print(text)
+        try:
+            print(text)
+        except UnicodeEncodeError:  # raised before anything is written
+            encoding = sys.stdout.encoding
+            print(str(text).encode(encoding, "backslashreplace").decode(encoding))

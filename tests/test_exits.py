@@ -151,6 +151,15 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "latin-1:surrogateescape"])
+def test_what_an_encoding_lacks_does_not_lose_the_answer(encoding: str) -> None:
+    """An evaluation has taken hours by the time that its table is printed."""
+    program = r"from jobs.exits import print_answer; print_answer('\xe9: 0.1 \u2013 0.2')"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    printed = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, env=environment)
+    assert printed == b"\xe9: 0.1 \\u2013 0.2\n"
+
+
 def test_an_answer_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_answer(Path("a"))
     assert capsys.readouterr() == ("a\n", "")
