@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
-import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -23,18 +20,17 @@ from ray.job_config import JobConfig
 from jobs.exits import SAME_COMMAND_CONTINUES
 from jobs.machine import num_cores
 from jobs.pool import ClusterError, Node
+from jobs.private_cluster import (
+    OTHER_FOLDER,
+    check_temporary_folder,
+    is_of_temporary_folder,
+    own_token,
+)
 from jobs.watchdog import reported_if_killed
 from pipeline.error_text import one_line, reason_of
 
 _START_ATTEMPTS = 3
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # enough: only shard numbers and counts go through it
-
-_MIN_TEMPORARY_BYTES = 2**20  # Ray's logs, before the first shard
-_FOLDER_ERRORS = (
-    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
-)
-_OTHER_FOLDER = "; set RAY_TMPDIR to a short, writable folder with room, or use --workers 0"
 
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
 _PROBE_TIMEOUT_S = 10.0
@@ -86,7 +82,7 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
     options: dict[str, Any] = {"address": address}
     token: AbstractContextManager[None] = nullcontext()
     if address == "local":
-        token = _own_token()
+        token = own_token()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a private cluster reports to nobody
         options |= {
             "num_cpus": num_cpus or num_cores(),  # Ray's own count knows no affinity
@@ -100,31 +96,6 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _own_token() -> Iterator[None]:
-    """A token for one private cluster: Ray would write one to a home that may not be writable."""
-    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE")  # Ray itself sets the second
-    before = {name: os.environ[name] for name in names if name in os.environ}
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    _read_token_again()
-    try:
-        yield
-    finally:  # a cluster that this process joins next has another
-        for name in names:
-            os.environ.pop(name, None)
-        os.environ.update(before)
-        _read_token_again()
-
-
-def _read_token_again() -> None:
-    """Make Ray forget the token and the mode that it has read from the environment."""
-    with suppress(ImportError, AttributeError):  # no part of Ray's public interface
-        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-        AuthenticationTokenLoader.instance().reset_cache()
-        Config.initialize("")
 
 
 def _job_config() -> JobConfig:
@@ -172,7 +143,7 @@ def _connect(options: dict[str, Any]) -> None:
     # `log_to_driver` is for what workers print.
     ray._private.worker._worker_logs_enabled = False
     if address == "local":
-        _check_temporary_folder()
+        check_temporary_folder()
     for attempt in range(_START_ATTEMPTS):
         children = set(psutil.Process().children())
         if not address.startswith(_RAY_CLIENT):  # whose server has a current folder of its own
@@ -194,28 +165,12 @@ def _connect(options: dict[str, Any]) -> None:
                 raise ClusterError(
                     f"cannot join the Ray cluster at {address!r}: {reason}{hint}"
                 ) from error
-            is_folders = _is_of_temporary_folder(error)
+            is_folders = is_of_temporary_folder(error)
             if is_folders or attempt + 1 == _START_ATTEMPTS:
-                way_out = _OTHER_FOLDER if is_folders else "; try again"
+                way_out = OTHER_FOLDER if is_folders else "; try again"
                 raise ClusterError(f"Ray did not start: {root_cause(error)}{way_out}") from error
         else:
             return
-
-
-def _check_temporary_folder() -> None:
-    """Raise ClusterError when it is full: Ray would wait half a minute for its processes."""
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    with suppress(OSError):  # Ray says what is wrong with it, or creates it
-        usage = shutil.disk_usage(folder)
-        if usage.total and usage.free < _MIN_TEMPORARY_BYTES:
-            raise ClusterError(f"Ray did not start: no room in {folder!r}{_OTHER_FOLDER}")
-
-
-def _is_of_temporary_folder(error: Exception) -> bool:
-    """True where Ray cannot write to it, or its path is too long for that of a socket."""
-    if not isinstance(error, OSError):
-        return False
-    return error.errno in _FOLDER_ERRORS or "AF_UNIX path length" in str(error)
 
 
 def check_address(address: str) -> None:
