@@ -195,16 +195,17 @@ def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
     assert (done.returncode, done.stdout) == (0, "interrupted True False\n")
 
 
-def private_cluster(statements: str, **environment: str) -> str:
-    """What a new process prints that starts a private cluster."""
+def private_clusters(count: int, cpu_limit: Path, **environment: str) -> str:
+    """What a new process prints that starts private clusters, one after the other."""
     program = f"""
 import os
 import jobs.cluster, jobs.machine, ray
 from pathlib import Path
-{textwrap.dedent(statements)}
-with jobs.cluster.cluster("local"):
-    print(jobs.cluster.nodes()[0].cpus, ray.get(ray.remote(lambda: "works").remote()))
-print(sorted(name for name in os.environ if name.startswith("RAY_AUTH")))
+jobs.machine._CPU_LIMIT = Path({str(cpu_limit)!r})
+for _ in range({count}):
+    with jobs.cluster.cluster("local"):
+        print(jobs.cluster.nodes()[0].cpus, ray.get(ray.remote(lambda: "works").remote()))
+    print(sorted(name for name in os.environ if name.startswith("RAY_AUTH")))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -217,17 +218,14 @@ print(sorted(name for name in os.environ if name.startswith("RAY_AUTH")))
     return done.stdout or done.stderr
 
 
-def test_a_private_cluster_has_the_cpus_that_this_process_may_use(tmp_path: Path) -> None:
-    """Ray knows no affinity, and makes of half a CPU none."""
+def test_private_clusters_start_where_there_is_half_a_cpu_and_no_home(tmp_path: Path) -> None:
+    """Of half a CPU Ray makes none, and in the home it would keep a token.
+
+    Nor does the next cluster of a process get the first one's token.
+    """
     (tmp_path / "cpu.max").write_text("50000 100000\n")
-    limit = f"jobs.machine._CPU_LIMIT = Path({str(tmp_path / 'cpu.max')!r})"
-    assert private_cluster(limit).startswith("1 works\n")
-
-
-def test_a_private_cluster_starts_where_the_home_cannot_be_written() -> None:
-    """Ray would keep its token there. Nor does the next cluster of the process get the first's."""
-    another = "with jobs.cluster.cluster('local'): pass"
-    assert private_cluster(another, HOME=os.devnull).endswith(" works\n[]\n")
+    found = private_clusters(2, tmp_path / "cpu.max", HOME=os.devnull)
+    assert found == "1 works\n[]\n" * 2
 
 
 def test_workers_import_nothing_from_the_current_folder(

@@ -15,7 +15,7 @@ import pytest
 from jobs.diagnosis import machine as doctor_machine
 from jobs.diagnosis import self_tests
 from jobs.diagnosis.check import Check, line
-from jobs.diagnosis.machine import check_gpu, check_shared_memory
+from jobs.diagnosis.machine import check_gpu, check_python, check_shared_memory
 from jobs.diagnosis.packages import check_extra, check_package, module_of, package_checks
 from jobs.doctor import main
 
@@ -38,6 +38,13 @@ def doctor_without(*modules: str) -> tuple[int, dict[str, Any], str]:
         [sys.executable, "-c", f"{hide}\n{run}"], cwd=ROOT, capture_output=True, text=True
     )
     return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_a_python_without_docstrings_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_python().state == "ok"
+    monkeypatch.setattr(doctor_machine, "has_docstrings", lambda: False)
+    found = check_python()
+    assert (found.state, "unset PYTHONOPTIMIZE" in found.found) == ("wrong", True)
 
 
 def named(document: dict[str, Any], name: str) -> dict[str, Any]:
