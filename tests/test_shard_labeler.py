@@ -3,12 +3,9 @@
 import gc
 import math
 import signal
-import socket
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
-from socket import gethostname
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -18,14 +15,13 @@ from labelers import emptied_output, make_labeler, planned_settings
 from reading import JPEG, reading
 
 from jobs.labelling.messages import CommitRecord
-from jobs.labelling.mounts import existing_input_files
-from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, STOPPED, ShardLabeler
+from jobs.labelling.shard_labeler import STOPPED, ShardLabeler
 from jobs.settings import LabelSettings
 from pipeline.label_shard import LabelledShard
-from pipeline.output import RUN, OutputFolder
+from pipeline.output import OutputFolder
 from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import ImageRef, Shard
-from pipeline.shards import Plan, part_name, part_path
+from pipeline.shards import part_name, part_path
 from pipeline.sink import read_facts, write_part
 
 
@@ -42,34 +38,6 @@ def labeler(settings: LabelSettings) -> ShardLabeler:
 @pytest.fixture
 def output(settings: LabelSettings) -> OutputFolder:
     return emptied_output(settings)
-
-
-def test_a_node_without_the_drivers_output_labels_nothing(
-    settings: LabelSettings, output: OutputFolder, tmp_path: Path
-) -> None:
-    labeler = make_labeler(replace(settings, output=str(tmp_path)))
-    assert labeler.label_or_exit(0).fatal == (
-        f"{str(tmp_path / 'plan.parquet')!r} does not exist on the node {socket.gethostname()}:"
-        " mount the output at the same path on every node"
-    )
-    assert not list(output.labels.iterdir())
-
-
-def test_an_input_that_vanishes_ends_the_run_and_is_no_row(
-    settings: LabelSettings, output: OutputFolder, tmp_path: Path
-) -> None:
-    labeler = make_labeler(settings, input_files=existing_input_files(Plan(output)))
-    images = Path(settings.input)
-    (images / "2.jpg").rename(tmp_path / "2.jpg")
-    counts = labeler.label_or_exit(1).counts
-    assert counts == {"ok": 1, "damaged": 0, "rejected": 0, "unreadable": 1}
-    (tmp_path / "2.jpg").rename(images / "2.jpg")
-    images.rename(tmp_path / "moved")
-    fatal = labeler.label_or_exit(0).fatal
-    (tmp_path / "moved").rename(images)
-    assert fatal is not None
-    assert fatal.startswith(f"{str(images / '0.jpg')!r} does not exist on the node")
-    assert not part_path(output, 0).exists()
 
 
 def test_a_shard_is_committed_and_counted(labeler: ShardLabeler, output: OutputFolder) -> None:
@@ -279,59 +247,3 @@ def test_every_shard_is_stopped_before_any_is_waited_for(
     assert [images._closed for images in both] == [True, True]
     reading_ends.set()
     stopping.join()
-
-
-def test_a_model_that_cannot_be_built_is_fatal_and_worded(settings: LabelSettings) -> None:
-    record = make_labeler(replace(settings, backbone="mobilenet_v3_smal")).label_or_exit(0)
-    assert (
-        record.fatal == "unknown backbone 'mobilenet_v3_smal': did you mean 'mobilenet_v3_small'?"
-    )
-
-
-def test_of_several_nodes_the_one_that_lacks_something_is_named(
-    settings: LabelSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: Any) -> None:
-        raise ImportError("libjpeg.so.62: cannot open shared object file")
-
-    monkeypatch.setattr(ShardLabeler, "_load", broken)
-    reason = "ImportError: libjpeg.so.62: cannot open shared object file"
-    on_a_cluster = replace(settings, address="auto", workers="auto")
-    for changed, node in ((settings, ""), (on_a_cluster, f" (on the node {gethostname()})")):
-        assert make_labeler(changed).label_or_exit(0).fatal == reason + node
-
-
-def test_another_model_than_the_runs_is_fatal(
-    settings: LabelSettings, labeler: ShardLabeler, output: OutputFolder
-) -> None:
-    expected = {**labeler.label_or_exit(0).model, "weights_sha256": "0123"}
-    output.write_json(RUN, {"model": expected})
-    record = make_labeler(settings).label_or_exit(0)
-    output.remove(RUN)
-    assert record.fatal is not None
-    assert "weights-sha256 was '0123', is now None" in record.fatal
-
-
-def test_a_lost_device_is_fatal_here_and_ends_a_worker_of_rays(
-    settings: LabelSettings, output: OutputFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    labeler = make_labeler(settings)
-    tried = []
-
-    def fail(*_: Any) -> None:
-        tried.append(1)
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    exits: list[int] = []
-    monkeypatch.setattr(labeler.pipeline, "label", fail)
-    monkeypatch.setattr(labeler.pipeline, "device_fault", lambda: "cpu is lost")
-    monkeypatch.setattr("os._exit", exits.append)
-    wanted = "cpu is lost; the same command continues the run"
-    assert [record.fatal for record in labeler.label_each([0, 1])] == [wanted, wanted]
-    assert len(tried) <= 2  # one attempt each, where they ran side by side
-    assert exits == []
-    labeler.label_or_exit(2)
-    assert exits == [EXIT_DEVICE_LOST]
-    monkeypatch.undo()
-    output.clean()
-    assert make_labeler(settings).label_or_exit(0).error is None
