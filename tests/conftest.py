@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -25,6 +27,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # signals that they are sent.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Have a crash say where it was: `ray.init` installs a handler whose text pytest captures."""
+    faulthandler.disable()
+    faulthandler.enable(item.config.stash[fault_handler_stderr_fd_key])
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +79,8 @@ def head(s3_url: str) -> Iterator[Cluster]:
         use_s3(s3_url, environment)
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **needless})
     yield made
+    # A client that asks a lost cluster for a minute ends its process without a word.
+    made.global_state.disconnect()
     made.shutdown()
 
 
