@@ -5,7 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import duckdb
@@ -85,7 +85,7 @@ def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_block_is_tried() -> None:
     questions = DOCS.split("## Status")[1]
-    assert questions.count("```sql") == len(QUERIES) == 13
+    assert questions.count("```sql") == len(QUERIES) == 14
 
 
 def test_which_labels_may_be_trusted(ask: Any, rows: list[dict[str, Any]], folder: Path) -> None:
@@ -210,6 +210,16 @@ def test_the_share_below_a_quality(ask: Any, rows: list[dict[str, Any]]) -> None
     (line,) = ask("below quality 25")
     assert float(line["share_below"]) == pytest.approx(mean(quality < 25 for quality in known))
     assert int(line["unknown"]) == len(rows) - len(known)
+
+
+def test_how_large_the_images_are(ask: Any, rows: list[dict[str, Any]]) -> None:
+    pixels = [row["width"] * row["height"] for row in rows if row["width"] is not None]
+    (line,) = ask("How large")
+    assert int(line["images"]) == len(pixels)
+    assert float(line["median_megapixels"]) == pytest.approx(median(pixels) / 1e6)
+    assert float(line["largest"]) == pytest.approx(max(pixels) / 1e6)
+    gigabytes = sum(row["num_bytes"] or 0 for row in rows) / 1e9
+    assert float(line["gigabytes"]) == pytest.approx(gigabytes)
 
 
 def test_copies(tmp_path: Path) -> None:
