@@ -17,7 +17,7 @@ from outputs import uri as made_uri
 
 from jobs.sql import SqlSettings, sql
 from pipeline.records import SCHEMA, Container, ImageRef
-from pipeline.shards import write_plan
+from pipeline.shards import part_path, write_plan
 from pipeline.sources import list_images
 
 PACKED = 50  # images that the plan says are members of an archive
@@ -85,7 +85,7 @@ def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_block_is_tried() -> None:
     questions = DOCS.split("## Status")[1]
-    assert questions.count("```sql") == len(QUERIES) == 14
+    assert questions.count("```sql") == len(QUERIES) == 15
 
 
 def test_which_labels_may_be_trusted(ask: Any, rows: list[dict[str, Any]], folder: Path) -> None:
@@ -274,6 +274,41 @@ def test_joining_back(ask: Any, rows: list[dict[str, Any]]) -> None:
         "2",
         row["status"],
     )
+
+
+def test_joining_back_by_the_files_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uris = ["/a/b/x.jpg", "/a/flat.tar#y.jpg", "s3://bucket/w.tar#c/z.jpg"]
+    output = write_output(tmp_path / "labels-out", Made(images=3))
+    left = iter(uris)
+    rewrite(output, 0, lambda row: row.update(uri=next(left)))
+    names = ["x.jpg", "y.jpg", "z.jpg"]
+    pq.write_table(pa.table({"file_name": names}), tmp_path / "records.parquet")
+    monkeypatch.chdir(tmp_path)
+    (condition,) = re.findall(r"`(\S+\(.+\) = records.file_name)`", DOCS)
+    (query,) = (text for question, text in QUERIES.items() if "my own records" in question)
+    to = io.StringIO()
+    query = re.sub(" ON .+;", f" ON {condition} ORDER BY file_name;", query)
+    query = query.replace("records.*", "records.*, labels.uri")
+    sql(SqlSettings(output="labels-out", query=query, format="csv"), to)
+    answer = csv.DictReader(io.StringIO(to.getvalue()))
+    assert [(line["file_name"], line["uri"]) for line in answer] == [*zip(names, uris, strict=True)]
+
+
+def test_which_images_have_no_row_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = write_output(tmp_path / "labels-out", Made(images=30, images_per_shard=10))
+    part_path(output, 1).unlink()
+    (query,) = (text for question, text in QUERIES.items() if "no row yet" in question)
+    to = io.StringIO()
+    sql(SqlSettings(output=str(output.path), query=query, format="csv"), to)
+    found = [line["uri"] for line in csv.DictReader(io.StringIO(to.getvalue()))]
+    assert sorted(found) == [made_uri(number) for number in range(10, 20)]
+
+
+def test_the_plans_columns(folder: Path) -> None:
+    """Every one is explained, in the order in which a reader of the file finds them."""
+    (section,) = re.findall(r"^- `plan\.parquet`.+?(?=^- `run)", DOCS, re.M | re.S)
+    names = pq.read_schema(folder / "labels-out/plan.parquet").names
+    assert re.findall(r"`(\w+)`: ", section) == names
 
 
 def test_where_the_bytes_are(ask: Any, rows: list[dict[str, Any]]) -> None:
