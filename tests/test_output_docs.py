@@ -105,6 +105,23 @@ def test_which_labels_may_be_trusted(ask: Any, rows: list[dict[str, Any]], folde
         assert float(line["share_right"]) == pytest.approx(sum(kept) / len(kept))
 
 
+def test_class_numbers_of_folders_that_are_named_by_wordnet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("n01440764/b.JPEG", "n15075141/a.JPEG", "n02012849/c.JPEG"):
+        (tmp_path / "imagenet-val" / name).parent.mkdir(parents=True)
+        (tmp_path / "imagenet-val" / name).touch()
+    (code,) = re.findall(r"```python\n(.+?)```", DOCS, re.DOTALL)
+    exec(code, {})
+    found = pq.read_table("truth.parquet").to_pylist()
+    assert found == [
+        {"uri": f"{tmp_path}/imagenet-val/n01440764/b.JPEG", "label": 0},
+        {"uri": f"{tmp_path}/imagenet-val/n02012849/c.JPEG", "label": 134},  # the bird, not 517
+        {"uri": f"{tmp_path}/imagenet-val/n15075141/a.JPEG", "label": 999},
+    ]
+
+
 def test_which_images_need_relabelling(ask: Any, rows: list[dict[str, Any]]) -> None:
     doubtful = [
         row["uri"]
