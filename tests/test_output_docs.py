@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from outputs import Made, rewrite, write_output
 from outputs import uri as made_uri
 
+from jobs.labelling.summary import Summary
 from jobs.sql import SqlSettings, sql
 from pipeline.records import SCHEMA, Container, ImageRef
 from pipeline.shards import part_path, write_plan
@@ -326,6 +328,12 @@ def test_the_plans_columns(folder: Path) -> None:
     (section,) = re.findall(r"^- `plan\.parquet`.+?(?=^- `run)", DOCS, re.M | re.S)
     names = pq.read_schema(folder / "labels-out/plan.parquet").names
     assert re.findall(r"`(\w+)`: ", section) == names
+
+
+def test_every_field_of_the_summary_is_explained() -> None:
+    (section,) = re.findall(r"^- `summary\.json`.+?(?=^- )", DOCS, re.M | re.S)
+    missing = {field.name for field in fields(Summary)} - set(re.findall(r"`(\w+)`", section))
+    assert not missing
 
 
 def test_where_the_bytes_are(ask: Any, rows: list[dict[str, Any]]) -> None:
