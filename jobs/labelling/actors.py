@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from jobs.cluster import root_cause
+from jobs.cluster import logs_folder, root_cause
 from jobs.exits import SAME_COMMAND_CONTINUES
 from jobs.labelling.messages import CommitRecord
 from jobs.log import say
@@ -24,7 +24,6 @@ from jobs.pool import ClusterError, Pool
 _MAX_LOST_WORKERS = 10  # per shard
 _MAX_FAILED_STARTS = 3  # in a row; plus one for each worker of the pool
 _MEMORY_OF_NODE = re.compile(r"the node \((IP: [^,)]+).*?(was \S+ used / \S+ limit)")
-_RAY_LOGS = "/tmp/ray/session_latest/logs"
 
 
 def run_shards(
@@ -83,7 +82,7 @@ class _ActorPool:
             if not self._calls:
                 raise ClusterError(
                     f"{self._failed_starts} workers in a row died while they started; Ray's logs in"
-                    f" {_RAY_LOGS} on their nodes may say why{SAME_COMMAND_CONTINUES}"
+                    f" {logs_folder()} on their nodes may say why{SAME_COMMAND_CONTINUES}"
                 )
             record = self._next_record(waiting)
             if record is not None:
