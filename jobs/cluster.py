@@ -30,6 +30,7 @@ from jobs.watchdog import reported_if_killed
 from pipeline.error_text import one_line, reason_of
 
 _START_ATTEMPTS = 3
+_DEFAULT_LOGS = "/tmp/ray/session_latest/logs"
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # enough: only shard numbers and counts go through it
 
 _HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
@@ -252,6 +253,14 @@ def free() -> list[tuple[float, float]]:
     except (AttributeError, ray.exceptions.RaySystemError):  # no part of Ray's public interface
         resources = [ray.available_resources()]
     return [(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in resources]
+
+
+def logs_folder() -> str:
+    """Where each node of the connected cluster keeps Ray's logs; through Ray Client, a guess."""
+    with suppress(AttributeError):  # no part of Ray's public interface
+        node: Any = ray._private.worker._global_node
+        return os.path.join(node.get_session_dir_path(), "logs")
+    return _DEFAULT_LOGS
 
 
 def root_cause(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -36,7 +37,8 @@ class Echo:
 
     def __init__(self, config: Any) -> None: ...
 
-    def ready(self) -> None: ...
+    def ready(self) -> str:
+        return f"process {os.getpid()} on node-7"
 
     def label_or_exit(self, shard: int) -> CommitRecord:
         return CommitRecord(shard, 0.0, model={"pid": os.getpid()})
@@ -126,6 +128,18 @@ class Frail(Mortal):
         if born % 2 == 0:
             os._exit(1)
         super().__init__(((4,), folder))
+
+
+class Stuck(Echo):
+    """Shard 1 does not end before the driver has said that it waits (a file says so)."""
+
+    def __init__(self, config: Path) -> None:
+        self._said = config
+
+    def label_or_exit(self, shard: int) -> CommitRecord:
+        while shard == 1 and not self._said.exists():
+            time.sleep(0.01)
+        return super().label_or_exit(shard)
 
 
 class Unmakable(Echo):
@@ -280,6 +294,47 @@ def test_a_worker_that_cannot_be_made_says_what_the_node_lacks(address: str) -> 
 def test_a_defect_of_a_worker_ends_the_run_with_its_error(address: str) -> None:
     with pytest.raises(ClusterError, match=r"ValueError: shard \d is a defect of ours"):
         list(records(address, Faulty))
+
+
+def test_what_is_waited_for_is_said_where_a_worker_hangs(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does whose disk is on a network and does not answer: for ever, without a word."""
+    lines: list[str] = []
+
+    def noted(line: str, **_: Any) -> None:
+        lines.append(line)
+        if "part-00001" in line:
+            (tmp_path / "said").touch()
+
+    monkeypatch.setattr(jobs.labelling.actors, "say", noted)
+    monkeypatch.setattr(jobs.labelling.actors, "_patience_s", lambda longest: 0.2)
+    found = list(records(address, Stuck, tmp_path / "said", ONE, shards=3))
+    assert shards_of(found) == [0, 1, 2]
+    assert re.fullmatch("nothing was labelled for .* s: 1 worker has not started yet", lines[0])
+    (pid,) = {record.model["pid"] for record in found}
+    assert re.fullmatch(
+        rf"nothing was labelled for .* s: part-00001.parquet( and part-00002.parquet)? in process"
+        rf" {pid} on node-7; if one hangs, as on a disk that does not answer, kill it: others label"
+        " its shards",
+        lines[-1],
+    )
+
+
+def test_of_many_workers_that_hang_a_few_are_named() -> None:
+    labelling = {f"process {n} on a": [2 * n, 2 * n + 1] for n in range(9)}
+    words = jobs.labelling.actors._at_work(labelling)
+    assert words == (
+        "part-00000.parquet and part-00001.parquet in process 0 on a,"
+        " part-00002.parquet and part-00003.parquet in process 1 on a,"
+        " part-00004.parquet and part-00005.parquet in process 2 on a, and 6 more workers"
+    )
+
+
+def test_a_driver_is_patient_with_large_shards() -> None:
+    patience = jobs.labelling.actors._patience_s
+    assert patience(None) == 300  # nobody knows yet how long a shard takes
+    assert [patience(longest) for longest in (1, 100, 10_000)] == [120, 400, 1800]
 
 
 def test_a_pool_grows_as_the_cluster_does_and_shrinks_with_it(

@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from servers import WebServer
 
 import jobs.cluster
-from jobs.cluster import _connect, check_address, cluster, free
+from jobs.cluster import _connect, check_address, cluster, free, logs_folder
 from jobs.pool import ClusterError
 
 
@@ -226,6 +226,18 @@ def test_private_clusters_start_where_there_is_half_a_cpu_and_no_home(tmp_path: 
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     found = private_clusters(2, tmp_path / "cpu.max", HOME=os.devnull)
     assert found == "1 works\n[]\n" * 2
+
+
+def test_the_logs_that_a_message_names_are_those_of_the_connected_cluster(
+    head: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever RAY_TMPDIR or --temp-dir puts them, and whichever cluster is the latest."""
+    with cluster(head.address):
+        assert logs_folder() == head.head_node.get_logs_dir_path()
+        with monkeypatch.context() as newer:  # a release of Ray
+            newer.delattr(ray._private.worker, "_global_node")
+            assert logs_folder() == "/tmp/ray/session_latest/logs"
+    assert logs_folder() == "/tmp/ray/session_latest/logs"  # nor does Ray Client know
 
 
 def test_workers_import_nothing_from_the_current_folder(

@@ -1,9 +1,14 @@
 """Images are read wherever they are, and one that cannot be says so."""
 
+import errno
+import io
+import os
 import threading
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
+from corpora import parquet
 from jpegs import encode, photo
 from reading import archive_of, reading, widths, written
 from servers import Answer, Bucket, Proxy, Request, WebServer
@@ -193,3 +198,90 @@ def test_an_archive_that_cannot_be_read_now_fails_the_shard(
     monkeypatch.setattr(image_bytes, "_CACHE", image_bytes._ReaderCache())
     proxy.faults = {"a.tar": ["404:NoSuchKey"] * 500}  # gone: that is said of each
     assert {image.error for image in reading(refs)} == {"HTTP 404 NoSuchKey"}
+
+
+BAD_SECTOR = "/proc/self/mem"  # to `stat` a file like any other; its first byte cannot be read: EIO
+
+
+def break_file(ref: ImageRef) -> None:
+    Path(ref.uri).unlink()
+    Path(ref.uri).symlink_to(BAD_SECTOR)
+
+
+def test_a_bad_sector_costs_its_image_and_a_disk_that_fails_the_shard(tmp_path: Path) -> None:
+    """A row is final: of a disk that came back, all that was read meanwhile would be lost."""
+    refs = written(tmp_path, 40)
+    for ref in refs[10:17]:
+        break_file(ref)
+    bad = [image for image in reading(refs) if image.status != Status.OK]
+    assert [image.row for image in bad] == list(range(10, 17))
+    assert {(image.status, image.error) for image in bad} == {
+        (Status.UNREADABLE, "Input/output error")
+    }
+    break_file(refs[17])
+    last = rf"^8 images in a row, the last: Input/output error \({refs[17].uri}\)$"
+    with pytest.raises(StoreDownError, match=last):
+        list(reading(refs))
+
+
+@pytest.mark.parametrize(
+    ("number", "in_a_row"),
+    [
+        *[(number, 8) for number in (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)],
+        *[(number, 8) for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)],
+        *[(number, 32) for number in (errno.EACCES, errno.EPERM)],  # as the 403 of a store
+        *[(number, None) for number in (errno.ENOENT, errno.EISDIR, errno.EINVAL)],
+    ],
+)
+def test_what_the_system_says_is_of_one_file_or_of_all(
+    monkeypatch: pytest.MonkeyPatch, number: int, in_a_row: int | None
+) -> None:
+    def refuse(location: str, *_: int) -> bytes:
+        raise OSError(number, os.strerror(number), location)
+
+    monkeypatch.setattr(image_bytes, "read", refuse)
+    ahead = reading([ImageRef(f"/{row}.jpg") for row in range(40)])
+    if in_a_row is None:
+        assert {image.error for image in ahead} == {os.strerror(number)}
+    else:
+        with pytest.raises(StoreDownError, match=f"^{in_a_row} images .*: {os.strerror(number)}"):
+            list(ahead)
+
+
+def test_a_tar_on_a_disk_that_fails_fails_the_shard() -> None:
+    plain = [ImageRef(f"a.tar#{n}.jpg", BAD_SECTOR, Container.TAR, 512, 9) for n in range(40)]
+    with pytest.raises(StoreDownError, match="8 images in a row, the last: Input/output error"):
+        list(reading(plain))
+    assert {image.error for image in reading(plain[:7])} == {"Input/output error"}
+    compressed = [ImageRef("b.tar.gz#0.jpg", BAD_SECTOR, Container.TAR_GZ, 512, 9)]
+    with pytest.raises(StoreDownError, match=r"b.tar.gz#0.jpg cannot be read: Input/output error"):
+        list(reading(compressed))
+
+
+class FailingDisk(io.FileIO):
+    """A file whose second quarter cannot be read, while it fails."""
+
+    fails = True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        size, start = os.fstat(self.fileno()).st_size, self.tell()
+        if self.fails and start < size // 2 and start + len(buffer) > size // 4:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().readinto(buffer)
+
+
+def test_a_row_group_on_a_disk_that_fails_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jpegs = [encode(photo(160, 160 + row)) for row in range(50)]
+    (tmp_path / "c.parquet").write_bytes(parquet(image=jpegs))
+    refs = list(list_images(str(tmp_path / "c.parquet")))
+
+    def opened(location: str) -> BinaryIO:
+        return io.BufferedReader(FailingDisk(location), 512)
+
+    monkeypatch.setattr(image_bytes, "open_input", opened)
+    with pytest.raises(StoreDownError, match=r"c.parquet#\d+ cannot be read: Input/output error"):
+        list(reading(refs))
+    monkeypatch.setattr(FailingDisk, "fails", False)
+    assert widths(reading(refs)) == list(range(160, 210))

@@ -126,8 +126,11 @@ def test_bad_images_are_replaced_in_training_and_left_out_held_out(
     assert [len(batch.clean) for batch in take(data.training(), 4)] == [4] * 4
     assert sum(len(batch.clean) for batch in data.held_out()) == 3
     for path in tmp_path.iterdir():
-        path.write_bytes(b"")
-    with pytest.raises(ValueError, match="none of 6 images in a row can be used for training"):
+        path.unlink()
+        path.symlink_to("/proc/self/mem")  # which gives EIO, as a disk that fails
+    (tmp_path / "1.jpg").symlink_to("/proc/self/mem")
+    none = r"none of 6 images in a row can be used for training; .*\.jpg: Input/output error"
+    with pytest.raises(ValueError, match=none):
         next(iter(data.training()))
 
 

@@ -6,25 +6,30 @@ Ray Data could do this too. It would need 3 s more to start, on two cores, and 5
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
-from collections.abc import Generator, Iterable
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.exceptions
 
-from jobs.cluster import root_cause
+from jobs.cluster import logs_folder, root_cause
 from jobs.exits import SAME_COMMAND_CONTINUES
 from jobs.labelling.messages import CommitRecord
 from jobs.log import say
 from jobs.pool import ClusterError, Pool
+from jobs.quantities import duration
+from pipeline.shards import part_name
 
 # Workers count the attempts at a shard. This limit is for workers that die before they can count.
 _MAX_LOST_WORKERS = 10  # per shard
 _MAX_FAILED_STARTS = 3  # in a row; plus one for each worker of the pool
 _MEMORY_OF_NODE = re.compile(r"the node \((IP: [^,)]+).*?(was \S+ used / \S+ limit)")
-_RAY_LOGS = "/tmp/ray/session_latest/logs"
+# Until the driver says for what it waits. A shard may take minutes, the first also loads the model.
+_PATIENCE_S, _FIRST_PATIENCE_S, _MAX_PATIENCE_S = 120.0, 300.0, 1800.0
+_NAMED_WORKERS = 3
 
 
 def run_shards(
@@ -32,8 +37,9 @@ def run_shards(
 ) -> Generator[CommitRecord, None, None]:
     """Label each shard on one of the pool's workers; yields the records as they end.
 
-    worker: the actors' class. `worker(config)` must not raise; `ready()` returns when it can label;
-        `label_or_exit(shard)` returns the record, and is called from `shards_at_once` threads.
+    worker: the actors' class. `worker(config)` must not raise; `ready()` returns when it can label,
+        with the name of its process for the user; `label_or_exit(shard)` returns the record, and
+        is called from `shards_at_once` threads.
     When a process or a node dies, its shards are given to other workers, and new workers start as
     soon as the cluster has room for them.
     Raises ClusterError when no worker can be started, a worker raises or the cluster is lost.
@@ -70,7 +76,9 @@ class _ActorPool:
         self._pool = pool
         self._shards_at_once = shards_at_once
         self._free_slots: dict[Any, int] = {}  # ready actor -> shards that it can still take
+        self._processes: dict[Any, str] = {}  # of the ready actors, as the user can find them
         self._calls: dict[Any, _Call] = {}  # by the reference to their result
+        self._longest_s: float | None = None  # of a shard
         self._lost_workers = Counter[int]()  # by the shard that they were labelling
         self._failed_starts = 0  # in a row
         self._max_failed_starts = pool.max_workers + _MAX_FAILED_STARTS
@@ -83,7 +91,7 @@ class _ActorPool:
             if not self._calls:
                 raise ClusterError(
                     f"{self._failed_starts} workers in a row died while they started; Ray's logs in"
-                    f" {_RAY_LOGS} on their nodes may say why{SAME_COMMAND_CONTINUES}"
+                    f" {logs_folder()} on their nodes may say why{SAME_COMMAND_CONTINUES}"
                 )
             record = self._next_record(waiting)
             if record is not None:
@@ -94,10 +102,10 @@ class _ActorPool:
 
         The shard of a worker that died is put back among those that are waiting.
         """
-        (ended, *_), _ = ray.wait(list(self._calls))
+        ended = self._next_ended()
         call = self._calls.pop(ended)
         try:
-            record: CommitRecord = ray.get(ended)
+            result: CommitRecord | str = ray.get(ended)
         except ray.exceptions.RayTaskError:  # the worker raised: a defect
             raise
         except ray.exceptions.RayError as error:
@@ -110,13 +118,39 @@ class _ActorPool:
                 return CommitRecord(call.shard, 0.0, error=died)
             waiting.appendleft(call.shard)
             return None
-        if call.shard is None:
+        if isinstance(result, str):
             self._free_slots[call.actor] = self._shards_at_once
+            self._processes[call.actor] = result
             self._failed_starts = 0
             return None
         if call.actor in self._free_slots:
             self._free_slots[call.actor] += 1
-        return record
+        self._longest_s = max(self._longest_s or 0.0, result.spent_s)
+        return result
+
+    def _next_ended(self) -> Any:
+        """Wait until a call ends. Says so after a while, and whenever that has doubled."""
+        began, wait_s = time.monotonic(), _patience_s(self._longest_s)
+        while True:
+            ended, _ = ray.wait(list(self._calls), timeout=wait_s)
+            if ended:
+                return ended[0]
+            wait_s = time.monotonic() - began
+            say(f"nothing was labelled for {duration(wait_s)}: {self._awaited()}")
+
+    def _awaited(self) -> str:
+        labelling = defaultdict[str, list[int]](list)
+        for call in self._calls.values():
+            if call.shard is not None:
+                process = self._processes.get(call.actor, "a worker that died")
+                labelling[process].append(call.shard)
+        if not labelling:
+            count = self._num_starting()
+            return f"{count} worker{' has' if count == 1 else 's have'} not started yet"
+        return (
+            f"{_at_work(labelling)}; if one hangs, as on a disk that does not answer, kill it:"
+            " others label its shards"
+        )
 
     def _start_actors(self, num_waiting: int) -> None:
         """Start the actors that the pool lacks. Ray queues those that do not fit yet.
@@ -160,11 +194,12 @@ class _ActorPool:
         """
         for actor, slots in tuple(self._free_slots.items()):
             if slots == self._shards_at_once:
-                del self._free_slots[actor]
+                del self._free_slots[actor], self._processes[actor]
 
     def _remove(self, call: _Call, error: ray.exceptions.RayError) -> None:
         """Remove an actor that died. Raises when none of its class can be created."""
         if call.shard is not None:
+            self._processes.pop(call.actor, None)
             if self._free_slots.pop(call.actor, None) is not None:  # the first of its calls to fail
                 others = "other workers label its shards"
                 rest = others if self._free_slots else "its shards wait until another one starts"
@@ -174,6 +209,27 @@ class _ActorPool:
             raise error
         self._failed_starts += 1
         say(f"a worker died while it started, {_why_it_died(error)}")
+
+
+def _patience_s(longest_s: float | None) -> float:
+    """How long to wait for a shard without a word.
+
+    longest_s: how long one has taken so far; None: none has ended yet.
+    """
+    if longest_s is None:
+        return _FIRST_PATIENCE_S
+    return min(max(_PATIENCE_S, 4 * longest_s), _MAX_PATIENCE_S)
+
+
+def _at_work(labelling: Mapping[str, Sequence[int]]) -> str:
+    """labelling: the shards of each worker, by the name of its process."""
+    workers = [
+        f"{' and '.join(map(part_name, shards))} in {process}"
+        for process, shards in labelling.items()
+    ]
+    more = len(workers) - _NAMED_WORKERS
+    others = [f"and {more} more worker{'' if more == 1 else 's'}"] if more > 0 else []
+    return ", ".join([*workers[:_NAMED_WORKERS], *others])
 
 
 def _why_it_died(error: ray.exceptions.RayError) -> str:

@@ -79,8 +79,9 @@ class ShardLabeler:
             from jobs.labelling.shard_pipeline import ShardPipeline
         return ShardPipeline(config, self.plan.size.num_images)
 
-    def ready(self) -> None:
-        """Return when the worker can label."""
+    def ready(self) -> str:
+        """Return when the worker can label: its process, as the user can find it."""
+        return f"process {os.getpid()} on {socket.gethostname()}"
 
     def label_or_exit(self, shard: int) -> CommitRecord:
         """Label one shard on Ray; exit when the process has lost its device.

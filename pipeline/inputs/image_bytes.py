@@ -13,7 +13,7 @@ from pipeline.inputs.manifest_entries import EntryGoneError, clear_caches, is_en
 from pipeline.inputs.parquet_source import ParquetReader
 from pipeline.inputs.tar_source import TarReader, content_of_member, range_of_member
 from pipeline.records import Container, ImageRef
-from pipeline.stores.errors import SourceError, StoreError
+from pipeline.stores.errors import SourceError, StoreError, translated
 from pipeline.stores.http_transfer import MAX_BYTES
 from pipeline.stores.locations import is_remote, local_path, without_credentials
 from pipeline.stores.storage import open_input, read, read_range
@@ -35,9 +35,9 @@ def read_image(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
     """The encoded bytes of one image. To read many images of an archive, use `ArchiveStream`.
 
     max_bytes: as in `storage.read`, for an image in a file of its own.
-    Raises OSError when the image cannot be read (TransientStoreError: a later try may succeed);
-    AccessError or SourceError when no image of the store can be read, or the manifest that has
-    the image's signature cannot.
+    Raises OSError when the image cannot be read (StoreError: perhaps because its store or disk
+    fails; TransientStoreError: a later try may succeed); AccessError or SourceError when no image
+    of the store can be read, or the manifest that has the image's signature cannot.
     """
     try:
         if ref.container is None:
@@ -48,6 +48,8 @@ def read_image(ref: ImageRef, max_bytes: int = MAX_BYTES) -> bytes:
         raise
     except ValueError as error:  # a null byte in a manifest's path
         raise OSError(f"not a valid path: {error}") from error
+    except OSError as error:
+        raise translated(error) from None
     stream = ArchiveStream([ref])
     try:
         return stream.read(ref)
@@ -120,15 +122,17 @@ class ArchiveStream:
 
     def read(self, ref: ImageRef) -> bytes:
         """As `read_image`."""
-        if self._reader is None:
-            self._reader = _CACHE.take(ref) or _open_archive(ref)
-            self._reader.set_last(self._last)
         try:
+            if self._reader is None:
+                self._reader = _CACHE.take(ref) or _open_archive(ref)
+                self._reader.set_last(self._last)
             return self._reader.read(ref)
-        except StoreError:  # the position in the stream is unknown now
-            self._reader.close()
-            self._reader = None
-            raise
+        except OSError as error:
+            failure = translated(error)
+            if isinstance(failure, StoreError) and self._reader is not None:
+                self._reader.close()  # the position in the stream is unknown now
+                self._reader = None
+            raise failure from None
 
     def close(self) -> None:
         if self._reader is not None:

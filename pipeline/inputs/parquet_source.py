@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.inputs.manifests import PATH_COLUMNS, column_values, first_named, text_columns
 from pipeline.records import Container, ImageRef
-from pipeline.stores.errors import StoreError
+from pipeline.stores.errors import StoreError, translated
 from pipeline.stores.locations import without_credentials
 from pipeline.stores.storage import limit_read_ahead
 
@@ -139,10 +139,10 @@ class ParquetReader:
             self.position = row
         try:
             data = next(islice(self._rows, row - self.position, None))
-        except StoreError:
-            self._group = -1
-            raise
         except (pa.ArrowException, OSError, StopIteration) as error:
+            if isinstance(error, OSError) and isinstance(translated(error), StoreError):
+                self._group = -1
+                raise
             # Remembered, so that later rows do not decode everything before it again.
             reason = str(error) or f"its images end before row {row}"
             self._damage = (group, f"row group {group} is damaged: {reason}")

@@ -174,9 +174,11 @@ class PairLoader:
             if (batch := self._decoded(images, plans)) is not None:
                 return _filled(batch, len(chosen))
             tried += indices
+        first = self._refs[tried[0]]
+        reason = read_and_screen(0, first, self._limits).error
         raise ValueError(
             f"none of {len(set(tried))} images in a row can be used for training; the first"
-            f" is {self._refs[tried[0]].uri}"
+            f" is {first.uri}" + (f": {reason}" if reason else "")
         )
 
     def _read(self, indices: Sequence[int]) -> list[EncodedImage]:

@@ -20,7 +20,8 @@ from pipeline.stores.errors import TransientStoreError
 _IMAGES_PER_TASK = 16  # a task costs about 50 µs, which is more than a small image does
 _MAX_BYTES_PER_TASK = 1 << 26  # expected; a task's images are in memory together
 _REMOTE_READS = 256  # at the same time; at 50 ms each, this is 5,000 images/s
-# Images in a row that their store failed to return; for any reason, or each after all retries.
+# Images in a row that their store or disk failed to return; for any reason, or each after all
+# retries (of a disk, the system's own).
 _MAX_STORE_FAILURES_IN_A_ROW = 32
 _MAX_TRANSIENT_FAILURES_IN_A_ROW = 8
 
@@ -145,6 +146,7 @@ class ReadAhead:
                 ):
                     raise StoreDownError(
                         f"{failures_in_a_row} images in a row, the last: {image.error}"
+                        f" ({self._refs[image.row].uri})"
                     )
                 yield image
 

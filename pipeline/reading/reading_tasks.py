@@ -38,15 +38,16 @@ _NO_FAULT_OF_THE_STORE = (ColdStorageError, MissingError, TooLargeError)
 
 
 class StoreDownError(RuntimeError):
-    """So many images in a row cannot be read that the store fails, and not the images."""
+    """So many images in a row cannot be read that the store or disk fails, not the images."""
 
 
 @dataclass(slots=True)
 class LoadedRun:
     """The images of one task.
 
-    store_errors: per image, why its store failed to return it, though it should exist there;
-    else None. num_bytes: the memory taken for the images. read_s, screen_s: seconds spent on them.
+    store_errors: per image, why its store or disk failed to return it, though it should exist
+    there; else None. num_bytes: the memory taken for the images. read_s, screen_s: seconds spent on
+    them.
     """
 
     images: list[EncodedImage]
@@ -202,7 +203,7 @@ class ArchiveReadPool(ReadPool):
             raise
         except StoreError as error:
             # It is the archive that the store does not return, so no later image can be read.
-            raise StoreDownError(f"{ref.uri} cannot be read: {error}") from error
+            raise StoreDownError(f"{ref.uri} cannot be read: {reason_of(error)}") from error
 
     def close(self) -> None:
         super().close()

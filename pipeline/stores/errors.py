@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import errno
 
+# What is wrong with one path. Whatever else the system says may be so for all of them.
+_OF_ONE_FILE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EINVAL, errno.EILSEQ, errno.ENXIO),
+)
+_REFUSALS = (errno.EACCES, errno.EPERM)
+
 
 class StoreError(OSError):
-    """A store did not return the bytes, or did not accept them; the message is one line."""
+    """A store, or a disk, did not return the bytes or accept them; the message is one line."""
 
 
 class MissingError(StoreError, FileNotFoundError):
@@ -44,6 +51,17 @@ class AccessError(RuntimeError):
 
 class SourceError(ValueError):
     """A location cannot be used, or a collection not listed whole; the message says what to do."""
+
+
+def translated(error: OSError) -> OSError:
+    """An error of reading a local file, as StoreError where others may not be readable either.
+
+    So it is when the disk fails, the process has too many open files, or permission is denied.
+    """
+    if isinstance(error, StoreError) or error.errno is None or error.errno in _OF_ONE_FILE:
+        return error
+    kind = StoreError if error.errno in _REFUSALS else TransientStoreError
+    return kind(error.errno, error.strerror, error.filename)
 
 
 def is_content_error(error: Exception) -> bool:
