@@ -24,6 +24,7 @@ from jobs.evaluation.angles import (
 from jobs.evaluation.folder_classes import UNKNOWN
 from jobs.evaluation.measure import Evaluation, measure
 from jobs.evaluation.tables import (
+    FEWEST_IMAGES,
     DriftRow,
     TableRow,
     condition_name,
@@ -74,17 +75,17 @@ def evaluate(settings: EvaluateSettings) -> str:
     with output.first_write():
         output.path.mkdir(parents=True, exist_ok=True)
     found = measure(settings)
-    tables = make_tables(
-        found.outcomes, found.truth, resamples=settings.resamples, seed=settings.seed
-    )
+    trained = found.model["has_trained_module"]
+    drawn = {"resamples": settings.resamples, "seed": settings.seed}
+    tables = make_tables(found.outcomes, found.truth, trained=trained, **drawn)
     drift: list[DriftRow] = []
-    if found.model["has_trained_module"]:
+    if trained:
         stated = {
             c: c.protocol.stated_quality([c.quality])
             for c in found.outcomes
             if c.protocol is not None and c.quality is not None
         }
-        drift = make_drift_table(found.outcomes, stated, seed=settings.seed)
+        drift = make_drift_table(found.outcomes, stated, **drawn)
     lines = [_head(found), *tables_markdown(tables), *drift_markdown(drift)]
     if found.angles is not None:
         _write_angles(output, found.angles, found.model)
@@ -107,7 +108,8 @@ def _head(found: Evaluation) -> str:
         f"# {model['backbone']} ({model['weights']}), AFD-Module: {module}\n\n"
         f"{len(found.names)} images, {len(found.left_out)} left out. Percent of images; 95 %"
         " intervals by paired bootstrap. agreement: with the bare backbone's label for the clean"
-        " picture. recovered: gain, as a share of what compression costs the direct test.\n"
+        " picture. recovered: gain, as a share of what compression costs the direct test. –: not"
+        f" defined, or of fewer than {FEWEST_IMAGES} images.\n"
     )
 
 

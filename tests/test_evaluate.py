@@ -75,7 +75,8 @@ def test_the_job_writes_the_papers_tables(
     drawn_too = ("--quality", "25", "7", str(random), "--times", "1", "--seed", "1")
     flags = ("--resamples", "9", "--batch-size", "3", "--precision", "fp32")
     assert run(collection, tmp_path, "--afd", str(checkpoint), *drawn_too, *flags) == 0
-    assert made == [{"resamples": 9, "seed": 1}, {"seed": 1}]
+    drawn = {"resamples": 9, "seed": 1}
+    assert made == [{"trained": True, **drawn}, drawn]
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "report.md").read_text().strip()
     for title in ("full-image, one compression: agreement", "imagenet-c: drift"):

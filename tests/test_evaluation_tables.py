@@ -43,11 +43,18 @@ OUTCOMES = {
     LOW: outcome([1, 2, 3, 0], [1, 2, 3, 4]),
     LOWER: outcome([1, 0, 0, 0], [1, 2, 0, 0]),
 }
+CHOSEN = {"trained": True, "resamples": 50, "seed": 0}
+DRAWN = {"resamples": 50, "seed": 0}
+
+
+def repeated(outcomes: dict[Condition, Outcome], times: int = 10) -> dict[Condition, Outcome]:
+    """As many images as a ratio needs."""
+    return {condition: Outcome.joined([found] * times) for condition, found in outcomes.items()}
 
 
 def test_tables_by_hand() -> None:
-    truth = np.array([1, 2, 3, 9])
-    rows = make_tables(OUTCOMES, truth, resamples=50, seed=0)
+    truth = np.tile([1, 2, 3, 9], 10)
+    rows = make_tables(repeated(OUTCOMES), truth, **CHOSEN)
     found = {
         (r.metric, r.row): tuple(round(s.value, 4) for s in (r.direct, r.afd, r.gain, r.recovered))
         for r in rows
@@ -74,15 +81,78 @@ def test_what_rounds_to_zero_has_no_sign() -> None:
 
 def test_where_compression_costs_nothing_no_share_of_it_is_recovered() -> None:
     """Nor has that share an interval, though some of the bootstrap's samples have lost labels."""
-    truth = np.array([1, 2, 3, 4])
+    truth = np.tile([1, 2, 3, 4], 10)
     worse_when_clean = {CLEAN: outcome([1, 2, 0, 0], [1, 2, 3, 0])}
     for direct, gain in (([1, 2, 3, 0], 0.25), ([1, 0, 3, 0], 0.5)):  # helped, and as before
-        outcomes = worse_when_clean | {LOW: outcome(direct, [1, 2, 3, 4])}
-        rows = make_tables(outcomes, truth, resamples=50, seed=0)
+        outcomes = repeated(worse_when_clean | {LOW: outcome(direct, [1, 2, 3, 4])})
+        rows = make_tables(outcomes, truth, **CHOSEN)
         row = next(r for r in rows if (r.metric, r.row) == ("top1", "QF 25"))
         assert row.gain.value == gain
         assert all(math.isnan(x) for x in astuple(row.recovered))
-    assert math.isnan(make_drift_table(OUTCOMES, {LOW: 25, LOWER: 7}, seed=0)[0].flip_gain.low)
+    drift = make_drift_table(repeated(OUTCOMES), {LOW: 25, LOWER: 7}, **DRAWN)
+    assert math.isnan(drift[0].flip_gain.low)
+
+
+def counted(lost: int, *, recovered: int = 0, images: int = 50) -> dict[Condition, Outcome]:
+    """Of so many images the first ones lose their label 1, and with the module fewer do."""
+    right, wrong = [1] * images, [0] * images
+    compressed = outcome(
+        wrong[:lost] + right[lost:], wrong[recovered:lost] + right[lost - recovered :]
+    )
+    return {CLEAN: outcome(right, right), LOW: compressed}
+
+
+def test_an_interval_allows_for_images_that_were_not_seen() -> None:
+    """A bootstrap has none of them: of one lost image that is recovered, all would ever be."""
+    [row, _, clean] = make_tables(
+        counted(1, recovered=1), np.full(50, UNKNOWN), trained=True, resamples=2000, seed=0
+    )
+    assert (row.direct.value, row.afd.value, row.gain.value) == pytest.approx((0.98, 1, 0.02))
+    assert 0.85 < row.direct.low < row.afd.low < 0.97
+    assert row.afd.high == 1
+    assert -0.1 < row.gain.low < -0.01
+    assert 0.05 < row.gain.high < 0.15
+    assert astuple(clean.direct) == (1, 1, 1)  # it agrees with itself
+    assert clean.gain.low < clean.gain.high == 0
+    many = counted(80, recovered=40, images=400)
+    [row, _, _] = make_tables(many, np.full(400, UNKNOWN), trained=True, resamples=2000, seed=0)
+    # As the normal approximation has them: of 320 and 40 in 400, and of 40 in 80.
+    assert astuple(row.direct) == pytest.approx((0.8, 0.758, 0.836), abs=0.006)
+    assert astuple(row.gain) == pytest.approx((0.1, 0.07, 0.13), abs=0.006)
+    assert astuple(row.recovered) == pytest.approx((0.5, 0.39, 0.61), abs=0.02)
+
+
+def test_without_a_module_there_is_no_gain_in_any_sample() -> None:
+    rows = make_tables(counted(4), np.full(50, UNKNOWN), trained=False, resamples=50, seed=0)
+    for row in rows:
+        assert row.direct == row.afd
+        assert astuple(row.gain) == (0, 0, 0)
+    assert astuple(rows[-1].afd) == (1, 1, 1)
+    assert rows[0].direct.low < rows[0].direct.high
+
+
+def test_a_share_of_a_few_lost_images_is_not_given() -> None:
+    for lost, given in ((9, False), (10, True)):
+        rows = make_tables(counted(lost, recovered=6), np.full(50, UNKNOWN), **CHOSEN)
+        for row in rows[:2]:  # QF 25 and the mean
+            assert row.recovered.value == pytest.approx(6 / lost, nan_ok=True) or not given
+            assert math.isnan(row.recovered.value) is not given
+            assert math.isnan(row.recovered.low) is not given
+
+
+@pytest.mark.parametrize("lost", [9, 10, 40, 41])
+def test_a_rank_of_a_few_flips_is_not_given(lost: int) -> None:
+    """Nor of all but a few; an image that flips at two qualities is one."""
+    outcomes = counted(lost)
+    outcomes[LOWER] = outcomes[LOW]
+    rows = make_drift_table(outcomes, {LOW: 25, LOWER: 7}, **DRAWN)
+    given = lost in (10, 40)
+    for row, flips in zip(rows, (lost, lost, 2 * lost), strict=True):
+        assert row.flips == flips
+        for name in ("flip_probability", "max_softmax", "header_quality", "flip_gain"):
+            assert math.isnan(getattr(row, name).value) is not given
+            assert math.isnan(getattr(row, name).low) is not given
+        assert row.spearman.value == pytest.approx(1)
 
 
 def test_accuracy_is_of_the_images_whose_class_is_known() -> None:
@@ -91,7 +161,7 @@ def test_accuracy_is_of_the_images_whose_class_is_known() -> None:
     clean = outcome([1, 2, 3, 4], [1, 2, 3, 0])  # agreement is with the bare backbone's
     outcomes = {CLEAN: clean, LOW: OUTCOMES[LOW], random: OUTCOMES[LOWER]}
     truth = np.array([1, 99, UNKNOWN, UNKNOWN])  # the second is `direct`'s second guess
-    rows = make_tables(outcomes, truth, resamples=5, seed=0)
+    rows = make_tables(outcomes, truth, **CHOSEN)
     found = {(r.metric, r.row): (r.direct.value, r.afd.value, r.images) for r in rows}
     assert found["top1", "QF 25"] == (0.5, 0.5, 2)
     assert found["top5", "QF 25"] == (1.0, 0.5, 2)
@@ -104,14 +174,15 @@ def test_accuracy_is_of_the_images_whose_class_is_known() -> None:
 
 def test_without_known_classes_there_is_agreement_alone() -> None:
     truth = np.array([1, UNKNOWN, UNKNOWN, UNKNOWN])
-    assert {r.metric for r in make_tables(OUTCOMES, truth, resamples=5, seed=0)} == {"agreement"}
+    assert {r.metric for r in make_tables(OUTCOMES, truth, **CHOSEN)} == {"agreement"}
 
 
 def test_drift_is_scored_within_a_quality_and_over_all() -> None:
-    rows = {r.row: r for r in make_drift_table(OUTCOMES, {LOW: 25, LOWER: 7}, seed=0)}
+    drift = make_drift_table(repeated(OUTCOMES), {LOW: 25, LOWER: 7}, **DRAWN)
+    rows = {r.row: r for r in drift}
     assert set(rows) == {"QF 25", "QF 7", "all"}
     assert rows["QF 7"].spearman.value == pytest.approx(1)
-    assert (rows["QF 7"].flips, rows["all"].flips, rows["all"].images) == (2, 2, 8)
+    assert (rows["QF 7"].flips, rows["all"].flips, rows["all"].images) == (20, 20, 80)
     assert math.isnan(rows["QF 25"].flip_probability.value)  # nothing flipped
     # The flips are the last two: the least flip probability, the greatest confidence.
     assert rows["QF 7"].flip_probability.value == 0
@@ -132,7 +203,7 @@ def test_intervals_over_all_qualities_are_of_images() -> None:
     }
     compressed = outcome(clean, rng.integers(0, 3, 60).tolist(), **changes)
     outcomes = {CLEAN: outcome(clean, clean), LOW: compressed, LOWER: compressed}
-    rows = {r.row: r for r in make_drift_table(outcomes, {LOW: 7, LOWER: 7}, seed=0)}
+    rows = {r.row: r for r in make_drift_table(outcomes, {LOW: 7, LOWER: 7}, **DRAWN)}
     for name in ("spearman", "flip_probability", "flip_gain"):
         one, both = getattr(rows["QF 25"], name), getattr(rows["all"], name)
         assert astuple(both) == pytest.approx(astuple(one))
@@ -143,7 +214,10 @@ def test_an_interval_hardly_depends_on_the_draw() -> None:
     angles = rng.random((2, 200)) + np.arange(200) / 100
     spread = {"drift_angle_deg": angles[0], "true_angle_deg": angles[1]}
     outcomes = {CLEAN: outcome([1] * 200, [1] * 200), LOW: outcome([1] * 200, [1] * 200, **spread)}
-    found = [make_drift_table(outcomes, {LOW: 25}, seed=seed)[0].spearman for seed in (0, 1)]
+    found = [
+        make_drift_table(outcomes, {LOW: 25}, resamples=1000, seed=seed)[0].spearman
+        for seed in (0, 1)
+    ]
     assert found[0].low != found[1].low
     assert astuple(found[0]) == pytest.approx(astuple(found[1]), abs=0.02)
 
@@ -155,7 +229,7 @@ def test_every_image_has_a_row_for_each_condition() -> None:
     found = Evaluation(list("abcd"), truth, OUTCOMES, [], model, seed=0, angles=None)
     images = _image_rows(found)
     assert [row["name"] for row in images] == list("abcd") * 3
-    for row in make_tables(OUTCOMES, truth, resamples=2, seed=0):
+    for row in make_tables(OUTCOMES, truth, **CHOSEN):
         ours = [image for image in images if image["condition"] == row.row]
         if ours and row.metric == "top1":
             for share, way in ((row.direct, "direct_labels"), (row.afd, "afd_labels")):
@@ -172,4 +246,4 @@ def test_every_image_has_a_row_for_each_condition() -> None:
 def test_random_compressions_alone_have_no_drift_table() -> None:
     random = Condition(FULL_IMAGE, times=2)
     outcomes = {CLEAN: OUTCOMES[CLEAN], random: OUTCOMES[LOW]}
-    assert make_drift_table(outcomes, {}, seed=0) == []
+    assert make_drift_table(outcomes, {}, **DRAWN) == []

@@ -1,6 +1,6 @@
 """Rank statistics, the paired bootstrap and binned medians, in NumPy."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,16 +8,26 @@ import numpy as np
 _RESAMPLES_AT_A_TIME = 100
 
 
+def places(values: np.ndarray) -> np.ndarray:
+    """Each value's place among the distinct ones: (N,) -> (N,) integers from 0.
+
+    They have the ranks of the values, in a sample of them too, and are ranked without sorting.
+    """
+    found: np.ndarray = np.unique(values, return_inverse=True)[1]
+    return found
+
+
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties get their mean rank: (N,) -> (N,) float64."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    """Ranks from 1, ties get their mean rank: (N,) values or their `places` -> (N,) float64."""
+    at = values if values.dtype.kind == "i" else places(values)
+    counts = np.bincount(at)
     last = np.cumsum(counts)
-    mean: np.ndarray = (last - (counts - 1) / 2)[inverse]
+    mean: np.ndarray = (last - (counts - 1) / 2)[at]
     return mean
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation of two (N,) arrays; NaN if one of them is constant."""
+    """Spearman's rank correlation of two (N,) arrays or their `places`; NaN if one is constant."""
     x, y = ranks(a) - (len(a) + 1) / 2, ranks(b) - (len(b) + 1) / 2
     size = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / size) if size else float("nan")
@@ -26,7 +36,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 def auroc(score: np.ndarray, positive: np.ndarray) -> float:
     """The area under the ROC curve; NaN unless there are positives and negatives.
 
-    score: (N,); positive: (N,) bool.
+    score: (N,), or its `places`; positive: (N,) bool.
     """
     num_positive = int(positive.sum())
     num_negative = len(positive) - num_positive
@@ -51,11 +61,11 @@ def resampled_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndar
 
 
 def resampled(
-    statistic: Callable[[np.ndarray], float], count: int, *, resamples: int, seed: int
+    statistics: Callable[[np.ndarray], Sequence[float]], count: int, *, resamples: int, seed: int
 ) -> np.ndarray:
-    """`statistic` of bootstrap samples, each given as (count,) indices: (resamples,) float64."""
+    """K statistics of bootstrap samples, given as (count,) indices: (resamples, K) float64."""
     rng = np.random.default_rng(seed)
-    return np.array([statistic(rng.integers(0, count, count)) for _ in range(resamples)])
+    return np.array([statistics(rng.integers(0, count, count)) for _ in range(resamples)])
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import numpy as np
 
 from afd_model.evaluation.evaluator import TOP_K, Outcome
-from afd_model.evaluation.statistics import auroc, interval, resampled, resampled_means, spearman
+from afd_model.evaluation.statistics import (
+    auroc,
+    interval,
+    places,
+    resampled,
+    resampled_means,
+    spearman,
+)
 from jobs import quantities
 from jobs.evaluation.folder_classes import UNKNOWN
 from pipeline.pairs.evaluate_images import CLEAN, Condition
 
-_DRIFT_RESAMPLES = 300  # each costs three sorts of the images
+# A ratio of fewer images, or an area under the curve, has no interval that could be relied on.
+FEWEST_IMAGES = 10
+# Whether the direct test and the AFD-Module are right about four images, one of each kind. They are
+# added to what is resampled, as in Agresti and Coull's interval: the bootstrap knows no image that
+# was not drawn, and of 50 right labels would say that all labels are right.
+_UNSEEN = np.array([[1, 0, 1, 0], [1, 0, 0, 1]], np.float64)  # (direct and afd, 4)
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,8 @@ class TableRow:
     """One row of a table.
 
     direct: without the module. afd: with it. gain: afd - direct.
-    recovered: gain divided by the loss that compression causes without the module; NaN for clean.
+    recovered: gain divided by the loss that compression causes without the module; NaN for clean,
+        and where that loss is of fewer than `FEWEST_IMAGES`.
     metric: top1, top5 or agreement (with the backbone's label of the clean picture).
     table: quality (the paper's Table V/R1) or times (Table VI).
     """
@@ -70,6 +82,7 @@ class DriftRow:
 
     flip_probability, max_softmax, header_quality: AUROC of each as a predictor of label flips.
     flip_gain: AUROC of flip_probability minus that of the better of the other two.
+    An AUROC is NaN where labels of fewer than `FEWEST_IMAGES` flip, or those of all but so few.
     """
 
     protocol: str
@@ -98,10 +111,16 @@ def correct(outcome: Outcome, metric: str, truth: np.ndarray) -> tuple[np.ndarra
 
 
 def make_tables(
-    outcomes: Mapping[Condition, Outcome], truth: np.ndarray, *, resamples: int, seed: int
+    outcomes: Mapping[Condition, Outcome],
+    truth: np.ndarray,
+    *,
+    trained: bool,
+    resamples: int,
+    seed: int,
 ) -> list[TableRow]:
     """Every protocol, table and metric. truth: (N,) class by folder, or `UNKNOWN`.
 
+    trained: whether there is a trained module; without one, AFD columns equal the direct test's.
     Accuracy is measured on the images of known class, and only when these are half or more.
     """
     known = truth != UNKNOWN
@@ -126,7 +145,8 @@ def make_tables(
                 ]
                 hits = np.array(pairs, np.float64)
                 names = [*map(condition_name, conditions), "mean", "clean"]
-                shares = _shares(hits, resamples=resamples, seed=seed)
+                unseen = _unseen(len(hits), agreement=metric == "agreement", trained=trained)
+                shares = _shares(hits, unseen, resamples=resamples, seed=seed)
                 rows += [
                     TableRow(protocol.name, table, metric, name, int(chosen.sum()), *of_row)
                     for name, of_row in zip(names, shares, strict=True)
@@ -134,22 +154,36 @@ def make_tables(
     return rows
 
 
-def _shares(hits: np.ndarray, *, resamples: int, seed: int) -> list[tuple[Share, ...]]:
+def _unseen(rows: int, *, agreement: bool, trained: bool) -> np.ndarray:
+    """`_UNSEEN` under each condition, clean last, without what cannot be: (rows, 2, 4)."""
+    hits = np.tile(_UNSEEN, (rows, 1, 1))
+    if agreement:
+        hits[-1, 0] = 1  # the clean picture's label agrees with itself
+    if not trained:
+        hits[:, 1] = hits[:, 0]
+    return hits
+
+
+def _shares(
+    hits: np.ndarray, unseen: np.ndarray, *, resamples: int, seed: int
+) -> list[tuple[Share, ...]]:
     """(direct, afd, gain, recovered) of each condition, of their mean, and of the clean pictures.
 
-    hits: (conditions + clean, 2, N), 1 for a correct label, else 0.
+    hits: (conditions + clean, 2, N), 1 for a correct label, else 0. unseen: as many rows, of images
+    that count for the intervals alone.
     """
-    conditions, _, images = hits.shape
-    flat = hits.reshape(conditions * 2, images)
-    samples = resampled_means(flat, resamples=resamples, seed=seed).reshape(-1, conditions, 2)
+    rows, _, images = hits.shape
+    drawn = np.concatenate([hits, unseen], axis=2).reshape(rows * 2, -1)
+    samples = resampled_means(drawn, resamples=resamples, seed=seed).reshape(-1, rows, 2)
     means = hits.mean(2)[None]  # as one more sample: (1, conditions + clean, 2)
-    found, spread = (_with_mean(x) for x in (means, samples))
+    points = _columns(_with_mean(means), least_loss=(FEWEST_IMAGES - 0.5) / images)
+    spreads = _columns(_with_mean(samples), least_loss=0)
     return [
         tuple(
-            Share.of(float(point[0, k]), sample[:, k])
-            for point, sample in zip(_columns(found), _columns(spread), strict=True)
+            Share.of(float(point[0, k]), spread[:, k])
+            for point, spread in zip(points, spreads, strict=True)
         )
-        for k in range(conditions + 1)
+        for k in range(rows + 1)
     ]
 
 
@@ -159,12 +193,15 @@ def _with_mean(samples: np.ndarray) -> np.ndarray:
     return np.concatenate([samples[:, :-1], mean, samples[:, -1:]], axis=1)
 
 
-def _columns(samples: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(S, rows, 2), clean last -> direct, afd, gain and recovered, (S, rows) each."""
+def _columns(samples: np.ndarray, *, least_loss: float) -> tuple[np.ndarray, ...]:
+    """(S, rows, 2), clean last -> direct, afd, gain and recovered, (S, rows) each.
+
+    recovered is NaN unless more than `least_loss` is lost.
+    """
     direct, afd = samples[..., 0], samples[..., 1]
     lost = direct[:, -1:] - direct
     with np.errstate(divide="ignore", invalid="ignore"):
-        recovered = np.where(lost > 0, (afd - direct) / lost, np.nan)
+        recovered = np.where(lost > least_loss, (afd - direct) / lost, np.nan)
     return direct, afd, afd - direct, recovered
 
 
@@ -172,6 +209,7 @@ def make_drift_table(
     outcomes: Mapping[Condition, Outcome],
     stated_quality: Mapping[Condition, float],
     *,
+    resamples: int,
     seed: int,
 ) -> list[DriftRow]:
     """One row per protocol and quality, and one per protocol for all qualities together.
@@ -194,7 +232,9 @@ def make_drift_table(
                 "max_softmax": -joined.afd_confidence,
                 "header_quality": header,
             }
-            shares = _drift_shares(joined, flipped, scores, num_images=len(clean), seed=seed)
+            shares = _drift_shares(
+                joined, flipped, scores, num_images=len(clean), resamples=resamples, seed=seed
+            )
             rows.append(DriftRow(protocol.name, name, len(flipped), int(flipped.sum()), **shares))
     return rows
 
@@ -205,50 +245,46 @@ def _drift_shares(
     scores: Mapping[str, np.ndarray],
     *,
     num_images: int,
+    resamples: int,
     seed: int,
 ) -> dict[str, Share]:
-    """The statistics of a `DriftRow`, by name.
+    """The statistics of a `DriftRow`, by name, with intervals from a bootstrap over images.
 
     outcome, flipped, scores: of all images at the first quality, then of all at the next, and so
-    on. scores: the predictors of a flip.
+        on. An image's outcomes at all qualities are drawn together, because they are not
+        independent. scores: the predictors of a flip.
     """
-    angle, truth = outcome.drift_angle_deg, outcome.true_angle_deg
-
-    def share(statistic: Callable[[np.ndarray], float]) -> Share:
-        return _over_images(statistic, len(flipped), num_images=num_images, seed=seed)
-
-    def area(name: str, at: np.ndarray) -> float:
-        score = scores[name][at]
-        return math.nan if np.isnan(score).any() else auroc(score, flipped[at])
-
-    def gain(at: np.ndarray) -> float:
-        baselines = area("max_softmax", at), area("header_quality", at)
-        return area("flip_probability", at) - max(baselines)
-
-    return {
-        "spearman": share(lambda at: spearman(angle[at], truth[at])),
-        **{name: share(partial(area, name)) for name in scores},
-        "flip_gain": share(gain),
+    angle, truth = places(outcome.drift_angle_deg), places(outcome.true_angle_deg)
+    few = _few_flips(flipped.reshape(-1, num_images))
+    ranked = {
+        name: None if few or np.isnan(score).any() else places(score)
+        for name, score in scores.items()
     }
 
+    def statistics(at: np.ndarray) -> list[float]:
+        areas = {
+            name: math.nan if score is None else auroc(score[at], flipped[at])
+            for name, score in ranked.items()
+        }
+        best_baseline = max(areas["max_softmax"], areas["header_quality"])
+        gain = areas["flip_probability"] - best_baseline
+        return [spearman(angle[at], truth[at]), *areas.values(), gain]
 
-def _over_images(
-    statistic: Callable[[np.ndarray], float], count: int, *, num_images: int, seed: int
-) -> Share:
-    """A statistic of `count` outcomes, with its interval from a bootstrap over images.
-
-    statistic: a function of indices into the outcomes. These are `num_images` at the first quality,
-        then as many at the next. An image's outcomes at all qualities are drawn together, because
-        they are not independent.
-    """
-    starts = np.arange(0, count, num_images)[:, None]
-    spread = resampled(
-        lambda images: statistic((starts + images).ravel()),
+    starts = np.arange(0, len(flipped), num_images)[:, None]
+    spreads = resampled(
+        lambda images: statistics((starts + images).ravel()),
         num_images,
-        resamples=_DRIFT_RESAMPLES,
+        resamples=resamples,
         seed=seed,
     )
-    return Share.of(statistic(np.arange(count)), spread)
+    points = statistics(np.arange(len(flipped)))
+    names = ("spearman", *scores, "flip_gain")
+    return dict(zip(names, map(Share.of, points, spreads.T), strict=True))
+
+
+def _few_flips(flipped: np.ndarray) -> bool:
+    """Whether too few images have a flip, or too few a label that stays. (qualities, N) bool."""
+    return min(flipped.any(0).sum(), (~flipped).any(0).sum()) < FEWEST_IMAGES
 
 
 def tables_markdown(rows: Sequence[TableRow]) -> Iterable[str]:
