@@ -21,18 +21,11 @@ from jobs.evaluation.angles import (
     points_table,
     summaries,
 )
+from jobs.evaluation.drift_table import DriftRow, drift_markdown, make_drift_table
 from jobs.evaluation.folder_classes import UNKNOWN
 from jobs.evaluation.measure import Evaluation, measure
-from jobs.evaluation.tables import (
-    FEWEST_IMAGES,
-    DriftRow,
-    TableRow,
-    condition_name,
-    drift_markdown,
-    make_drift_table,
-    make_tables,
-    tables_markdown,
-)
+from jobs.evaluation.shares import FEWEST_IMAGES, condition_name
+from jobs.evaluation.tables import TableRow, make_tables, tables_markdown
 from jobs.exits import EXIT_COMPLETE, print_answer
 from jobs.extras import require
 from jobs.quantities import finite

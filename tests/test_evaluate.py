@@ -19,7 +19,8 @@ from jpegs import encode, photo
 from afd_model.backbones import load_backbone
 from jobs.evaluate import main
 from jobs.evaluate_settings import EvaluateSettings
-from jobs.evaluation.tables import make_drift_table, make_tables
+from jobs.evaluation.drift_table import make_drift_table
+from jobs.evaluation.tables import make_tables
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
 from pipeline.pairs.recompress import drawn_qualities
 

@@ -5,51 +5,17 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
+from outcomes import LOW, LOWER, OUTCOMES, counted, outcome, repeated
 
-from afd_model.evaluation.evaluator import Outcome
 from jobs.evaluate import _image_rows
 from jobs.evaluation.folder_classes import UNKNOWN
 from jobs.evaluation.measure import Evaluation
-from jobs.evaluation.tables import (
-    DriftRow,
-    Share,
-    TableRow,
-    drift_markdown,
-    make_drift_table,
-    make_tables,
-    tables_markdown,
-)
+from jobs.evaluation.shares import Share
+from jobs.evaluation.tables import TableRow, make_tables, tables_markdown
 from pipeline.degrade import FULL_IMAGE
 from pipeline.pairs.evaluate_images import CLEAN, Condition
 
-
-def outcome(direct: list[int], afd: list[int], **changes: np.ndarray) -> Outcome:
-    count = len(direct)
-    values = {
-        "direct_top": np.array([[label, 99] for label in direct]),
-        "afd_top": np.array([[label, 98] for label in afd]),
-        "direct_confidence": np.full(count, 0.5, np.float32),
-        "afd_confidence": np.linspace(0.1, 0.9, count),
-        "drift_angle_deg": np.arange(count, dtype=np.float32),
-        "true_angle_deg": np.arange(count, dtype=np.float32) ** 2,
-        "flip_probability": np.linspace(1, 0, count),
-    }
-    return Outcome(**{**values, **changes})
-
-
-LOW, LOWER = Condition(FULL_IMAGE, quality=25), Condition(FULL_IMAGE, quality=7)
-OUTCOMES = {
-    CLEAN: outcome([1, 2, 3, 4], [1, 2, 3, 4]),
-    LOW: outcome([1, 2, 3, 0], [1, 2, 3, 4]),
-    LOWER: outcome([1, 0, 0, 0], [1, 2, 0, 0]),
-}
 CHOSEN = {"trained": True, "resamples": 50, "seed": 0}
-DRAWN = {"resamples": 50, "seed": 0}
-
-
-def repeated(outcomes: dict[Condition, Outcome], times: int = 10) -> dict[Condition, Outcome]:
-    """As many images as a ratio needs."""
-    return {condition: Outcome.joined([found] * times) for condition, found in outcomes.items()}
 
 
 def test_tables_by_hand() -> None:
@@ -75,8 +41,6 @@ def test_what_rounds_to_zero_has_no_sign() -> None:
     none, little = Share(0.5, 0.5, 0.5), Share(-0.00004, -0.00049, 0.1)
     row = TableRow("p", "quality", "top1", "QF 7", 400, none, none, little, none)
     assert "| 0.0 [0.0, 10.0] |" in "\n".join(tables_markdown([row]))
-    drift = DriftRow("p", "QF 7", 400, 9, little, none, none, none, none)
-    assert "| 0.000 [0.000, 0.100] |" in "\n".join(drift_markdown([drift]))
 
 
 def test_where_compression_costs_nothing_no_share_of_it_is_recovered() -> None:
@@ -89,17 +53,6 @@ def test_where_compression_costs_nothing_no_share_of_it_is_recovered() -> None:
         row = next(r for r in rows if (r.metric, r.row) == ("top1", "QF 25"))
         assert row.gain.value == gain
         assert all(math.isnan(x) for x in astuple(row.recovered))
-    drift = make_drift_table(repeated(OUTCOMES), {LOW: 25, LOWER: 7}, **DRAWN)
-    assert math.isnan(drift[0].flip_gain.low)
-
-
-def counted(lost: int, *, recovered: int = 0, images: int = 50) -> dict[Condition, Outcome]:
-    """Of so many images the first ones lose their label 1, and with the module fewer do."""
-    right, wrong = [1] * images, [0] * images
-    compressed = outcome(
-        wrong[:lost] + right[lost:], wrong[recovered:lost] + right[lost - recovered :]
-    )
-    return {CLEAN: outcome(right, right), LOW: compressed}
 
 
 def test_an_interval_allows_for_images_that_were_not_seen() -> None:
@@ -140,21 +93,6 @@ def test_a_share_of_a_few_lost_images_is_not_given() -> None:
             assert math.isnan(row.recovered.low) is not given
 
 
-@pytest.mark.parametrize("lost", [9, 10, 40, 41])
-def test_a_rank_of_a_few_flips_is_not_given(lost: int) -> None:
-    """Nor of all but a few; an image that flips at two qualities is one."""
-    outcomes = counted(lost)
-    outcomes[LOWER] = outcomes[LOW]
-    rows = make_drift_table(outcomes, {LOW: 25, LOWER: 7}, **DRAWN)
-    given = lost in (10, 40)
-    for row, flips in zip(rows, (lost, lost, 2 * lost), strict=True):
-        assert row.flips == flips
-        for name in ("flip_probability", "max_softmax", "header_quality", "flip_gain"):
-            assert math.isnan(getattr(row, name).value) is not given
-            assert math.isnan(getattr(row, name).low) is not given
-        assert row.spearman.value == pytest.approx(1)
-
-
 def test_accuracy_is_of_the_images_whose_class_is_known() -> None:
     """Which half of them suffices for; and each kind of compression has a table of its own."""
     random = Condition(FULL_IMAGE, times=1)
@@ -177,51 +115,6 @@ def test_without_known_classes_there_is_agreement_alone() -> None:
     assert {r.metric for r in make_tables(OUTCOMES, truth, **CHOSEN)} == {"agreement"}
 
 
-def test_drift_is_scored_within_a_quality_and_over_all() -> None:
-    drift = make_drift_table(repeated(OUTCOMES), {LOW: 25, LOWER: 7}, **DRAWN)
-    rows = {r.row: r for r in drift}
-    assert set(rows) == {"QF 25", "QF 7", "all"}
-    assert rows["QF 7"].spearman.value == pytest.approx(1)
-    assert (rows["QF 7"].flips, rows["all"].flips, rows["all"].images) == (20, 20, 80)
-    assert math.isnan(rows["QF 25"].flip_probability.value)  # nothing flipped
-    # The flips are the last two: the least flip probability, the greatest confidence.
-    assert rows["QF 7"].flip_probability.value == 0
-    assert rows["QF 7"].max_softmax.value == 0
-    assert rows["QF 7"].header_quality.value == 0.5
-    assert rows["QF 7"].flip_gain.value == -0.5
-    assert rows["all"].header_quality.value > 0.6
-    assert not math.isnan(rows["all"].flip_probability.low)  # the flips are of the second quality
-
-
-def test_intervals_over_all_qualities_are_of_images() -> None:
-    """The same outcome twice says no more than once: its interval is no narrower."""
-    rng = np.random.default_rng(0)
-    clean = rng.integers(0, 3, 60).tolist()
-    changes = {
-        name: rng.random(60).astype(np.float32)
-        for name in ("drift_angle_deg", "true_angle_deg", "afd_confidence", "flip_probability")
-    }
-    compressed = outcome(clean, rng.integers(0, 3, 60).tolist(), **changes)
-    outcomes = {CLEAN: outcome(clean, clean), LOW: compressed, LOWER: compressed}
-    rows = {r.row: r for r in make_drift_table(outcomes, {LOW: 7, LOWER: 7}, **DRAWN)}
-    for name in ("spearman", "flip_probability", "flip_gain"):
-        one, both = getattr(rows["QF 25"], name), getattr(rows["all"], name)
-        assert astuple(both) == pytest.approx(astuple(one))
-
-
-def test_an_interval_hardly_depends_on_the_draw() -> None:
-    rng = np.random.default_rng(0)
-    angles = rng.random((2, 200)) + np.arange(200) / 100
-    spread = {"drift_angle_deg": angles[0], "true_angle_deg": angles[1]}
-    outcomes = {CLEAN: outcome([1] * 200, [1] * 200), LOW: outcome([1] * 200, [1] * 200, **spread)}
-    found = [
-        make_drift_table(outcomes, {LOW: 25}, resamples=1000, seed=seed)[0].spearman
-        for seed in (0, 1)
-    ]
-    assert found[0].low != found[1].low
-    assert astuple(found[0]) == pytest.approx(astuple(found[1]), abs=0.02)
-
-
 def test_every_image_has_a_row_for_each_condition() -> None:
     """From which the tables can be made again."""
     truth = np.array([1, 2, 3, 9])
@@ -241,9 +134,3 @@ def test_every_image_has_a_row_for_each_condition() -> None:
         [1, 2 / 3, 1 / 3, 0]
     )
     assert [image["qualities"] for image in images[3:9:4]] == [[], [25]]
-
-
-def test_random_compressions_alone_have_no_drift_table() -> None:
-    random = Condition(FULL_IMAGE, times=2)
-    outcomes = {CLEAN: OUTCOMES[CLEAN], random: OUTCOMES[LOW]}
-    assert make_drift_table(outcomes, {}, **DRAWN) == []

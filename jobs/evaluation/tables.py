@@ -1,46 +1,22 @@
-"""Outcomes per image -> the paper's tables with paired bootstrap intervals; also as Markdown."""
+"""Outcomes per image -> the paper's tables of accuracy; also as Markdown."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from afd_model.evaluation.evaluator import TOP_K, Outcome
-from afd_model.evaluation.statistics import (
-    auroc,
-    interval,
-    places,
-    resampled,
-    resampled_means,
-    spearman,
-)
-from jobs import quantities
+from afd_model.evaluation.statistics import resampled_means
 from jobs.evaluation.folder_classes import UNKNOWN
+from jobs.evaluation.shares import FEWEST_IMAGES, Share, condition_name, share_cell
 from pipeline.pairs.evaluate_images import CLEAN, Condition
 
-# A ratio of fewer images, or an area under the curve, has no interval that could be relied on.
-FEWEST_IMAGES = 10
 # Whether the direct test and the AFD-Module are right about four images, one of each kind. They are
 # added to what is resampled, as in Agresti and Coull's interval: the bootstrap knows no image that
 # was not drawn, and of 50 right labels would say that all labels are right.
 _UNSEEN = np.array([[1, 0, 1, 0], [1, 0, 0, 1]], np.float64)  # (direct and afd, 4)
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of images or another statistic, with its 95 % interval; NaN when undefined."""
-
-    value: float
-    low: float
-    high: float
-
-    @staticmethod
-    def of(value: float, samples: np.ndarray) -> Share:
-        """The value with the interval of its bootstrap samples; all NaN when the value is."""
-        return Share(value, *((math.nan, math.nan) if math.isnan(value) else interval(samples)))
 
 
 @dataclass(frozen=True)
@@ -74,32 +50,6 @@ class TableRow:
             else:
                 found[name] = value
         return found
-
-
-@dataclass(frozen=True)
-class DriftRow:
-    """spearman: of drift_angle_deg with the true angle.
-
-    flip_probability, max_softmax, header_quality: AUROC of each as a predictor of label flips.
-    flip_gain: AUROC of flip_probability minus that of the better of the other two.
-    An AUROC is NaN where labels of fewer than `FEWEST_IMAGES` flip, or those of all but so few.
-    """
-
-    protocol: str
-    row: str
-    images: int
-    flips: int
-    spearman: Share
-    flip_probability: Share
-    max_softmax: Share
-    header_quality: Share
-    flip_gain: Share
-
-
-def condition_name(condition: Condition) -> str:
-    if condition.times is not None:
-        return f"{condition.times} random"
-    return "clean" if condition.quality is None else f"QF {condition.quality}"
 
 
 def correct(outcome: Outcome, metric: str, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -205,88 +155,6 @@ def _columns(samples: np.ndarray, *, least_loss: float) -> tuple[np.ndarray, ...
     return direct, afd, afd - direct, recovered
 
 
-def make_drift_table(
-    outcomes: Mapping[Condition, Outcome],
-    stated_quality: Mapping[Condition, float],
-    *,
-    resamples: int,
-    seed: int,
-) -> list[DriftRow]:
-    """One row per protocol and quality, and one per protocol for all qualities together.
-
-    stated_quality: per condition, the JPEG quality according to the files' headers.
-    """
-    clean = outcomes[CLEAN].direct_top[:, 0]
-    rows = []
-    for protocol in dict.fromkeys(c.protocol for c in outcomes if c.protocol is not None):
-        ours = [c for c in outcomes if c.protocol == protocol and c.quality is not None]
-        if not ours:  # random compressions alone
-            continue
-        groups = {condition_name(c): [c] for c in ours} | {"all": ours}
-        for name, group in groups.items():
-            joined = Outcome.joined([outcomes[c] for c in group])
-            flipped = joined.afd_top[:, 0] != np.tile(clean, len(group))
-            header = np.repeat([-stated_quality[c] for c in group], len(clean))
-            scores = {
-                "flip_probability": joined.flip_probability,
-                "max_softmax": -joined.afd_confidence,
-                "header_quality": header,
-            }
-            shares = _drift_shares(
-                joined, flipped, scores, num_images=len(clean), resamples=resamples, seed=seed
-            )
-            rows.append(DriftRow(protocol.name, name, len(flipped), int(flipped.sum()), **shares))
-    return rows
-
-
-def _drift_shares(
-    outcome: Outcome,
-    flipped: np.ndarray,
-    scores: Mapping[str, np.ndarray],
-    *,
-    num_images: int,
-    resamples: int,
-    seed: int,
-) -> dict[str, Share]:
-    """The statistics of a `DriftRow`, by name, with intervals from a bootstrap over images.
-
-    outcome, flipped, scores: of all images at the first quality, then of all at the next, and so
-        on. An image's outcomes at all qualities are drawn together, because they are not
-        independent. scores: the predictors of a flip.
-    """
-    angle, truth = places(outcome.drift_angle_deg), places(outcome.true_angle_deg)
-    few = _few_flips(flipped.reshape(-1, num_images))
-    ranked = {
-        name: None if few or np.isnan(score).any() else places(score)
-        for name, score in scores.items()
-    }
-
-    def statistics(at: np.ndarray) -> list[float]:
-        areas = {
-            name: math.nan if score is None else auroc(score[at], flipped[at])
-            for name, score in ranked.items()
-        }
-        best_baseline = max(areas["max_softmax"], areas["header_quality"])
-        gain = areas["flip_probability"] - best_baseline
-        return [spearman(angle[at], truth[at]), *areas.values(), gain]
-
-    starts = np.arange(0, len(flipped), num_images)[:, None]
-    spreads = resampled(
-        lambda images: statistics((starts + images).ravel()),
-        num_images,
-        resamples=resamples,
-        seed=seed,
-    )
-    points = statistics(np.arange(len(flipped)))
-    names = ("spearman", *scores, "flip_gain")
-    return dict(zip(names, map(Share.of, points, spreads.T), strict=True))
-
-
-def _few_flips(flipped: np.ndarray) -> bool:
-    """Whether too few images have a flip, or too few a label that stays. (qualities, N) bool."""
-    return min(flipped.any(0).sum(), (~flipped).any(0).sum()) < FEWEST_IMAGES
-
-
 def tables_markdown(rows: Sequence[TableRow]) -> Iterable[str]:
     """Lines of Markdown, shares in percent."""
     titles = {"quality": "one compression", "times": "random compressions"}
@@ -298,31 +166,6 @@ def tables_markdown(rows: Sequence[TableRow]) -> Iterable[str]:
         yield "|---|--:|--:|--:|--:|"
         for r in ours:
             shares = (r.direct, r.afd, r.gain, r.recovered)
-            cells = " | ".join(_cell(s, scale=100, decimals=1) for s in shares)
+            cells = " | ".join(share_cell(s, scale=100, decimals=1) for s in shares)
             yield f"| {r.row} | {cells} |"
         yield ""
-
-
-def drift_markdown(rows: Sequence[DriftRow]) -> Iterable[str]:
-    for protocol in dict.fromkeys(r.protocol for r in rows):
-        yield f"## {protocol}: drift\n"
-        yield (
-            "| | flips | Spearman with θ* | AUROC flip_probability | max-softmax | header quality"
-            " | flip_probability − best baseline |"
-        )
-        yield "|---|--:|--:|--:|--:|--:|--:|"
-        for r in (r for r in rows if r.protocol == protocol):
-            shares = (r.spearman, r.flip_probability, r.max_softmax, r.header_quality, r.flip_gain)
-            cells = " | ".join(_cell(s) for s in shares)
-            yield f"| {r.row} | {r.flips}/{r.images} | {cells} |"
-        yield ""
-
-
-def _cell(share: Share, *, scale: int = 1, decimals: int = 3) -> str:
-    """The value with its interval. What rounds to zero has no sign."""
-    if math.isnan(share.value):
-        return quantities.UNKNOWN
-    value, low, high = (
-        f"{scale * number:z.{decimals}f}" for number in (share.value, share.low, share.high)
-    )
-    return f"{value} [{low}, {high}]"
