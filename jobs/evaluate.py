@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.command_line import parse
@@ -20,6 +21,7 @@ from jobs.evaluation.angles import (
     points_table,
     summaries,
 )
+from jobs.evaluation.folder_classes import UNKNOWN
 from jobs.evaluation.measure import Evaluation, measure
 from jobs.evaluation.tables import (
     DriftRow,
@@ -41,6 +43,22 @@ REPORT, JSON, TABLES, IMAGES = "report.md", "report.json", "tables.parquet", "im
 ANGLES, ANGLE_BINS = "response_angles.parquet", "response_angle_bins.parquet"
 ANGLE_FIGURE = "response_angles.png"
 _FIGURE_DPI = 200
+_IMAGE_SCHEMA = pa.schema(
+    {
+        "name": pa.string(),
+        "protocol": pa.string(),
+        "condition": pa.string(),
+        "qualities": pa.list_(pa.int64()),
+        "truth": pa.int64(),
+        "direct_labels": pa.list_(pa.int64()),
+        "afd_labels": pa.list_(pa.int64()),
+        "direct_confidence": pa.float64(),
+        "afd_confidence": pa.float64(),
+        "drift_angle_deg": pa.float64(),
+        "true_angle_deg": pa.float64(),
+        "flip_probability": pa.float64(),
+    }
+)
 
 
 def evaluate(settings: EvaluateSettings) -> str:
@@ -73,7 +91,7 @@ def evaluate(settings: EvaluateSettings) -> str:
         lines += angles_markdown(found.angles, ANGLE_FIGURE)
     report = "\n".join(lines)
     _write_parquet(output, TABLES, pa.Table.from_pylist([row.flat() for row in tables]))
-    _write_parquet(output, IMAGES, pa.Table.from_pylist(_image_rows(found)))
+    _write_parquet(output, IMAGES, pa.Table.from_pylist(_image_rows(found), _IMAGE_SCHEMA))
     facts = _facts(settings, found, tables, drift) | {"wall_s": round(time.time() - began, 1)}
     output.write_json(JSON, finite(facts))
     output.write(REPORT, report.encode("utf-8"))
@@ -113,6 +131,8 @@ def _facts(
 
 def _image_rows(found: Evaluation) -> list[dict[str, Any]]:
     """One row per image and condition."""
+    truth = [None if label == UNKNOWN else label for label in found.truth.tolist()]
+    has_drift = found.model["has_trained_module"]
     rows = []
     for condition, outcome in found.outcomes.items():
         protocol = condition.protocol.name if condition.protocol else None
@@ -123,12 +143,12 @@ def _image_rows(found: Evaluation) -> list[dict[str, Any]]:
                     "protocol": protocol,
                     "condition": condition_name(condition),
                     "qualities": list(condition.qualities(name, found.seed)),
-                    "truth": int(found.truth[k]),
+                    "truth": truth[k],
                     "direct_labels": outcome.direct_top[k].tolist(),
                     "afd_labels": outcome.afd_top[k].tolist(),
                     "direct_confidence": float(outcome.direct_confidence[k]),
                     "afd_confidence": float(outcome.afd_confidence[k]),
-                    "drift_angle_deg": float(outcome.drift_angle_deg[k]),
+                    "drift_angle_deg": float(outcome.drift_angle_deg[k]) if has_drift else None,
                     "true_angle_deg": float(outcome.true_angle_deg[k]),
                     "flip_probability": float(outcome.flip_probability[k]),
                 }
@@ -147,6 +167,12 @@ def _write_angles(output: OutputFolder, study: AngleStudy, model: dict[str, Any]
 
 
 def _write_parquet(output: OutputFolder, name: str, table: pa.Table) -> None:
+    """NaN becomes null: in SQL, NaN is greater than every number."""
+    columns = [
+        pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
+        for column in table.columns
+    ]
+    table = pa.table(columns, names=table.column_names)
     with output.staged(name) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 

@@ -15,6 +15,14 @@ from pipeline.error_text import one_line
 from pipeline.output import OutputError, OutputFolder
 from pipeline.shards import PART_PATTERN
 
+# DuckDB multiplies in the operands' type, and in those of the files a product overflows.
+_WIDENED = {
+    "width": "BIGINT",
+    "height": "BIGINT",
+    "jpeg_quality": "INTEGER",
+    "jpeg_components": "INTEGER",
+}
+
 
 @contextmanager
 def connect(*, memory_limit: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -38,13 +46,17 @@ def connect(*, memory_limit: str | None = None) -> Iterator[duckdb.DuckDBPyConne
 def open_labels(output: OutputFolder) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with both views; without `plan`, and with a message, if it cannot be read.
 
+    In `labels`, the columns of pixels and of JPEG numbers have wider types than in the files.
     Raises OutputError when there are no labels.
     """
     require_parts(output, list_parts(output))
     with connect() as connection:
         try:
             every_part = f"{glob.escape(str(output.labels))}/{PART_PATTERN}"
-            connection.execute(f"CREATE VIEW labels AS FROM {_scan([every_part])}")
+            widened = ", ".join(f"{name}::{kind} AS {name}" for name, kind in _WIDENED.items())
+            connection.execute(
+                f"CREATE VIEW labels AS SELECT * REPLACE ({widened}) FROM {_scan([every_part])}"
+            )
         except duckdb.Error as error:
             raise OutputError(f"cannot read {str(output.labels)!r}: {message_of(error)}") from error
         if output.plan.exists():

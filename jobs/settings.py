@@ -201,7 +201,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     images_per_shard: int | Literal["auto"] = setting(
         "auto",
         "images per shard, which is the unit of work, retry and commit; auto: 100 to 2000,"
-        " depending on the size of the collection",
+        " depending on the size of the collection. An archive shares no shard with other files",
     )
     attempts_per_shard: int = setting(
         3,

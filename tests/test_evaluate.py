@@ -1,12 +1,15 @@
 """`afd evaluate` on a few pictures: its files, and what it compresses."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -114,6 +117,36 @@ def test_without_a_module_the_columns_are_equal(collection: Path, tmp_path: Path
     assert (report["images"], len(report["left_out"])) == (4, 1)
     assert report["drift"] == []
     assert all(row["direct"] == row["afd"] for row in report["tables"])
+    images = pq.read_table(output / "images.parquet")
+    for column in ("truth", "drift_angle_deg", "flip_probability"):
+        assert images.column(column).null_count == len(images)
+        assert images.schema.field(column).type in (pa.int64(), pa.float64())
+
+
+def test_a_number_that_there_is_none_of_is_null(
+    collection: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """SQL takes NaN for greater than any bound; a column of nulls alone keeps its type."""
+    flags = ("--quality", "7", "100", "--times", "0", "--protocol", "full-image")
+    assert run(collection, tmp_path, "--afd", str(checkpoint), *flags) == 0
+    for name in ("images", "tables"):
+        table = pq.read_table(tmp_path / f"{name}.parquet")
+        assert not any(pa.types.is_null(kind) for kind in table.schema.types)
+        for column in table.columns:
+            if pa.types.is_floating(column.type):
+                assert not pc.any(pc.is_nan(column)).as_py()
+    clean = table.filter(pc.equal(table.column("row"), "clean"))
+    assert clean.column("recovered").null_count == len(clean) > 0
+
+
+def test_every_column_is_explained(collection: Path, tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "docs/output.md"
+    _, section = page.read_text(encoding="utf-8").split("## What `afd evaluate` writes")
+    explained = set(re.findall(r"`(\w+)`", section))
+    assert run(collection, tmp_path, "--afd", "none", "--quality", "10", "--times", "0") == 0
+    assert explained >= set(pq.read_schema(tmp_path / "images.parquet").names)
+    tables = pq.read_schema(tmp_path / "tables.parquet").names
+    assert explained >= {name for name in tables if not name.endswith(("_low", "_high"))}
 
 
 def test_a_users_own_classes_have_an_accuracy(

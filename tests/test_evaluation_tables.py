@@ -151,7 +151,8 @@ def test_an_interval_hardly_depends_on_the_draw() -> None:
 def test_every_image_has_a_row_for_each_condition() -> None:
     """From which the tables can be made again."""
     truth = np.array([1, 2, 3, 9])
-    found = Evaluation(list("abcd"), truth, OUTCOMES, [], {}, seed=0, angles=None)
+    model = {"has_trained_module": True}
+    found = Evaluation(list("abcd"), truth, OUTCOMES, [], model, seed=0, angles=None)
     images = _image_rows(found)
     assert [row["name"] for row in images] == list("abcd") * 3
     for row in make_tables(OUTCOMES, truth, resamples=2, seed=0):

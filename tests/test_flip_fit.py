@@ -13,7 +13,12 @@ from afd_model.backbones import load_backbone
 from afd_model.classifier import AFDClassifier
 from afd_model.drift import drift
 from afd_model.flip_model import FLIP_FEATURES, FlipModel, FlipScorer, flip_features
-from afd_model.training.flip_fit import RIDGE, fit_flip_model, flip_samples
+from afd_model.training.flip_fit import (
+    RIDGE,
+    also_without_quality,
+    fit_flip_model,
+    flip_samples,
+)
 from afd_model.training.pairs import PairBatch
 
 
@@ -85,6 +90,40 @@ def test_the_flip_fit_is_where_the_penalised_likelihood_is_flat() -> None:
     gradient = standard.T @ (p - flipped) + coefficients  # the prior: standard normal
     np.testing.assert_allclose(gradient, 0, atol=1e-3)
     assert (p - flipped).sum() == pytest.approx(0, abs=1e-3)
+
+
+def test_a_compressed_picture_without_a_stated_quality_is_not_taken_for_a_clean_one() -> None:
+    """In training a quality is missing only where nothing was compressed: there few labels flip."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(8000, len(FLIP_FEATURES)))
+    clean = np.arange(8000) < 1600
+    quality, missing = FLIP_FEATURES.index("quality"), FLIP_FEATURES.index("quality_missing")
+    features[:, quality] = np.where(clean, np.nan, rng.uniform(5, 95, 8000))
+    features[:, missing] = clean
+    angle = FLIP_FEATURES.index("log_drift_angle")
+    features[clean, angle] -= 2.0
+    flipped = (rng.random(8000) < 1 / (1 + np.exp(2 - features[:, angle] + clean))).astype(float)
+
+    compressed, truth = features[~clean].copy(), flipped[~clean].mean()
+    compressed[:, quality], compressed[:, missing] = np.nan, 1.0
+    as_mozjpeg_writes_it = torch.tensor(compressed, dtype=torch.float32)
+    deluded = FlipScorer(fit_flip_model(features, flipped))(as_mozjpeg_writes_it)
+    model = fit_flip_model(*also_without_quality(features, flipped))
+    assert deluded.mean().item() < 0.6 * truth
+    assert FlipScorer(model)(as_mozjpeg_writes_it).mean().item() == pytest.approx(truth, rel=0.05)
+    as_they_are = FlipScorer(model)(torch.tensor(features[~clean], dtype=torch.float32))
+    assert as_they_are.mean().item() == pytest.approx(truth, rel=0.01)
+
+
+def test_what_lacks_a_quality_is_not_counted_twice() -> None:
+    features, flipped, _ = flip_data(40)  # ten of them without
+    found, targets = also_without_quality(features, flipped)
+    quality = FLIP_FEATURES.index("quality")
+    assert np.array_equal(found[:30], features[10:])
+    assert np.isnan(found[30:, quality]).all()
+    assert (found[30:, FLIP_FEATURES.index("quality_missing")] == 1).all()
+    assert np.array_equal(found[30:, :quality], features[:, :quality])
+    assert np.array_equal(targets, np.concatenate([flipped[10:], flipped]))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

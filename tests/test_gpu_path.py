@@ -41,8 +41,10 @@ MEAN_PIXEL_ERROR, PIXEL_ERROR_OF_999_IN_1000 = 0.5, 4.0
 RMS_DCT_ERROR, DCT_ROUNDING = 1.0, 0.01
 EQUAL_LABELS = 0.995
 # A window's mean; mirrored or in other colours it would be 8 to 70 levels away, at half the quality
-# up to 12. DALI's own compression on CUDA may round what is near half a quantum to the other side.
-PAIR_ERROR = 4.0
+# up to 12. DALI's own compression on CUDA does not interpolate chroma, as libjpeg does, and may
+# round what is near half a quantum to the other side: in NumPy, its steps are up to 5.5 levels away
+# and 1.1 in the mean of all windows.
+CLEAN_ERROR, DEGRADED_ERROR, MEAN_DEGRADED_ERROR = 2.0, 7.0, 2.0
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +127,11 @@ def pairs_on(device: Any, corpus: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_training_pairs_are_the_cpus_within_bounds(corpus: Path) -> None:
-    for slow, fast in zip(pairs_on("cpu", corpus), pairs_on(DEVICE, corpus), strict=True):
-        error = np.abs(slow.astype(np.int16) - fast).mean((1, 2, 3))
-        assert error.max() <= PAIR_ERROR
+    pairs = zip(pairs_on("cpu", corpus), pairs_on(DEVICE, corpus), strict=True)
+    clean, degraded = (np.abs(a.astype(np.int16) - b).mean((1, 2, 3)) for a, b in pairs)
+    assert clean.max() <= CLEAN_ERROR
+    assert degraded.max() <= DEGRADED_ERROR
+    assert degraded.mean() <= MEAN_DEGRADED_ERROR
 
 
 def labels_on(device: Any, precision: Any, corpus: Path) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from outputs import Made, write_output
+from outputs import Made, rewrite, write_output
 
 from jobs.labels_view import connect, list_parts, message_of, open_labels, scan_parts
 from pipeline.output import OutputError, OutputFolder
@@ -23,6 +23,26 @@ def test_the_views_hold_every_row_and_column(tmp_path: Path, name: str) -> None:
         assert connection.sql("FROM labels").columns == SCHEMA.names
         query = "SELECT count(*) FROM labels JOIN plan USING (uri)"
         assert connection.sql(query).fetchall() == [(50,)]
+
+
+def test_products_of_the_columns_do_not_overflow(tmp_path: Path) -> None:
+    """DuckDB computes in the operands' type; the files have int8 and int32."""
+    output = write_output(tmp_path, Made(images=5, bad_share=0))
+    most = {"width": 65_535, "height": 65_535, "jpeg_quality": 100, "jpeg_components": 4}
+    rewrite(output, 0, lambda row: row.update(most))
+    query = "SELECT max(width * height), max(2 * jpeg_quality), max(40 * jpeg_components)"
+    with open_labels(output) as connection:
+        assert connection.sql(f"{query} FROM labels").fetchall() == [(65_535**2, 200, 160)]
+
+
+def test_a_bound_on_a_widened_column_skips_files(tmp_path: Path) -> None:
+    """By their statistics: the cast does not make DuckDB decode a part outside the bound."""
+    output = write_output(tmp_path, Made(images=40, images_per_shard=20))
+    rewrite(output, 1, lambda row: row.update(width=5000))
+    with open_labels(output) as connection:
+        query = "EXPLAIN ANALYZE SELECT uri FROM labels WHERE width > 4999"
+        ((_, plan),) = connection.sql(query).fetchall()
+    assert "Row Groups Scanned: 1 / 2" in plan
 
 
 def test_only_the_parts_that_are_named(tmp_path: Path) -> None:

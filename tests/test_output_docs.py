@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import duckdb
@@ -15,9 +16,10 @@ import pytest
 from outputs import Made, rewrite, write_output
 from outputs import uri as made_uri
 
+from jobs.labelling.summary import Summary
 from jobs.sql import SqlSettings, sql
 from pipeline.records import SCHEMA, Container, ImageRef
-from pipeline.shards import write_plan
+from pipeline.shards import part_path, write_plan
 from pipeline.sources import list_images
 
 PACKED = 50  # images that the plan says are members of an archive
@@ -85,7 +87,7 @@ def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_block_is_tried() -> None:
     questions = DOCS.split("## Status")[1]
-    assert questions.count("```sql") == len(QUERIES) == 13
+    assert questions.count("```sql") == len(QUERIES) == 15
 
 
 def test_which_labels_may_be_trusted(ask: Any, rows: list[dict[str, Any]], folder: Path) -> None:
@@ -103,6 +105,23 @@ def test_which_labels_may_be_trusted(ask: Any, rows: list[dict[str, Any]], folde
         ]
         assert int(line["kept"]) == len(kept)
         assert float(line["share_right"]) == pytest.approx(sum(kept) / len(kept))
+
+
+def test_class_numbers_of_folders_that_are_named_by_wordnet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("n01440764/b.JPEG", "n15075141/a.JPEG", "n02012849/c.JPEG"):
+        (tmp_path / "imagenet-val" / name).parent.mkdir(parents=True)
+        (tmp_path / "imagenet-val" / name).touch()
+    (code,) = re.findall(r"```python\n(.+?)```", DOCS, re.DOTALL)
+    exec(code, {})
+    found = pq.read_table("truth.parquet").to_pylist()
+    assert found == [
+        {"uri": f"{tmp_path}/imagenet-val/n01440764/b.JPEG", "label": 0},
+        {"uri": f"{tmp_path}/imagenet-val/n02012849/c.JPEG", "label": 134},  # the bird, not 517
+        {"uri": f"{tmp_path}/imagenet-val/n15075141/a.JPEG", "label": 999},
+    ]
 
 
 def test_which_images_need_relabelling(ask: Any, rows: list[dict[str, Any]]) -> None:
@@ -212,6 +231,16 @@ def test_the_share_below_a_quality(ask: Any, rows: list[dict[str, Any]]) -> None
     assert int(line["unknown"]) == len(rows) - len(known)
 
 
+def test_how_large_the_images_are(ask: Any, rows: list[dict[str, Any]]) -> None:
+    pixels = [row["width"] * row["height"] for row in rows if row["width"] is not None]
+    (line,) = ask("How large")
+    assert int(line["images"]) == len(pixels)
+    assert float(line["median_megapixels"]) == pytest.approx(median(pixels) / 1e6)
+    assert float(line["largest"]) == pytest.approx(max(pixels) / 1e6)
+    gigabytes = sum(row["num_bytes"] or 0 for row in rows) / 1e9
+    assert float(line["gigabytes"]) == pytest.approx(gigabytes)
+
+
 def test_copies(tmp_path: Path) -> None:
     output = write_output(tmp_path / "labels-out", Made(images=300, bad_share=0))
     before = pq.read_table(output.labels).to_pylist()[7]
@@ -264,6 +293,47 @@ def test_joining_back(ask: Any, rows: list[dict[str, Any]]) -> None:
         "2",
         row["status"],
     )
+
+
+def test_joining_back_by_the_files_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uris = ["/a/b/x.jpg", "/a/flat.tar#y.jpg", "s3://bucket/w.tar#c/z.jpg"]
+    output = write_output(tmp_path / "labels-out", Made(images=3))
+    left = iter(uris)
+    rewrite(output, 0, lambda row: row.update(uri=next(left)))
+    names = ["x.jpg", "y.jpg", "z.jpg"]
+    pq.write_table(pa.table({"file_name": names}), tmp_path / "records.parquet")
+    monkeypatch.chdir(tmp_path)
+    (condition,) = re.findall(r"`(\S+\(.+\) = records.file_name)`", DOCS)
+    (query,) = (text for question, text in QUERIES.items() if "my own records" in question)
+    to = io.StringIO()
+    query = re.sub(" ON .+;", f" ON {condition} ORDER BY file_name;", query)
+    query = query.replace("records.*", "records.*, labels.uri")
+    sql(SqlSettings(output="labels-out", query=query, format="csv"), to)
+    answer = csv.DictReader(io.StringIO(to.getvalue()))
+    assert [(line["file_name"], line["uri"]) for line in answer] == [*zip(names, uris, strict=True)]
+
+
+def test_which_images_have_no_row_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = write_output(tmp_path / "labels-out", Made(images=30, images_per_shard=10))
+    part_path(output, 1).unlink()
+    (query,) = (text for question, text in QUERIES.items() if "no row yet" in question)
+    to = io.StringIO()
+    sql(SqlSettings(output=str(output.path), query=query, format="csv"), to)
+    found = [line["uri"] for line in csv.DictReader(io.StringIO(to.getvalue()))]
+    assert sorted(found) == [made_uri(number) for number in range(10, 20)]
+
+
+def test_the_plans_columns(folder: Path) -> None:
+    """Every one is explained, in the order in which a reader of the file finds them."""
+    (section,) = re.findall(r"^- `plan\.parquet`.+?(?=^- `run)", DOCS, re.M | re.S)
+    names = pq.read_schema(folder / "labels-out/plan.parquet").names
+    assert re.findall(r"`(\w+)`: ", section) == names
+
+
+def test_every_field_of_the_summary_is_explained() -> None:
+    (section,) = re.findall(r"^- `summary\.json`.+?(?=^- )", DOCS, re.M | re.S)
+    missing = {field.name for field in fields(Summary)} - set(re.findall(r"`(\w+)`", section))
+    assert not missing
 
 
 def test_where_the_bytes_are(ask: Any, rows: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from outputs import Made, rewrite, write_output
 
 from jobs.labels_view import connect, list_parts
 from jobs.quantities import percent
-from jobs.reporting.compare import Comparison
+from jobs.reporting.compare import Comparison, shifts
 from jobs.reporting.compare_content import change
 from jobs.reporting.content import labels, run_facts, summary
 from jobs.reporting.queries import NOW, Distributions, Findings, Row, Trust, find, load
@@ -170,10 +170,13 @@ COMPARED = Comparison(
     new_errors=[],
     shifts=[
         shift(None, 0.1234, 0.0567),
-        shift(0, 0.0999, 0.25, before=100),
-        shift(1, 0.1, 0.2499, images=100),
-        shift(2, None, 0.3, before=99),
-        shift(3, 0.3, 0.0, images=99),
+        shift(0, 0.0999, 0.25),
+        shift(1, 0.1, 0.2499),
+        shift(2, None, 5.0, before=99),
+        shift(3, 5.0, 0.0, images=99),
+        shift(4, 0.55, 0.57, before=100, images=100),
+        shift(5, 0.0999, 0.1, before=100, images=100),
+        shift(6, 0.30, 0.31, before=100),
     ],
 )
 
@@ -194,8 +197,24 @@ def test_the_cards_of_what_has_changed() -> None:
     ]
 
 
+def test_a_card_does_not_show_what_may_be_chance_as_a_shift() -> None:
+    few = replace(COMPARED, shifts=[shift(None, 0.1234, 0.0567, before=400, images=400)])
+    assert changes(few)["cards"][-2:] == [
+        ("0.123", "drift PSI", "too few images to tell"),
+        ("0.057", "confidence PSI", "all qualities"),
+    ]
+    unknown = replace(COMPARED, shifts=[shift(None, None, 5.0, before=99)])
+    assert changes(unknown)["cards"][-2:] == [
+        ("–", "drift PSI", "all qualities"),
+        ("5.000", "confidence PSI", "too few images to tell"),
+    ]
+    none = replace(COMPARED, shifts=[])
+    assert [card[0] for card in changes(none)["cards"][-2:]] == ["–", "–"]
+
+
 def test_a_shift_is_called_what_its_psi_is_usually_called() -> None:
-    """But not where one of the runs has fewer than a hundred images."""
+    """But not where a run has fewer than 100 images, or where chance alone may make such a PSI:
+    27.9 (1/100 + 1/100) = 0.558 or less, and 27.9 (1/100 + 1/1000) = 0.307 or less."""
     found = [
         (row["band"], row["drift_verdict"], row["confidence_verdict"])
         for row in changes()["shifts"]
@@ -206,7 +225,47 @@ def test_a_shift_is_called_what_its_psi_is_usually_called() -> None:
         ("6–10", "moderate", "moderate"),
         ("11–15", "–", "few"),
         ("16–20", "few", "few"),
+        ("21–25", "few", "large"),
+        ("26–30", "small", "few"),
+        ("31–35", "few", "large"),
     ]
+
+
+def sample(random: np.random.Generator, images: int, *, stretch: float = 1.0) -> Distributions:
+    """Of one population, with JPEG qualities as on the web: a few are frequent, most are rare."""
+    qualities = [95, 92, 90, 85, 80, 75, 70, 60, 50, 40, 30, 20, 10]
+    shares = [0.2, 0.05, 0.15, 0.13, 0.1, 0.15, 0.05, 0.04, 0.03, 0.03, 0.03, 0.02, 0.02]
+    quality = random.choice(qualities, images, p=shares)
+    bins = {
+        "angles": 100 * stretch * random.gamma(4, 0.2 + 3 / np.sqrt(quality)),
+        "confidences": 200 * random.beta(1.2, 0.8, images),
+    }
+    counts = {name: np.zeros((QUALITIES, 3000), np.int64) for name in bins}
+    for name, values in bins.items():
+        np.add.at(counts[name], (quality, values.astype(int)), 1)
+    return Distributions(counts=[], labels=[], **counts)
+
+
+def verdicts(before: Distributions, now: Distributions) -> list[str]:
+    found = changes(replace(COMPARED, shifts=shifts(before, now)))["shifts"]
+    return [row[f"{name}_verdict"] for row in found for name in ("drift", "confidence")]
+
+
+@pytest.mark.parametrize("images", [500, 1000, 5000, 20_000])
+def test_samples_of_one_population_have_not_shifted(images: int) -> None:
+    random = np.random.default_rng(images)
+    for _ in range(5):
+        assert set(verdicts(sample(random, images), sample(random, images))) <= {"small", "few"}
+
+
+def test_a_shift_shows_in_few_images_too() -> None:
+    """Angles half as large again, in bands of 100 to 1000 images: as a rule, that is certain."""
+    random = np.random.default_rng(0)
+    found = shifts(sample(random, 5000), sample(random, 5000, stretch=1.5))
+    made = changes(replace(COMPARED, shifts=found))["shifts"]
+    drift = [row["drift_verdict"] for row in made if min(row["before"], row["images"]) > 110]
+    assert len(drift) > 8
+    assert drift.count("large") >= len(drift) - 1
 
 
 def test_what_became_of_each_status() -> None:

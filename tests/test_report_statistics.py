@@ -13,6 +13,7 @@ from jobs.reporting.statistics import (
     kolmogorov_smirnov,
     nice_factor,
     population_stability_index,
+    psi_by_chance,
     quantiles,
     same_length,
 )
@@ -116,6 +117,27 @@ def test_psi_where_all_values_are_one() -> None:
         moved = population_stability_index(counts, np.array(elsewhere))
         assert moved is not None
         assert 5 < moved < np.inf
+
+
+@pytest.mark.parametrize("sizes", [(100, 100), (250, 4000), (10**9, 100)])
+def test_psi_by_chance_is_chi_squareds_tail(sizes: tuple[int, int]) -> None:
+    """With ten bins, PSI / (1/n + 1/m) of two samples has 9 degrees of freedom."""
+    expected = stats.chi2(9).ppf(0.999) * (1 / sizes[0] + 1 / sizes[1])
+    assert psi_by_chance(*sizes) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("sizes", [(100, 100), (150, 2000), (2000, 150)])
+def test_chance_alone_rarely_makes_more_than_psi_by_chance(sizes: tuple[int, int]) -> None:
+    """Of 1000 pairs of samples of one population, one is expected to; many reach the limit."""
+    random = np.random.default_rng(0)
+    found = [
+        population_stability_index(*(counted(random.gamma(3, 2, many)) for many in sizes)) or 0
+        for _ in range(1000)
+    ]
+    by_chance = psi_by_chance(*sizes)
+    assert np.greater(found, by_chance).sum() <= 4
+    assert by_chance / 2 < np.max(found)
+    assert np.greater(found, 0.1).sum() > 100
 
 
 def test_the_same_length() -> None:

@@ -11,6 +11,7 @@ from trainers import OPTIONS, OneBatch, RandomPairs, make_trainer, run, weights
 
 from afd_model.backbones import Backbone
 from afd_model.checkpoint import load_checkpoint
+from afd_model.flip_model import FLIP_FEATURES
 from afd_model.training.export import CARD, CHECKPOINT, export, fit_flips
 from afd_model.training.loop import train
 from afd_model.training.schedule import learning_rate
@@ -57,6 +58,7 @@ def test_time_ends_a_run_with_a_usable_checkpoint(backbone: Backbone, tmp_path: 
     reason = train(trainer, pairs, pairs, log=lambda r: None, on_kept=lambda: found.append("kept"))
     assert (reason, trainer.step, found) == ("out of time", 1, ["kept"])
     flip = fit_flips(trainer, backbone, [(pairs, 2)])
+    assert flip.means[FLIP_FEATURES.index("quality_missing")] > 0.4  # each once without its quality
     export(trainer, backbone, {"command": "afd train"}, flip)
     module, facts = load_checkpoint(tmp_path / CHECKPOINT, backbone)
     assert not module.is_identity

@@ -14,7 +14,7 @@ from afd_model.checkpoint import CheckpointFacts, save_checkpoint
 from afd_model.classifier import AFDClassifier
 from afd_model.flip_model import FLIP_FEATURES, FlipModel
 from afd_model.training.distributed import gathered, is_first
-from afd_model.training.flip_fit import fit_flip_model, flip_samples
+from afd_model.training.flip_fit import also_without_quality, fit_flip_model, flip_samples
 from afd_model.training.pairs import Pairs
 from afd_model.training.trainer import Trainer, TrainingError
 from afd_model.training.training_state import Kept
@@ -53,7 +53,7 @@ def fit_flips(
             batches = pairs.random_pass(number)
             rows += [flip_samples(classifier, batch.to(trainer.device)) for batch in batches]
     samples = gathered(torch.cat(rows)).cpu().numpy().astype(np.float64)
-    return fit_flip_model(samples[:, :-1], samples[:, -1])
+    return fit_flip_model(*also_without_quality(samples[:, :-1], samples[:, -1]))
 
 
 def export(

@@ -30,6 +30,27 @@ def flip_samples(classifier: AFDClassifier, batch: PairBatch) -> Tensor:
     return torch.cat([features, flipped[:, None]], dim=1)
 
 
+def also_without_quality(
+    features: np.ndarray, flipped: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The samples that have a quality, and then all of them without it.
+
+    Only what was never compressed lacks a quality in training. Taken as it is, a missing quality
+    would speak for a clean picture. But encoders with quantization tables of their own write none.
+
+    Args:
+        features, flipped: see `fit_flip_model`.
+
+    Returns:
+        The same for the longer samples.
+    """
+    quality, missing = FLIP_FEATURES.index("quality"), FLIP_FEATURES.index("quality_missing")
+    known = ~np.isnan(features[:, quality])
+    hidden = features.copy()
+    hidden[:, quality], hidden[:, missing] = np.nan, 1.0
+    return np.concatenate([features[known], hidden]), np.concatenate([flipped[known], flipped])
+
+
 def fit_flip_model(features: np.ndarray, flipped: np.ndarray) -> FlipModel:
     """Maximises the penalised likelihood; the intercept is not penalised.
 

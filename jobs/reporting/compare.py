@@ -32,7 +32,7 @@ from jobs.reporting.statistics import (
 from pipeline.output import OutputFolder
 
 BEFORE = "before"  # the table of the earlier output
-FEW = 100  # images in a band; with fewer, its distances mean little
+FEW = 100  # images of a run; with fewer, its distances mean little
 _TOP_CHANGES = 200
 _ERRORS = 40
 

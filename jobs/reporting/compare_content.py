@@ -10,10 +10,11 @@ from jobs.reporting.compare import FEW, Comparison
 from jobs.reporting.content import Card, recorded_model
 from jobs.reporting.queries import Distributions, Row
 from jobs.reporting.run import Run
-from jobs.reporting.statistics import band_name
+from jobs.reporting.statistics import band_name, psi_by_chance
 from pipeline.records import STATUSES
 
 _MODERATE, _LARGE = 0.1, 0.25  # the usual limits of PSI
+_FEW = "few"
 _ABSENT = "absent"
 
 
@@ -84,36 +85,45 @@ def _renamed(before: Distributions, now: Distributions) -> list[str]:
 
 
 def _cards(found: Comparison) -> list[Card]:
-    overall = found.shifts[0] if found.shifts else {}
     share = percent(found.changed / found.compared if found.compared else None)
     return [
         (share, "labels changed", f"{count(found.changed)} of {count(found.compared)}"),
         (count(found.newly_failed), "new errors", "ok before, not ok now"),
         (count(found.added), "images added", f"{count(found.in_both)} in both"),
         (count(found.gone), "images removed", ""),
-        (decimal(overall.get("drift_psi"), 3), "drift PSI", "all qualities"),
-        (decimal(overall.get("confidence_psi"), 3), "confidence PSI", "all qualities"),
+        *(_psi_card(found, name) for name in ("drift", "confidence")),
     ]
 
 
+def _psi_card(found: Comparison, name: str) -> Card:
+    overall = found.shifts[0] if found.shifts else {f"{name}_psi": None}
+    few = _verdict(overall, name) == _FEW
+    note = "too few images to tell" if few else "all qualities"
+    return decimal(overall[f"{name}_psi"], 3), f"{name} PSI", note
+
+
 def _shift(row: Row) -> Row:
-    few = min(row["before"], row["images"]) < FEW
     return {
         **row,
         "band": "all" if row["band"] is None else band_name(row["band"]),
-        "drift_verdict": _verdict(row["drift_psi"], few=few),
-        "confidence_verdict": _verdict(row["confidence_psi"], few=few),
+        "drift_verdict": _verdict(row, "drift"),
+        "confidence_verdict": _verdict(row, "confidence"),
     }
 
 
-def _verdict(psi: float | None, *, few: bool) -> str:
+def _verdict(row: Row, name: str) -> str:
+    """What a row's PSI is called, unless so few images are no ground for it."""
+    psi = row[f"{name}_psi"]
     if psi is None:
         return UNKNOWN
-    if few:
-        return "few"
-    if psi >= _LARGE:
-        return "large"
-    return "moderate" if psi >= _MODERATE else "small"
+    sizes = row["before"], row["images"]
+    if min(sizes) < FEW:
+        return _FEW
+    if psi < _MODERATE:
+        return "small"
+    if psi <= psi_by_chance(*sizes):
+        return _FEW
+    return "large" if psi >= _LARGE else "moderate"
 
 
 def _matrix(found: Comparison) -> list[tuple[str, ...]]:

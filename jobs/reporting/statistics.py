@@ -13,6 +13,7 @@ BAND_WIDTH = 5  # of JPEG quality: 1-5, 6-10, ... 96-100
 BANDS = 100 // BAND_WIDTH
 QUALITIES = 101  # rows of counts by quality; row 0: images without an IJG-like table
 _PSI_BINS = 10
+_CHI_SQUARED = 27.9  # its 99.9th percentile with _PSI_BINS - 1 degrees of freedom
 
 
 def band_name(band: int) -> str:
@@ -87,6 +88,14 @@ def population_stability_index(before: np.ndarray, now: np.ndarray) -> float | N
     q = np.add.reduceat(now, starts) + 0.5
     p, q = p / p.sum(), q / q.sum()
     return float(((q - p) * np.log(q / p)).sum())
+
+
+def psi_by_chance(before: int, now: int) -> float:
+    """The PSI that two samples of one population, of so many values, exceed once in a thousand.
+
+    In ten bins and without a shift, PSI / (1 / before + 1 / now) is distributed as chi-squared.
+    """
+    return _CHI_SQUARED * (1 / before + 1 / now)
 
 
 def kolmogorov_smirnov(before: np.ndarray, now: np.ndarray) -> float | None:
