@@ -82,7 +82,7 @@ class BenchmarkSettings(BackboneSettings):
     rounds: int = setting(5, "number of measurements of everything, after one warm-up round")
     record: str = setting(NO_RECORD, "file to append the JSON line to, or none")
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         names = ("num_images", "threads", "batch_size", "workers", "read_threads")
         require_positive(self, *names, "prefetch_batches", "images_per_shard", "rounds")
         require_between(self, 0, 1, "hw_decoder_load")

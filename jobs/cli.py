@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_answer(f"afd-label {version('afd-label')}")
         return EXIT_COMPLETE
     if name not in JOBS:
-        from jobs.command_line import nearest
+        from jobs.checked_settings import nearest
 
         print(f"afd: unknown job {name!r}{nearest(name, list(JOBS))}; afd --help", file=sys.stderr)
         return EXIT_USAGE

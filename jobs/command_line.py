@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import itertools
 import os
 import re
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -23,11 +21,21 @@ from jsonargparse import (
     set_loader,
 )
 
+from jobs.checked_settings import (
+    CheckedSettings,
+    choices_of,
+    described,
+    flag_of,
+    given,
+    is_choice,
+    is_union,
+    nearest,
+    positional_settings,
+)
 from jobs.exits import EXIT_USAGE
-from jobs.settings import flag_of, positional_settings
 from pipeline.error_text import one_line, printable
 
-_Settings = TypeVar("_Settings")
+_Settings = TypeVar("_Settings", bound=CheckedSettings)
 
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 _UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
@@ -103,10 +111,6 @@ class _Parser(ArgumentParser):
         sys.stderr.write(f"{self.prog}: {printable(self._worded(message))}\n")
         raise SystemExit(EXIT_USAGE)
 
-    def given(self, name: str) -> str:
-        """A setting as the user writes it: INPUT or --output."""
-        return name.upper() if name in self.positional else flag_of(name)
-
     def _worded(self, message: str) -> str:
         fields = {field.name: field for field in dataclasses.fields(self.settings_class)}
         if match := _UNKNOWN_FLAG.search(message):
@@ -122,12 +126,14 @@ class _Parser(ArgumentParser):
             return f"unknown setting {match[1]!r} in the file{nearest(match[1], list(fields))}"
         if (match := _BAD_VALUE.search(message)) and match[1] in fields:
             hint = typing.get_type_hints(self.settings_class)[match[1]]
-            given = match[2].strip().splitlines()[0]
-            near = nearest(given, choices_of(hint))
-            return f"{self.given(match[1])} {given!r} is not {_described(hint)}{near}"
+            value = match[2].strip().splitlines()[0]
+            wanted, near = described(hint), nearest(value, choices_of(hint))
+            way_out = ": put it in quotes" if wanted == "text" else near  # as 20261129 in a file
+            return f"{given(fields[match[1]])} {value!r} is not {wanted}{way_out}"
         if match := _MISSING.search(message):
-            names = [name.lstrip("-") for name in match[1].split(", ")]
-            return f"missing {' and '.join(map(self.given, names))}; see --help"
+            names = [name.lstrip("-").replace("-", "_") for name in match[1].split(", ")]
+            missing = " and ".join(given(fields[name]) for name in names)
+            return f"missing {missing}; see --help"
         if "Unexpected config" in message:
             return "--config: the file holds no settings"
         if _NOT_YAML in message:  # which says nothing of the file's name
@@ -183,7 +189,7 @@ def _argument_options(
         options["type"] = hint
     if is_positional:
         options["metavar"] = field.name.upper()
-    elif not (hint is bool or _is_choice(hint)):
+    elif not (hint is bool or is_choice(hint)):
         options["metavar"] = _placeholder(hint)
     if required and not is_positional:
         options["required"] = True
@@ -204,13 +210,10 @@ def parse(settings_class: type[_Settings], arguments: Sequence[str], *, prog: st
     except UnicodeDecodeError as error:
         parser.error(f"--config: the file is not UTF-8 text ({error.reason})")
     found = {}
-    for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
-        name, value = field.name, getattr(values, field.name)
-        if value is None or value == "" or (isinstance(value, list) and "" in value):
-            way_out = "" if field.default is dataclasses.MISSING else ", or leave it out"
-            parser.error(f"{parser.given(name)} is empty: give it a value{way_out}")
+    for field in dataclasses.fields(settings_class):
+        value = getattr(values, field.name)
         is_list = isinstance(value, list)
-        found[name] = tuple(map(_expand_home, value)) if is_list else _expand_home(value)
+        found[field.name] = tuple(map(_expand_home, value)) if is_list else _expand_home(value)
     try:
         return settings_class(**found)
     except ValueError as error:
@@ -245,42 +248,8 @@ def _respell_print_config(parser: ArgumentParser) -> None:
     action.metavar = "[=skip_default]"
 
 
-def nearest(value: str, known: Sequence[str]) -> str:
-    """ " (did you mean X?)", or nothing when no known word is similar."""
-    near = difflib.get_close_matches(value, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _is_choice(hint: Any) -> bool:
-    return typing.get_origin(hint) is typing.Literal
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (types.UnionType, typing.Union)
-
-
-def choices_of(hint: Any) -> list[str]:
-    """The words that a type, or each of its several values, allows."""
-    if typing.get_origin(hint) is tuple:
-        return choices_of(typing.get_args(hint)[0])
-    if _is_choice(hint):
-        return [str(choice) for choice in typing.get_args(hint)]
-    if _is_union(hint):
-        return [choice for part in typing.get_args(hint) for choice in choices_of(part)]
-    return []
-
-
-def _described(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text: put it in quotes"}
-    if typing.get_origin(hint) is tuple:
-        hint = typing.get_args(hint)[0]
-    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
-    parts = [names[kind] for kind in kinds if kind in names] + choices_of(hint)
-    return "one of: " + ", ".join(parts) if len(parts) > 1 else "".join(parts) or "valid"
-
-
 def _placeholder(hint: Any) -> str:
     """The placeholder of a value in the help: {N,auto} for a number or the word auto."""
-    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
+    kinds = typing.get_args(hint) if is_union(hint) else (hint,)
     parts = [_METAVARS[kind] for kind in kinds if kind in _METAVARS] + choices_of(hint)
     return "{" + ",".join(parts) + "}" if len(parts) > 1 else parts[0]

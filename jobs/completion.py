@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import shtab
 
+from jobs.checked_settings import CheckedSettings, choices_of, flag_of, positional_settings
 from jobs.cli import JOBS
-from jobs.command_line import choices_of, parse
+from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE, print_answer
-from jobs.settings import REQUIRED, flag_of, positional_settings, setting
+from jobs.settings import REQUIRED, setting
 
 # The settings that name a file or a folder.
 PATHS = frozenset(
@@ -26,7 +27,7 @@ PATHS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionSettings:
+class CompletionSettings(CheckedSettings):
     """Print a shell's completion script, for `source <(afd completion bash)` in ~/.bashrc."""
 
     shell: Literal["bash", "zsh"] = setting(

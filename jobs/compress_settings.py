@@ -56,7 +56,7 @@ class CompressSettings(CollectionSettings):
     )
     workers: int = setting(2, "threads that read, compress and write")
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         if not self.quality and not self.times:
             raise ValueError("nothing to write: give --quality or --times")
         require_between(self, 1, 100, "quality")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.checked_settings import CheckedSettings
 from jobs.command_line import parse
 from jobs.demo_corpus import build_demo_corpus
 from jobs.exits import EXIT_COMPLETE, EXIT_FAILED, ignoring_closed_stdout, print_answer
@@ -41,7 +42,7 @@ NOT_OK = """
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoSettings:
+class DemoSettings(CheckedSettings):
     """Label a small corpus of real photographs and show what was found."""
 
     output: str = setting(
@@ -49,7 +50,7 @@ class DemoSettings:
     )
     num_photos: int = setting(300, "number of crops of photographs in the corpus")
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         require_not_negative(self, "num_photos")  # before the last run's folder is emptied
 
 

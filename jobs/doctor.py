@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from typing import Any, Literal
 
+from jobs.checked_settings import CheckedSettings
 from jobs.command_line import parse
 from jobs.diagnosis.check import NAME_WIDTH, Check, line
 from jobs.diagnosis.machine import (
@@ -30,7 +31,7 @@ _SELF_TESTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorSettings:
+class DoctorSettings(CheckedSettings):
     """Check whether labelling can run here, and print how to fix what is missing."""
 
     format: Literal["table", "json"] = setting("table", "one line per check, or one JSON document")

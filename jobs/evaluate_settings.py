@@ -62,7 +62,7 @@ class EvaluateSettings(ClassNamesSettings, ClassifierSettings):
         100_000_000, "images with more pixels (width x height) are left out and counted"
     )
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         require_between(self, 1, 100, "quality")
         require_between(self, 0, MAX_TIMES, "times")
         require_positive(self, "num_images", "resamples", "batch_size", "threads", "max_pixels")

@@ -49,7 +49,7 @@ class ExplainSettings(ClassNamesSettings, BackboneSettings):
         "images with more pixels (width x height) are refused before memory is allocated for them",
     )
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         require_between(self, 1, 100, "quality")
         require_between(self, 20, 1200, "dpi")
         require_positive(self, "max_pixels")

@@ -28,7 +28,7 @@ from jobs.labelling.summary import (
 )
 from jobs.labelling.workers import check_address, label_shards
 from jobs.log import say
-from jobs.pool import ClusterError
+from jobs.pool import ClusterError, MistakeError
 from jobs.run_job import run_job
 from jobs.run_record import join_run, model_differences, open_run, record_model
 from jobs.settings import LabelSettings
@@ -45,8 +45,9 @@ from pipeline.stores.errors import AccessError, ShutdownError
 def label(settings: LabelSettings) -> Summary:
     """Label a collection, or continue an earlier run with the same settings.
 
-    Raises ValueError or ClusterError, worded for the user, when the run cannot start. Later errors
-    are in the summary; committed shards stay.
+    Raises ValueError or ClusterError, worded for the user, when the run cannot start; OSError or
+    AccessError when the input or the output cannot be used. Other errors, and an interrupt, are in
+    the summary, which is then not `complete`; committed shards stay.
     """
     began = time.monotonic()
     settings = settings.located()
@@ -103,7 +104,7 @@ def _label(
                 bar.add(sizes[commit.shard], commit)
     except KeyboardInterrupt:
         exit_reason = "interrupted"
-    except ClusterError as error:
+    except (ClusterError, MistakeError) as error:
         if tally == Tally():  # nothing is labelled: the run did not start
             raise
         # `_print_result` adds it to every reason.

@@ -19,6 +19,10 @@ class ClusterError(RuntimeError):
     """The cluster could not be reached, or gave up on the job; one line for the user."""
 
 
+class MistakeError(ValueError):
+    """A user's mistake that a worker found, such as the name of no backbone; one line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     cpus: int

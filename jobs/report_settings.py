@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from jobs.checked_settings import CheckedSettings
 from jobs.settings import REQUIRED, require_between, require_not_negative, require_positive, setting
 
 _MEMORY = re.compile(r"\d+(\.\d+)?\s*[kMGT]i?B", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings:
+class ReportSettings(CheckedSettings):
     """Write one HTML page about an output: what the corpus is, and which labels to trust."""
 
     output: str = setting(REQUIRED, "the output folder of an `afd label` run", positional=True)
@@ -32,7 +33,7 @@ class ReportSettings:
         "1GB", "memory limit of the queries; what does not fit goes to a temporary folder"
     )
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         require_between(self, 0, 1, "sure", "at_risk")
         require_not_negative(self, "thumbnails", "thumbnail_time_s")
         require_positive(self, "max_labels")

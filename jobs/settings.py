@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 from afd_model import WEIGHT_SUFFIXES
+from jobs.checked_settings import CheckedSettings, flag_of
 from pipeline.inputs.local_files import absolute_pattern
 from pipeline.stores.locations import refuse_credentials
 
@@ -51,16 +52,6 @@ def address_setting() -> Any:
     )
 
 
-def positional_settings(settings_class: type) -> tuple[str, ...]:
-    """The names of the settings that are given by position, in their order."""
-    return tuple(found.name for found in fields(settings_class) if found.metadata["positional"])
-
-
-def flag_of(name: str) -> str:
-    """images_per_shard -> --images-per-shard."""
-    return "--" + name.replace("_", "-")
-
-
 def require_positive(settings: Any, *names: str) -> None:
     """Raise ValueError for the first of these settings that is 0 or less, or NaN."""
     for name, value in _numbers(settings, names):
@@ -91,7 +82,7 @@ def _numbers(settings: Any, names: tuple[str, ...]) -> Iterator[tuple[str, float
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectionSettings:
+class CollectionSettings(CheckedSettings):
     """The input and the output of a job.
 
     MAY_CHANGE: the settings that may differ when an output is continued, by the jobs that can.
@@ -121,7 +112,7 @@ class CollectionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneSettings:
+class BackboneSettings(CheckedSettings):
     """The classifier, and the layer that the AFD-Module enhances."""
 
     backbone: str = setting(
@@ -141,7 +132,7 @@ class BackboneSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassNamesSettings:
+class ClassNamesSettings(CheckedSettings):
     """The names of the classes, for the jobs that show them."""
 
     class_names: str = setting(
@@ -288,7 +279,7 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
     )
     log_level: Literal["info", "debug"] = setting("info", "debug adds a line for each shard")
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         require_positive(
             self,
             *("top_k", "resize", "crop", "images_per_shard", "attempts_per_shard", "max_pixels"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
+from jobs.checked_settings import CheckedSettings
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE, ignoring_closed_stdout
 from jobs.extras import require
@@ -43,7 +44,7 @@ _READING_VERBS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SqlSettings:
+class SqlSettings(CheckedSettings):
     """Run a SQL query (DuckDB) on an output of `afd label`, with views labels and plan ready."""
 
     output: str = setting(REQUIRED, "the output folder of an `afd label` run", positional=True)
@@ -57,7 +58,7 @@ class SqlSettings:
     )
     max_rows: int = setting(40, "rows shown in a table")
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         require_positive(self, "max_rows")
 
 

@@ -221,7 +221,7 @@ class TrainSettings(ClassifierSettings):
     )
     address: str = address_setting()
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         require_positive(
             self,
             *("batch_size", "max_steps", "max_time_s", "stem_learning_rate", "learning_rate"),

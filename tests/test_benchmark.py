@@ -128,7 +128,7 @@ def test_the_module_alone_is_asked_all_that_the_model_asks_of_it(
 
 def label_settings(output: Path, **changes: Any) -> LabelSettings:
     return LabelSettings(
-        input="",
+        input="unused",
         output=str(output),
         backbone=MINIATURE,
         weights="none",

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 import yaml
 
+from jobs.checked_settings import CheckedSettings
 from jobs.command_line import parse
 from jobs.exits import EXIT_USAGE
 from jobs.settings import REQUIRED, LabelSettings, setting
@@ -16,7 +17,7 @@ CONF = Path(__file__).parent.parent / "conf"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(CheckedSettings):
     """Settings to parse."""
 
     source: str = setting(REQUIRED, "where from", positional=True)
@@ -27,7 +28,7 @@ class Settings:
     size: int | Literal["auto", "none"] = setting("auto", "pixels")
     sizes: tuple[int | Literal["auto"], ...] = setting(("auto",), "pixels, each")
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         if self.images_per_shard < 1:
             raise ValueError(f"--images-per-shard {self.images_per_shard} is not positive")
 
@@ -53,7 +54,7 @@ def test_defaults_are_the_dataclass_defaults() -> None:
 
 def test_a_positional_setting_with_a_default_may_be_left_out() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Optional:
+    class Optional(CheckedSettings):
         """Settings to parse."""
 
         source: str = setting("here", "where from", positional=True)
@@ -273,7 +274,7 @@ def test_the_yaml_of_the_label_job_is_accepted() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Several:
+class Several(CheckedSettings):
     """Several values by place, and a switch."""
 
     files: tuple[str, ...] = setting(REQUIRED, "which", positional=True)
@@ -311,7 +312,7 @@ def test_missing_values_by_place_are_named(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_bad_value_by_place_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Placed:
+    class Placed(CheckedSettings):
         """A choice by place."""
 
         shell: Literal["bash", "zsh"] = setting(REQUIRED, "which", positional=True)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from labelers import make_labeler, planned_settings
 
+from jobs.label import label
+from jobs.labelling.messages import CommitRecord
 from jobs.labelling.mounts import existing_input_files
 from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, ShardLabeler
+from jobs.pool import ClusterError
 from jobs.settings import LabelSettings
 from pipeline.output import RUN, OutputFolder
 from pipeline.shards import Plan, part_path
@@ -108,3 +111,42 @@ def test_a_lost_device_is_fatal_here_and_ends_a_worker_of_rays(
     monkeypatch.undo()
     output.clean()
     assert make_labeler(settings).label_or_exit(0).error is None
+
+
+@pytest.fixture
+def to_label(settings: LabelSettings, tmp_path: Path) -> LabelSettings:
+    """Settings for a run of its own, in this process."""
+    return replace(settings, output=str(tmp_path / "run"), workers=0, progress="off")
+
+
+def test_a_mistake_that_only_a_worker_finds_is_a_value_error(to_label: LabelSettings) -> None:
+    """It was told as the cluster's, though there is none."""
+    with pytest.raises(ValueError, match=r"^unknown backbone 'resnet5': did you mean 'resnet50'"):
+        label(replace(to_label, backbone="resnet5"))
+
+
+def test_what_is_no_mistake_of_the_users_is_no_value_error(
+    to_label: LabelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ImportError("libjpeg.so.62: cannot open shared object file")
+
+    monkeypatch.setattr(ShardLabeler, "_load", broken)
+    with pytest.raises(ClusterError, match=r"^ImportError: libjpeg.so.62: cannot open"):
+        label(to_label)
+
+
+def test_a_mistake_that_a_later_worker_finds_is_in_the_summary(
+    to_label: LabelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of the one node that lacks the file of weights."""
+    first = ShardLabeler.label
+
+    def label_shard(labeler: ShardLabeler, shard: int) -> CommitRecord:
+        if shard == 0:
+            return first(labeler, shard)
+        return CommitRecord(shard, 0.0, fatal="no such file", is_mistake=True)
+
+    monkeypatch.setattr(ShardLabeler, "label", label_shard)
+    summary = label(to_label)
+    assert (summary.exit_reason, summary.complete, summary.images) == ("no such file", False, 2)

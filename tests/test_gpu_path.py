@@ -137,7 +137,7 @@ def test_training_pairs_are_the_cpus_within_bounds(corpus: Path) -> None:
 def labels_on(device: Any, precision: Any, corpus: Path) -> np.ndarray:
     """(N,) labels with the ImageNet weights that a package carries."""
     settings = LabelSettings(
-        input=str(corpus), output="", backbone=PACKAGED, device=device, precision=precision
+        input=str(corpus), output="unused", backbone=PACKAGED, device=device, precision=precision
     )
     model = load_model(settings, num_threads=4)
     found = label_shard(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from jobs.checked_settings import flag_of
 from jobs.compress_settings import CompressSettings
-from jobs.settings import CollectionSettings, LabelSettings, flag_of
+from jobs.settings import CollectionSettings, LabelSettings
 from jobs.train_settings import TrainSettings
 
 # Values that cannot work, and the settings that refuse them.

@@ -35,7 +35,8 @@ class CommitRecord:
     `error` and `fatal` are None exactly when its part is committed.
     spent_s: since the worker was given the shard, by its own clock. counts: rows per status.
     seconds: per stage, see `LabelledShard`; and `write`.
-    model: facts about the worker's model. fatal: why this worker can label no further shard.
+    model: facts about the worker's model. fatal: why this worker can label no further shard;
+    is_mistake: that is the user's mistake.
     notice: something about the worker that the user should know; the worker goes on.
     """
 
@@ -46,4 +47,5 @@ class CommitRecord:
     model: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     fatal: str | None = None
+    is_mistake: bool = False
     notice: str | None = None

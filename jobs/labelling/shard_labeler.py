@@ -55,6 +55,7 @@ class ShardLabeler:
         self._metrics = ShardMetrics()
         self._released_at = 0.0
         self._fatal: str | None = None
+        self._is_mistake = False
         self._witnesses: InputWitnesses | None = None
         self._device_fault: str | None = None
         # Only this thread uses the decoder and the model: PyTorch starts a set of its own threads
@@ -69,8 +70,8 @@ class ShardLabeler:
             self.plan = Plan(output)
             self.pipeline = self._model_thread.submit(self._load, config).result()
         except Exception as error:
-            known = isinstance(error, ValueError)  # a mistake, which every node would tell
-            self._fatal = str(error) if known else self._on_this_node(named(error))
+            self._is_mistake = isinstance(error, ValueError)  # which every node would tell
+            self._fatal = str(error) if self._is_mistake else self._on_this_node(named(error))
 
     def _load(self, config: WorkerConfig) -> ShardPipeline:
         # Imported here because the driver imports this module too. It does without PyTorch and
@@ -136,7 +137,9 @@ class ShardLabeler:
                 error = named(failure)
                 self._note_if_fatal(failure)
         if self._fatal is not None:
-            return CommitRecord(shard, _since(began), fatal=self._fatal)
+            return CommitRecord(
+                shard, _since(began), fatal=self._fatal, is_mistake=self._is_mistake
+            )
         self._metrics.failed()
         return CommitRecord(shard, _since(began), error=error)
 

@@ -10,7 +10,7 @@ from typing import Any
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.mounts import existing_input_files
 from jobs.labelling.shard_labeler import SHARDS_AT_ONCE, ShardLabeler
-from jobs.pool import ClusterError, pool_for, this_machine, warn_if_full
+from jobs.pool import ClusterError, MistakeError, pool_for, this_machine, warn_if_full
 from jobs.settings import LabelSettings
 from pipeline.output import OutputFolder
 from pipeline.shards import Plan
@@ -24,7 +24,7 @@ def label_shards(
     """Label the shards in `todo`; yields a record as each one ends.
 
     run: the content of run.json. driver: this driver's name, see `pipeline.presence`.
-    Raises ClusterError when the job cannot go on.
+    Raises ClusterError when the job cannot go on, MistakeError when the user is to mend something.
     """
     if not todo:
         return
@@ -38,7 +38,7 @@ def label_shards(
     with closing(label(config, todo)) as commits:
         for commit in commits:
             if commit.fatal is not None:
-                raise ClusterError(commit.fatal)
+                raise (MistakeError if commit.is_mistake else ClusterError)(commit.fatal)
             yield commit
 
 

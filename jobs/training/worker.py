@@ -21,11 +21,11 @@ from afd_model.training.export import export, fit_flips
 from afd_model.training.loop import train
 from afd_model.training.schedule import TrainingOptions
 from afd_model.training.trainer import Trainer
+from jobs.checked_settings import flag_of
 from jobs.log import say
 from jobs.model import backbone_of
 from jobs.run_record import versions
 from jobs.sampling import evenly
-from jobs.settings import flag_of
 from jobs.train_settings import TrainSettings
 from jobs.training.log import TrainingLog
 from jobs.training.options import training_options
