@@ -29,6 +29,16 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def _signal_handlers() -> Iterator[None]:
+    """Undo what a job does to them that a test runs in this process: processes inherit them."""
+    signals = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in signals]
+    yield
+    for number, handler in zip(signals, before, strict=True):
+        signal.signal(number, handler)
+
+
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Have a crash say where it was: `ray.init` installs a handler whose text pytest captures."""
     faulthandler.disable()
