@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,7 @@ def test_what_a_run_did_not_write_is_not_discarded(tmp_path: Path) -> None:
     other.mkdir()
     (other / "thesis.txt").touch()
     store = LocalFolder(tmp_path / "out")
+    store.prepare(f"{STAGING}/below")
     store.write(f"{STAGING}/below/kept", b"")
     store.write(f"{STAGING}/left", b"")
     (tmp_path / "out" / STAGING / "link").symlink_to(other)
@@ -112,6 +114,23 @@ def test_what_a_run_did_not_write_is_not_discarded(tmp_path: Path) -> None:
     (tmp_path / "out" / ".attempts").symlink_to(other)
     store.discard(".attempts")
     assert (other / "thesis.txt").exists()
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    """Its disk may be unmounted: a new folder of its name would be on another one."""
+    store = LocalFolder(tmp_path / "out")
+    store.prepare("labels")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    writes: list[Callable[[], object]] = [
+        lambda: store.write("run.json", b""),
+        lambda: store.write("labels/a", b""),
+        lambda: store.touch(".drivers/a.json", b""),
+        lambda: store.create(".attempts/a.1"),
+    ]
+    for write in writes:
+        with pytest.raises(FileNotFoundError):
+            write()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("persistent")

@@ -147,6 +147,16 @@ def test_a_refresh_that_fails_is_not_the_last(output: OutputFolder) -> None:
         assert [path.stem for path in folder.iterdir()] == [presence.name]
 
 
+def test_a_refresh_does_not_make_an_output_again_that_is_gone(tmp_path: Path) -> None:
+    """Its disk may be unmounted, and the heartbeat would be on another one."""
+    output = OutputFolder(str(tmp_path / "out"))
+    output.create()
+    with Presence(output, refresh_s=0.02):
+        output.path.rename(tmp_path / "moved")
+        time.sleep(0.2)
+        assert not output.path.exists()
+
+
 def test_a_driver_elsewhere_is_gone_when_it_is_silent(output: OutputFolder) -> None:
     elsewhere = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": OTHER}
     with Presence(output) as presence:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -212,6 +213,48 @@ def test_a_full_disk_ends_the_run_and_says_what_is_labelled(
     )
     assert main(arguments) == 0
     assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
+
+
+@pytest.mark.parametrize("labelled_before", [0, 1])
+@pytest.mark.parametrize("is_mount_point", [False, True])
+def test_an_output_that_vanishes_is_no_plan_that_cannot_be_read(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    labelled_before: int,
+    is_mount_point: bool,
+) -> None:
+    """The command that the message advises must find the run, and nothing in its place."""
+    output, moved, label_each = tmp_path / "out", tmp_path / "moved", ShardLabeler.label_each
+
+    def lose_output(
+        self: ShardLabeler, shards: Sequence[int]
+    ) -> Generator[CommitRecord, None, None]:
+        yield from label_each(self, shards[:labelled_before])
+        for commit in label_each(self, shards[labelled_before:]):
+            if not moved.exists():
+                output.rename(moved)
+                if is_mount_point:
+                    output.mkdir()
+            yield commit
+
+    arguments = [str(folder), "--output", str(output), *FLAGS]
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardLabeler, "label_each", lose_output)
+        assert main(arguments) == 1
+    plan = str(output / "plan.parquet")
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"afd label: cannot go on with the output {output}: {plan!r} does not exist any more on"
+        f" the node {socket.gethostname()}: mount the output again, or move it back; the same"
+        " command continues the run"
+    )
+    assert not list(output.rglob("*"))
+    if is_mount_point:
+        output.rmdir()
+    moved.rename(output)
+    assert main(arguments) == 0
+    assert statuses(output) == {"ok": 10, "rejected": 1}
 
 
 def test_a_model_that_cannot_be_built_is_one_line(
