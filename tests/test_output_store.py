@@ -171,7 +171,7 @@ def test_a_bucket_that_is_not_there_is_named(s3: Bucket) -> None:
     with pytest.raises(AccessError, match="NoSuchBucket: there is no such bucket"):
         BucketFolder("s3://no-such-bucket-at-all/run").write("a", b"")
     output = OutputFolder("s3://no-such-bucket-at-all/run")
-    message = "cannot write to the output folder 's3://no-such-bucket-at-all/run': HTTP 404"
+    message = "cannot write to labels/ in the output folder 's3://no-such-.*/run': HTTP 404"
     with pytest.raises(OutputError, match=message):
         output.create()
     OutputFolder(f"{s3.url}/run/").create()
@@ -181,13 +181,13 @@ def test_a_bucket_that_is_not_there_is_named(s3: Bucket) -> None:
 def test_which_right_is_missing_is_told(s3: Bucket, proxy: Proxy) -> None:
     output = OutputFolder(f"{s3.url}/run")
     proxy.faults = {r"^PUT ": ["403:AccessDenied"]}
-    with pytest.raises(OutputError, match=r"cannot write to the output folder .*/run': HTTP 403"):
+    with pytest.raises(OutputError, match=r"cannot write to labels/ in the .*/run': HTTP 403"):
         output.create()
     original = proxy.answer
     proxy.answer = lambda request: (  # type: ignore[method-assign]
         Answer(403, {}) if request.method == "DELETE" else original(request)
     )
-    with pytest.raises(OutputError, match=r"cannot delete from the output .*/run': HTTP 403"):
+    with pytest.raises(OutputError, match=r"cannot delete from labels/ in the .*/run': HTTP 403"):
         output.create()
     proxy.faults = {"list-type": ["403:AccessDenied"]}
     with pytest.raises(StoreError, match="labels/ cannot be listed: HTTP 403 AccessDenied"):
