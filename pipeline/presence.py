@@ -93,7 +93,8 @@ class Presence:
     def others(self, *, silent_s: float = SILENT_S) -> list[Driver]:
         """The other living drivers; removes the heartbeats of dead ones.
 
-        Ages are measured with the storage's clock alone, so the hosts' clocks may differ.
+        Ages are measured with the storage's clock alone, so the hosts' clocks may differ. Where it
+        was set back, a heartbeat is of the future: a living driver's, until that renews it.
         """
         self._beat()
         modified_at = self._heartbeats()
@@ -101,7 +102,7 @@ class Presence:
         found = []
         for heartbeat, renewed in modified_at.items():
             driver = self._read(heartbeat)
-            if now - renewed > silent_s or (driver is not None and _is_gone(driver)):
+            if abs(now - renewed) > silent_s or (driver is not None and _is_gone(driver)):
                 self._output.remove(f"{DRIVERS}/{heartbeat}")
             elif driver is not None:
                 found.append(driver)

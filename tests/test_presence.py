@@ -170,6 +170,17 @@ def test_a_driver_elsewhere_is_gone_when_it_is_silent(output: OutputFolder) -> N
         assert not sign.exists()
 
 
+def test_a_driver_elsewhere_is_gone_when_its_sign_is_of_the_future(output: OutputFolder) -> None:
+    """As the clock of the storage was set back since: it would take an hour to catch up."""
+    elsewhere = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": OTHER}
+    with Presence(output) as presence:
+        sign = output.path / DRIVERS / f"{OTHER}.json"
+        sign.write_text(json.dumps(elsewhere))
+        os.utime(sign, (time.time() + 3600, time.time() + 3600))
+        assert presence.leads()
+        assert not sign.exists()
+
+
 def test_a_driver_that_lives_is_never_silent(output: OutputFolder) -> None:
     with Presence(output, refresh_s=0.02) as first, Presence(output) as second:
         for _ in range(10):
