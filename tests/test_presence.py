@@ -99,6 +99,23 @@ with Presence(OutputFolder(sys.argv[1])):
         assert not left.exists()
 
 
+def test_a_driver_from_before_the_clock_was_set_is_there_and_one_whose_pid_is_reused_is_not(
+    output: OutputFolder,
+) -> None:
+    with Presence(output) as presence:
+        [own] = (output.path / DRIVERS).iterdir()
+        driver = json.loads(own.read_text()) | {"name": OTHER}
+        driver["since"] -= 3600  # the process began an hour later, by the clock as it is now
+        sign = output.path / DRIVERS / f"{OTHER}.json"
+        sign.write_text(json.dumps(driver))
+        assert [other.name for other in presence.others()] == [OTHER]
+        sign.write_text(json.dumps(driver | {"start_ticks": driver["start_ticks"] - 1}))
+        assert presence.others() == []
+        del driver["start_ticks"]  # of an earlier release
+        sign.write_text(json.dumps(driver))
+        assert [other.name for other in presence.others()] == [OTHER]
+
+
 def test_a_driver_that_ended_and_whose_parent_does_not_ask_is_gone(output: OutputFolder) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
