@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -128,6 +129,23 @@ def test_what_was_interrupted_is_continued(
     assert main(arguments) == 0
     assert "1 of 3 shards are labelled already" in capsys.readouterr().err
     assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
+
+
+def test_verifying_names_what_readers_would_take_for_parts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(folder), "--output", str(tmp_path), *FLAGS]
+    assert main(arguments) == 0
+    part = tmp_path / "labels" / "part-00001.parquet"
+    for name in ("part-00001 (copy).parquet", "part-00003.parquet", "notes.parquet"):
+        shutil.copy(part, part.with_name(name))
+    capsys.readouterr()
+    assert main([*arguments, "--verify"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [
+        f"{name} is of no shard of the run: remove it, or other readers will count it"
+        for name in ("part-00001 (copy).parquet", "part-00003.parquet")
+    ]
 
 
 def test_of_two_drivers_the_second_labels_what_is_missing_or_damaged_from_the_end(
