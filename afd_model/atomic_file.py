@@ -17,13 +17,14 @@ def atomic_write(path: str | Path, *, staging: Path | None = None) -> Iterator[P
     Args:
         path: the final path.
         staging: folder on the same file system for the temporary file, which stays there if the
-            process is killed; None: beside `path`.
+            process is killed; None: beside `path`. The folder that it is in must exist.
     """
     path = Path(path)
     folder = path.parent if staging is None else staging
     temporary = folder / f"{uuid.uuid4().hex}.tmp"  # a name made from the file's may be too long
-    for needed in {path.parent, folder}:
-        needed.mkdir(parents=True, exist_ok=True)
+    if staging is not None:  # first, so that nothing is made where an unmounted disk was
+        staging.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -44,7 +44,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     Raises ValueError, worded for the user, when the job cannot start; OSError when a file cannot be
     written.
     """
-    began = time.time()
+    began = time.monotonic()
     output = OutputFolder(settings.output)
     refs = list_images_outside(settings.input, output)
     _open(output, settings)
@@ -59,7 +59,7 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
         "bad": dict(sorted(Counter(row["status"] for row in rows if "path" not in row).items())),
         "sets": dict(sorted(Counter(row["set"] for row in good).items())),
         "num_bytes": sum(row["num_bytes"] for row in good),
-        "wall_s": round(time.time() - began, 3),
+        "wall_s": round(time.monotonic() - began, 3),
     }
     output.write_json(SUMMARY, summary)
     return summary

@@ -60,7 +60,7 @@ def evaluate(settings: EvaluateSettings) -> str:
 
     Raises ValueError, worded for the user.
     """
-    began = time.time()
+    began = time.monotonic()
     settings = settings.located()
     if settings.figures:
         require("figures", "matplotlib")
@@ -86,7 +86,7 @@ def evaluate(settings: EvaluateSettings) -> str:
     report = "\n".join(lines)
     _write_parquet(output, TABLES, pa.Table.from_pylist([row.flat() for row in tables]))
     _write_parquet(output, IMAGES, pa.Table.from_pylist(_image_rows(found), _IMAGE_SCHEMA))
-    facts = _facts(settings, found, tables, drift) | {"wall_s": round(time.time() - began, 1)}
+    facts = _facts(settings, found, tables, drift) | {"wall_s": round(time.monotonic() - began, 1)}
     output.write_json(JSON, finite(facts))
     output.write(REPORT, report.encode("utf-8"))
     return report

@@ -32,8 +32,8 @@ from jobs.pool import ClusterError, MistakeError
 from jobs.run_job import run_job
 from jobs.run_record import join_run, model_differences, open_run, record_model
 from jobs.settings import LabelSettings
-from pipeline.audit import remove_damaged
-from pipeline.output import OutputFolder
+from pipeline.audit import remove_damaged, stray_parts
+from pipeline.output import LABELS, OutputFolder
 from pipeline.own_files import own_files
 from pipeline.presence import Presence
 from pipeline.records import ImageRef
@@ -56,6 +56,8 @@ def label(settings: LabelSettings) -> Summary:
     if record is not None and settings.verify:
         for name, reason in remove_damaged(output):
             say(f"{name} is damaged and will be labelled again: {reason}")
+        for name in stray_parts(output, output.modification_times(LABELS)):
+            say(f"{name} is of no shard of the run: remove it, or other readers will count it")
     if record is not None and (summary := finished_summary(output)):
         say(f"{output.location} is complete ({summary.images} images): nothing to do")
         return summary

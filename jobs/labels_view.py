@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 
 from jobs.log import say
+from pipeline.audit import stray_parts
 from pipeline.error_text import one_line
 from pipeline.output import OutputError, OutputFolder
 from pipeline.shards import PART_PATTERN
@@ -49,13 +50,14 @@ def open_labels(output: OutputFolder) -> Iterator[duckdb.DuckDBPyConnection]:
     In `labels`, the columns of pixels and of JPEG numbers have wider types than in the files.
     Raises OutputError when there are no labels.
     """
-    require_parts(output, list_parts(output))
+    parts = list_parts(output)
+    require_parts(output, parts)
     with connect() as connection:
         try:
-            every_part = f"{glob.escape(str(output.labels))}/{PART_PATTERN}"
+            patterns = [glob.escape(str(part)) for part in parts]
             widened = ", ".join(f"{name}::{kind} AS {name}" for name, kind in _WIDENED.items())
             connection.execute(
-                f"CREATE VIEW labels AS SELECT * REPLACE ({widened}) FROM {_scan([every_part])}"
+                f"CREATE VIEW labels AS SELECT * REPLACE ({widened}) FROM {_scan(patterns)}"
             )
         except duckdb.Error as error:
             raise OutputError(f"cannot read {str(output.labels)!r}: {message_of(error)}") from error
@@ -69,8 +71,15 @@ def open_labels(output: OutputFolder) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def list_parts(output: OutputFolder) -> list[Path]:
-    """The committed parts, in the order of their names."""
-    return sorted(output.labels.glob(PART_PATTERN))
+    """The committed parts, in the order of their names; says which files are none of them."""
+    found = sorted(output.labels.glob(PART_PATTERN))
+    if strays := stray_parts(output, (path.name for path in found)):
+        say(
+            f"{len(strays)} files in {str(output.labels)!r} are of no shard of the run, such as"
+            f" {strays[0]!r}: left out; remove them, or other readers will count them"
+        )
+    left_out = set(strays)
+    return [path for path in found if path.name not in left_out]
 
 
 def require_parts(output: OutputFolder, parts: Sequence[Path]) -> None:

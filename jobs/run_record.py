@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from jobs.labelling.mounts import check_output_remains
 from jobs.settings import LabelSettings
 from pipeline.output import LABELS, RUN, OutputError, OutputFolder
 from pipeline.presence import Presence
@@ -104,9 +105,11 @@ def record_model(output: OutputFolder, record: dict[str, Any], model: dict[str, 
     """Record the model that the first worker loaded; a continued run must load the same.
 
     Returns False when it was recorded before, also by another driver: `record` then has that one.
+    Raises OutputGoneError when the output is gone.
     """
     if record["model"] is not None or not model:
         return False
+    check_output_remains(output)
     if recorded := (output.read_json(RUN) or {}).get("model"):
         record["model"] = recorded
         return False

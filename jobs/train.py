@@ -98,6 +98,7 @@ def _finished(output: OutputFolder, settings: TrainSettings) -> dict[str, Any] |
 
 def _write_record(output: OutputFolder, record: dict[str, Any]) -> None:
     with output.first_write():
+        output.path.mkdir(parents=True, exist_ok=True)
         output.write_json(RUN, record)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.error_text import one_line
-from pipeline.output import OutputFolder
+from pipeline.output import OutputError, OutputFolder
 from pipeline.records import SCHEMA, Shard
-from pipeline.shards import Plan, part_file, part_name
+from pipeline.shards import Plan, is_part, part_file, part_name, shard_of
 from pipeline.sink import read_facts
 from pipeline.stores.errors import is_content_error
 
@@ -51,6 +52,19 @@ def remove_damaged(output: OutputFolder) -> Iterator[tuple[str, str]]:
     for shard, reason in damaged_parts(output):
         output.remove(part_file(shard))
         yield part_name(shard), reason
+
+
+def stray_parts(output: OutputFolder, names: Iterable[str]) -> list[str]:
+    """Those of the names in labels/ that readers take for parts, and that are of no shard.
+
+    As copies that a person or a program made. Without a plan that can be read, every shard counts.
+    """
+    try:
+        num_shards = float(Plan(output).size.num_shards)
+    except (OutputError, OSError):
+        num_shards = math.inf
+    shards = {name: shard_of(name) for name in names if is_part(name)}
+    return sorted(name for name, k in shards.items() if k is None or k >= num_shards)
 
 
 def _what_is_wrong(output: OutputFolder, shard: Shard) -> str | None:

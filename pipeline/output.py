@@ -80,12 +80,15 @@ class OutputFolder:
         return self.path / LABELS
 
     def create(self) -> None:
-        """Create the folder and check that it is writable. Raises OutputError."""
+        """Create the folder and check that it takes a part. Raises OutputError."""
         with self.first_write():
             self._store.prepare(LABELS)
-            self._store.write(".writable", b"")
-        with self.first_write("delete from"):
-            self._store.remove(".writable")
+        # In there: it may be another user's, or a link to another disk.
+        probe = f"{LABELS}/.writable"
+        with self.first_write(f"write to {LABELS}/ in"):
+            self._store.write(probe, b"")
+        with self.first_write(f"delete from {LABELS}/ in"):
+            self._store.remove(probe)
 
     @contextmanager
     def first_write(self, action: str = "write to") -> Iterator[None]:

@@ -18,8 +18,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
-import psutil
-
 from pipeline.output import OutputFolder
 from pipeline.stores.errors import AccessError
 
@@ -27,7 +25,6 @@ DRIVERS = ".drivers"
 REFRESH_S = 5.0
 SILENT_S = 30.0  # a driver that missed six refreshes is dead
 _HEARTBEAT = re.compile(r"[0-9a-f]{32}\.json")
-_CLOCK_SLACK_S = 10.0  # a start time depends on the boot time, which moves when the clock is set
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,6 +36,7 @@ class Driver:
     name: unique.
     pid_namespace: where `pid` holds; containers may share a host's name and yet not see each
         other's processes.
+    start_ticks: the start of `pid` by a clock that nobody sets; 0 if not told.
     """
 
     turn: int = field(default=0, kw_only=True)
@@ -47,6 +45,7 @@ class Driver:
     pid: int
     name: str
     pid_namespace: str = ""
+    start_ticks: int = 0
 
     def __str__(self) -> str:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
@@ -61,9 +60,7 @@ class Presence:
 
     def __init__(self, output: OutputFolder, *, refresh_s: float = REFRESH_S) -> None:
         self.name = uuid.uuid4().hex
-        self._driver = Driver(
-            time.time(), socket.gethostname(), os.getpid(), self.name, _pid_namespace()
-        )
+        self._driver = _this_process(self.name)
         self._output = output
         self._heartbeat = f"{self.name}.json"
         self._refresh_s = refresh_s
@@ -93,7 +90,8 @@ class Presence:
     def others(self, *, silent_s: float = SILENT_S) -> list[Driver]:
         """The other living drivers; removes the heartbeats of dead ones.
 
-        Ages are measured with the storage's clock alone, so the hosts' clocks may differ.
+        Ages are measured with the storage's clock alone, so the hosts' clocks may differ. Where it
+        was set back, a heartbeat is of the future: a living driver's, until that renews it.
         """
         self._beat()
         modified_at = self._heartbeats()
@@ -101,7 +99,7 @@ class Presence:
         found = []
         for heartbeat, renewed in modified_at.items():
             driver = self._read(heartbeat)
-            if now - renewed > silent_s or (driver is not None and _is_gone(driver)):
+            if abs(now - renewed) > silent_s or (driver is not None and _is_gone(driver)):
                 self._output.remove(f"{DRIVERS}/{heartbeat}")
             elif driver is not None:
                 found.append(driver)
@@ -130,19 +128,34 @@ class Presence:
                 self._beat()
 
 
+def _this_process(name: str) -> Driver:
+    namespace = _pid_namespace()
+    ticks = _state_and_start_ticks(os.getpid())[1] if namespace else 0
+    return Driver(time.time(), socket.gethostname(), os.getpid(), name, namespace, ticks)
+
+
 def _is_gone(driver: Driver) -> bool:
     """Whether the process has ended; False for one that cannot be seen from here."""
     if not driver.pid_namespace or driver.pid_namespace != _pid_namespace():
         return False
     try:
-        process = psutil.Process(driver.pid)
-        # The process id may have been reused since.
-        reused = process.create_time() > driver.since + _CLOCK_SLACK_S
-        return reused or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        state, start_ticks = _state_and_start_ticks(driver.pid)
+    except (FileNotFoundError, ProcessLookupError):
         return True
-    except psutil.AccessDenied:
+    except OSError:
         return False
+    is_zombie = state == "Z"
+    return is_zombie or driver.start_ticks not in (0, start_ticks)  # the pid may be reused
+
+
+def _state_and_start_ticks(pid: int) -> tuple[str, int]:
+    """From /proc/PID/stat: such as "S" or "Z", and the start in ticks since the machine's.
+
+    Not by psutil, whose start times move when the clock is set.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        fields = stat.read().rpartition(b")")[2].split()  # behind the name, which may hold anything
+    return fields[0].decode(), int(fields[19])
 
 
 def _pid_namespace() -> str:

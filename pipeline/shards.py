@@ -62,6 +62,12 @@ def part_name(shard: int) -> str:
     return f"part-{shard:05d}.parquet"
 
 
+def shard_of(name: str) -> int | None:
+    """The inverse of `part_name`; None for any other name."""
+    number = name.removeprefix("part-").removesuffix(".parquet")
+    return int(number) if number.isdecimal() and part_name(int(number)) == name else None
+
+
 def cut(refs: Iterable[ImageRef], images_per_shard: ImagesPerShard) -> Iterator[list[ImageRef]]:
     """Cut references into shards of at most `images_per_shard`, in order.
 

@@ -1,4 +1,6 @@
 import io
+import itertools
+import json
 import os
 import re
 import shutil
@@ -76,6 +78,15 @@ def test_sets_are_the_originals_compressed_under_their_own_names(
     assert found["q07/cat/a.jpg"] == compress(original, 7)
     assert scan_jpeg(found["q25/cat/b.JPEG"]).quality == 25
     assert not list((output / ".staging").iterdir())
+
+
+def test_setting_the_clock_back_does_not_shorten_a_run(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(2_000_000_000.0, -3600)
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    assert run(collection, tmp_path / "out", "--quality", "7") == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["wall_s"] > 0
 
 
 def test_a_name_that_no_file_can_have_costs_nothing_else(tmp_path: Path) -> None:

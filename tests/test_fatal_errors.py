@@ -14,7 +14,10 @@ from jobs.labelling.mounts import existing_input_files
 from jobs.labelling.shard_labeler import EXIT_DEVICE_LOST, ShardLabeler
 from jobs.pool import ClusterError
 from jobs.settings import LabelSettings
+from pipeline.label_shard import LabelledShard
 from pipeline.output import RUN, OutputFolder
+from pipeline.reading.read_ahead import ReadAhead
+from pipeline.records import Shard
 from pipeline.shards import Plan, part_path
 
 
@@ -38,6 +41,43 @@ def test_a_node_without_the_drivers_output_labels_nothing(
         " mount the output at the same path on every node"
     )
     assert not list(output.labels.iterdir())
+
+
+@pytest.mark.parametrize("is_mount_point", [False, True])
+def test_an_output_that_vanishes_ends_the_run_and_is_not_made_again(
+    settings: LabelSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_mount_point: bool,
+) -> None:
+    labeler = make_labeler(settings)
+    output, moved, label = Path(settings.output), tmp_path / "moved", labeler.pipeline.label
+
+    def lose_output(shard: Shard, images: ReadAhead) -> LabelledShard:
+        output.rename(moved)
+        if is_mount_point:
+            output.mkdir()
+        return label(shard, images)
+
+    monkeypatch.setattr(labeler.pipeline, "label", lose_output)
+    wanted = (
+        f"{str(output / 'plan.parquet')!r} does not exist any more on the node"
+        f" {socket.gethostname()}: mount the output again, or move it back"
+    )
+    assert [labeler.label_or_exit(shard).fatal for shard in (0, 1)] == [wanted, wanted]
+    assert output.exists() == is_mount_point
+    assert not list(output.rglob("*"))
+
+
+def test_an_output_that_is_gone_takes_no_attempt(settings: LabelSettings, tmp_path: Path) -> None:
+    labeler = make_labeler(settings)
+    output = Path(settings.output)
+    output.rename(tmp_path / "moved")
+    output.mkdir()
+    fatal = labeler.label_or_exit(0).fatal
+    assert fatal is not None
+    assert "plan.parquet' does not exist any more" in fatal
+    assert not list(output.iterdir())
 
 
 def test_an_input_that_vanishes_ends_the_run_and_is_no_row(

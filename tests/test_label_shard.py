@@ -280,6 +280,7 @@ def test_the_rows_are_the_same_wherever_the_images_are(
     with web.running():
         for number, location in enumerate(everywhere(s3, web, tmp_path)):
             output = OutputFolder(str(tmp_path / f"output-{number}"))
+            output.create()
             write_plan(output, list_images(location), 6)
             plan = Plan(output)
             shards = [plan.shard(index) for index in range(plan.size.num_shards)]

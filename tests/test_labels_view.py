@@ -1,5 +1,6 @@
 """The views over an output: every row once, whatever the folder is called."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,28 @@ def test_only_the_parts_that_are_named(tmp_path: Path) -> None:
         query = f"SELECT min(shard), max(file_row_number), count(*) FROM {parts}"
         assert connection.sql(query).fetchall() == [(1, 19, 30)]
         assert connection.sql(f"FROM {parts}").columns == [*SCHEMA.names, "file_row_number"]
+
+
+@pytest.mark.parametrize(("plan", "strays"), [(True, 3), (False, 2)])
+def test_copies_of_parts_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, plan: bool, strays: int
+) -> None:
+    """As a file manager or a program that syncs makes them; or of a longer run."""
+    output = write_output(tmp_path / "q[1]", Made(images=50, images_per_shard=20), plan=plan)
+    parts = list_parts(output)
+    assert caplog.messages == []
+    beyond = parts[2].with_name("part-00003.parquet")
+    for name in ("part-00000 (copy).parquet", "part-000001.parquet", beyond.name):
+        shutil.copy(parts[0], parts[0].with_name(name))
+    with caplog.at_level("INFO", "afd"):
+        assert list_parts(output) == (parts if plan else [*parts, beyond])
+    assert caplog.messages == [
+        f"{strays} files in {str(output.labels)!r} are of no shard of the run, such as"
+        " 'part-00000 (copy).parquet': left out; remove them, or other readers will count them"
+    ]
+    with open_labels(output) as connection:
+        found = connection.sql("SELECT count(*) FROM labels").fetchall()
+        assert found == [(50 if plan else 70,)]
 
 
 def test_without_a_plan(tmp_path: Path) -> None:

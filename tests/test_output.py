@@ -1,9 +1,12 @@
 """Files appear whole or not at all, and a folder that cannot be used says so at once."""
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -104,6 +107,35 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_at_once(tmp_path: Path)
     (tmp_path / "out" / "labels").write_text("in the way")
     with pytest.raises(OutputError, match=r"out': File exists"):
         OutputFolder(str(tmp_path / "out")).create()
+
+
+def test_labels_that_take_no_file_are_found_out_before_anything_is_labelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user's, or a link to another disk: a part is renamed from beside the folder."""
+    replace = os.replace
+    refused = {errno.EACCES: "Permission denied", errno.EXDEV: "Invalid cross-device link"}
+    for number, reason in refused.items():
+
+        def refuse(source: Path, target: Path, number: int = number) -> None:
+            if Path(target).parent.name == "labels":
+                raise OSError(number, os.strerror(number), str(source), None, str(target))
+            replace(source, target)
+
+        monkeypatch.setattr("os.replace", refuse)
+        wanted = f"cannot write to labels/ in the output folder {str(tmp_path)!r}: {reason}"
+        with pytest.raises(OutputError, match=f"^{re.escape(wanted)}$"):
+            OutputFolder(str(tmp_path)).create()
+    assert files_below(tmp_path) == []
+
+
+def test_labels_on_another_disk_are_refused(tmp_path: Path) -> None:
+    if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second disk")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        (tmp_path / "labels").symlink_to(elsewhere)
+        with pytest.raises(OutputError, match=r"write to labels/ in .*: Invalid cross-device"):
+            OutputFolder(str(tmp_path)).create()
 
 
 @pytest.mark.parametrize(

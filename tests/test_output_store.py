@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,7 @@ def test_what_a_run_did_not_write_is_not_discarded(tmp_path: Path) -> None:
     other.mkdir()
     (other / "thesis.txt").touch()
     store = LocalFolder(tmp_path / "out")
+    store.prepare(f"{STAGING}/below")
     store.write(f"{STAGING}/below/kept", b"")
     store.write(f"{STAGING}/left", b"")
     (tmp_path / "out" / STAGING / "link").symlink_to(other)
@@ -112,6 +114,23 @@ def test_what_a_run_did_not_write_is_not_discarded(tmp_path: Path) -> None:
     (tmp_path / "out" / ".attempts").symlink_to(other)
     store.discard(".attempts")
     assert (other / "thesis.txt").exists()
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    """Its disk may be unmounted: a new folder of its name would be on another one."""
+    store = LocalFolder(tmp_path / "out")
+    store.prepare("labels")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    writes: list[Callable[[], object]] = [
+        lambda: store.write("run.json", b""),
+        lambda: store.write("labels/a", b""),
+        lambda: store.touch(".drivers/a.json", b""),
+        lambda: store.create(".attempts/a.1"),
+    ]
+    for write in writes:
+        with pytest.raises(FileNotFoundError):
+            write()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("persistent")
@@ -152,7 +171,7 @@ def test_a_bucket_that_is_not_there_is_named(s3: Bucket) -> None:
     with pytest.raises(AccessError, match="NoSuchBucket: there is no such bucket"):
         BucketFolder("s3://no-such-bucket-at-all/run").write("a", b"")
     output = OutputFolder("s3://no-such-bucket-at-all/run")
-    message = "cannot write to the output folder 's3://no-such-bucket-at-all/run': HTTP 404"
+    message = "cannot write to labels/ in the output folder 's3://no-such-.*/run': HTTP 404"
     with pytest.raises(OutputError, match=message):
         output.create()
     OutputFolder(f"{s3.url}/run/").create()
@@ -162,13 +181,13 @@ def test_a_bucket_that_is_not_there_is_named(s3: Bucket) -> None:
 def test_which_right_is_missing_is_told(s3: Bucket, proxy: Proxy) -> None:
     output = OutputFolder(f"{s3.url}/run")
     proxy.faults = {r"^PUT ": ["403:AccessDenied"]}
-    with pytest.raises(OutputError, match=r"cannot write to the output folder .*/run': HTTP 403"):
+    with pytest.raises(OutputError, match=r"cannot write to labels/ in the .*/run': HTTP 403"):
         output.create()
     original = proxy.answer
     proxy.answer = lambda request: (  # type: ignore[method-assign]
         Answer(403, {}) if request.method == "DELETE" else original(request)
     )
-    with pytest.raises(OutputError, match=r"cannot delete from the output .*/run': HTTP 403"):
+    with pytest.raises(OutputError, match=r"cannot delete from labels/ in the .*/run': HTTP 403"):
         output.create()
     proxy.faults = {"list-type": ["403:AccessDenied"]}
     with pytest.raises(StoreError, match="labels/ cannot be listed: HTTP 403 AccessDenied"):

@@ -99,6 +99,23 @@ with Presence(OutputFolder(sys.argv[1])):
         assert not left.exists()
 
 
+def test_a_driver_from_before_the_clock_was_set_is_there_and_one_whose_pid_is_reused_is_not(
+    output: OutputFolder,
+) -> None:
+    with Presence(output) as presence:
+        [own] = (output.path / DRIVERS).iterdir()
+        driver = json.loads(own.read_text()) | {"name": OTHER}
+        driver["since"] -= 3600  # the process began an hour later, by the clock as it is now
+        sign = output.path / DRIVERS / f"{OTHER}.json"
+        sign.write_text(json.dumps(driver))
+        assert [other.name for other in presence.others()] == [OTHER]
+        sign.write_text(json.dumps(driver | {"start_ticks": driver["start_ticks"] - 1}))
+        assert presence.others() == []
+        del driver["start_ticks"]  # of an earlier release
+        sign.write_text(json.dumps(driver))
+        assert [other.name for other in presence.others()] == [OTHER]
+
+
 def test_a_driver_that_ended_and_whose_parent_does_not_ask_is_gone(output: OutputFolder) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
@@ -147,6 +164,16 @@ def test_a_refresh_that_fails_is_not_the_last(output: OutputFolder) -> None:
         assert [path.stem for path in folder.iterdir()] == [presence.name]
 
 
+def test_a_refresh_does_not_make_an_output_again_that_is_gone(tmp_path: Path) -> None:
+    """Its disk may be unmounted, and the heartbeat would be on another one."""
+    output = OutputFolder(str(tmp_path / "out"))
+    output.create()
+    with Presence(output, refresh_s=0.02):
+        output.path.rename(tmp_path / "moved")
+        time.sleep(0.2)
+        assert not output.path.exists()
+
+
 def test_a_driver_elsewhere_is_gone_when_it_is_silent(output: OutputFolder) -> None:
     elsewhere = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": OTHER}
     with Presence(output) as presence:
@@ -156,6 +183,17 @@ def test_a_driver_elsewhere_is_gone_when_it_is_silent(output: OutputFolder) -> N
         [other] = presence.others()
         assert str(other).startswith("process 1 on node-7.example, since 20")
         os.utime(sign, (time.time() - 40, time.time() - 40))
+        assert presence.leads()
+        assert not sign.exists()
+
+
+def test_a_driver_elsewhere_is_gone_when_its_sign_is_of_the_future(output: OutputFolder) -> None:
+    """As the clock of the storage was set back since: it would take an hour to catch up."""
+    elsewhere = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": OTHER}
+    with Presence(output) as presence:
+        sign = output.path / DRIVERS / f"{OTHER}.json"
+        sign.write_text(json.dumps(elsewhere))
+        os.utime(sign, (time.time() + 3600, time.time() + 3600))
         assert presence.leads()
         assert not sign.exists()
 

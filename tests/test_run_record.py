@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.labelling.mounts import OutputGoneError
 from jobs.run_record import (
     differences,
     join_run,
@@ -193,6 +194,7 @@ def test_a_damaged_record_is_refused(output: OutputFolder, settings: LabelSettin
 def test_the_first_model_is_recorded_and_stays(
     output: OutputFolder, settings: LabelSettings
 ) -> None:
+    write_plan(output, [ImageRef("/0.jpg")], 1)
     record = start_run(output, settings)
     assert record_model(output, record, {"weights_sha256": "a"})
     assert not record_model(output, record, {"weights_sha256": "b"})
@@ -204,12 +206,24 @@ def test_of_two_drivers_models_the_first_to_be_recorded_stays(
     output: OutputFolder, settings: LabelSettings
 ) -> None:
     """Each driver read run.json when it named no model, and has since loaded other weights."""
+    write_plan(output, [ImageRef("/0.jpg")], 1)
     first = start_run(output, settings)
     second = dict(first)
     assert record_model(output, first, {"weights_sha256": "a"})
     assert not record_model(output, second, {"weights_sha256": "b"})
     assert second["model"] == {"weights_sha256": "a"}
     assert output.read_json("run.json") == first
+
+
+def test_a_model_is_not_recorded_where_the_output_was(
+    output: OutputFolder, settings: LabelSettings, tmp_path: Path
+) -> None:
+    record = start_run(output, settings)
+    output.path.rename(tmp_path / "moved")
+    output.path.mkdir()  # as a mount point is left
+    with pytest.raises(OutputGoneError, match=r"plan\.parquet' does not exist any more"):
+        record_model(output, record, {"weights_sha256": "a"})
+    assert not list(output.path.iterdir())
 
 
 def test_differences_name_both_sides() -> None:

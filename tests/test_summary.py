@@ -11,6 +11,7 @@ import pytest
 from servers import Bucket, Proxy
 
 from jobs.labelling.messages import CommitRecord
+from jobs.labelling.mounts import OutputGoneError
 from jobs.labelling.summary import (
     Tally,
     committed_shards,
@@ -31,7 +32,7 @@ COUNTS = {"ok": 2, "damaged": 0, "rejected": 1, "unreadable": 0}
 @pytest.fixture
 def output(tmp_path: Path) -> OutputFolder:
     """A plan of two full shards and one of a single image; nothing labelled."""
-    folder = OutputFolder(str(tmp_path))
+    folder = OutputFolder(str(tmp_path / "out"))
     folder.create()
     write_plan(folder, (ImageRef(f"/{index}.jpg") for index in range(7)), 3)
     return folder
@@ -150,6 +151,18 @@ def test_a_part_with_too_few_or_many_rows_fails_the_run(output: OutputFolder, ro
 def test_a_failed_shard_keeps_its_reason(output: OutputFolder) -> None:
     records = [commit(output, 0), commit(output, 1), CommitRecord(2, 0.0, error="OSError: full")]
     assert summed_up(output, *records).failed == {"part-00002.parquet": "OSError: full"}
+
+
+def test_an_output_that_is_gone_has_no_summary(output: OutputFolder, tmp_path: Path) -> None:
+    """An empty folder is left in its place, as at a mount point."""
+    summary = summed_up(output, commit(output, 0))
+    output.path.rename(tmp_path / "moved")
+    output.path.mkdir()
+    with pytest.raises(OutputGoneError, match="mount the output again, or move it back"):
+        summarise(output, "run", Tally(), began=time.monotonic(), exit_reason="complete")
+    with pytest.raises(OutputGoneError):
+        write_summary(output, summary)
+    assert not list(output.path.iterdir())
 
 
 def test_an_interrupted_run_is_not_finished(output: OutputFolder) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -129,6 +131,23 @@ def test_what_was_interrupted_is_continued(
     assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
 
 
+def test_verifying_names_what_readers_would_take_for_parts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(folder), "--output", str(tmp_path), *FLAGS]
+    assert main(arguments) == 0
+    part = tmp_path / "labels" / "part-00001.parquet"
+    for name in ("part-00001 (copy).parquet", "part-00003.parquet", "notes.parquet"):
+        shutil.copy(part, part.with_name(name))
+    capsys.readouterr()
+    assert main([*arguments, "--verify"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [
+        f"{name} is of no shard of the run: remove it, or other readers will count it"
+        for name in ("part-00001 (copy).parquet", "part-00003.parquet")
+    ]
+
+
 def test_of_two_drivers_the_second_labels_what_is_missing_or_damaged_from_the_end(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -212,6 +231,48 @@ def test_a_full_disk_ends_the_run_and_says_what_is_labelled(
     )
     assert main(arguments) == 0
     assert statuses(tmp_path) == {"ok": 10, "rejected": 1}
+
+
+@pytest.mark.parametrize("labelled_before", [0, 1])
+@pytest.mark.parametrize("is_mount_point", [False, True])
+def test_an_output_that_vanishes_is_no_plan_that_cannot_be_read(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    labelled_before: int,
+    is_mount_point: bool,
+) -> None:
+    """The command that the message advises must find the run, and nothing in its place."""
+    output, moved, label_each = tmp_path / "out", tmp_path / "moved", ShardLabeler.label_each
+
+    def lose_output(
+        self: ShardLabeler, shards: Sequence[int]
+    ) -> Generator[CommitRecord, None, None]:
+        yield from label_each(self, shards[:labelled_before])
+        for commit in label_each(self, shards[labelled_before:]):
+            if not moved.exists():
+                output.rename(moved)
+                if is_mount_point:
+                    output.mkdir()
+            yield commit
+
+    arguments = [str(folder), "--output", str(output), *FLAGS]
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardLabeler, "label_each", lose_output)
+        assert main(arguments) == 1
+    plan = str(output / "plan.parquet")
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"afd label: cannot go on with the output {output}: {plan!r} does not exist any more on"
+        f" the node {socket.gethostname()}: mount the output again, or move it back; the same"
+        " command continues the run"
+    )
+    assert not list(output.rglob("*"))
+    if is_mount_point:
+        output.rmdir()
+    moved.rename(output)
+    assert main(arguments) == 0
+    assert statuses(output) == {"ok": 10, "rejected": 1}
 
 
 def test_a_model_that_cannot_be_built_is_one_line(

@@ -72,6 +72,7 @@ class Stages:
         self._refs = refs
         self._limits = Limits(settings.max_pixels, settings.integrity)
         self._scratch = OutputFolder(str(scratch))
+        self._scratch.create()
         self._model = load_model(settings, num_threads=num_threads)
         self._predictor = self._model.predictor
         self._cuda = self._predictor.device.type == "cuda"

@@ -29,6 +29,10 @@ class NotMountedError(ValueError):
     """This node cannot see the output or the input of the driver."""
 
 
+class OutputGoneError(OSError):
+    """This node saw the output, and no longer does."""
+
+
 def existing_input_files(plan: Plan) -> tuple[str, ...]:
     """Local files of the input that this process sees, from shards all over the plan."""
     return tuple(dict.fromkeys(_existing(plan)))
@@ -43,8 +47,28 @@ def _existing(plan: Plan) -> Iterator[str]:
 
 def check_output(output: OutputFolder) -> None:
     """Raise NotMountedError when this node does not see a local output's plan."""
-    if "://" not in output.location and not os.path.exists(output.plan):
+    if not _has_plan(output):
         raise _not_mounted(str(output.plan), "output")
+
+
+def check_output_remains(output: OutputFolder) -> None:
+    """Raise OutputGoneError when a local output's plan, which this node saw, is gone.
+
+    To be called before each write: where a disk was mounted, an empty folder takes any file.
+    """
+    if not _has_plan(output):
+        raise OutputGoneError(
+            f"{str(output.plan)!r} does not exist any more on the node {socket.gethostname()}:"
+            " mount the output again, or move it back"
+        )
+
+
+def _has_plan(output: OutputFolder) -> bool:
+    """Raises OSError when a disk cannot tell now. For a bucket, whose name is enough, True."""
+    try:
+        return "://" in output.location or bool(os.stat(output.plan))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 class InputWitnesses:

@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING
 from jobs.exits import SAME_COMMAND_CONTINUES
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.metrics import ShardMetrics
-from jobs.labelling.mounts import InputWitnesses, NotMountedError, check_output
+from jobs.labelling.mounts import (
+    InputWitnesses,
+    NotMountedError,
+    OutputGoneError,
+    check_output,
+)
 from jobs.labelling.shard_output import AttemptsUsedUpError, OutputRefusedError, ShardOutput
 from jobs.machine import release_free_memory, without_garbage_collection
 from pipeline.error_text import named
@@ -186,7 +191,7 @@ class ShardLabeler:
 
     def _note_if_fatal(self, failure: Exception) -> None:
         """Set `_fatal` when every further shard would fail for the same reason."""
-        if isinstance(failure, NotMountedError):
+        if isinstance(failure, (NotMountedError, OutputGoneError)):
             self._fatal = str(failure)
         elif isinstance(failure, OutputRefusedError):
             self._fatal = self._on_this_node(str(failure))

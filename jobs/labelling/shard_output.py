@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jobs.exits import SAME_COMMAND_CONTINUES
+from jobs.labelling.mounts import check_output_remains
 from pipeline.error_text import reason_of
 from pipeline.output import OutputFolder
 from pipeline.shards import part_name
@@ -30,7 +31,8 @@ class ShardOutput:
     """Writes to an output folder for one driver, which counts its own attempts.
 
     Its methods raise OutputRefusedError, worded for the user, when the output accepts no more
-    files, as on a full disk; OSError or AccessError when one file could not be read or written.
+    files, as on a full disk; OutputGoneError when it is gone; another OSError or AccessError when
+    one file could not be read or written.
     """
 
     def __init__(self, output: OutputFolder, driver: str) -> None:
@@ -53,7 +55,7 @@ class ShardOutput:
 
         Raises AttemptsUsedUpError when this would be one more than allowed.
         """
-        with self._refusal_checked():
+        with self._write_checked():
             attempt = self._output.begin_attempt(self._attempts_name(shard))
         if attempt > allowed:
             raise AttemptsUsedUpError
@@ -72,7 +74,7 @@ class ShardOutput:
             "counts": labelled.counts,
             "seconds": labelled.seconds,
         }
-        with self._refusal_checked():
+        with self._write_checked():
             write_part(self._output, shard, labelled.table, facts)
         return time.perf_counter() - began
 
@@ -80,7 +82,8 @@ class ShardOutput:
         return f"{part_name(shard)}.{self._driver}"
 
     @contextmanager
-    def _refusal_checked(self) -> Iterator[None]:
+    def _write_checked(self) -> Iterator[None]:
+        check_output_remains(self._output)
         try:
             yield
         except (OSError, AccessError) as error:

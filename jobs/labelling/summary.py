@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobs.labelling.messages import CommitRecord
+from jobs.labelling.mounts import check_output_remains
 from jobs.log import say
 from jobs.run_record import model_differences
 from pipeline.error_text import one_line, reason_of
@@ -109,7 +110,9 @@ def summarise(
     """Check the parts against the plan and sum them up; removes those of another model.
 
     began: when its command started, by `time.monotonic`.
+    Raises OutputGoneError when the output is gone.
     """
+    check_output_remains(output)
     sizes = Plan(output).size.shard_sizes
     counts, failed = _audit(output, sizes, tally.errors)
     now = time.monotonic()
@@ -134,7 +137,11 @@ def summarise(
 
 
 def write_summary(output: OutputFolder, summary: Summary) -> None:
-    """Raises OSError or AccessError when the summary of a complete run cannot be written."""
+    """Raises OutputGoneError when the output is gone.
+
+    Raises another OSError or AccessError when the summary of a complete run cannot be written.
+    """
+    check_output_remains(output)
     try:
         output.write_json(SUMMARY, asdict(summary))
     except (OSError, AccessError) as error:  # a full disk may be what ended the run

@@ -62,7 +62,11 @@ class OutputStore(Protocol):
 
 
 class LocalFolder:
-    """An `OutputStore` on a disk."""
+    """An `OutputStore` on a disk.
+
+    Only `prepare` makes the output's own folder. A write fails where that is gone: its disk may be
+    unmounted, and a new folder would be on another one.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -86,12 +90,12 @@ class LocalFolder:
         try:
             os.utime(path)
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
 
     def create(self, name: str) -> bool:
         path = self._path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         try:
             path.touch(exist_ok=False)
         except FileExistsError:
