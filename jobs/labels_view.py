@@ -74,9 +74,10 @@ def list_parts(output: OutputFolder) -> list[Path]:
     """The committed parts, in the order of their names; says which files are none of them."""
     found = sorted(output.labels.glob(PART_PATTERN))
     if strays := stray_parts(output, (path.name for path in found)):
+        others = f", and {len(strays) - 1} more" if len(strays) > 1 else ""
         say(
-            f"{len(strays)} files in {str(output.labels)!r} are of no shard of the run, such as"
-            f" {strays[0]!r}: left out; remove them, or other readers will count them"
+            f"in {str(output.labels)!r}, left out as of no shard of the run: {strays[0]!r}{others};"
+            " other readers count what is not removed"
         )
     left_out = set(strays)
     return [path for path in found if path.name not in left_out]

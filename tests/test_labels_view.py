@@ -69,8 +69,9 @@ def test_copies_of_parts_are_left_out_and_named(
     with caplog.at_level("INFO", "afd"):
         assert list_parts(output) == (parts if plan else [*parts, beyond])
     assert caplog.messages == [
-        f"{strays} files in {str(output.labels)!r} are of no shard of the run, such as"
-        " 'part-00000 (copy).parquet': left out; remove them, or other readers will count them"
+        f"in {str(output.labels)!r}, left out as of no shard of the run:"
+        f" 'part-00000 (copy).parquet', and {strays - 1} more; other readers count what is not"
+        " removed"
     ]
     with open_labels(output) as connection:
         found = connection.sql("SELECT count(*) FROM labels").fetchall()
