@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from jobs.checked_settings import flag_of
 from jobs.settings import (
     BackboneSettings,
     device_setting,
@@ -86,6 +87,9 @@ class BenchmarkSettings(BackboneSettings):
         names = ("num_images", "threads", "batch_size", "workers", "read_threads")
         require_positive(self, *names, "prefetch_batches", "images_per_shard", "rounds")
         require_between(self, 0, 1, "hw_decoder_load")
+        for name in ("hw_decoder_load", "batch_size", "threads", "workers"):
+            if not getattr(self, name):
+                raise ValueError(f"{flag_of(name)} is an empty list: leave it out, or give a value")
         if self.input != OWN and self.corpus != TEMPORARY:
             raise ValueError(
                 f"--corpus {self.corpus} is for the benchmark's own images: leave out --corpus or"

@@ -55,8 +55,7 @@ def _checked(setting: Field[Any], hint: Any, value: Any) -> Any:
     if isinstance(value, PurePath):
         value = str(value)
     if value is None or (isinstance(value, str) and not value):
-        way_out = "" if setting.default is MISSING else ", or leave it out"
-        raise ValueError(f"{given(setting)} is empty: give it a value{way_out}")
+        raise ValueError(is_empty(setting))
     if not _allows(hint, value):
         # The start of a list of a thousand files says enough.
         shown = repr(value) if isinstance(value, str) else one_line(Repr().repr(value))
@@ -88,6 +87,12 @@ def flag_of(name: str) -> str:
 def given(setting: Field[Any]) -> str:
     """A setting as the user of a command writes it: INPUT or --output."""
     return setting.name.upper() if setting.metadata["positional"] else flag_of(setting.name)
+
+
+def is_empty(setting: Field[Any]) -> str:
+    """The message about a setting without a value."""
+    way_out = "" if setting.default is MISSING else ", or leave it out"
+    return f"{given(setting)} is empty: give it a value{way_out}"
 
 
 def nearest(value: str, known: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ from jobs.checked_settings import (
     flag_of,
     given,
     is_choice,
+    is_empty,
     is_union,
     nearest,
     positional_settings,
@@ -125,8 +126,10 @@ class _Parser(ArgumentParser):
         if match := _UNKNOWN_KEY.search(message):
             return f"unknown setting {match[1]!r} in the file{nearest(match[1], list(fields))}"
         if (match := _BAD_VALUE.search(message)) and match[1] in fields:
+            if not (found := match[2].strip()):
+                return is_empty(fields[match[1]])
+            value = found.splitlines()[0]
             hint = typing.get_type_hints(self.settings_class)[match[1]]
-            value = match[2].strip().splitlines()[0]
             wanted, near = described(hint), nearest(value, choices_of(hint))
             way_out = ": put it in quotes" if wanted == "text" else near  # as 20261129 in a file
             return f"{given(fields[match[1]])} {value!r} is not {wanted}{way_out}"

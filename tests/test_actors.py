@@ -315,8 +315,8 @@ def test_what_is_waited_for_is_said_where_a_worker_hangs(
     (pid,) = {record.model["pid"] for record in found}
     assert re.fullmatch(
         rf"nothing was labelled for .* s: part-00001.parquet( and part-00002.parquet)? in process"
-        rf" {pid} on node-7; if one hangs, as on a disk that does not answer, kill it: others label"
-        " its shards",
+        rf" {pid} on node-7; if one hangs, as on a disk that does not answer, end it with kill -9:"
+        " others label its shards",
         lines[-1],
     )
 

@@ -253,6 +253,11 @@ def test_bad_settings_are_refused(
     assert message in capsys.readouterr().err
 
 
+def test_a_file_that_leaves_nothing_to_try_is_refused() -> None:
+    with pytest.raises(ValueError, match="--workers is an empty list: leave it out"):
+        BenchmarkSettings(workers=())
+
+
 def test_an_input_without_images_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

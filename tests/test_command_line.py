@@ -137,9 +137,11 @@ def test_an_empty_place_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_empty_value_may_be_left_out_where_there_is_a_default(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit):
-        parse(LabelSettings, ["in", "--output", "out", "--afd", ""], prog="")
-    assert "--afd is empty: give it a value, or leave it out" in capsys.readouterr().err
+    """Text, a number, a word of several, or several numbers."""
+    for flag in ("--afd", "--batch-size", "--integrity", "--top-k"):
+        with pytest.raises(SystemExit):
+            parse(LabelSettings, ["in", "--output", "out", flag, ""], prog="")
+        assert f"{flag} is empty: give it a value, or leave it out" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         several("a", "")
     assert "FILES is empty: give it a value\n" in capsys.readouterr().err

@@ -148,8 +148,8 @@ class _ActorPool:
             count = self._num_starting()
             return f"{count} worker{' has' if count == 1 else 's have'} not started yet"
         return (
-            f"{_at_work(labelling)}; if one hangs, as on a disk that does not answer, kill it:"
-            " others label its shards"
+            f"{_at_work(labelling)}; if one hangs, as on a disk that does not answer, end it with"
+            " kill -9: others label its shards"
         )
 
     def _start_actors(self, num_waiting: int) -> None:

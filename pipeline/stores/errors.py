@@ -7,9 +7,8 @@ import errno
 # What is wrong with one path. Whatever else the system says may be so for all of them.
 _OF_ONE_FILE = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
-    *(errno.EINVAL, errno.EILSEQ, errno.ENXIO),
+    *(errno.EINVAL, errno.EILSEQ, errno.ENXIO, errno.EACCES, errno.EPERM),
 )
-_REFUSALS = (errno.EACCES, errno.EPERM)
 
 
 class StoreError(OSError):
@@ -54,14 +53,13 @@ class SourceError(ValueError):
 
 
 def translated(error: OSError) -> OSError:
-    """An error of reading a local file, as StoreError where others may not be readable either.
+    """An error of reading a local file, as TransientStoreError where it may not be the file's.
 
-    So it is when the disk fails, the process has too many open files, or permission is denied.
+    So it is when the disk fails, or the process has too many open files.
     """
     if isinstance(error, StoreError) or error.errno is None or error.errno in _OF_ONE_FILE:
         return error
-    kind = StoreError if error.errno in _REFUSALS else TransientStoreError
-    return kind(error.errno, error.strerror, error.filename)
+    return TransientStoreError(error.errno, error.strerror, error.filename)
 
 
 def is_content_error(error: Exception) -> bool:
