@@ -18,6 +18,7 @@ from jpegs import encode, photo
 
 from afd_model.stage_correction import StageCorrection
 from jobs.benchmark import main
+from jobs.benchmark_settings import BenchmarkSettings
 from jobs.benchmarking.figures import (
     Round,
     cpu_speed_of_light,
