@@ -58,7 +58,9 @@ def resume(folder: Path, images: int, shards: int) -> None:
     done = committed_shards(output, Plan(output).size.num_shards)
     assert len(done) == shards - 1
     print(f"known what is left after {time.perf_counter() - _STARTED:.1f} s", file=sys.stderr)
-    summary = summarise(output, "run", Tally(), began=time.time(), exit_reason="complete")
+    summary = summarise(
+        output, record["run_id"], Tally(), began=time.monotonic(), exit_reason="complete"
+    )
     write_summary(output, summary)
     assert list(summary.failed) == [part_name(shards - 1)]
 
@@ -66,7 +68,8 @@ def resume(folder: Path, images: int, shards: int) -> None:
 class _Worker:
     def __init__(self, config: None) -> None: ...
 
-    def ready(self) -> None: ...
+    def ready(self) -> str:
+        return "made up"
 
     def label_or_exit(self, shard: int) -> CommitRecord:
         return CommitRecord(shard, time.time())
@@ -100,8 +103,9 @@ def prepare(part: str, folder: Path, images: int, shards: int) -> None:
         shutil.rmtree(output.path, ignore_errors=True)
         output.create()
         write_plan(output, (ImageRef(uri(number)) for number in range(shards)), 1)
-        start_run(output, _settings(folder))
-        write_part(output, 0, pa.table({"uri": [uri(0)]}), {"counts": {"ok": 1}})
+        run_id = start_run(output, _settings(folder))["run_id"]
+        facts = {"run_id": run_id, "counts": {"ok": 1}}
+        write_part(output, 0, pa.table({"uri": [uri(0)]}), facts)
         first = output.labels / part_name(0)
         for shard in range(1, shards - 1):
             shutil.copyfile(first, output.path / LABELS / part_name(shard))

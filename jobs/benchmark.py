@@ -242,9 +242,9 @@ def _without_folders(facts: dict[str, str | None]) -> dict[str, str | None]:
     }
 
 
-def _append(record: str, line: str) -> None:
+def _append(record: str, text: str) -> None:
     with open(record, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.write(text)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -255,11 +255,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(settings: BenchmarkSettings) -> int:
     """Measure, print and record. Raises the errors of `benchmark`, or returns an exit code."""
+    if settings.record != NO_RECORD:
+        _append(settings.record, "")  # fails now rather than after the measurement
     result = benchmark(settings)
     for row in table(result).splitlines():
         say(row)
     line = json.dumps(result)
-    if settings.record != NO_RECORD:
-        _append(settings.record, line)
     print_answer(line)
+    if settings.record != NO_RECORD:
+        _append(settings.record, line + "\n")
     return EXIT_COMPLETE

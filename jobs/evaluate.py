@@ -65,9 +65,9 @@ def evaluate(settings: EvaluateSettings) -> str:
     if settings.figures:
         require("figures", "matplotlib")
     output = OutputFolder(settings.output)
-    with output.first_write():
-        output.path.mkdir(parents=True, exist_ok=True)
+    _make(output)
     found = measure(settings)
+    _make(output)  # if somebody removed the empty folder, hours of measuring are not lost
     trained = found.model["has_trained_module"]
     drawn = {"resamples": settings.resamples, "seed": settings.seed}
     tables = make_tables(found.outcomes, found.truth, trained=trained, **drawn)
@@ -90,6 +90,11 @@ def evaluate(settings: EvaluateSettings) -> str:
     output.write_json(JSON, finite(facts))
     output.write(REPORT, report.encode("utf-8"))
     return report
+
+
+def _make(output: OutputFolder) -> None:
+    with output.first_write():
+        output.path.mkdir(parents=True, exist_ok=True)
 
 
 def _head(found: Evaluation) -> str:

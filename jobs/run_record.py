@@ -109,7 +109,7 @@ def record_model(output: OutputFolder, record: dict[str, Any], model: dict[str, 
     """
     if record["model"] is not None or not model:
         return False
-    check_output_remains(output)
+    check_output_remains(output, record["run_id"])
     if recorded := (output.read_json(RUN) or {}).get("model"):
         record["model"] = recorded
         return False

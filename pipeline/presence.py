@@ -141,11 +141,22 @@ def _is_gone(driver: Driver) -> bool:
     try:
         state, start_ticks = _state_and_start_ticks(driver.pid)
     except (FileNotFoundError, ProcessLookupError):
-        return True
+        return not _exists(driver.pid)
     except OSError:
         return False
     is_zombie = state == "Z"
     return is_zombie or driver.start_ticks not in (0, start_ticks)  # the pid may be reused
+
+
+def _exists(pid: int) -> bool:
+    """Also of another user's process, which /proc may hide."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _state_and_start_ticks(pid: int) -> tuple[str, int]:

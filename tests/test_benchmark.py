@@ -259,6 +259,14 @@ def test_a_file_that_leaves_nothing_to_try_is_refused() -> None:
         BenchmarkSettings(workers=())
 
 
+def test_a_record_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jobs.benchmark.benchmark", lambda settings: pytest.fail("measured"))
+    assert main(["--record", str(tmp_path / "none" / "record.jsonl")]) == 1
+    assert "No such file or directory" in capsys.readouterr().err
+
+
 def test_an_input_without_images_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from afd_model.backbones import load_backbone
 from jobs.evaluate import main
 from jobs.evaluate_settings import EvaluateSettings
 from jobs.evaluation.drift_table import make_drift_table
+from jobs.evaluation.measure import Evaluation, measure
 from jobs.evaluation.tables import make_tables
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
 from pipeline.pairs.recompress import drawn_qualities
@@ -129,6 +130,21 @@ def test_without_a_module_the_columns_are_equal(
     for column in ("truth", "drift_angle_deg", "flip_probability"):
         assert images.column(column).null_count == len(images)
         assert images.schema.field(column).type in (pa.int64(), pa.float64())
+
+
+def test_an_empty_folder_that_is_removed_meanwhile_costs_no_measurement(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "new" / "out"
+
+    def tidied(settings: EvaluateSettings) -> Evaluation:
+        found = measure(settings)
+        output.rmdir()
+        return found
+
+    monkeypatch.setattr("jobs.evaluate.measure", tidied)
+    assert run(collection, output, "--afd", "none", "--quality", "25", "--resamples", "9") == 0
+    assert (output / "report.md").exists()
 
 
 def test_a_number_that_there_is_none_of_is_null(

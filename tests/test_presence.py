@@ -174,6 +174,19 @@ def test_a_refresh_does_not_make_an_output_again_that_is_gone(tmp_path: Path) ->
         assert not output.path.exists()
 
 
+def test_a_driver_that_proc_hides_lives(
+    output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user's with the mount option hidepid, by which its files do not exist."""
+
+    def hidden(pid: int) -> tuple[str, int]:
+        raise FileNotFoundError(f"/proc/{pid}/stat")
+
+    with Presence(output) as first, Presence(output) as second:
+        monkeypatch.setattr("pipeline.presence._state_and_start_ticks", hidden)
+        assert [driver.name for driver in second.others()] == [first.name]
+
+
 def test_a_driver_elsewhere_is_gone_when_it_is_silent(output: OutputFolder) -> None:
     elsewhere = {"since": time.time() - 60, "host": "node-7.example", "pid": 1, "name": OTHER}
     with Presence(output) as presence:

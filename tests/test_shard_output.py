@@ -11,7 +11,7 @@ from jobs.labelling.shard_labeler import ShardLabeler
 from jobs.settings import LabelSettings
 from pipeline.output import OutputFolder
 from pipeline.shards import part_name, part_path
-from pipeline.sink import write_part
+from pipeline.sink import read_facts, write_part
 from pipeline.stores.errors import AccessError, StoreError, TransientStoreError
 
 
@@ -46,6 +46,28 @@ def test_attempts_of_another_driver_do_not_count(
     for _ in range(3):
         output.begin_attempt(f"{part_name(2)}.d2")
     assert labeler.label_or_exit(2).error is None
+
+
+def test_a_part_of_another_run_is_labelled_again(
+    labeler: ShardLabeler, output: OutputFolder
+) -> None:
+    """That run's folder was removed while it labelled, and this one began in its place."""
+    other = make_labeler(labeler._settings, run_id="removed")
+    assert other.label_or_exit(1).error is None
+    assert labeler.label_or_exit(1).error is None
+    assert read_facts(output, 1)["run_id"] == "run"
+
+
+def test_a_worker_of_a_run_that_was_removed_ends(
+    labeler: ShardLabeler, output: OutputFolder
+) -> None:
+    assert labeler.label_or_exit(1).error is None
+    output.write_json("run.json", {"run_id": "run"})
+    other = make_labeler(labeler._settings, run_id="removed")
+    for shard in (0, 1):  # without a part and with one
+        assert "holds another run now" in str(other.label_or_exit(shard).fatal)
+    assert [part.name for part in output.labels.iterdir()] == [part_name(1)]
+    assert read_facts(output, 1)["run_id"] == "run"
 
 
 def test_a_failure_is_tried_again_and_then_reported(

@@ -40,7 +40,8 @@ def output(tmp_path: Path) -> OutputFolder:
 
 def commit(output: OutputFolder, shard: int, *, num_rows: int = 3, **facts: Any) -> CommitRecord:
     counts = COUNTS if num_rows == 3 else {**COUNTS, "ok": num_rows, "rejected": 0}
-    write_part(output, shard, pa.table({"uri": ["x"] * num_rows}), {"counts": counts, **facts})
+    facts = {"run_id": "run", "counts": counts, **facts}
+    write_part(output, shard, pa.table({"uri": ["x"] * num_rows}), facts)
     return CommitRecord(shard, 2.0, counts, {"model": 1.5})
 
 
@@ -79,6 +80,28 @@ def test_a_part_of_another_model_is_removed(output: OutputFolder) -> None:
     }
     assert (summary.images, summary.exit_reason) == (4, "failed shards")
     assert committed_shards(output, 3) == {0, 2}
+
+
+def test_a_part_of_a_run_that_was_removed_is_removed(output: OutputFolder) -> None:
+    """As where the folder is deleted, and labelled anew, while that run's worker still labels."""
+    records = [commit(output, 0), commit(output, 2, num_rows=1)]
+    commit(output, 1, run_id="removed")
+    summary = summed_up(output, *records)
+    assert summary.failed == {"part-00001.parquet": "removed, as it is of another run"}
+    assert committed_shards(output, 3) == {0, 2}
+
+
+def test_a_run_that_was_removed_leaves_the_next_ones_output_alone(output: OutputFolder) -> None:
+    summary = summed_up(output, commit(output, 0))
+    commit(output, 1, run_id="next")
+    output.write_json("run.json", {"run_id": "next", "model": None})
+    with pytest.raises(OutputGoneError, match="holds another run now"):
+        summarise(output, "run", Tally(), began=time.monotonic(), exit_reason="complete")
+    (output.path / "summary.json").unlink()
+    with pytest.raises(OutputGoneError, match="holds another run now"):
+        write_summary(output, summary)
+    assert not (output.path / "summary.json").exists()
+    assert committed_shards(output, 3) == {0, 1}
 
 
 def test_a_tally_is_no_larger_for_ten_thousand_shards() -> None:

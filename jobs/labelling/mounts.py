@@ -15,7 +15,7 @@ from pathlib import PurePath
 
 from jobs.sampling import evenly
 from pipeline.inputs.image_bytes import is_remote_image
-from pipeline.output import OutputFolder
+from pipeline.output import RUN, OutputFolder
 from pipeline.records import ImageRef, Status
 from pipeline.shards import Plan
 from pipeline.stores.locations import local_path
@@ -30,7 +30,7 @@ class NotMountedError(ValueError):
 
 
 class OutputGoneError(OSError):
-    """This node saw the output, and no longer does."""
+    """This node saw the output, and no longer does; or another run has taken its place."""
 
 
 def existing_input_files(plan: Plan) -> tuple[str, ...]:
@@ -51,15 +51,20 @@ def check_output(output: OutputFolder) -> None:
         raise _not_mounted(str(output.plan), "output")
 
 
-def check_output_remains(output: OutputFolder) -> None:
+def check_output_remains(output: OutputFolder, run_id: str) -> None:
     """Raise OutputGoneError when a local output's plan, which this node saw, is gone.
 
-    To be called before each write: where a disk was mounted, an empty folder takes any file.
+    So it does when the output is removed and another run has begun there. To be called before each
+    write: where a disk was mounted, an empty folder takes any file, and so does another run.
     """
     if not _has_plan(output):
         raise OutputGoneError(
             f"{str(output.plan)!r} does not exist any more on the node {socket.gethostname()}:"
             " mount the output again, or move it back"
+        )
+    if (output.read_json(RUN) or {}).get("run_id", run_id) != run_id:
+        raise OutputGoneError(
+            f"{output.location!r} holds another run now: its folder was removed and made again"
         )
 
 

@@ -56,7 +56,7 @@ class ShardLabeler:
     def __init__(self, config: WorkerConfig) -> None:
         self._settings = config.settings
         output = OutputFolder(config.settings.output)
-        self._output = ShardOutput(output, config.driver)
+        self._output = ShardOutput(output, config.driver, config.run_id)
         self._metrics = ShardMetrics()
         self._released_at = 0.0
         self._fatal: str | None = None

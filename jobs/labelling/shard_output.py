@@ -28,26 +28,30 @@ class AttemptsUsedUpError(RuntimeError):
 
 
 class ShardOutput:
-    """Writes to an output folder for one driver, which counts its own attempts.
+    """Writes to an output folder for one driver of a run; each driver counts its own attempts.
 
     Its methods raise OutputRefusedError, worded for the user, when the output accepts no more
-    files, as on a full disk; OutputGoneError when it is gone; another OSError or AccessError when
-    one file could not be read or written.
+    files, as on a full disk; OutputGoneError when it is gone, or another run's; another OSError or
+    AccessError when one file could not be read or written.
     """
 
-    def __init__(self, output: OutputFolder, driver: str) -> None:
+    def __init__(self, output: OutputFolder, driver: str, run_id: str) -> None:
         self._output = output
         self._driver = driver
+        self._run_id = run_id
 
     def committed_counts(self, shard: int) -> dict[str, int] | None:
-        """The rows per status of a committed part; None when there is no part.
+        """The rows per status of a committed part; None when there is no part of this run.
 
         There is one when a worker committed the shard and died before it could report it.
         """
         try:
-            counts: dict[str, int] = read_facts(self._output, shard)["counts"]
+            facts = read_facts(self._output, shard)
         except FileNotFoundError:
             return None
+        if facts.get("run_id") != self._run_id:
+            return None
+        counts: dict[str, int] = facts["counts"]
         return counts
 
     def begin_attempt(self, shard: int, allowed: int) -> None:
@@ -63,12 +67,13 @@ class ShardOutput:
     def commit(self, shard: int, labelled: LabelledShard, facts: dict[str, Any]) -> float:
         """Remove the attempt markers and write the part. Returns the seconds it took to write.
 
-        facts: what the part's metadata says besides the shard's own counts and times.
+        facts: what the part's metadata says besides the run and the shard's own counts and times.
         """
         # First: if another shard ends the process during the write, this one is not to blame.
         self._output.end_attempts(self._attempts_name(shard))
         began = time.perf_counter()
         facts = {
+            "run_id": self._run_id,
             **facts,
             "began_at": labelled.began_at,  # seconds since the epoch
             "counts": labelled.counts,
@@ -83,7 +88,7 @@ class ShardOutput:
 
     @contextmanager
     def _write_checked(self) -> Iterator[None]:
-        check_output_remains(self._output)
+        check_output_remains(self._output, self._run_id)
         try:
             yield
         except (OSError, AccessError) as error:

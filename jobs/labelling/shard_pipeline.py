@@ -35,7 +35,6 @@ class ShardPipeline:
         # Not from the driver: the file also holds what the first worker of this run has loaded.
         check_model(OutputFolder(settings.output).read_json(RUN) or {}, self.model.facts)
         self.part_facts = {
-            "run_id": config.run_id,
             "settings": asdict(settings),
             **self.model.facts,
             **self.model.host,

@@ -107,14 +107,14 @@ def _stored(output: OutputFolder) -> Summary | None:
 def summarise(
     output: OutputFolder, run_id: str, tally: Tally, *, began: float, exit_reason: str
 ) -> Summary:
-    """Check the parts against the plan and sum them up; removes those of another model.
+    """Check the parts against the plan and sum them up; removes those of another run or model.
 
     began: when its command started, by `time.monotonic`.
-    Raises OutputGoneError when the output is gone.
+    Raises OutputGoneError when the output is gone, or another run's.
     """
-    check_output_remains(output)
+    check_output_remains(output, run_id)
     sizes = Plan(output).size.shard_sizes
-    counts, failed = _audit(output, sizes, tally.errors)
+    counts, failed = _audit(output, run_id, sizes, tally.errors)
     now = time.monotonic()
     wall_s = now - began
     start_up_s = min(tally.started_at, now) - began
@@ -137,11 +137,11 @@ def summarise(
 
 
 def write_summary(output: OutputFolder, summary: Summary) -> None:
-    """Raises OutputGoneError when the output is gone.
+    """Raises OutputGoneError when the output is gone, or another run's.
 
     Raises another OSError or AccessError when the summary of a complete run cannot be written.
     """
-    check_output_remains(output)
+    check_output_remains(output, summary.run_id)
     try:
         output.write_json(SUMMARY, asdict(summary))
     except (OSError, AccessError) as error:  # a full disk may be what ended the run
@@ -151,7 +151,7 @@ def write_summary(output: OutputFolder, summary: Summary) -> None:
 
 
 def _audit(
-    output: OutputFolder, sizes: Sequence[int], errors: Mapping[int, str]
+    output: OutputFolder, run_id: str, sizes: Sequence[int], errors: Mapping[int, str]
 ) -> tuple[Counter[str], dict[str, str]]:
     """(rows per status, part name -> what is wrong with it), read from the parts themselves."""
     counts: Counter[str] = Counter()
@@ -173,6 +173,9 @@ def _audit(
         if facts["num_rows"] != sizes[shard]:
             rows = facts["num_rows"]
             return f"damaged: {rows} rows for {sizes[shard]} planned images{_VERIFY}"
+        if facts.get("run_id") != run_id:
+            output.remove(part_file(shard))
+            return "removed, as it is of another run"
         if changed := model_differences(model, {name: facts.get(name) for name in model}):
             output.remove(part_file(shard))
             return f"removed, as it is of another model: {changed}"
