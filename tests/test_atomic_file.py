@@ -25,3 +25,13 @@ def test_a_block_that_fails_changes_nothing(tmp_path: Path) -> None:
         file.write_text("half and then \ud800", encoding="utf-8")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path, staged: bool) -> None:
+    """Its disk may be unmounted: a training that goes on would keep its state on another one."""
+    folder = tmp_path / "run"
+    staging = folder / ".staging" if staged else None
+    with pytest.raises(FileNotFoundError), atomic_write(folder / "state.pt", staging=staging) as f:
+        f.write_text("state")
+    assert list(tmp_path.iterdir()) == []

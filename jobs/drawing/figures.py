@@ -99,7 +99,8 @@ _own_style = style.context("default")
 
 @_own_style
 def write_png(figure: Figure, path: Path, dpi: int) -> None:
-    """Write the file completely or not at all. Raises OSError."""
+    """Write the file completely or not at all, in a folder that may be new. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary, warnings.catch_warnings():
         # Characters of a file's name that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

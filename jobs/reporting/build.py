@@ -118,6 +118,7 @@ def _page_path(output: OutputFolder, settings: ReportSettings) -> Path:
 
 def _write(page: Path, text: str) -> None:
     try:
+        page.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
