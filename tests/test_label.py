@@ -26,7 +26,6 @@ from jobs.label import label, main
 from jobs.labelling.messages import WorkerConfig
 from jobs.labelling.shard_labeler import ShardLabeler
 from jobs.settings import LabelSettings
-from pipeline.label_shard import LabelledShard
 from pipeline.reading.read_ahead import ReadAhead
 from pipeline.records import SCHEMA, STATUSES, Shard
 from pipeline.screening.screen import Limits
@@ -214,7 +213,7 @@ def test_other_settings_on_the_same_output_are_refused_with_the_difference(
 class PoisonedPipeline:
     """Dies, as a crash in native code would, at the second shard; labels the others with nothing.
 
-    Without a model it starts quickly, and it has to start three times.
+    Without a model, PyTorch and DALI it starts quickly, and it has to start three times.
     """
 
     part_facts: ClassVar[dict[str, Any]] = {}
@@ -223,13 +222,16 @@ class PoisonedPipeline:
     def read(self, shard: Shard) -> ReadAhead:
         return ReadAhead((), Limits(), num_threads=1, max_images=1)
 
-    def label(self, shard: Shard, images: ReadAhead) -> LabelledShard:
+    def label(self, shard: Shard, images: ReadAhead) -> SimpleNamespace:
         time.sleep(0.1)  # so that the shard of the other thread waits for the model
         if shard.index == 1:
             os._exit(1)
         count = len(shard.refs)
         table = pa.table({"status": ["ok"] * count, "num_bytes": [1] * count})
-        return LabelledShard(table, {"ok": count, "unreadable": 0}, time.time(), {}, 0.0)
+        counts = {"ok": count, "unreadable": 0}
+        return SimpleNamespace(
+            table=table, counts=counts, began_at=time.time(), seconds={}, mean_ready=0.0
+        )
 
 
 class PoisonedLabeler(ShardLabeler):
