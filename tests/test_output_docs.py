@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from corpora import tar_of_files
 from outputs import Made, rewrite, write_output
 from outputs import uri as made_uri
 
@@ -25,6 +26,19 @@ DOCS = (ROOT / "docs/output.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The question in bold before each block.
 QUERIES = dict(re.findall(r"^\*\*(.+?)\*\*(?:(?!```).)*?```sql\n(.+?)```", DOCS, re.DOTALL | re.M))
+
+
+def query_of(question: str) -> str:
+    """The page's SQL under the question that contains these words."""
+    (query,) = (text for asked, text in QUERIES.items() if question in asked)
+    return query
+
+
+def run_query(output: Path | str, query: str) -> list[dict[str, str]]:
+    """Its rows, as CSV gives them."""
+    to = io.StringIO()
+    sql(SqlSettings(output=str(output), query=query, format="csv"), to)
+    return list(csv.DictReader(io.StringIO(to.getvalue(), newline="")))
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +78,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(folder)
-
-    def answer(question: str) -> list[dict[str, str]]:
-        (query,) = (text for asked, text in QUERIES.items() if question in asked)
-        to = io.StringIO()
-        sql(SqlSettings(output="labels-out", query=query, format="csv"), to)
-        return list(csv.DictReader(io.StringIO(to.getvalue())))
-
-    return answer
+    return lambda question: run_query("labels-out", query_of(question))
 
 
 def test_every_block_is_tried() -> None:
     questions = DOCS.split("## Status")[1]
-    assert questions.count("```sql") == len(QUERIES) == 15
+    assert questions.count("```sql") == len(QUERIES) == 16
 
 
 def test_which_labels_may_be_trusted(ask: Any, rows: list[dict[str, Any]], folder: Path) -> None:
@@ -173,11 +180,8 @@ def test_which_folder_an_image_is_in(tmp_path: Path) -> None:
     output = write_output(tmp_path / "labels-out", Made(images=len(folders), bad_share=0))
     uris = iter(folders)
     rewrite(output, 0, lambda row: row.update(uri=next(uris), label=1))
-    (query,) = (text for question, text in QUERIES.items() if "Which source folder" in question)
-    to = io.StringIO()
-    sql(SqlSettings(output=str(output.path), query=query, format="csv"), to)
-    found = {line["folder"] for line in csv.DictReader(io.StringIO(to.getvalue()))}
-    assert found == set(folders.values())
+    found = run_query(output.path, query_of("Which source folder"))
+    assert {line["folder"] for line in found} == set(folders.values())
 
 
 def test_hostile_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,13 +189,8 @@ def test_hostile_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = write_output(tmp_path / "labels-out", Made(images=20))
     change = {"uri": "/two\nlines/a.jpg", "status": "ok", "label": 1, "confidence": 0.1}
     rewrite(output, 0, lambda row: row.update(change))
-    answers = []
-    for asked in ("How are the classes", "Which source folder"):
-        (query,) = (text for question, text in QUERIES.items() if asked in question)
-        to = io.StringIO()
-        sql(SqlSettings(output=str(output.path), query=query, format="csv"), to)
-        answers += csv.DictReader(io.StringIO(to.getvalue()))
-    balance, drifted = answers
+    (balance,) = run_query(output.path, query_of("How are the classes"))
+    (drifted,) = run_query(output.path, query_of("Which source folder"))
     assert (balance["trustworthy"], balance["share"]) == ("0", "")
     assert drifted["folder"] == "/two\nlines"
 
@@ -240,9 +239,8 @@ def test_copies(tmp_path: Path) -> None:
             row.update({**before, "uri": row["uri"]})
 
     rewrite(output, 0, copy)
-    (query,) = (text for question, text in QUERIES.items() if "copies" in question)
     to = io.StringIO()
-    sql(SqlSettings(output=str(output.path), query=query, format="json"), to)
+    sql(SqlSettings(output=str(output.path), query=query_of("copies"), format="json"), to)
     ((found),) = json.loads(to.getvalue())
     assert found["copies"] == 3
     assert found["uris"] == [made_uri(number) for number in (7, 50, 200)]
@@ -293,23 +291,33 @@ def test_joining_back_by_the_files_names(tmp_path: Path, monkeypatch: pytest.Mon
     pq.write_table(pa.table({"file_name": names}), tmp_path / "records.parquet")
     monkeypatch.chdir(tmp_path)
     (condition,) = re.findall(r"`(\S+\(.+\) = records.file_name)`", DOCS)
-    (query,) = (text for question, text in QUERIES.items() if "my own records" in question)
-    to = io.StringIO()
-    query = re.sub(" ON .+;", f" ON {condition} ORDER BY file_name;", query)
-    query = query.replace("records.*", "records.*, labels.uri")
-    sql(SqlSettings(output="labels-out", query=query, format="csv"), to)
-    answer = csv.DictReader(io.StringIO(to.getvalue()))
+    query = re.sub(" ON .+;", f" ON {condition} ORDER BY file_name;", query_of("my own records"))
+    answer = run_query("labels-out", query.replace("records.*", "records.*, labels.uri"))
     assert [(line["file_name"], line["uri"]) for line in answer] == [*zip(names, uris, strict=True)]
 
 
-def test_which_images_have_no_row_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_images_have_no_row_yet(tmp_path: Path) -> None:
     output = write_output(tmp_path / "labels-out", Made(images=30, images_per_shard=10))
     part_path(output, 1).unlink()
-    (query,) = (text for question, text in QUERIES.items() if "no row yet" in question)
-    to = io.StringIO()
-    sql(SqlSettings(output=str(output.path), query=query, format="csv"), to)
-    found = [line["uri"] for line in csv.DictReader(io.StringIO(to.getvalue()))]
+    found = [line["uri"] for line in run_query(output.path, query_of("no row yet"))]
     assert sorted(found) == [made_uri(number) for number in range(10, 20)]
+
+
+def test_which_images_are_new_since_the_run(tmp_path: Path) -> None:
+    def add(*names: str) -> None:
+        for name in names:
+            path = tmp_path / "photos" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tar_of_files({"x.jpg": b"x"}) if path.suffix == ".tar" else b"x")
+
+    add("a.jpg", "[b]/c*é.jpg", ".hidden/d.jpg", "old.tar")
+    output = write_output(tmp_path / "labels-out", Made(images=1))
+    write_plan(output, list_images(str(tmp_path / "photos")), 1000)
+    new = ("new.jpg", "[b]/new é.jpg", ".hidden/new.jpg", "new/.jpg", "new.tar")
+    add(*new)
+    query = query_of("new since the run").replace("/data", str(tmp_path))
+    found = [line["path"] for line in run_query(output.path, query)]
+    assert sorted(found) == sorted(str(tmp_path / "photos" / name) for name in new)
 
 
 def test_where_the_bytes_are(ask: Any, rows: list[dict[str, Any]]) -> None:
