@@ -32,6 +32,10 @@ def test_a_scheme_tells_remote_from_local() -> None:
     for location in ("ftp://h/x", "S3://b/k", "s3a://b/k"):
         with pytest.raises(SourceError, match=r"is not supported; give a path, or one of s3://"):
             is_remote(location)
+    # As Spark writes it; and a host, as the standard allows.
+    for location in ("file:/a/b.jpg", "file://localhost/a", "file://b.jpg"):
+        with pytest.raises(SourceError, match="': write the absolute path, or file:///"):
+            is_remote(location)
 
 
 @pytest.mark.parametrize(

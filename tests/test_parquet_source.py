@@ -60,6 +60,7 @@ def hugging_face(images: list[bytes | None]) -> pa.Array:
         ({"image": pa.list_(pa.uint8())}, None),
         ({"image": pa.struct([("bytes", pa.string())])}, None),
         ({"path": pa.string()}, None),
+        ({"path": pa.binary(), "label": pa.int64()}, None),
         ({"image": pa.binary(9), "sha1": pa.binary(20)}, "image"),
         ({"picture": pa.binary(), "sha1": pa.binary(20)}, "picture"),
         ({"sha1": pa.binary(20)}, None),
@@ -68,6 +69,11 @@ def hugging_face(images: list[bytes | None]) -> pa.Array:
 )
 def test_the_column_of_images(columns: dict[str, pa.DataType], expected: str | None) -> None:
     assert image_column(pa.schema(list(columns.items()))) == expected
+
+
+def test_two_columns_of_one_name_are_neither() -> None:
+    schema = pa.schema([("image", pa.string()), ("image", pa.binary())])
+    assert image_column(schema) is None
 
 
 COLUMNS = {

@@ -61,6 +61,7 @@ def test_png_and_webp_are_ok_without_jpeg_columns(data: bytes) -> None:
         (b"<!DOCTYPE html><title>404</title>", "^not a JPEG, PNG or WebP: the content is html$"),
         (save(RGB, "GIF"), "the content is gif$"),
         (save(RGB, "TIFF"), "the content is tiff$"),
+        (b"PAR1" + bytes(99), "the content is parquet; a manifest has to be INPUT itself, as one"),
         (bytes(100), "the content is zeros$"),
         (b"some\nwords", r"^not an image: starts with b'some\\nwords'$"),
         (b"\xff\xd8", "^JPEG header ends before"),

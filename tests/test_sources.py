@@ -59,7 +59,9 @@ def test_a_key_column_that_is_not_utf8_is_refused_by_the_files_name(tmp_path: Pa
     (tmp_path / "x.parquet").write_bytes(parquet(image=[b"1", b"2"], url=keys))
     for location in (tmp_path, tmp_path / "x.parquet"):
         message = (
-            r"cannot list '.*x\.parquet': the column 'url' holds b'caf\\xe9', which is not UTF-8"
+            r"cannot list '.*x\.parquet': the column 'url' holds b'caf\\xe9', which is not UTF-8:"
+            " rewrite the file without that column, or with valid text in it, or, if it holds"
+            " images, as bytes"
         )
         with pytest.raises(SourceError, match=message):
             list(list_images(str(location)))

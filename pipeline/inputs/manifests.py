@@ -86,7 +86,8 @@ def column_values(parquet: pq.ParquetFile, name: str) -> Iterator[str | None]:
         except UnicodeDecodeError as error:
             raise OSError(
                 f"the column {name!r} holds {error.object[:80]!r}, which is not UTF-8:"
-                " rewrite the file without that column, or with valid text in it"
+                " rewrite the file without that column, or with valid text in it, or, if it holds"
+                " images, as bytes"
             ) from error
         yield from values
     if num_rows != parquet.metadata.num_rows:

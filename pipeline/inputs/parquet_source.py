@@ -27,15 +27,20 @@ def image_column(schema: pa.Schema) -> str | None:
     """The path of the image column in Parquet (`image` or `image.bytes`); None if there is none.
 
     An image column holds bytes, or Hugging Face's struct with a field `bytes`, and has one of the
-    usual names. Another name is accepted if it is the only such column; for plain bytes, there
-    must also be no text column with a name of paths, which makes the file a manifest.
+    usual names. Another name is accepted if it is the only such column; for plain bytes, neither it
+    nor a text column may have a name of paths, which makes the file a manifest.
     """
     field = _image_field(schema)
     return None if field is None else _leaf_path(field)
 
 
 def _image_field(schema: pa.Schema) -> pa.Field | None:
-    fields = {field.name: field for field in schema if _leaf_path(field) is not None}
+    fields = {
+        field.name: field
+        for field in schema
+        # -1: several have its name.
+        if _leaf_path(field) is not None and schema.get_field_index(field.name) >= 0
+    }
     for name in _IMAGE_COLUMNS:
         if name in fields:
             return fields[name]
@@ -45,7 +50,7 @@ def _image_field(schema: pa.Schema) -> pa.Field | None:
     text = text_columns(schema)
     # A lone text column with the name of images rather holds the paths, and the bytes are a digest.
     names_of_paths = {*PATH_COLUMNS, *(_IMAGE_COLUMNS if len(text) == 1 else ())}
-    if len(fields) == 1 and names_of_paths.isdisjoint(text):
+    if len(fields) == 1 and names_of_paths.isdisjoint({*text, *fields}):
         return next(iter(fields.values()))
     return None
 

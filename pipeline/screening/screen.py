@@ -111,6 +111,11 @@ def _check_pixels(image: EncodedImage, limits: Limits) -> bool:
 def _not_an_image(found: str | None, data: bytes) -> str:
     if not data:
         return "empty file (0 bytes)"
+    if found == "parquet":  # a folder of them, as Spark writes a table, is read as a collection
+        return (
+            "not a JPEG, PNG or WebP: the content is parquet; a manifest has to be INPUT itself,"
+            " as one file"
+        )
     if found is not None:
         return f"not a JPEG, PNG or WebP: the content is {found}"
     return f"not an image: starts with {data[:12]!r}"

@@ -18,6 +18,7 @@ from pipeline.stores.errors import SourceError
 REMOTE_SCHEMES = ("s3", "gs", "hf", "https", "http")
 _REMOTE = tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES)
 _SCHEME = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
+_FILE_WITHOUT_ROOT = re.compile(r"file:/(?!//)")  # Spark's file:/a, or with a host: file://h/a
 # The first comma, so that a long line is searched once. int() refuses 4,300 digits.
 _BRACES = re.compile(r"\{(-?\d{1,99}\.\.-?\d{1,99}|[^{},]*,[^{}]*)\}")
 _MAX_EXPANDED = 100_000_000
@@ -38,7 +39,7 @@ _USER = re.compile(r"[^/]*@|[^/\[:]*:(?!\d*[/?#]).*@", re.DOTALL)
 def is_remote(location: str) -> bool:
     """Whether a location is a URI of a remote store, rather than a path or a file:// URI.
 
-    Raises SourceError for a scheme that is not supported.
+    Raises SourceError for a scheme that is not supported, and for a file:// URI with a host.
     """
     if location.startswith("/"):
         return False
@@ -49,6 +50,8 @@ def is_remote(location: str) -> bool:
             f"cannot read {without_credentials(location)!r}: {found[0]} is not supported;"
             f" give a path, or one of {', '.join(_REMOTE)}"
         )
+    if _FILE_WITHOUT_ROOT.match(location):
+        raise SourceError(f"cannot read {location!r}: write the absolute path, or file:///…")
     return False
 
 
