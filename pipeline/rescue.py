@@ -51,10 +51,11 @@ def is_refusal(message: str) -> bool:
 
 
 def admit(image: EncodedImage) -> bool:
-    """Whether to decode an image: it is decodable, and DALI can read its header.
+    """Whether to decode an image: it is decodable, and DALI reads the same size in its header.
 
-    If DALI cannot, the image is rejected. A JPEG with stray bytes between its segments loses these
-    bytes, is flagged as damaged and admitted.
+    If DALI does not, the image is rejected: a file may state two sizes, of which only one kept to
+    the limits, and the decoder allocates memory for the other. A JPEG with stray bytes between its
+    segments loses these bytes, is flagged as damaged and admitted.
 
     Without this check, a bad header may crash the process: DALI 2.4 divides the headers of a batch
     among threads, and if one in the last share is bad, it frees memory that the other threads still
@@ -64,28 +65,35 @@ def admit(image: EncodedImage) -> bool:
     """
     if not image.decodable:
         return False
-    if (refusal := _header_refusal(image.data)) is None:
-        return True
-    if image.header is not None:
+    size = _header_size(image.data)
+    if isinstance(size, RuntimeError) and image.header is not None:
         tidy = without_stray_bytes(image.data)
-        if _header_refusal(tidy) is None:
-            image.data = tidy
+        if not isinstance(tidy_size := _header_size(tidy), RuntimeError):
+            size, image.data = tidy_size, tidy
             image.flag("stray bytes between its segments")
-            return True
-    if (fault := _header_refusal(_known_good_jpeg())) is not None:
-        raise decoder_fault(fault) from refusal
-    status = 17 if image.header is None else 3  # as DALI: its parser of PNGs reads the whole file
-    reject(image, f"nvImageCodec failure: '#{status}'")
-    return False
+    if isinstance(size, RuntimeError):
+        if isinstance(fault := _header_size(_known_good_jpeg()), RuntimeError):
+            raise decoder_fault(fault) from size
+        status = 17 if image.header is None else 3  # as DALI: of a PNG it reads the whole file
+        reject(image, f"nvImageCodec failure: '#{status}'")
+        return False
+    if size != image.size:
+        (height, width), (other_height, other_width) = image.size or (0, 0), size
+        image.fail(
+            Status.REJECTED,
+            f"its header states two sizes, {width}x{height} and {other_width}x{other_height}",
+        )
+        return False
+    return True
 
 
-def _header_refusal(data: bytes) -> RuntimeError | None:
-    """The error of DALI's parser for a file, or None; takes a few microseconds."""
+def _header_size(data: bytes) -> tuple[int, int] | RuntimeError:
+    """(height, width) as DALI's parser reads them, or its error; takes a few microseconds."""
     try:
-        nvimgcodec.CodeStream(data).height  # noqa: B018  the property reads the header
+        stream = nvimgcodec.CodeStream(data)
+        return stream.height, stream.width
     except RuntimeError as error:
         return error
-    return None
 
 
 @cache

@@ -16,7 +16,8 @@ from servers import Answer, Bucket, Proxy, Request, WebServer
 from pipeline.inputs import image_bytes
 from pipeline.reading import reading_tasks
 from pipeline.reading.reading_tasks import StoreDownError
-from pipeline.records import Container, ImageRef, Status
+from pipeline.records import Container, EncodedImage, ImageRef, Status
+from pipeline.screening.screen import Limits
 from pipeline.sources import list_images
 from pipeline.stores.errors import AccessError, TooLargeError
 
@@ -25,6 +26,21 @@ def test_images_are_screened_by_the_stated_limits(tmp_path: Path) -> None:
     (image,) = reading(written(tmp_path, 1), max_pixels=255)
     assert image.status == Status.REJECTED
     assert (image.error or "").endswith("over --max-pixels 255")
+
+
+def test_a_defect_of_screening_names_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shard fails: the image has to be found among thousands."""
+
+    def defective(image: EncodedImage, limits: Limits) -> None:
+        if image.row == 5:
+            raise OverflowError("too large")
+
+    monkeypatch.setattr(reading_tasks, "screen", defective)
+    refs = written(tmp_path, 8)
+    with pytest.raises(RuntimeError, match=r"005\.jpg cannot be checked: OverflowError: too large"):
+        list(reading(refs))
 
 
 def test_what_cannot_be_read_says_why_and_costs_no_other(tmp_path: Path) -> None:

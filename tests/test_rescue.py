@@ -1,11 +1,13 @@
 """Which errors blame an image, and how a refused batch is split; the whole is in test_decode."""
 
+import struct
+
 import numpy as np
 import pytest
 from decoding import screened
 from hypothesis import given
 from hypothesis import strategies as st
-from jpegs import encode, photo, save
+from jpegs import encode, photo, png_chunk, save
 from turbojpeg import PF, SAMP, compress
 
 from pipeline import rescue
@@ -117,6 +119,18 @@ def test_a_header_that_dali_would_refuse_is_told_beforehand(
     assert [image.status for image in images[:2]] == [Status.OK] * 2
     assert images[2].error == "cannot be decoded: its data is damaged"
     assert capfd.readouterr() == ("", "")  # nor from native code
+
+
+@pytest.mark.parametrize("side", [40_000, 1_000_000])
+def test_a_second_size_in_a_header_is_told_before_memory_is_allocated_for_it(side: int) -> None:
+    """The limits hold for the size that Pillow reads, which is the last; DALI takes the first."""
+    png = save(photo(40, 60), "PNG")
+    first = png_chunk(b"IHDR", struct.pack(">II", side, side) + png[24:29])
+    (image,) = screened([png[:8] + first + png[8:]])
+    assert image.decodable
+    assert not admit(image)
+    assert (image.status, image.size) == (Status.REJECTED, (40, 60))
+    assert image.error == f"its header states two sizes, 60x40 and {side}x{side}"
 
 
 def test_stray_bytes_that_only_dali_refuses_are_left_out() -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.error_text import reason_of
+from pipeline.error_text import named, reason_of
 from pipeline.inputs.image_bytes import (
     ArchiveStream,
     expected_bytes,
@@ -181,7 +181,11 @@ class ReadPool:
 
     def _screen(self, image: EncodedImage, loaded: LoadedRun) -> None:
         began = time.perf_counter()
-        screen(image, self._limits)
+        try:
+            screen(image, self._limits)
+        except Exception as error:  # a defect: the shard fails, and this image is to be found
+            uri = self._refs[image.row].uri
+            raise RuntimeError(f"{uri} cannot be checked: {named(error)}") from error
         loaded.screen_s += time.perf_counter() - began
 
     def _count_ready(self, loaded: LoadedRun) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+from PIL.Image import DecompressionBombError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -18,7 +19,7 @@ from pipeline.screening.png_chunks import picture_chunks
 # Encoders write about ten scans. For each, the decoder goes over the whole image.
 REJECTED_ABOVE_SCANS = 100
 # Web crawls also save these as .jpg, and DALI decodes them to the same pixels as PIL. Opened by
-# `Image.open`, they would have to keep to a limit of Pillow's own too.
+# `Image.open`, they would have to keep to a limit of Pillow's own too, as WebPs have to anyway.
 _OTHER_FORMATS = {"png": PngImageFile, "webp": WebPImageFile}
 
 
@@ -91,6 +92,9 @@ def _screen_other(image: EncodedImage, data: bytes, limits: Limits) -> None:
         picture = open_image(io.BytesIO(data))
     except (OSError, ValueError, SyntaxError) as error:
         image.fail(Status.REJECTED, f"{found} header is damaged: {one_line(error)}")
+        return
+    except DecompressionBombError as error:
+        image.fail(Status.REJECTED, f"{found} is too large: {one_line(error)}")
         return
     image.size = (picture.height, picture.width)
     _check_pixels(image, limits)
