@@ -143,7 +143,10 @@ def refuse_other_settings(
 def check_model(record: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     """Raise ValueError when a loaded model is not the one that the run has recorded, if it has."""
     if (expected := record.get("model")) and (changed := model_differences(expected, model)):
-        raise ValueError(f"the model is not the one the run started with: {changed}")
+        raise ValueError(
+            f"the model is not the one the run started with: {changed}. Use the release and the"
+            " weights that began it, or another --output"
+        )
 
 
 def model_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

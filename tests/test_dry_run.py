@@ -218,3 +218,4 @@ def test_a_run_of_another_model_is_not_estimated(
     assert main([*command, "--dry-run"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("afd label: the model is not the one the run started with: weights-sha")
+    assert last.endswith("began it, or another --output")
