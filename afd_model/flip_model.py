@@ -23,6 +23,7 @@ FLIP_FEATURES: tuple[str, ...] = (
     "luma_high",
     "quality",
     "quality_missing",
+    "enlargement",
 )
 
 
@@ -72,7 +73,7 @@ class FlipModel:
 
 
 def flip_features(
-    angle_deg: Tensor, probabilities: Tensor, dct: Tensor, jpeg_quality: Tensor
+    angle_deg: Tensor, probabilities: Tensor, dct: Tensor, file_facts: Tensor
 ) -> Tensor:
     """The inputs of the flip model: what predicts whether compression changed the label.
 
@@ -80,20 +81,22 @@ def flip_features(
         angle_deg: (B,), see `drift`.
         probabilities: (B, K) softmax, K >= 2.
         dct: (B, 192, h, w) as `block_dct` gives it.
-        jpeg_quality: (B,) 1..100, NaN where the header has none.
+        file_facts: (B, 2): JPEG quality, 1..100, NaN where the header has none; and enlargement,
+            the doublings by which the picture's sides were enlarged to the model's input, 0 where
+            it was reduced.
 
     Returns:
-        (B, 7) float32 in the order of `FLIP_FEATURES`: `confidence_logit`; log(0.1 + angle);
+        (B, 8) float32 in the order of `FLIP_FEATURES`: `confidence_logit`; log(0.1 + angle);
         log(1 + mean |c|) of the luma coefficients at zigzag 1-5, 6-20 and 21-63; quality (NaN if
-        missing); 1 if quality is missing, else 0.
+        missing); 1 if quality is missing, else 0; enlargement.
     """
     size = dct[:, :64].abs().mean((2, 3), dtype=torch.float32)  # (B, 64)
     bands = (size[:, 1:6], size[:, 6:21], size[:, 21:])
-    quality = jpeg_quality.to(torch.float32)
+    quality, enlargement = file_facts.to(torch.float32).unbind(1)
     columns = [confidence_logit(probabilities.float())]
     columns += [torch.log(angle_deg.float() + _ANGLE_OFFSET_DEG)]
     columns += [torch.log1p(band.mean(1)) for band in bands]
-    columns += [quality, quality.isnan().float()]
+    columns += [quality, quality.isnan().float(), enlargement]
     return torch.stack(columns, dim=1)
 
 
@@ -111,6 +114,6 @@ class FlipScorer(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(model, name), dtype=torch.float32))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, 7) float32 from `flip_features` -> (B,) float32 in [0, 1]."""
+        """(B, 8) float32 from `flip_features` -> (B,) float32 in [0, 1]."""
         standard = torch.nan_to_num((features - self.means) / self.scales)
         return torch.sigmoid(standard @ self.coefficients + self.intercept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jobs.settings import (
@@ -245,7 +245,13 @@ class TrainSettings(ClassifierSettings):
         self.mix()  # raises ValueError for impossible shares
 
     def mix(self) -> DegradationMix:
+        """Of the pairs that the module is trained on."""
         return DegradationMix(**{name: getattr(self, name) for name in _MIX})
 
+    def flip_mix(self) -> DegradationMix:
+        """Of the pairs that the flip model is fitted on."""
+        return replace(self.mix(), thumbnail_share=_THUMBNAIL_SHARE)
 
-_MIX = tuple(DegradationMix.__dataclass_fields__)
+
+_THUMBNAIL_SHARE = 1 / 3
+_MIX = tuple(DegradationMix.__dataclass_fields__.keys() - {"thumbnail_share"})

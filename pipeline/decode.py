@@ -256,7 +256,8 @@ class Decoder:
                 self._block_dct(rgb, out=dct)
         if self._outputs_read is not None:
             self._outputs_read.record(torch.cuda.current_stream(rgb.device))
-        return DecodedBatch(batch, pixels, dct)
+        facts = [(i.stated_quality, self._geometry.enlargement(i.size or (0, 0))) for i in batch]
+        return DecodedBatch(batch, pixels, dct, torch.tensor(facts))
 
     def _windows(self, pictures: Any, count: int) -> torch.Tensor:
         """(B, crop, crop, 3) uint8, from the graph's output."""

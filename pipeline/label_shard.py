@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import pyarrow as pa
-import torch
 
 from pipeline.decode import Decoder
 from pipeline.reading.read_ahead import ReadAhead
@@ -78,8 +77,7 @@ def label_images(
     with closing(decoder.decode(encoded, clock)) as batches:  # empties the decoder after an error
         for batch in clock.iterate("decode", batches):
             with clock.stage("model"):
-                qualities = torch.tensor([image.stated_quality for image in batch.images])
-                predictions = classifier(batch.pixels, batch.dct, qualities)
+                predictions = classifier(batch.pixels, batch.dct, batch.file_facts)
             with clock.stage("rows"):
                 rows.add_predictions(batch.images, predictions)
     with clock.stage("rows"):

@@ -123,21 +123,21 @@ class DecodedBatch:
     pixels: (B, 3, crop, crop), normalised, channels_last, float32, float16 or bfloat16.
     dct: (B, 192, crop/8, crop/8) float32, on the scale of JPEG's quantization tables; (B, 0, ...)
         if the decoder does not extract coefficients.
+    file_facts: (B, 2) float32, on the host: `EncodedImage.stated_quality` and
+        `Geometry.enlargement`.
     """
 
     images: list[EncodedImage]
     pixels: torch.Tensor
     dct: torch.Tensor
+    file_facts: torch.Tensor
 
 
 class Classifier(Protocol):
-    """A loaded model: tensors of a `DecodedBatch` in, `Predictions` out.
-
-    jpeg_quality: (B,) float32, see `EncodedImage.stated_quality`.
-    """
+    """A loaded model: tensors of a `DecodedBatch` in, `Predictions` out."""
 
     def __call__(
-        self, pixels: torch.Tensor, dct: torch.Tensor, jpeg_quality: torch.Tensor
+        self, pixels: torch.Tensor, dct: torch.Tensor, file_facts: torch.Tensor
     ) -> Predictions: ...
 
 

@@ -27,9 +27,9 @@ class Mirror:
         return pixels
 
     def measure(
-        self, pixels: torch.Tensor, dct: torch.Tensor, clean_stem: Any, quality: torch.Tensor
+        self, pixels: torch.Tensor, dct: torch.Tensor, clean_stem: Any, file_facts: torch.Tensor
     ) -> dict[str, Any]:
-        return {"pixels": pixels, "clean": clean_stem, "quality": quality.tolist()}
+        return {"pixels": pixels, "clean": clean_stem, "facts": file_facts}
 
 
 def measured(folder: Path, *conditions: Condition) -> dict[Condition, dict[str, Any]]:
@@ -44,17 +44,21 @@ def measured(folder: Path, *conditions: Condition) -> dict[Condition, dict[str, 
     return chunk.outcomes
 
 
-def test_the_flip_model_is_told_what_the_files_header_states(tmp_path: Path) -> None:
-    """Which is the last compression's quality: the protocol's own, where that comes later."""
+def test_the_flip_model_is_told_about_the_file(tmp_path: Path) -> None:
+    """The last compression's quality (the protocol's own, where that comes later), and its size."""
     (tmp_path / "a.jpg").write_bytes(encode(photo(80, 110), quality=92))
     (tmp_path / "b.png").write_bytes(save(photo(90, 70, 1), "PNG"))
     once = [Condition(protocol, quality=10) for protocol in (FULL_IMAGE, IMAGENET_C)]
     often = [Condition(protocol, times=3) for protocol in (FULL_IMAGE, IMAGENET_C)]
-    found = {c: outcome["quality"] for c, outcome in measured(tmp_path, *once, *often).items()}
+    facts = {c: outcome["facts"] for c, outcome in measured(tmp_path, *once, *often).items()}
+    found = {c: of_files[:, 0].tolist() for c, of_files in facts.items()}
     assert found[CLEAN][0] == 92
     assert math.isnan(found[CLEAN][1])
     last = [float(drawn_qualities(name, 3, 3)[-1]) for name in ("a.jpg", "b.png")]
     assert [found[c] for c in (*once, *often)] == [[10, 10], [85, 85], last, [85, 85]]
+    enlarged = [0, pytest.approx(math.log2(72 / 70))]
+    assert facts[CLEAN][:, 1].tolist() == enlarged
+    assert [facts[c][:, 1].tolist() for c in once] == [enlarged, [0, 0]]  # the second, the window's
 
 
 def test_of_large_originals_few_are_held_at_once(

@@ -20,7 +20,7 @@ from afd_model.inference.predictor import Predictor
 
 CPU = torch.device("cpu")
 # Above all of the confidence, by which the labels with the module and without are told apart.
-FLIPS = FlipModel(0.0, (1.0,) * 7, (0.0,) * 7, (1.0, *(100.0,) * 6))
+FLIPS = FlipModel(0.0, (1.0,) * 8, (0.0,) * 8, (1.0, *(100.0,) * 7))
 
 
 def inputs(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,11 +39,11 @@ def test_evaluation_says_what_labelling_says() -> None:
     classifier = AFDClassifier(backbone, module).eval()
     as_run = {"device": CPU, "precision": torch.float32, "flip_model": FLIPS}
     evaluator = Evaluator(classifier, **as_run)  # type: ignore[arg-type]
-    quality = torch.tensor([10.0, 25.0, math.nan, 85.0])
+    file_facts = torch.tensor([[10.0, 0.0], [25.0, 1.5], [math.nan, 0.0], [85.0, 0.0]])
     clean, (pixels, dct) = inputs(0)[0], inputs(1)
-    found = evaluator.measure(pixels, dct, evaluator.clean_stem(clean), quality)
+    found = evaluator.measure(pixels, dct, evaluator.clean_stem(clean), file_facts)
 
-    labelled = Predictor(classifier, **as_run)(pixels, dct, quality)  # type: ignore[arg-type]
+    labelled = Predictor(classifier, **as_run)(pixels, dct, file_facts)  # type: ignore[arg-type]
     np.testing.assert_array_equal(found.afd_top, labelled.top_labels)
     np.testing.assert_allclose(found.afd_confidence, labelled.confidences, rtol=1e-4)
     np.testing.assert_allclose(found.drift_angle_deg, labelled.drift_angle_deg, rtol=1e-3)

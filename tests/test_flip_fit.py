@@ -37,7 +37,7 @@ def test_a_flip_is_the_enhanced_pictures_label_against_the_clean_ones() -> None:
     clean = torch.randn(16, 3, 64, 64, generator=generator)
     degraded = clean + 0.3 * torch.randn(clean.shape, generator=generator)
     dct = torch.randn(16, 192, 8, 8, generator=generator) * 20
-    quality = torch.linspace(5, 95, 16)
+    file_facts = torch.stack([torch.linspace(5, 95, 16), torch.linspace(0, 2, 16)], 1)
     torch.manual_seed(0)
     backbone = load_backbone(MINIATURE, "none")
     module = AFDModule(config_for(backbone, "light"))
@@ -52,8 +52,8 @@ def test_a_flip_is_the_enhanced_pictures_label_against_the_clean_ones() -> None:
     for others in (labels[1] != labels[0], found.logits.argmax(1) != labels[1], ~flipped):
         assert not torch.equal(flipped, others)  # so that each is told from what is meant
     angle = drift(found.stem_features, found.enhanced_features).angle_deg
-    features = flip_features(angle, found.logits.softmax(1), dct, quality)
-    batch = PairBatch(clean, degraded, dct, quality, torch.ones(16, dtype=torch.bool))
+    features = flip_features(angle, found.logits.softmax(1), dct, file_facts)
+    batch = PairBatch(clean, degraded, dct, file_facts, torch.ones(16, dtype=torch.bool))
     samples = flip_samples(classifier, batch)
     torch.testing.assert_close(samples, torch.cat([features, flipped[:, None].float()], 1))
 

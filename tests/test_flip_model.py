@@ -40,9 +40,11 @@ UNKNOWN = torch.full((4,), math.nan)
 
 
 def flip_inputs(quality: torch.Tensor = UNKNOWN) -> torch.Tensor:
+    """Of pictures that are enlarged by 0, 1, 2 and 3 doublings."""
     probabilities = torch.softmax(features(2, (4, 10)), dim=1)
     dct = features(3, (4, 192, 2, 2)) * 20
-    return flip_features(torch.tensor([0.0, 1.0, 5.0, 30.0]), probabilities, dct, quality)
+    file_facts = torch.stack([quality, torch.arange(4)], dim=1)
+    return flip_features(torch.tensor([0.0, 1.0, 5.0, 30.0]), probabilities, dct, file_facts)
 
 
 def test_flip_features_are_what_their_names_say() -> None:
@@ -57,8 +59,10 @@ def test_flip_features_are_what_their_names_say() -> None:
     luma = (features(3, (4, 192, 2, 2)) * 20)[:, 21:64].abs().mean((1, 2, 3))
     torch.testing.assert_close(column["luma_high"], torch.log1p(luma))
     assert column["quality_missing"].tolist() == [0, 1, 0, 0]
+    assert column["enlargement"].tolist() == [0, 1, 2, 3]
     dct = features(3, (4, 192, 2, 2))
-    assert flip_features(quality, probabilities.double(), dct, quality).dtype == torch.float32
+    file_facts = torch.zeros(4, 2, dtype=torch.float64)
+    assert flip_features(quality, probabilities.double(), dct, file_facts).dtype == torch.float32
 
 
 def test_flip_probability_is_the_logistic_of_standardised_features() -> None:
@@ -77,5 +81,5 @@ def test_a_missing_quality_counts_as_the_mean_one() -> None:
 
 
 def test_a_flip_model_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="flip model: 1 coefficients, not 7"):
-        FlipModel(0.0, (1.0,), (0.0,) * 7, (1.0,) * 7)
+    with pytest.raises(ValueError, match="flip model: 1 coefficients, not 8"):
+        FlipModel(0.0, (1.0,), (0.0,) * 8, (1.0,) * 8)

@@ -50,6 +50,23 @@ def test_without_a_resize_it_is_the_centre_crop_with_its_padding(height: int, wi
 
 
 @pytest.mark.parametrize(
+    ("resize", "size", "doublings"),
+    [
+        (256, (64, 90), 2),
+        (256, (300, 128), 1),
+        (256, (256, 999), 0),
+        (256, (9000, 9000), 0),
+        (None, (16, 16), 0),
+        (256, (0, 0), 0),
+    ],
+)
+def test_only_small_pictures_are_enlarged(
+    resize: int | None, size: tuple[int, int], doublings: float
+) -> None:
+    assert plain(resize, 224).enlargement(size) == doublings
+
+
+@pytest.mark.parametrize(
     ("resize", "crop", "interpolation", "message"),
     [
         (256, 0, "bilinear", "crop 0 is not positive"),

@@ -158,13 +158,11 @@ class MeanColour:
         self.qualities: list[float] = []
         self.batches = 0
 
-    def __call__(
-        self, pixels: torch.Tensor, dct: torch.Tensor, jpeg_quality: torch.Tensor
-    ) -> Means:
+    def __call__(self, pixels: torch.Tensor, dct: torch.Tensor, file_facts: torch.Tensor) -> Means:
         if self.batches == self.fails_at_batch:
             raise MemoryError("no room for this batch")
         self.batches += 1
-        self.qualities += jpeg_quality.tolist()
+        self.qualities += file_facts[:, 0].tolist()
         time.sleep(self.seconds)
         top = pixels.mean((2, 3)).topk(2)
         labels = top.indices.numpy().astype(np.int32)

@@ -1,6 +1,7 @@
 """What is drawn for a training pair: in the shares that are asked for, and within bounds."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,9 +145,38 @@ def test_a_picture_that_would_get_too_small_stays(side: int, reduced: bool) -> N
     assert max(plan.window) <= (max(plan.reduced_to) if plan.reduced_to else side) + 0.01
 
 
+def test_thumbnails_are_small_and_compressed_as_a_whole() -> None:
+    mix = DegradationMix(thumbnail_share=0.4)
+    plans = [training_plan(np.random.default_rng(k), (300, 400), mix, crop=64) for k in range(2000)]
+    made = [plan for plan in plans if plan.reduced_to is not None]
+    assert len(made) / 2000 == pytest.approx(0.4, abs=0.04)
+    shorter = np.array([min(plan.reduced_to or ()) for plan in made])
+    assert (shorter.min(), shorter.max()) == pytest.approx((48, 224), abs=3)
+    assert np.median(shorter) == pytest.approx((48 * 224) ** 0.5, rel=0.1)
+    for plan in made:
+        height, width = plan.reduced_to or (0, 0)
+        assert width / height == pytest.approx(4 / 3, abs=0.03)
+        assert plan.crop_qualities == ()
+        assert plan.window[2] <= height + 0.01
+        assert plan.window[3] <= width + 0.01
+    assert any(len(plan.full_qualities) == mix.max_compressions for plan in made)
+    always = replace(mix, thumbnail_share=1)
+    tiny = training_plan(np.random.default_rng(0), (20, 30), always, crop=8)
+    assert tiny.reduced_to == (20, 30)
+
+
+def test_what_is_compressed_before_its_window_is_resampled_is_enlarged() -> None:
+    window = np.array([10, 20, 42, 52], np.float32)
+    assert PairPlan(window).enlargement(64) == 1
+    assert PairPlan(window, full_qualities=(10,)).enlargement(256) == 3
+    assert PairPlan(window).enlargement(16) == 0  # reduced
+    assert PairPlan(window, full_qualities=(10,), crop_qualities=(10,)).enlargement(64) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"thumbnail_share": -0.1}, "thumbnail_share -0.1 is not between 0 and 1"),
         ({"clean_share": 1.2}, "clean_share 1.2 is not between 0 and 1"),
         ({"clean_share": 0.5, "multiple_share": 0.5}, "is 1.08: at most 1"),
         ({"max_compressions": 1}, "max_compressions 1"),

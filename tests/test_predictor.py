@@ -1,6 +1,7 @@
 """The classifier as it runs in production."""
 
 import importlib.util
+import math
 import sys
 from functools import cache
 from typing import Any, cast
@@ -161,18 +162,20 @@ def test_an_untrained_module_measures_no_drift() -> None:
         assert found.flip_probability is None
 
 
-def test_flip_probability_uses_the_headers_quality() -> None:
-    weights = tuple(float(name == "quality") for name in FLIP_FEATURES)
+@pytest.mark.parametrize("name", ["quality", "enlargement"])
+def test_flip_probability_uses_what_is_known_of_the_file(name: str) -> None:
+    weights = tuple(float(name == feature) for feature in FLIP_FEATURES)
     flip = FlipModel(0.0, weights, (50.0,) * COUNT, (10.0,) * COUNT)
     classifier = AFDClassifier(backbone(), trained(backbone()))
     run = Predictor(classifier, device=CPU, precision=torch.float32, flip_model=flip)
-    quality = torch.tensor([40.0, 50.0, float("nan"), 60.0, 50.0])
-    found = run(*inputs(), quality).flip_probability
+    file_facts = torch.full((5, 2), 50.0)
+    file_facts[:, int(name == "enlargement")] = torch.tensor([40.0, 50.0, math.nan, 60.0, 50.0])
+    found = run(*inputs(), file_facts).flip_probability
     assert found is not None
     np.testing.assert_allclose(found, 1 / (1 + np.exp([1, 0, 0, -1, 0])), rtol=1e-5)
     without = run(*inputs()).flip_probability
     assert without is not None
-    np.testing.assert_allclose(without, 0.5)
+    np.testing.assert_allclose(without, 0.5 if name == "quality" else 1 / (1 + math.exp(5)), 1e-5)
 
 
 def test_k_is_at_most_the_number_of_classes() -> None:
@@ -242,7 +245,7 @@ def test_nothing_is_left_to_the_cpu_where_the_device_is_another(
     assert run.model.enhance is enhance_and_score
     pixels, dct = inputs()
     with torch.inference_mode():
-        scores = run._packed(pixels, dct, torch.full((5,), float("nan")))
+        scores = run._packed(pixels, dct, torch.full((5, 2), float("nan")))
     assert (scores.device, scores.dtype, scores.shape) == (meta, torch.float32, (5, 13))
 
 
@@ -288,8 +291,8 @@ def test_inductor_gives_what_pytorch_does() -> None:
     )
     for count in (8, 3, 20, 8):
         pixels, dct = inputs(count)
-        quality = torch.linspace(5, 95, count)
-        expected, found = plain(pixels, dct, quality), compiled(pixels, dct, quality)
+        facts = torch.stack([torch.linspace(5, 95, count), torch.linspace(0, 2, count)], 1)
+        expected, found = plain(pixels, dct, facts), compiled(pixels, dct, facts)
         assert np.mean(found.labels == expected.labels) >= 0.9
         for name in ("confidences", "drift_angle_deg", "drift_energy", "flip_probability"):
             values = getattr(found, name)

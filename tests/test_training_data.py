@@ -59,6 +59,14 @@ def test_a_clean_pair_is_equal_and_states_the_files_own_quality(refs: list[Image
     assert batch.quality.tolist() == [92.0] * 4
 
 
+def test_the_pictures_of_thumbnails_are_enlarged(refs: list[ImageRef]) -> None:
+    plain = next(iter(loader(refs).training())).file_facts
+    mix = replace(MIX, thumbnail_share=1.0)
+    small = next(iter(loader(refs, mix).training())).file_facts
+    assert plain.shape == small.shape == (4, 2)
+    assert small[:, 1].sum() > plain[:, 1].sum()
+
+
 def test_a_reduced_picture_is_shown_nearly_whole_and_states_no_quality(tmp_path: Path) -> None:
     half_white = np.zeros((200, 200, 3), np.uint8)
     half_white[:, 100:] = 255

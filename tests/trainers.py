@@ -63,7 +63,7 @@ class RandomPairs:
             clean * 4 - 2,
             degraded * 4 - 2,
             block_dct(degraded * 255),
-            quality,
+            torch.stack([quality, torch.zeros(BATCH)], dim=1),
             compressed=torch.arange(BATCH) > 0,
         )
 

@@ -105,13 +105,15 @@ class Evaluator:
         return self._predictor.model.bare(self._predictor.placed_pixels(pixels)).stem_features
 
     @torch.inference_mode()
-    def measure(self, pixels: Tensor, dct: Tensor, clean_stem: Tensor, quality: Tensor) -> Outcome:
+    def measure(
+        self, pixels: Tensor, dct: Tensor, clean_stem: Tensor, file_facts: Tensor
+    ) -> Outcome:
         """Evaluates a batch with and without the module.
 
         Args:
             pixels, dct: as `AFDClassifier.forward` takes them, any floating dtype and device.
             clean_stem: of the same images, from `clean_stem`.
-            quality: (B,) float32, from the files' headers; NaN without one.
+            file_facts: (B, 2) float32, see `flip_features`.
         """
         pixels = self._predictor.placed_pixels(pixels)
         dct = self._predictor.placed_dct(dct)
@@ -126,7 +128,7 @@ class Evaluator:
             afd_top, afd_confidence, probabilities = _top(found.logits)
             angle = drift(found.stem_features, found.enhanced_features).angle_deg
             if self._predictor.flip_scorer is not None:
-                features = flip_features(angle, probabilities, dct, quality.to(angle.device))
+                features = flip_features(angle, probabilities, dct, file_facts.to(angle.device))
                 flip = self._predictor.flip_scorer(features)
         truth = drift_angle_deg(direct.stem_features, clean_stem)
         tensors = (direct_top, afd_top, direct_confidence, afd_confidence, angle, truth, flip)

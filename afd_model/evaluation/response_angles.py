@@ -89,16 +89,16 @@ class AngleMeter:
 
     @torch.inference_mode()
     def measure(
-        self, pixels: Tensor, dct: Tensor, clean_stem: CleanPicture, quality: Tensor
+        self, pixels: Tensor, dct: Tensor, clean_stem: CleanPicture, file_facts: Tensor
     ) -> BlockAngles:
         """The angles of a batch of compressed images.
 
         Args:
             pixels, dct: as `AFDClassifier.forward` takes them, any floating dtype and device.
             clean_stem: of the same images.
-            quality: unused; the interface has it.
+            file_facts: unused; the interface has it.
         """
-        del quality
+        del file_facts
         before, after = self._evaluator.stems(pixels, dct)
         turned = block_angles_deg(dct.float(), clean_stem.dct.to(dct.device), 1)
         direct = self._angles(before, clean_stem.features)

@@ -116,32 +116,33 @@ class Predictor:
         self._micro_batch = self.num_images
 
     def _blank(self, num_images: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of zeros for `_scores`: pixels, DCT and qualities."""
+        """Inputs of zeros for `_scores`: pixels, DCT and facts of the files."""
         pixels = torch.zeros(num_images, 3, side, side)
         channels = DCT_CHANNELS if self._takes_dct else 0
         dct = torch.zeros(num_images, channels, side // 8, side // 8)
-        qualities = torch.zeros(num_images, device=self.device)
-        return self.placed_pixels(pixels), self.placed_dct(dct), qualities
+        file_facts = torch.zeros(num_images, 2, device=self.device)
+        return self.placed_pixels(pixels), self.placed_dct(dct), file_facts
 
     def __call__(
-        self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor | None = None
+        self, pixels: Tensor, dct: Tensor, file_facts: Tensor | None = None
     ) -> Predictions:
         """Classifies a batch.
 
         Args:
             pixels: (B, 3, H, W) normalised, any floating dtype, any device.
             dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype, any device.
-            jpeg_quality: (B,) 1..100, NaN where the header has none; for the flip model.
+            file_facts: (B, 2) for the flip model, see `flip_features`; None: no quality, and not
+                enlarged.
 
         Raises:
             NotFiniteError: the model's numbers exceed the precision, as fp16's above 65,504, or its
                 weights are damaged. The most probable class would then be any.
         """
-        if jpeg_quality is None:
-            jpeg_quality = torch.full((pixels.shape[0],), math.nan)
+        if file_facts is None:
+            file_facts = torch.tensor([[math.nan, 0.0]]).expand(pixels.shape[0], 2)
         while True:
             try:
-                return self._unpacked(self._sliced(pixels, dct, jpeg_quality))
+                return self._unpacked(self._sliced(pixels, dct, file_facts))
             except torch.OutOfMemoryError:
                 if self._inductor_model is None and self._step(pixels) == 1:
                     raise
@@ -165,27 +166,27 @@ class Predictor:
         return min(batch, self._micro_batch or batch)
 
     @torch.inference_mode()
-    def _sliced(self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor) -> np.ndarray:
+    def _sliced(self, pixels: Tensor, dct: Tensor, file_facts: Tensor) -> np.ndarray:
         """(B, 2k + 3) float32 on the host, see `_packed`; runs in micro-batches."""
         step = self._step(pixels)
-        slices = zip(pixels.split(step), dct.split(step), jpeg_quality.split(step), strict=True)
+        slices = zip(pixels.split(step), dct.split(step), file_facts.split(step), strict=True)
         host: np.ndarray = torch.cat([self._packed(*slice_) for slice_ in slices]).cpu().numpy()
         return host
 
-    def _packed(self, pixels: Tensor, dct: Tensor, jpeg_quality: Tensor) -> Tensor:
+    def _packed(self, pixels: Tensor, dct: Tensor, file_facts: Tensor) -> Tensor:
         """(B, 2k + 3) float32 on the device: labels, confidences, angle, energy, flip probability.
 
         One tensor needs one copy to the host. Class indices below 2**24 are exact in float32.
         """
         pixels, dct = self.placed_pixels(pixels), self.placed_dct(dct)
-        qualities = jpeg_quality.to(self.device, torch.float32, non_blocking=True)
+        file_facts = file_facts.to(self.device, torch.float32, non_blocking=True)
         if not self._takes_dct:
             dct = dct[:, :0]
         if self._inductor_model is not None:
-            return self._inductor_model(pixels, dct, qualities)
-        return self._scores(pixels, dct, qualities)
+            return self._inductor_model(pixels, dct, file_facts)
+        return self._scores(pixels, dct, file_facts)
 
-    def _scores(self, pixels: Tensor, dct: Tensor, qualities: Tensor) -> Tensor:
+    def _scores(self, pixels: Tensor, dct: Tensor, file_facts: Tensor) -> Tensor:
         output = (self._openvino_model or self.model)(pixels, dct)
         probabilities = torch.softmax(output.logits.float(), dim=1)
         k = min(self.top_k, probabilities.shape[1])
@@ -193,7 +194,7 @@ class Predictor:
         flip = torch.zeros_like(output.drift_energy)
         if self.flip_scorer is not None:
             flip = self.flip_scorer(
-                flip_features(output.drift_angle_deg, probabilities, dct, qualities)
+                flip_features(output.drift_angle_deg, probabilities, dct, file_facts)
             )
         scores = torch.stack([output.drift_angle_deg, output.drift_energy, flip], dim=1)
         return torch.cat([top.indices.float(), top.values, scores], dim=1)

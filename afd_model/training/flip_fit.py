@@ -16,7 +16,7 @@ _TOLERANCE = 1e-9
 
 @torch.no_grad()
 def flip_samples(classifier: AFDClassifier, batch: PairBatch) -> Tensor:
-    """The samples of a batch: (B, 7 + 1) float32, `FLIP_FEATURES` and the target.
+    """The samples of a batch: (B, 8 + 1) float32, `FLIP_FEATURES` and the target.
 
     The target is 1 if the label of the compressed image, with the AFD-Module, differs from the
     label of the clean image by the backbone alone.
@@ -25,7 +25,7 @@ def flip_samples(classifier: AFDClassifier, batch: PairBatch) -> Tensor:
     logits, before, after, _ = classifier.features(batch.degraded, batch.dct)
     probabilities = torch.softmax(logits.float(), dim=1)
     angle = drift(before, after).angle_deg
-    features = flip_features(angle, probabilities, batch.dct, batch.quality)
+    features = flip_features(angle, probabilities, batch.dct, batch.file_facts)
     flipped = (logits.argmax(1) != clean_labels).float()
     return torch.cat([features, flipped[:, None]], dim=1)
 
@@ -55,11 +55,11 @@ def fit_flip_model(features: np.ndarray, flipped: np.ndarray) -> FlipModel:
     """Maximises the penalised likelihood; the intercept is not penalised.
 
     Args:
-        features: (N, 7) from `flip_features`, NaN for a missing quality.
+        features: (N, 8) from `flip_features`, NaN for a missing quality.
         flipped: (N,) 0 or 1.
 
     Raises:
-        ValueError: N is 0, or there are not 7 features.
+        ValueError: N is 0, or there are not 8 features.
     """
     if features.ndim != 2 or features.shape[1] != len(FLIP_FEATURES) or not len(features):
         raise ValueError(f"flip fit takes (N, {len(FLIP_FEATURES)}) features, not {features.shape}")
@@ -70,7 +70,7 @@ def fit_flip_model(features: np.ndarray, flipped: np.ndarray) -> FlipModel:
     deviation = np.where(known, features - means, 0)
     scales = np.sqrt(np.square(deviation).sum(0) / count)
     scales[scales < 1e-12] = 1.0
-    design = np.column_stack([np.ones(len(features)), deviation / scales])  # (N, 8)
+    design = np.column_stack([np.ones(len(features)), deviation / scales])  # (N, 9)
     weights = _newton(design, target)
     return FlipModel(
         intercept=float(weights[0]),

@@ -14,15 +14,20 @@ class PairBatch(NamedTuple):
         clean, degraded: (B, 3, crop, crop) float32, normalised for the backbone, channels_last.
         dct: (B, 192, crop/8, crop/8) float32, `block_dct` of the degraded pixels; channels_last on
             CUDA, contiguous on a CPU.
-        quality: (B,) float32, IJG quality in the degraded image's header; NaN without one.
+        file_facts: (B, 2) float32, of the degraded image's file, see `flip_features`.
         compressed: (B,) bool, whether the degraded image is. Validation counts the two kinds apart.
     """
 
     clean: Tensor
     degraded: Tensor
     dct: Tensor
-    quality: Tensor
+    file_facts: Tensor
     compressed: Tensor
+
+    @property
+    def quality(self) -> Tensor:
+        """(B,) IJG quality in the degraded image's header; NaN without one."""
+        return self.file_facts[:, 0]
 
     def to(self, device: torch.device) -> "PairBatch":
         """The batch on a device."""

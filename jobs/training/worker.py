@@ -33,6 +33,7 @@ from jobs.training.originals import advice
 from pipeline.decode import DecodeOptions
 from pipeline.output import RUN, OutputFolder
 from pipeline.own_files import list_images_outside
+from pipeline.pairs.pair_plan import DegradationMix
 from pipeline.pairs.training_data import PairLoader, Rank, split_held_out
 from pipeline.pixels.geometry import Geometry
 from pipeline.records import ImageRef
@@ -141,8 +142,8 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     if not (rank.index or trainer.step or settings.reduced_share):
         _advise(settings, ready)
     loader = partial(_loader, settings=settings, rank=rank, device=device)
-    training = loader(ready.training, ready.geometry)
-    held_out = loader(ready.held_out, ready.preset)
+    training = loader(ready.training, ready.geometry, settings.mix())
+    held_out = loader(ready.held_out, ready.preset, settings.flip_mix())
     facts = {**_facts(settings, ready, device), **_earlier_max_steps(folder)}
     log = TrainingLog(folder, trainer.step) if is_first() else None
     try:
@@ -153,7 +154,8 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
             log=log or (lambda record: None),
             on_kept=lambda: export(trainer, ready.backbone, facts),
         )
-        flip_images = loader(evenly(ready.training, settings.flip_images), ready.preset)
+        some = evenly(ready.training, settings.flip_images)
+        flip_images = loader(some, ready.preset, settings.flip_mix())
         passes = [(held_out, settings.flip_passes), (flip_images, 1)]
         flips = fit_flips(trainer, ready.backbone, passes)
         export(trainer, ready.backbone, {**facts, "ended": reason}, flips)
@@ -190,6 +192,8 @@ def record_images(settings: TrainSettings, ready: Prepared) -> None:
 def _loader(
     refs: list[ImageRef],
     geometry: Geometry,
+    mix: DegradationMix,
+    *,
     settings: TrainSettings,
     rank: Rank,
     device: torch.device,
@@ -204,7 +208,7 @@ def _loader(
         refs,
         geometry,
         options,
-        settings.mix(),
+        mix,
         limits=Limits(settings.max_pixels),
         seed=settings.seed,
         rank=rank,

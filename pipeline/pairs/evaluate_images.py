@@ -51,7 +51,7 @@ class Model(Protocol):
         pixels: torch.Tensor,
         dct: torch.Tensor,
         clean_stem: Any,
-        quality: torch.Tensor,
+        file_facts: torch.Tensor,
     ) -> Any: ...
 
 
@@ -113,15 +113,13 @@ class ImageEvaluator:
             except ValueError as error:
                 left_out.append((image.row, str(error)))
         usable = [image for image in images if image.row in originals]
-        stated = {image.row: image.stated_quality for image in usable}
-        rows, pixels, dct = _decoded(self._decoder, usable)
+        rows, pixels, dct, file_facts = _decoded(self._decoder, usable)
         refused = [i for i in usable if i.row not in rows]
         left_out += [(i.row, i.error or "cannot be decoded") for i in refused]
         if not rows:
             return MeasuredChunk([], {}, sorted(left_out))
         stem = self._model.clean_stem(pixels)
-        quality = torch.tensor([stated[row] for row in rows])
-        outcomes = {CLEAN: self._model.measure(pixels, dct, stem, quality)}
+        outcomes = {CLEAN: self._model.measure(pixels, dct, stem, file_facts)}
         for condition in self._conditions:
             outcomes[condition] = self._measure_under(condition, rows, originals, names, stem)
         return MeasuredChunk(rows, outcomes, sorted(left_out))
@@ -148,11 +146,12 @@ class ImageEvaluator:
             return EncodedImage(row, data, size=size)
 
         images = list(self._pool.map(compressed, rows))
-        found, pixels, dct = _decoded(self._window_decoder if on_window else self._decoder, images)
+        decoder = self._window_decoder if on_window else self._decoder
+        found, pixels, dct, file_facts = _decoded(decoder, images)
         if found != rows:
             raise RuntimeError(f"the decoder refused JPEGs made here: {set(rows) - set(found)}")
-        quality = torch.tensor([protocol.stated_quality(qualities[row]) for row in rows])
-        return self._model.measure(pixels, dct, stem, quality)
+        file_facts[:, 0] = torch.tensor([protocol.stated_quality(qualities[row]) for row in rows])
+        return self._model.measure(pixels, dct, stem, file_facts)
 
 
 def _of_few_pixels(images: list[EncodedImage]) -> Iterator[list[EncodedImage]]:
@@ -168,15 +167,15 @@ def _of_few_pixels(images: list[EncodedImage]) -> Iterator[list[EncodedImage]]:
 
 def _decoded(
     decoder: Decoder, images: list[EncodedImage]
-) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """(rows, pixels, dct) of the images that decode, in the order of their rows."""
+) -> tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(rows, pixels, dct, file_facts) of the images that decode, in the order of their rows."""
     rows: list[int] = []
     parts = []
     for batch in decoder.decode(images, StageClock()):
         rows += [image.row for image in batch.images]
-        parts.append((batch.pixels.clone(), batch.dct.clone()))
+        parts.append((batch.pixels.clone(), batch.dct.clone(), batch.file_facts))
     if not parts:
-        return [], torch.empty(0), torch.empty(0)
+        return [], torch.empty(0), torch.empty(0), torch.empty(0, 2)
     order = sorted(range(len(rows)), key=lambda k: rows[k])
-    pixels, dct = (torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
-    return [rows[k] for k in order], pixels, dct
+    pixels, dct, facts = (torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
+    return [rows[k] for k in order], pixels, dct, facts

@@ -6,6 +6,7 @@ A plan is a pure function of a random generator and the image's size.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -44,6 +45,9 @@ _DARKEST, _BRIGHTEST = 0.7, 1.3  # also the range of contrast
 _REDUCED_SIDES = (1.25, 1.75)
 _LARGEST_REDUCED = 0.75
 _REDUCED_MIN_AREA = 0.6  # of its window, so that this is hardly enlarged
+# The shorter sides of a thumbnail, pixels, evenly in their logarithm. It is enlarged to the model's
+# input, so that compression changes its label more often than its traces tell.
+_THUMBNAIL_SIDES = (48, 224)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,19 @@ class PairPlan:
         qualities = self.full_qualities + self.crop_qualities
         return qualities[-1] if qualities else None
 
+    def enlargement(self, crop: int) -> float:
+        """By how many doublings the degraded file's sides are enlarged to `crop` pixels.
+
+        0 where they are not, and where the file is the window, compressed after it was resampled.
+        """
+        top, left, bottom, right = self.window
+        if self.crop_qualities:
+            return 0.0
+        return max(0.0, math.log2(crop / math.sqrt((bottom - top) * (right - left))))
+
+
+_VARYING_SHARES = ("recoloured_share", "upside_down_share", "reduced_share", "thumbnail_share")
+
 
 @dataclass(frozen=True, slots=True)
 class DegradationMix:
@@ -91,6 +108,8 @@ class DegradationMix:
         reduced_share: of all pairs, independent of the shares above: those whose image is first
             reduced, if it is large enough. What an earlier compression left in an image would be
             taught as clean; reduced, it is nearly gone.
+        thumbnail_share: likewise, those whose image is first made a thumbnail, which is then
+            compressed as a whole.
     """
 
     clean_share: float = 0.10
@@ -103,17 +122,17 @@ class DegradationMix:
     recoloured_share: float = 0.0
     upside_down_share: float = 0.0
     reduced_share: float = 0.0
+    thumbnail_share: float = 0.0
 
     @property
     def varied(self) -> bool:
         """Whether images may be changed before they are compressed."""
-        return bool(self.recoloured_share or self.upside_down_share or self.reduced_share)
+        return any(getattr(self, name) for name in _VARYING_SHARES)
 
     def __post_init__(self) -> None:
         shares = ("clean_share", "high_quality_share", "multiple_share")
         others = ("paper_share", "imagenet_c_share", "min_area")
-        varied = ("recoloured_share", "upside_down_share", "reduced_share")
-        for name in (*shares, *others, *varied):
+        for name in (*shares, *others, *_VARYING_SHARES):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
         if (total := sum(getattr(self, name) for name in shares)) > 1.0 + 1e-9:
@@ -139,6 +158,8 @@ def training_plan(
         plan = replace(plan, upside_down=True)
     if mix.reduced_share and rng.random() < mix.reduced_share:
         plan = _reduced(rng, size, mix, crop, plan)
+    if mix.thumbnail_share and rng.random() < mix.thumbnail_share:
+        plan = _thumbnail(rng, size, mix, plan)
     return plan
 
 
@@ -154,7 +175,29 @@ def _reduced(
     smallest, largest = (min(crop * x, shorter * _LARGEST_REDUCED) for x in _REDUCED_SIDES)
     if largest < crop:
         return plan
-    factor = rng.uniform(smallest, largest) / shorter
+    return _of_side(rng, size, mix, rng.uniform(smallest, largest), plan)
+
+
+def _thumbnail(
+    rng: np.random.Generator, size: tuple[int, int], mix: DegradationMix, plan: PairPlan
+) -> PairPlan:
+    """The plan with its image as a thumbnail, all of whose compressions are of the whole image."""
+    smallest, largest = (min(side, *size) for side in _THUMBNAIL_SIDES)
+    side = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
+    qualities = plan.full_qualities + plan.crop_qualities
+    plan = replace(plan, full_qualities=qualities, crop_qualities=())
+    return _of_side(rng, size, mix, side, plan)
+
+
+def _of_side(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    mix: DegradationMix,
+    shorter_side: float,
+    plan: PairPlan,
+) -> PairPlan:
+    """The plan with its image reduced to a shorter side, in pixels, and a new window."""
+    factor = shorter_side / min(size)
     height, width = (round(side * factor) for side in size)
     window = random_window(rng, (height, width), max(mix.min_area, _REDUCED_MIN_AREA))
     return replace(plan, reduced_to=(height, width), window=window)

@@ -197,12 +197,13 @@ class PairLoader:
         clean, degraded, kept = self._decoder.decode(images, plans)
         if not kept:
             return None
-        quality = [_stated_quality(images[k], plans[k]) for k in kept]
+        crop = self._geometry.crop
+        facts = [(_stated_quality(images[k], plans[k]), plans[k].enlargement(crop)) for k in kept]
         return PairBatch(
             clean=self._normalize(clean),
             degraded=self._normalize(degraded),
             dct=self._block_dct(degraded),
-            quality=torch.tensor(quality, device=clean.device),
+            file_facts=torch.tensor(facts, device=clean.device),
             compressed=torch.tensor(
                 [plans[k].quality is not None for k in kept], device=clean.device
             ),

@@ -6,6 +6,7 @@ source that the crop maps to. So the full resized image is never made.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -56,6 +57,15 @@ class Geometry:
             raise ValueError(
                 f"interpolation {self.interpolation!r} is not supported: use bilinear or bicubic"
             )
+
+    def enlargement(self, size: tuple[int, int]) -> float:
+        """By how many doublings the sides of a picture are enlarged; 0 where it is not.
+
+        size: (height, width) of the picture in pixels.
+        """
+        if self.resize is None or not 0 < min(size) < self.resize:
+            return 0.0
+        return math.log2(self.resize / min(size))
 
     def check_blocks(self) -> None:
         """Raises ValueError if the crop is not a multiple of a DCT block."""
