@@ -15,7 +15,7 @@ class TrainingOptions:
     """How to train.
 
     Attributes:
-        max_steps: optimizer steps; the learning rate is 0 at the last one.
+        max_steps: optimizer steps; the learning rate is nearly 0 at the last one.
         max_time_s: stop this run after so many seconds; None: no limit.
         stem_steps: length of the first phase, which trains on the distance of the stem's features
             only. It is five times as fast, because the rest of the backbone does not run, and from
