@@ -144,6 +144,17 @@ def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
     by_hand = 2 * terms["kl"] + 4 * terms["logits"] + 3 * terms["features"]
     by_hand += 5 * terms["embedding"] + 0.5 * terms["stem_l1"] + 6 * terms["root_kl"]
     torch.testing.assert_close(total.detach(), by_hand)
+    assert found.embedding is not None
+    assert clean.embedding is not None
+    of_images = {
+        "kl": kl_to_clean(found.logits, clean.logits),
+        "root_kl": kl_to_clean(found.logits, clean.logits).sqrt(),
+        "logits": logit_distance(found.logits, clean.logits),
+        "embedding": embedding_distance(found.embedding, clean.embedding),
+        "stem_l1": stem_l1(found.stem, clean.stem),
+    }
+    for name, distances in of_images.items():
+        torch.testing.assert_close(terms[name], distances.mean().detach(), rtol=1e-3, atol=0)
     stages = [feature_distance(found.stem, clean.stem).mean()]
     stages += [feature_distance(found.stages[0], clean.stages[0]).mean()]
     torch.testing.assert_close(terms["features"], torch.stack(stages).mean().detach())
