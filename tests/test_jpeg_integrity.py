@@ -136,6 +136,10 @@ def test_libjpeg_goes_on_at_the_restart_marker_behind_a_bad_one(progressive: boo
     assert readable_part(bad, header) == jpeg[:at] + jpeg[restart:]
     several = jpeg[:at] + b"\xff\x9f..\xff\xbf" + jpeg[at + 6 :]
     assert readable_part(several, header) == jpeg[:at] + jpeg[restart:]
+    dri = jpeg.index(b"\xff\xdd")
+    undeclared = bad[:dri] + bad[dri + 6 :]  # libjpeg expects no restart markers
+    kept = undeclared[: at - 6] + b"\xff\xd9"
+    assert readable_part(undeclared, scan_jpeg(undeclared)) == kept
     needless = jpeg[:-2] + b"\xff\x9f..\xff\xd0\xff\xd9"
     assert readable_part(needless, header) == jpeg[:-2] + b"\xff\xd0\xff\xd9"
 
