@@ -63,12 +63,12 @@ def stem_steps(options: TrainingOptions) -> int:
 
 
 def learning_rate(step: int, options: TrainingOptions) -> float:
-    """The learning rate of a step, counted from 0: per phase, linear warm-up, then cosine to 0."""
+    """The learning rate of a step, 0 to max_steps - 1: per phase, linear warm-up, cosine to 0."""
     highest, steps = options.stem_learning_rate, stem_steps(options)
     if step >= steps:
         highest, step, steps = options.learning_rate, step - steps, options.max_steps - steps
     warmup = min(options.warmup_steps, steps // 2)
     if step < warmup:
         return highest * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    done = (step - warmup) / (steps - warmup)
+    return highest * 0.5 * (1 + math.cos(math.pi * done))
