@@ -1,7 +1,7 @@
 """The training options, the two phases of training, and the learning rate schedule."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -37,24 +37,24 @@ class TrainingOptions:
         losses: weights of the loss terms in the second phase.
     """
 
-    max_steps: int = 5000
-    max_time_s: float | None = None
-    stem_steps: int = 1000
-    stem_learning_rate: float = 2e-3
-    learning_rate: float = 3e-4
-    warmup_steps: int = 100
-    optimizer: OptimizerKind = "adamw"
-    weight_decay: float = 1e-4
-    ema_decay: float = 0.998
-    clip_norm: float = 1.0
-    precision: torch.dtype = torch.float32
-    num_stages: int = 4
-    start_share: float = 0.0
-    keep: Literal["best", "last"] = "best"
-    log_every_steps: int = 10
-    save_every_steps: int = 100
-    validate_every_steps: int = 250
-    losses: LossWeights = field(default_factory=LossWeights)
+    max_steps: int
+    max_time_s: float | None
+    stem_steps: int
+    stem_learning_rate: float
+    learning_rate: float
+    warmup_steps: int
+    optimizer: OptimizerKind
+    weight_decay: float
+    ema_decay: float
+    clip_norm: float
+    precision: torch.dtype
+    num_stages: int
+    start_share: float
+    keep: Literal["best", "last"]
+    log_every_steps: int
+    save_every_steps: int
+    validate_every_steps: int
+    losses: LossWeights
 
 
 def stem_steps(options: TrainingOptions) -> int:
