@@ -1,3 +1,4 @@
+import errno
 import io
 import itertools
 import json
@@ -105,6 +106,20 @@ def test_a_name_that_no_file_can_have_costs_nothing_else(tmp_path: Path) -> None
         for why in ("File exists", "File name too long")
     ]
     assert list(tmp_path.rglob("z*.jpg")) == list((output / "q10").glob("z*.jpg"))
+
+
+def test_a_full_disk_is_not_taken_for_the_images_names(
+    collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: Path, **__: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.pairs.compressed_sets.atomic_write", full)
+    assert run(collection, tmp_path / "out", "--quality", "10") == 1
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_bad_images_are_named_and_cost_nothing_else(collection: Path, tmp_path: Path) -> None:

@@ -85,9 +85,12 @@ def test_pictures_are_changed_before_they_are_compressed() -> None:
         PairPlan(FULL_SIZE, full_qualities=(20,), upside_down=True),
         PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(saturation=0.0)),
         PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(brightness=0.5)),
+        PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(contrast=0.5)),
+        PairPlan(FULL_SIZE, full_qualities=(20,), colours=Colours(hue_deg=180.0)),
     ]
-    decoder = PairDecoder(GEOMETRY, OPTIONS, max_compressions=1, varied=True)
-    clean, degraded, _ = decoder.decode([encoded(png, size)] * 4, plans)
+    options = replace(OPTIONS, batch_size=len(plans))
+    decoder = PairDecoder(GEOMETRY, options, max_compressions=1, varied=True)
+    clean, degraded, _ = decoder.decode([encoded(png, size)] * len(plans), plans)
     np.testing.assert_array_equal(clean[0], rgb)  # what is not to be changed is not
     np.testing.assert_array_equal(clean[1], rgb[::-1])
     colourfulness = clean.int().amax(3) - clean.int().amin(3)
@@ -95,6 +98,9 @@ def test_pictures_are_changed_before_they_are_compressed() -> None:
     assert colourfulness[2].max() <= 1
     lightness = clean.float().mean((1, 2, 3)).tolist()
     assert lightness[3] == pytest.approx(lightness[0] / 2, rel=0.02)
+    np.testing.assert_allclose(clean[4], rgb / 2 + 64, atol=1)
+    opposite = 2 * (rgb @ [0.299, 0.587, 0.114])[:, :, None] - rgb  # of the same luma
+    np.testing.assert_allclose(clean[5], opposite.clip(0, 255), atol=2)
     for picture, compressed in zip(clean.numpy(), degraded.numpy(), strict=True):
         np.testing.assert_array_equal(compressed, degrade(picture, (20,)))
 

@@ -1,7 +1,7 @@
 """What the drift scores are worth, on outcomes that can be counted."""
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -34,6 +34,17 @@ def test_a_rank_of_a_few_flips_is_not_given(lost: int) -> None:
             assert math.isnan(getattr(row, name).value) is not given
             assert math.isnan(getattr(row, name).low) is not given
         assert row.spearman.value == pytest.approx(1)
+
+
+def test_a_score_that_an_image_lacks_has_no_rank() -> None:
+    outcomes = counted(20)
+    scores = outcomes[LOW].flip_probability.copy()
+    scores[7] = math.nan
+    outcomes[LOW] = replace(outcomes[LOW], flip_probability=scores)
+    row = make_drift_table(outcomes, {LOW: 25}, **DRAWN)[0]
+    assert math.isnan(row.flip_probability.value)
+    assert math.isnan(row.flip_gain.value)
+    assert not math.isnan(row.max_softmax.value)
 
 
 def test_drift_is_scored_within_a_quality_and_over_all() -> None:

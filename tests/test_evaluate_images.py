@@ -11,7 +11,7 @@ from jpegs import encode, photo, save
 from pipeline.decode import DecodeOptions
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
 from pipeline.pairs import evaluate_images
-from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator
+from pipeline.pairs.evaluate_images import CLEAN, Condition, ImageEvaluator, MeasuredChunk
 from pipeline.pairs.recompress import drawn_qualities
 from pipeline.pixels.geometry import Geometry
 from pipeline.screening.screen import Limits
@@ -32,16 +32,15 @@ class Mirror:
         return {"pixels": pixels, "clean": clean_stem, "facts": file_facts}
 
 
-def measured(folder: Path, *conditions: Condition) -> dict[Condition, dict[str, Any]]:
-    """Of the images of a folder, in one chunk, all of which can be evaluated."""
+def measured(folder: Path, *conditions: Condition) -> MeasuredChunk:
+    """Of the images of a folder, in one chunk."""
     refs = list(list_images(str(folder)))
     options = DecodeOptions(batch_size=4, num_threads=1, prefetch_batches=1)
     images = ImageEvaluator(
         Mirror(), GEOMETRY, options, conditions=conditions, seed=3, limits=Limits()
     )
     (chunk,) = images.measure(refs, [Path(ref.uri).name for ref in refs])
-    assert not chunk.left_out
-    return chunk.outcomes
+    return chunk
 
 
 def test_the_flip_model_is_told_about_the_file(tmp_path: Path) -> None:
@@ -50,8 +49,9 @@ def test_the_flip_model_is_told_about_the_file(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(save(photo(90, 70, 1), "PNG"))
     once = [Condition(protocol, quality=10) for protocol in (FULL_IMAGE, IMAGENET_C)]
     often = [Condition(protocol, times=3) for protocol in (FULL_IMAGE, IMAGENET_C)]
-    facts = {c: outcome["facts"] for c, outcome in measured(tmp_path, *once, *often).items()}
-    found = {c: of_files[:, 0].tolist() for c, of_files in facts.items()}
+    outcomes = measured(tmp_path, *once, *often).outcomes
+    facts = {condition: outcome["facts"] for condition, outcome in outcomes.items()}
+    found = {condition: of_files[:, 0].tolist() for condition, of_files in facts.items()}
     assert found[CLEAN][0] == 92
     assert math.isnan(found[CLEAN][1])
     last = [float(drawn_qualities(name, 3, 3)[-1]) for name in ("a.jpg", "b.png")]
@@ -59,6 +59,15 @@ def test_the_flip_model_is_told_about_the_file(tmp_path: Path) -> None:
     enlarged = [0, pytest.approx(math.log2(72 / 70))]
     assert facts[CLEAN][:, 1].tolist() == enlarged
     assert [facts[c][:, 1].tolist() for c in once] == [enlarged, [0, 0]]  # the second, the window's
+
+
+def test_an_image_that_only_the_decoder_refuses_is_left_out_and_said(tmp_path: Path) -> None:
+    """As a PNG without its end chunk, which Pillow opens."""
+    (tmp_path / "a.jpg").write_bytes(encode(photo(80, 110)))
+    (tmp_path / "b.png").write_bytes(save(photo(90, 70, 1), "PNG")[:-12])
+    found = measured(tmp_path)
+    assert found.indices == [0]
+    assert found.left_out == [(1, "cannot be decoded: its data is damaged")]
 
 
 def test_of_large_originals_few_are_held_at_once(

@@ -37,10 +37,11 @@ def test_tables_by_hand() -> None:
     assert rows[0].flat()["direct_low"] == rows[0].direct.low
 
 
-def test_what_rounds_to_zero_has_no_sign() -> None:
-    none, little = Share(0.5, 0.5, 0.5), Share(-0.00004, -0.00049, 0.1)
-    row = TableRow("p", "quality", "top1", "QF 7", 400, none, none, little, none)
-    assert "| 0.0 [0.0, 10.0] |" in "\n".join(tables_markdown([row]))
+def test_what_rounds_to_zero_has_no_sign_and_what_is_undefined_is_a_dash() -> None:
+    half, little = Share(0.5, 0.5, 0.5), Share(-0.00004, -0.00049, 0.1)
+    undefined = Share(math.nan, math.nan, math.nan)
+    row = TableRow("p", "quality", "top1", "QF 7", 400, half, half, little, undefined)
+    assert "| 0.0 [0.0, 10.0] | – |" in "\n".join(tables_markdown([row]))
 
 
 def test_where_compression_costs_nothing_no_share_of_it_is_recovered() -> None:

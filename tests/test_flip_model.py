@@ -56,8 +56,9 @@ def test_flip_features_are_what_their_names_say() -> None:
     torch.testing.assert_close(column["confidence_logit"], confidence_logit(probabilities))
     angles = torch.tensor([0.1, 1.1, 5.1, 30.1])
     torch.testing.assert_close(column["log_drift_angle"], angles.log())
-    luma = (features(3, (4, 192, 2, 2)) * 20)[:, 21:64].abs().mean((1, 2, 3))
-    torch.testing.assert_close(column["luma_high"], torch.log1p(luma))
+    for band, start, stop in (("luma_low", 1, 6), ("luma_mid", 6, 21), ("luma_high", 21, 64)):
+        luma = (features(3, (4, 192, 2, 2)) * 20)[:, start:stop].abs().mean((1, 2, 3))
+        torch.testing.assert_close(column[band], torch.log1p(luma))
     assert column["quality_missing"].tolist() == [0, 1, 0, 0]
     assert column["enlargement"].tolist() == [0, 1, 2, 3]
     dct = features(3, (4, 192, 2, 2))

@@ -15,6 +15,8 @@ def test_the_only_class_keeps_its_folder() -> None:
     bucket = [ImageRef("s3://bucket/photos/n01/a.jpg")]
     root = collection_root("s3://bucket/photos/", bucket)
     assert relative_name(bucket[0], root) == "n01/a.jpg"
+    elsewhere = ImageRef("https://example.org/c.jpg", source="/photos/more.parquet")
+    assert collection_root("/photos", [*refs, elsewhere]) == "/photos"
     assert collection_root("/a.tar", [ImageRef("/a.tar#x.jpg", source="/a.tar")]) == ""
 
 

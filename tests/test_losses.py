@@ -77,14 +77,14 @@ def test_feature_distance_is_relative_to_the_clean_features() -> None:
 def test_distances_have_finite_gradients_where_they_are_zero() -> None:
     g = random(2, 3, 4, 4)
     f = g.clone().requires_grad_()
-    plain = LossWeights(distance="plain").mean_distance(feature_distance(f, g))
+    plain = LossWeights(features=1, distance="plain").mean_distance(feature_distance(f, g))
     (plain + (feature_distance(f, g) + stem_l1(f, g)).sum()).backward()
     assert f.grad is not None
     assert f.grad.isfinite().all()
 
 
 def test_plain_distances_are_the_squared_ones_roots_and_pull_alike_at_every_size() -> None:
-    weights = LossWeights(distance="plain")
+    weights = LossWeights(features=1, distance="plain")
     squared = torch.tensor([0.04, 0.09, 0.25], requires_grad=True)
     assert weights.mean_distance(squared).item() == pytest.approx(1 / 3, rel=1e-4)
     g = random(1, 3, 4, 4)
@@ -115,7 +115,7 @@ def test_the_roots_of_the_divergence_pull_alike_however_far_a_picture_is_gone() 
     away = F.normalize(random(1, 10, seed=1) - random(1, 10, seed=1).mean(), dim=1)
     pulls = {}
     for term in ("kl", "root_kl"):
-        weights = LossWeights(**{term: 1.0}, logits=0, features=0)
+        weights = LossWeights(**{term: 1.0})
         for distance in (0.2, 1.0):
             logits = (clean + distance * away).requires_grad_()
             found, target = (LossInputs(x, torch.empty(0), []) for x in (logits, clean))
@@ -130,7 +130,7 @@ def test_the_roots_of_the_divergence_pull_alike_however_far_a_picture_is_gone() 
 def test_the_root_of_no_divergence_has_a_gradient() -> None:
     logits = random(3, 10).requires_grad_()
     found, clean = (LossInputs(x, torch.empty(0), []) for x in (logits, logits.detach().clone()))
-    total, _ = training_loss(found, clean, LossWeights(root_kl=1.0, logits=0, features=0))
+    total, _ = training_loss(found, clean, LossWeights(root_kl=1))
     total.backward()
     assert logits.grad is not None
     assert logits.grad.norm() < 1e-3
@@ -144,12 +144,23 @@ def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
     by_hand = 2 * terms["kl"] + 4 * terms["logits"] + 3 * terms["features"]
     by_hand += 5 * terms["embedding"] + 0.5 * terms["stem_l1"] + 6 * terms["root_kl"]
     torch.testing.assert_close(total.detach(), by_hand)
+    assert found.embedding is not None
+    assert clean.embedding is not None
+    of_images = {
+        "kl": kl_to_clean(found.logits, clean.logits),
+        "root_kl": kl_to_clean(found.logits, clean.logits).sqrt(),
+        "logits": logit_distance(found.logits, clean.logits),
+        "embedding": embedding_distance(found.embedding, clean.embedding),
+        "stem_l1": stem_l1(found.stem, clean.stem),
+    }
+    for name, distances in of_images.items():
+        torch.testing.assert_close(terms[name], distances.mean().detach(), rtol=1e-3, atol=0)
     stages = [feature_distance(found.stem, clean.stem).mean()]
     stages += [feature_distance(found.stages[0], clean.stages[0]).mean()]
     torch.testing.assert_close(terms["features"], torch.stack(stages).mean().detach())
     assert total.requires_grad
     assert not any(term.requires_grad for term in terms.values())
-    _, alone = training_loss(found, clean, LossWeights(logits=0, features=0, stem_l1=1))
+    _, alone = training_loss(found, clean, LossWeights(stem_l1=1))
     assert set(alone) == {"stem_l1"}
 
 
@@ -159,8 +170,8 @@ def test_the_sum_is_weighted_and_a_weight_of_zero_leaves_a_term_out() -> None:
         ({"kl": -1.0}, "loss weight kl -1.0 is negative"),
         ({"root_kl": -0.5}, "loss weight root_kl -0.5 is negative"),
         ({"features": math.nan}, "loss weight features nan"),
-        ({"logits": 0, "features": 0}, "nothing to train on"),
-        ({"temperature": 0}, "temperature 0"),
+        ({}, "nothing to train on"),
+        ({"kl": 1, "temperature": 0}, "temperature 0"),
         ({"distance": "cubed"}, "unknown distance 'cubed'"),
     ],
 )

@@ -113,9 +113,10 @@ def test_an_input_that_is_moved_is_not_taken_for_removed_files(
 
 
 def test_what_was_never_there_is_no_lost_disk(disks: tuple[Path, Path], tmp_path: Path) -> None:
-    """As a mistyped line of a manifest."""
+    """As a mistyped line of a manifest, also where one of the files near it has been removed."""
     images = refs(disks[0])
     found = witnesses(images, tmp_path / "out")
+    Path(images[0].uri).unlink()
     for name in ("/dev/shm/gone.jpg", "/dtaa/x.jpg", f"{disks[0].parent}/typo/1.jpg", "/# end"):
         dead = [*images, ImageRef(name)]
         found.check_shard(dead, statuses(dead))

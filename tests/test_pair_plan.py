@@ -68,6 +68,12 @@ def test_several_compressions_are_two_to_the_most_and_cut_anywhere() -> None:
     assert max(times.values()) < 1.2 * min(times.values())
 
 
+def test_a_mix_is_varied_by_each_of_its_changes() -> None:
+    assert not DegradationMix().varied
+    for share in ("recoloured_share", "upside_down_share", "reduced_share"):
+        assert DegradationMix(**{share: 0.1}).varied  # type: ignore[arg-type]
+
+
 def test_other_pictures_are_compressed_as_those_there_are() -> None:
     plain = DegradationMix()
     varied = DegradationMix(recoloured_share=0.7, upside_down_share=0.3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from decoding import decode_all, grey_levels, plain, screened
-from jpegs import encode, photo, save
+from jpegs import encode, photo, refused, save
 
 from pipeline.decode import Decoder
 from pipeline.degrade import compress
@@ -93,6 +93,9 @@ def test_what_is_no_image_is_refused(
     reader = PairReader(small_decoder, GEOMETRY, Limits(), quality=quality)
     with pytest.raises(ValueError, match="the content is html"):
         reader.read(written(tmp_path / "a.jpg", b"<html>"))
+    for data in refused():
+        with pytest.raises(ValueError, match="cannot be decoded: "):
+            reader.read(written(tmp_path / "a.jpg", data))
     with pytest.raises(ValueError, match="No such file"):
         reader.read(ImageRef(uri=str(tmp_path / "gone.jpg")))
     with pytest.raises(ValueError, match="over --max-pixels 100"):

@@ -10,8 +10,10 @@ from pipeline.screening.pillow_warnings import silenced
 
 def test_they_are_silent_inside_and_heard_afterwards() -> None:
     with warnings.catch_warnings(action="error"):
-        with silenced(), silenced():
+        with silenced():
             warnings.warn("of damage", stacklevel=1)
+            with silenced():
+                warnings.warn("of more damage", stacklevel=1)
         with pytest.raises(UserWarning, match="of size"):
             warnings.warn("of size", stacklevel=1)
 

@@ -105,6 +105,7 @@ def test_a_driver_from_before_the_clock_was_set_is_there_and_one_whose_pid_is_re
     with Presence(output) as presence:
         [own] = (output.path / DRIVERS).iterdir()
         driver = json.loads(own.read_text()) | {"name": OTHER}
+        assert driver["start_ticks"] > 0
         driver["since"] -= 3600  # the process began an hour later, by the clock as it is now
         sign = output.path / DRIVERS / f"{OTHER}.json"
         sign.write_text(json.dumps(driver))

@@ -22,10 +22,13 @@ from pipeline.pixels.geometry import Geometry
 GEOMETRY = plain(72, 64)
 
 
-def test_full_image_is_compressed_at_its_own_size() -> None:
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+def test_full_image_is_compressed_at_its_own_size(subsampling: str) -> None:
     rgb = photo(90, 120)
-    found = compressed_file(rgb, [40, 10], protocol=FULL_IMAGE, geometry=GEOMETRY)
-    assert found == compress(decompress(compress(rgb, 40, "4:2:0")), 10, "4:2:0")
+    found = compressed_file(
+        rgb, [40, 10], protocol=FULL_IMAGE, geometry=GEOMETRY, subsampling=subsampling
+    )
+    assert found == compress(decompress(compress(rgb, 40, subsampling)), 10, subsampling)
 
 
 def test_imagenet_c_is_compressed_as_the_model_sees_it_and_again_at_85() -> None:
@@ -104,7 +107,8 @@ def test_random_qualities_are_the_images_own_and_fewer_are_the_first_of_more() -
 def test_sixteen_bits_of_gray_are_scaled_as_the_decoder_does() -> None:
     gray = photo(40, 50)[:, :, 0]
     file = io.BytesIO()
-    Image.fromarray(gray.astype(np.uint16) * 257).save(file, "PNG")
+    between_levels = np.minimum(gray.astype(np.uint32) * 257 + 100, 65_535)
+    Image.fromarray(between_levels.astype(np.uint16)).save(file, "PNG")
     found = open_rgb(file.getvalue())
     np.testing.assert_array_equal(found, np.repeat(gray[:, :, None], 3, axis=2))
     decoder = Decoder(plain(None, 40), DecodeOptions())

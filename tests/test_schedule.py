@@ -1,11 +1,19 @@
 """The learning rate of each step, in each phase."""
 
+from dataclasses import replace
+
 import pytest
+import trainers
 
-from afd_model.training.schedule import TrainingOptions, learning_rate, stem_steps
+from afd_model.training.schedule import learning_rate, stem_steps
 
-OPTIONS = TrainingOptions(
-    max_steps=150, stem_steps=50, stem_learning_rate=8.0, learning_rate=2.0, warmup_steps=10
+OPTIONS = replace(
+    trainers.OPTIONS,
+    max_steps=150,
+    stem_steps=50,
+    stem_learning_rate=8.0,
+    learning_rate=2.0,
+    warmup_steps=10,
 )
 
 
@@ -27,5 +35,5 @@ def test_the_cosine_is_at_half_its_height_half_way() -> None:
 
 def test_a_short_run_keeps_half_for_the_second_phase() -> None:
     assert stem_steps(OPTIONS) == 50
-    assert stem_steps(TrainingOptions(max_steps=20, stem_steps=1000)) == 10
-    assert stem_steps(TrainingOptions(max_steps=1, stem_steps=1000)) == 0
+    assert stem_steps(replace(OPTIONS, max_steps=20, stem_steps=1000)) == 10
+    assert stem_steps(replace(OPTIONS, max_steps=1, stem_steps=1000)) == 0

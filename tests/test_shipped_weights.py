@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from afd_model.afd_sizes import count_parameters, module_macs
 from afd_model.backbones import load_backbone
 from afd_model.checkpoint import SHIPPED, resolve_afd
 from afd_model.classifier import AFDClassifier
+from afd_model.flip_model import FlipScorer, flip_features
 from afd_model.inference.predictor import Predictor
 
 NAME = "timm:tf_efficientnet_lite0"
@@ -71,6 +73,21 @@ def test_they_are_the_default_and_measure_drift(card: dict) -> None:
     assert (found.drift_angle_deg > 0).all()
     assert found.flip_probability is not None
     assert ((found.flip_probability > 0) & (found.flip_probability < 1)).all()
+
+
+def test_their_flip_model_is_given_the_features_that_it_was_fitted_to() -> None:
+    """How they are computed is not in the checkpoint: of other ones it would tell something."""
+    _, facts = resolve_afd("default", load_backbone(NAME))
+    assert facts is not None
+    assert facts.flip_model is not None
+    found = flip_features(
+        angle_deg=torch.tensor([20.0, 5.0]),
+        probabilities=torch.softmax(torch.tensor([[4.0, 3, 2, 1], [4, 2, 1, 0]]), dim=1),
+        dct=(100 / torch.arange(1, 65)).repeat(2, 3)[:, :, None, None],
+        jpeg_quality=torch.tensor([10, math.nan]),
+    )
+    probabilities = FlipScorer(facts.flip_model)(found).tolist()
+    assert probabilities == pytest.approx([0.3428, 0.0336], abs=1e-3)
 
 
 def test_they_are_within_the_budget() -> None:

@@ -48,6 +48,11 @@ def test_the_bootstrap_has_the_standard_error_and_keeps_pairs_together() -> None
     assert high - low == pytest.approx(4 * a.std() / 20, rel=0.1)
 
 
+def test_an_interval_is_of_the_samples_that_have_a_value() -> None:
+    assert interval(np.array([1, math.nan, 3])) == pytest.approx((1.05, 2.95))
+    assert all(math.isnan(bound) for bound in interval(np.full(3, math.nan)))
+
+
 def test_a_statistics_bootstrap_draws_every_image_with_replacement() -> None:
     values = np.random.default_rng(2).normal(size=100)
     means = resampled(lambda at: values[at].mean(), 100, resamples=2000, seed=0)

@@ -33,15 +33,13 @@ def test_overfits_one_batch_and_moves_nothing_but_the_module(
 
 @pytest.mark.parametrize("term", ["kl", "logits", "embedding", "features", "stem_l1"])
 def test_every_term_can_be_learned_alone(backbone: Backbone, tmp_path: Path, term: str) -> None:
-    none = dict.fromkeys(("kl", "logits", "embedding", "features", "stem_l1"), 0.0)
-    losses = LossWeights(**none | {term: 1.0})
     options = replace(
         OPTIONS,
         max_steps=12,
         learning_rate=0.01,
         log_every_steps=1,
         validate_every_steps=12,
-        losses=losses,
+        losses=LossWeights(**{term: 1.0}),
     )
     records = [
         r for r in run(make_trainer(backbone, tmp_path, options), OneBatch()) if r["kind"] == "step"

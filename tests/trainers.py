@@ -24,14 +24,23 @@ SIDE, BATCH = 32, 4
 CPU = torch.device("cpu")
 OPTIONS = TrainingOptions(
     max_steps=8,
+    max_time_s=None,
     stem_steps=0,
+    stem_learning_rate=2e-3,
     learning_rate=3e-3,
     warmup_steps=2,
+    optimizer="adamw",
+    weight_decay=1e-4,
     ema_decay=0.9,
-    validate_every_steps=4,
-    save_every_steps=2,
+    clip_norm=1.0,
+    precision=torch.float32,
+    num_stages=4,
+    start_share=0.0,
+    keep="best",
     log_every_steps=2,
-    losses=LossWeights(kl=1, features=1, stem_l1=0.5),
+    save_every_steps=2,
+    validate_every_steps=4,
+    losses=LossWeights(kl=1, logits=0.2, features=1, stem_l1=0.5),
 )
 
 

@@ -39,9 +39,9 @@ class LossWeights:
 
     kl: float = 0.0
     root_kl: float = 0.0
-    logits: float = 0.2
+    logits: float = 0.0
     embedding: float = 0.0
-    features: float = 1.0
+    features: float = 0.0
     stem_l1: float = 0.0
     temperature: float = 1.0
     distance: Distance = "squared"

@@ -1,7 +1,7 @@
 """The training options, the two phases of training, and the learning rate schedule."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ class TrainingOptions:
     """How to train.
 
     Attributes:
-        max_steps: optimizer steps; the learning rate is 0 at the last one.
+        max_steps: optimizer steps; the learning rate is nearly 0 at the last one.
         max_time_s: stop this run after so many seconds; None: no limit.
         stem_steps: length of the first phase, which trains on the distance of the stem's features
             only. It is five times as fast, because the rest of the backbone does not run, and from
@@ -37,24 +37,24 @@ class TrainingOptions:
         losses: weights of the loss terms in the second phase.
     """
 
-    max_steps: int = 5000
-    max_time_s: float | None = None
-    stem_steps: int = 1000
-    stem_learning_rate: float = 2e-3
-    learning_rate: float = 3e-4
-    warmup_steps: int = 100
-    optimizer: OptimizerKind = "adamw"
-    weight_decay: float = 1e-4
-    ema_decay: float = 0.998
-    clip_norm: float = 1.0
-    precision: torch.dtype = torch.float32
-    num_stages: int = 4
-    start_share: float = 0.0
-    keep: Literal["best", "last"] = "best"
-    log_every_steps: int = 10
-    save_every_steps: int = 100
-    validate_every_steps: int = 250
-    losses: LossWeights = field(default_factory=LossWeights)
+    max_steps: int
+    max_time_s: float | None
+    stem_steps: int
+    stem_learning_rate: float
+    learning_rate: float
+    warmup_steps: int
+    optimizer: OptimizerKind
+    weight_decay: float
+    ema_decay: float
+    clip_norm: float
+    precision: torch.dtype
+    num_stages: int
+    start_share: float
+    keep: Literal["best", "last"]
+    log_every_steps: int
+    save_every_steps: int
+    validate_every_steps: int
+    losses: LossWeights
 
 
 def stem_steps(options: TrainingOptions) -> int:
@@ -63,12 +63,12 @@ def stem_steps(options: TrainingOptions) -> int:
 
 
 def learning_rate(step: int, options: TrainingOptions) -> float:
-    """The learning rate of a step, counted from 0: per phase, linear warm-up, then cosine to 0."""
+    """The learning rate of a step, 0 to max_steps - 1: per phase, linear warm-up, cosine to 0."""
     highest, steps = options.stem_learning_rate, stem_steps(options)
     if step >= steps:
         highest, step, steps = options.learning_rate, step - steps, options.max_steps - steps
     warmup = min(options.warmup_steps, steps // 2)
     if step < warmup:
         return highest * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    done = (step - warmup) / (steps - warmup)
+    return highest * 0.5 * (1 + math.cos(math.pi * done))

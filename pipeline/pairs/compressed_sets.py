@@ -69,7 +69,7 @@ class PlannedImage:
 
     ref: ImageRef
     files: dict[Path, tuple[int, ...]]
-    grid_shift: tuple[int, int] = (0, 0)
+    grid_shift: tuple[int, int]
 
 
 def plan_images(refs: Sequence[ImageRef], recipe: SetRecipe, root: str) -> Iterator[PlannedImage]:

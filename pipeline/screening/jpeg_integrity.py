@@ -52,10 +52,11 @@ def find_zero_hole(data: bytes, header: JpegHeader) -> int | None:
     return hole
 
 
-def check_integrity(
-    data: bytes, header: JpegHeader, level: IntegrityLevel, *, max_pixels: int
-) -> str | None:
+def check_integrity(data: bytes, header: JpegHeader, level: IntegrityLevel) -> str | None:
     """Why the JPEG is damaged, in one line; None if no damage is found.
+
+    May decode the image, which takes 3 bytes per pixel, however small the file is: check its size
+    first.
 
     Args:
         data: the whole file.
@@ -64,8 +65,6 @@ def check_integrity(
             structure, and zero-filled holes that a strict decode confirms. "full" strictly decodes
             every image; it also finds one in six single flipped bits, most images with ten, and
             truncated scans that end with a marker.
-        max_pixels: larger images, and sample depths other than 8 bits, are not strictly decoded:
-            it takes 3 bytes per pixel, however small the file is.
 
     Raises:
         ValueError: an unknown level.
@@ -82,8 +81,6 @@ def check_integrity(
         return structure
     hole = find_zero_hole(data, header)
     if level == "fast" and hole is None:
-        return None
-    if header.precision_bits != 8 or header.width * header.height > max_pixels:
         return None
     error = strict_decode_error(data)
     if error is None:

@@ -74,7 +74,7 @@ def _screen_jpeg(image: EncodedImage, data: bytes, limits: Limits) -> None:
     elif len(data) <= header.scan_offset + len(END_OF_IMAGE):
         image.fail(Status.REJECTED, "header only: the JPEG ends before its image data")
     elif _check_pixels(image, limits):
-        if reason := check_integrity(data, header, limits.integrity, max_pixels=limits.max_pixels):
+        if reason := check_integrity(data, header, limits.integrity):
             image.flag(reason)
         if reason or limits.integrity == "off":
             image.data = readable_part(data, header)

@@ -36,7 +36,9 @@ def one_input(data: bytes) -> None:
     assert 0 < header.height <= 65535
     assert 0 < header.scan_offset <= len(data)
     assert header.quality is None or 1 <= header.quality <= 100
-    reason = check_integrity(data, header, "fast", max_pixels=100_000_000)
+    if header.width * header.height > 100_000_000:
+        return
+    reason = check_integrity(data, header, "fast")
     assert reason is None or (reason and "\n" not in reason)
 
 
