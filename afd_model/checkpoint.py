@@ -35,8 +35,8 @@ class CheckpointFacts:
         backbone, backbone_sha256, stem_layer: of the `Backbone` it was trained on; the digest is
             `Backbone.weights_sha256`.
         training: command, data, settings and scores of the training job; JSON types.
-        flip_model: None if none was fitted, or if it was fitted on features that this version does
-            not compute.
+        flip_model: None if none was fitted, or if `has_other_flip_model`.
+        has_other_flip_model: whether one was fitted on features that this version does not compute.
         path, sha256: of the file; None before it is saved.
     """
 
@@ -46,8 +46,19 @@ class CheckpointFacts:
     stem_layer: str
     training: dict[str, Any] = field(default_factory=dict)
     flip_model: FlipModel | None = None
+    has_other_flip_model: bool = False
     path: str | None = None
     sha256: str | None = None
+
+    @property
+    def notice(self) -> str | None:
+        """One line for the user about what this version does not read; else None."""
+        if not self.has_other_flip_model:
+            return None
+        return (
+            f"{self.path} was trained by another release, whose flip model this one cannot run:"
+            " flip_probability is null; `afd train --afd FILE` fits a new one"
+        )
 
 
 def save_checkpoint(
@@ -234,10 +245,14 @@ def _flip_to_dict(model: FlipModel | None) -> dict[str, Any] | None:
 
 def _flip_from_dict(fields: dict[str, Any] | None) -> FlipModel | None:
     """None also if the model needs features that this version does not compute."""
-    if fields is None or tuple(fields.get("features", ())) != FLIP_FEATURES:
+    if fields is None or _has_other_features(fields):
         return None
     lists = {key: tuple(fields[key]) for key in ("coefficients", "means", "scales")}
     return FlipModel(intercept=fields["intercept"], **lists)
+
+
+def _has_other_features(fields: dict[str, Any]) -> bool:
+    return tuple(fields.get("features", ())) != FLIP_FEATURES
 
 
 def _from_json(text: str) -> CheckpointFacts:
@@ -253,6 +268,8 @@ def _from_json(text: str) -> CheckpointFacts:
         stem_layer=fields["stem_layer"],
         training=fields["training"],
         flip_model=_flip_from_dict(fields["flip_model"]),
+        has_other_flip_model=bool(fields["flip_model"])
+        and _has_other_features(fields["flip_model"]),
     )
 
 

@@ -90,6 +90,8 @@ def load_model(
     preferred = _preferred_engine(device, images_to_label)
     predictor = _predictor(make, settings.engine, preferred=preferred)
     _check_precision(predictor, backbone.name, geometry.crop)
+    if checkpoint is not None and predictor.notice is None:
+        predictor.notice = checkpoint.notice
     options = DecodeOptions(
         device=device,
         batch_size=batch_size,

@@ -171,7 +171,11 @@ def test_a_correction_of_a_layer_that_is_not_there_is_refused(tmp_path: Path) ->
 
 def test_a_flip_model_of_other_features_is_left_out(saved: Path) -> None:
     rewrite(saved, {"flip_model": {"features": ["mood"], "intercept": 0.0, "coefficients": [1.0]}})
-    assert load_checkpoint(saved, BACKBONE)[1].flip_model is None
+    facts = load_checkpoint(saved, BACKBONE)[1]
+    assert facts.flip_model is None
+    assert f"{saved} was trained by another release" in (facts.notice or "")
+    rewrite(saved, {"flip_model": None})
+    assert load_checkpoint(saved, BACKBONE)[1].notice is None
 
 
 def test_a_fused_module_is_not_saved(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from decoding import screened
 from jpegs import encode, photo
 from torch import nn
 
+from afd_model.afd_config import AFDConfig
 from afd_model.backbones import load_backbone
+from afd_model.checkpoint import CheckpointFacts
 from afd_model.inference.device import has_native_bf16
 from afd_model.inference.predictor import Engine, Predictor
 from jobs import model
@@ -145,6 +147,15 @@ def test_a_device_that_fails_is_not_the_precisions_fault(
     monkeypatch.setattr(Predictor, "__call__", failing)
     with pytest.raises(type(failure), match=str(failure)):
         load_model(settings(precision="bf16"), num_threads=1)
+
+
+def test_a_checkpoint_whose_flip_model_cannot_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = CheckpointFacts(
+        AFDConfig(16, 2), "x", None, "y", has_other_flip_model=True, path="a.st"
+    )
+    monkeypatch.setattr(model, "resolve_afd", lambda spec, backbone: (None, other))
+    notice = load_model(settings(afd="a.st"), num_threads=1).predictor.notice
+    assert "flip_probability is null" in (notice or "")
 
 
 def test_openvino_is_given_what_the_settings_make_of_the_preset() -> None:

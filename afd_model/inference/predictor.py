@@ -46,7 +46,7 @@ class Predictor:
     Attributes:
         has_trained_module: the classifier's; without it there is no drift to measure.
         flip_scorer: `flip_model`'s, on the device; None without one.
-        notice: one line for the user after running out of memory; else None.
+        notice: one line for the user, as after running out of memory; else None.
 
     Raises:
         ValueError: top_k is below 1, or the engine cannot run this model on this device.

@@ -129,6 +129,8 @@ def _load(settings: EvaluateSettings) -> tuple[Backbone, Evaluator, dict[str, An
     """The backbone, the loaded classifier, and the facts about it for the report."""
     backbone = backbone_of(settings)
     afd, checkpoint = resolve_afd(settings.afd, backbone)
+    if checkpoint is not None and checkpoint.notice is not None:
+        say(checkpoint.notice)
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     model = Evaluator(
