@@ -17,7 +17,7 @@ from afd_model.stage_correction import last_stages
 from afd_model.stem import STRIDES
 
 # "light": maximum share of the backbone's multiply-adds, and the candidates for FE-Net's width.
-# More than this share gained no accuracy worth its time; below 8 channels, overhead dominates.
+# More than this share gained no accuracy worth its time; the lightest backbones allow 4 channels.
 LIGHT_SHARE = 0.10
 LIGHT_WIDTHS = (32, 24, 16, 12, 8, 4)
 

@@ -105,9 +105,9 @@ def _head(found: Evaluation) -> str:
     return (
         f"# {model['backbone']} ({model['weights']}), AFD-Module: {module}\n\n"
         f"{len(found.names)} images, {len(found.left_out)} left out. Percent of images; 95 %"
-        " intervals by paired bootstrap. agreement: with the bare backbone's label for the clean"
-        " picture. recovered: gain, as a share of what compression costs the direct test. –: not"
-        f" defined, or of fewer than {FEWEST_IMAGES} images.\n"
+        " intervals by paired bootstrap. direct test: without the module. agreement: with the bare"
+        " backbone's label for the clean picture. recovered: gain, as a share of what compression"
+        f" costs the direct test. –: not defined, or of fewer than {FEWEST_IMAGES} images.\n"
     )
 
 

@@ -255,7 +255,9 @@ class LabelSettings(ClassNamesSettings, ClassifierSettings):
         "CPU cores (threads of the model and of the decoder) per worker; auto: 1 without GPUs,"
         " else a node's cores divided among its workers",
     )
-    read_threads: int = setting(4, "threads that read and screen files ahead, per worker")
+    read_threads: int = setting(
+        4, "threads that read and screen files ahead, for each of a worker's two shards"
+    )
     prefetch_batches: int = setting(2, "batches decoded ahead of the model, per worker")
     hw_decoder_load: float = setting(
         0.65, "share of the JPEGs given to the GPU's hardware decoder, 0 to 1; CUDA only"

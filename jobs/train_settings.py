@@ -43,7 +43,7 @@ class TrainSettings(ClassifierSettings):
     afd_size: Literal["light", "paper", "deep"] = setting(
         "light",
         "light: at most a tenth of the backbone's multiply-adds; paper: width 16 at the stem's"
-        " resolution; deep: paper with additional residual blocks, 1.3 to 1.5 times its"
+        " resolution; deep: paper with additional residual blocks, 1.3 to 1.7 times its"
         " multiply-adds",
     )
     fdm: Literal["auto", "channel", "spatial", "both", "full", "full+channel"] = setting(

@@ -84,6 +84,8 @@ def test_the_job_writes_the_papers_tables(
     assert printed.strip() == (tmp_path / "report.md").read_text().strip()
     for title in ("full-image, one compression: agreement", "imagenet-c: drift"):
         assert f"## {title}" in printed
+    for term in ("direct test", "flips", "θ*", "AUROC", "max-softmax", "header quality"):
+        assert printed.count(f"{term}: ") == 1  # what a table's head means
     report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert report["images"] == 4
     assert "the content is html" in report["left_out"][0]["error"]

@@ -78,6 +78,7 @@ def test_connections_are_kept_and_reopened_when_the_server_has_closed_them(
 
 PASSING = ["503:SlowDown", "500:InternalError", "429:", "400:RequestTimeout", "reset", "cut"]
 PASSING += ["reset-midway", "stall", "stall-midway", "400:BadDigest", "409:OperationAborted"]
+PASSING += ["520:", "524:", "529:"]  # of servers in front of others, such as Cloudflare's
 
 
 @pytest.mark.parametrize("fault", PASSING)
@@ -144,6 +145,8 @@ def test_a_server_may_ask_for_a_longer_pause_within_bounds(
         ("400:AuthorizationHeaderMalformed", AccessError, "another region, eu-x-1: set AWS_REGION"),
         ("403:RequestTimeTooSkewed", AccessError, "HTTP 403 RequestTimeTooSkewed: set the clock"),
         ("401:", AccessError, "HTTP 401 Unauthorized"),
+        ("501:NotImplemented", StoreError, "HTTP 501 NotImplemented"),
+        ("505:", StoreError, "HTTP 505 HTTP Version Not Supported"),
     ],
 )
 def test_what_does_not_pass_by_waiting_is_not_tried_again(

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from afd_model.classifier import AFDClassifier
 
-# Measured on two cores with 1 MiB of L2 cache each and 32 MiB of L3 shared (docs/speed.md). With
-# fewer images PyTorch's overhead per layer weighs more; with more the maps do not fit.
+# Measured on two cores with 1 MiB of L2 cache each and 32 MiB of L3 shared (docs/speed-log.md).
+# With fewer images PyTorch's overhead per layer weighs more; with more the maps do not fit.
 _MIB = 1 << 20
 _LARGEST_MAPS_BYTES = 16 * _MIB
 _STEM_MAPS_BYTES = 13 * _MIB // 2

@@ -13,6 +13,13 @@ from afd_model.evaluation.statistics import auroc, places, resampled, spearman
 from jobs.evaluation.shares import FEWEST_IMAGES, Share, condition_name, share_cell
 from pipeline.pairs.evaluate_images import CLEAN, Condition
 
+_TERMS = (
+    "flips: labels with the module that differ from the bare backbone's for the clean picture. θ*:"
+    " the angle by which compression turned the stem features. AUROC: of each score, as a predictor"
+    " of flips. max-softmax: the confidence; header quality: what the JPEG header says. The lower"
+    " one of these is, the more flips it predicts."
+)
+
 
 @dataclass(frozen=True)
 class DriftRow:
@@ -129,3 +136,5 @@ def drift_markdown(rows: Sequence[DriftRow]) -> Iterable[str]:
             cells = " | ".join(share_cell(s) for s in shares)
             yield f"| {r.row} | {r.flips}/{r.images} | {cells} |"
         yield ""
+    if rows:
+        yield f"{_TERMS}\n"

@@ -8,7 +8,8 @@ from email.message import Message
 from pipeline.stores.errors import AccessError, ColdStorageError, MissingError, StoreError
 from pipeline.stores.retries import RetryableError
 
-_RETRIED = (408, 425, 429, 500, 502, 503, 504)
+_RETRIED = (408, 425, 429)  # and what a server cannot do now: statuses from 500 on
+_REFUSED_FOR_GOOD = (501, 505)  # the request as such
 _CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
 _REGION = re.compile(rb"<Region>([\w-]{1,64})</Region>")
 # S3's error codes of passing troubles, whatever HTTP status comes with them.
@@ -47,7 +48,7 @@ def error_of_response(
     found = _CODE.search(body)
     code = found[1].decode("ascii") if found else reason[:_MAX_REASON]
     message = f"HTTP {status} {code}".rstrip()
-    if status in _RETRIED or code in _RETRIED_CODES:
+    if _passes(status) or code in _RETRIED_CODES:
         after = headers.get("Retry-After") or ""
         return RetryableError(message, float(after) if after.isdigit() else 0.0)
     way_out = _ACCESS_CODES.get(code)
@@ -60,6 +61,11 @@ def error_of_response(
     if status == 403 and of_store and not signed:
         message = f"{message}: {_UNSIGNED}"
     return MissingError(message) if status in (404, 410) else StoreError(message)
+
+
+def _passes(status: int) -> bool:
+    """Whether the same request may succeed later."""
+    return status in _RETRIED or (status >= 500 and status not in _REFUSED_FOR_GOOD)
 
 
 def _region_of(headers: Message, body: bytes) -> str:
