@@ -31,6 +31,7 @@ class Head(NamedTuple):
     client: str
     metrics: str
     environment: dict[str, str]
+    process: psutil.Process
 
 
 def free_port() -> int:
@@ -67,7 +68,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             assert time.monotonic() < deadline, (home / "head.log").read_text()
             time.sleep(0.5)
         metrics = f"http://127.0.0.1:{metrics_port}/metrics"
-        yield Head(address, f"ray://127.0.0.1:{client_port}", metrics, environment)
+        yield Head(address, f"ray://127.0.0.1:{client_port}", metrics, environment, process)
     finally:
         started = process.children(recursive=True)
         process.send_signal(signal.SIGTERM)
@@ -164,6 +165,36 @@ def test_a_driver_elsewhere_labels_through_ray_client(
     rows = pl.read_parquet(output / "labels" / "*.parquet")
     assert sorted(rows["uri"]) == sorted(map(str, photos.iterdir()))
     assert (rows["status"] == "ok").all()
+
+
+def test_a_driver_whose_ray_client_server_dies_says_so_and_can_continue(
+    head: Head, tmp_path: Path
+) -> None:
+    """The process that the cluster starts for each driver; the kernel may kill it for memory."""
+    output = tmp_path / "out"
+    command = through_ray_client(tmp_path / "photos", output, 2000, head.client)
+    with subprocess.Popen(
+        command, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
+        try:
+            deadline = time.monotonic() + 200
+            while not list(output.glob("labels/*.parquet")):
+                assert driver.poll() is None, driver.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            for process in head.process.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # a zombie: that of an earlier driver
+                    if "--mode=specific-server" in process.cmdline():
+                        process.kill()
+            said, _ = driver.communicate(timeout=200)
+        finally:
+            driver.kill()
+    *_, last = said.splitlines()
+    assert driver.returncode == 1
+    assert re.match(
+        "afd label: the connection to the cluster was lost: .* continues the run$", last
+    )
+    assert "Traceback" not in said
 
 
 def test_prometheus_is_told_what_the_dashboard_draws(head: Head, tmp_path: Path) -> None:
