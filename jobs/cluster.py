@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ import psutil
 import ray
 from ray.job_config import JobConfig
 
+from jobs.cluster_address import RAY_CLIENT, check_address, resolved
 from jobs.exits import SAME_COMMAND_CONTINUES
 from jobs.machine import num_cores
 from jobs.pool import ClusterError, Node
@@ -27,17 +27,11 @@ from jobs.private_cluster import (
     own_token,
 )
 from jobs.watchdog import reported_if_killed
-from pipeline.error_text import one_line, reason_of
+from pipeline.error_text import one_line
 
 _START_ATTEMPTS = 3
 _DEFAULT_LOGS = "/tmp/ray/session_latest/logs"
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2  # enough: only shard numbers and counts go through it
-
-_HOST_AND_PORT = re.compile(r"(\[[\da-fA-F:.]+\]|[^/:\s]+):(\d+)")
-_PROBE_TIMEOUT_S = 10.0
-_RAY_CLIENT, _RAY_CLIENT_METHOD = "ray://", "/ray.rpc.RayletDriver/ClusterInfo"
-# The start of a gRPC connection, which Ray accepts. A web server answers in HTTP/1, or with a page.
-_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 _KILLED = (
     "afd: the process was ended while it used Ray (--address {address}): by Ray, for example"
@@ -74,8 +68,10 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
 
     address: "local" starts a private cluster that ends with the block; anything else joins one.
     num_cpus: CPUs of a private cluster; None: those that this process may use.
-    Raises ClusterError when there is no cluster at the address.
+    Raises ClusterError when there is no cluster at the address, or the process uses Ray already.
     """
+    check_address(address)  # before anything is to be undone: ray.shutdown would end others' work
+    address = resolved(address)
     # Ray's notices (about coming changes to CUDA_VISIBLE_DEVICES, about where it stores an actor's
     # arguments) would break up the progress line.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -139,7 +135,6 @@ def _connect(options: dict[str, Any]) -> None:
     Raises ClusterError when it fails.
     """
     address = options["address"]
-    check_address(address)
     # Ray prints what it reports of lost processes, a node's last log lines included, to stdout;
     # `log_to_driver` is for what workers print.
     ray._private.worker._worker_logs_enabled = False
@@ -147,7 +142,7 @@ def _connect(options: dict[str, Any]) -> None:
         check_temporary_folder()
     for attempt in range(_START_ATTEMPTS):
         children = set(psutil.Process().children())
-        if not address.startswith(_RAY_CLIENT):  # whose server has a current folder of its own
+        if not address.startswith(RAY_CLIENT):  # whose server has a current folder of its own
             options["job_config"] = _job_config()
         try:
             with _silenced_stderr():  # Ray prints a notice about the log level
@@ -172,60 +167,6 @@ def _connect(options: dict[str, Any]) -> None:
                 raise ClusterError(f"Ray did not start: {root_cause(error)}{way_out}") from error
         else:
             return
-
-
-def check_address(address: str) -> None:
-    """Raise ClusterError when no cluster is at the address: Ray would try for half a minute or ten.
-
-    "local" and "auto" are left to Ray, which checks them quickly.
-    """
-    if address in ("local", "auto"):
-        return
-    place = address.removeprefix(_RAY_CLIENT)
-    found = _HOST_AND_PORT.fullmatch(place)
-    if found is None:
-        raise ClusterError(
-            f"--address {address!r} is not the address of a Ray cluster: use local, auto,"
-            " HOST:6379 or ray://HOST:10001"
-        )
-    try:
-        answer = _first_bytes((found[1].strip("[]"), int(found[2])))
-    except (OSError, OverflowError) as error:  # OverflowError: a port above 65535
-        raise ClusterError(
-            f"no Ray cluster at {address!r} ({reason_of(error)}): start one with"
-            " `ray start --head`, or use --address local"
-        ) from error
-    if answer.startswith((b"HTTP/1", b"<")):
-        raise ClusterError(
-            f"a web server answers at {address!r}, perhaps Ray's dashboard, not a Ray cluster: use"
-            " the cluster's HOST:6379 or ray://HOST:10001"
-        )
-    if address.startswith(_RAY_CLIENT) and not _is_client_server(place):
-        raise ClusterError(
-            f"no Ray Client at {address!r}, but perhaps a cluster: use its port 10001"
-            f" (--ray-client-server-port), or --address {place}"
-        )
-
-
-def _is_client_server(host_and_port: str) -> bool:
-    """False when one of Ray's other servers answers, which do not know Ray Client's method."""
-    import grpc  # comes with ray[default]; only ray:// needs it
-
-    with grpc.insecure_channel(host_and_port) as channel:
-        try:
-            channel.unary_unary(_RAY_CLIENT_METHOD)(b"", timeout=_PROBE_TIMEOUT_S)
-        except grpc.RpcError as error:
-            known: bool = error.code() is not grpc.StatusCode.UNIMPLEMENTED
-            return known
-    return True
-
-
-def _first_bytes(host_and_port: tuple[str, int]) -> bytes:
-    """What a server answers to a gRPC client; b"" for none. Raises OSError when none listens."""
-    with socket.create_connection(host_and_port, _PROBE_TIMEOUT_S) as connection, suppress(OSError):
-        connection.sendall(_HTTP2_PREFACE)
-        return connection.recv(16)
-    return b""
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

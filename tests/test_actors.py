@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 import ray
@@ -294,6 +295,20 @@ def test_a_worker_that_cannot_be_made_says_what_the_node_lacks(address: str) -> 
 def test_a_defect_of_a_worker_ends_the_run_with_its_error(address: str) -> None:
     with pytest.raises(ClusterError, match=r"ValueError: shard \d is a defect of ours"):
         list(records(address, Faulty))
+
+
+def test_the_loss_of_ray_clients_server_is_one_line(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Client hands on some of gRPC's errors, whose own text is a paragraph."""
+
+    def wait(*_: object, **__: object) -> None:
+        with grpc.insecure_channel("127.0.0.1:1") as channel:
+            channel.unary_unary("/ray.rpc.RayletDriver/WaitObject")(b"")
+
+    monkeypatch.setattr(ray, "wait", wait)
+    with pytest.raises(ClusterError, match=r"^the connection to the cluster was lost: .*127.+:1\b"):
+        list(records(address, Echo))
 
 
 def test_what_is_waited_for_is_said_where_a_worker_hangs(

@@ -31,6 +31,7 @@ class Head(NamedTuple):
     client: str
     metrics: str
     environment: dict[str, str]
+    process: psutil.Process
 
 
 def free_port() -> int:
@@ -62,12 +63,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 240
-        while not answers(f"{address}/api/version"):
+        while not (answers(f"{address}/api/version") and listens(client_port)):
             assert process.poll() is None, (home / "head.log").read_text()
             assert time.monotonic() < deadline, (home / "head.log").read_text()
             time.sleep(0.5)
         metrics = f"http://127.0.0.1:{metrics_port}/metrics"
-        yield Head(address, f"ray://127.0.0.1:{client_port}", metrics, environment)
+        yield Head(address, f"ray://127.0.0.1:{client_port}", metrics, environment, process)
     finally:
         started = process.children(recursive=True)
         process.send_signal(signal.SIGTERM)
@@ -76,6 +77,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         for child in (*started, process):
             with suppress(psutil.NoSuchProcess):
                 child.kill()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(url: str) -> bool:
@@ -113,21 +119,82 @@ def test_a_submitted_job_labels_everything_and_a_second_one_has_nothing_to_do(
     assert json.loads((output / "summary.json").read_text())["exit_reason"] == "complete"
 
 
-def test_a_driver_elsewhere_labels_through_ray_client(head: Head, tmp_path: Path) -> None:
-    photos, output = tmp_path / "photos", tmp_path / "out"
-    photos.mkdir()
-    for number in range(12):
-        (photos / f"{number:02d}.jpg").write_bytes(encode(photo(70, 80, seed=number)))
-    command = [str(BIN / "afd"), "label", str(photos), "--output", str(output)]
-    command += ["--address", head.client, "--images-per-shard", "4", "--resize", "64"]
-    command += ["--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "64"]
+def test_a_submitted_job_that_would_not_run_on_its_cluster_says_so(
+    head: Head, tmp_path: Path
+) -> None:
+    """It would start a private cluster on the head, with the submission's working directory."""
+    (tmp_path / "photo.jpg").write_bytes(encode(photo(70, 80)))
+    command = [str(BIN / "ray"), "job", "submit", "--address", head.address, "--working-dir"]
+    command += [str(tmp_path), "--", "afd", "label", "photo.jpg", "--output", "out"]
+    command += ["--backbone", "mobilenet_v3_small", "--weights", "none"]
     ended = subprocess.run(
-        command, env=head.environment, capture_output=True, text=True, check=False, timeout=600
+        command, env=head.environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == 1
+    assert "afd label: this is a job of a Ray cluster: use --address auto to run" in ended.stdout
+
+
+def through_ray_client(photos: Path, output: Path, number: int, address: str) -> list[str]:
+    """The command that labels so many photos."""
+    photos.mkdir()
+    jpeg = encode(photo(70, 80))
+    for n in range(number):
+        (photos / f"{n}.jpg").write_bytes(jpeg)
+    command = [str(BIN / "afd"), "label", str(photos), "--output", str(output)]
+    command += ["--address", address, "--images-per-shard", "4", "--resize", "64"]
+    return [*command, "--backbone", "mobilenet_v3_small", "--weights", "none", "--crop", "64"]
+
+
+@pytest.mark.parametrize("source", ["--address", "RAY_ADDRESS"])
+def test_a_driver_elsewhere_labels_through_ray_client(
+    source: str, head: Head, tmp_path: Path
+) -> None:
+    photos, output, environment = tmp_path / "photos", tmp_path / "out", head.environment
+    address = head.client
+    if source == "RAY_ADDRESS":
+        address, environment = "auto", {**environment, "RAY_ADDRESS": head.client}
+    ended = subprocess.run(
+        through_ray_client(photos, output, 12, address),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = pl.read_parquet(output / "labels" / "*.parquet")
     assert sorted(rows["uri"]) == sorted(map(str, photos.iterdir()))
     assert (rows["status"] == "ok").all()
+
+
+def test_a_driver_whose_ray_client_server_dies_says_so_and_can_continue(
+    head: Head, tmp_path: Path
+) -> None:
+    """The process that the cluster starts for each driver; the kernel may kill it for memory."""
+    output = tmp_path / "out"
+    command = through_ray_client(tmp_path / "photos", output, 2000, head.client)
+    with subprocess.Popen(
+        command, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
+        try:
+            deadline = time.monotonic() + 200
+            while not list(output.glob("labels/*.parquet")):
+                assert driver.poll() is None, driver.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            for process in head.process.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # a zombie: that of an earlier driver
+                    if "--mode=specific-server" in process.cmdline():
+                        process.kill()
+            said, _ = driver.communicate(timeout=200)
+        finally:
+            driver.kill()
+    *_, last = said.splitlines()
+    assert driver.returncode == 1
+    assert re.match(
+        "afd label: the connection to the cluster was lost: .* continues the run$", last
+    )
+    assert "Traceback" not in said
 
 
 def test_prometheus_is_told_what_the_dashboard_draws(head: Head, tmp_path: Path) -> None:

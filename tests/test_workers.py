@@ -283,14 +283,44 @@ def test_a_model_that_cannot_be_built_is_one_line(
     assert not list(tmp_path.glob("labels/*"))
 
 
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("address", "variable", "told"),
+    [
+        ("127.0.0.1:1", "", "no Ray cluster at '127.0.0.1:1' (Connection refused)"),
+        ("auto", "RAY_ADDRESS", "no Ray cluster at RAY_ADDRESS '127.0.0.1:1' (Connection refused)"),
+        ("local", "RAY_JOB_CONFIG_JSON_ENV_VAR", "this is a job of a Ray cluster: use --address"),
+    ],
+)
 def test_a_wrong_address_is_told_before_the_input_is_listed(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    address: str,
+    variable: str,
+    told: str,
+    flags: list[str],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if variable:
+        monkeypatch.setenv(variable, "127.0.0.1:1")
+    listed: list[str] = []
+    for module in ("jobs.label", "jobs.labelling.dry_run"):
+        monkeypatch.setattr(f"{module}.list_images", lambda *_: listed.append("yes"))
     output = tmp_path / "out"
-    assert main([str(folder), "--output", str(output), "--address", "127.0.0.1:1"]) == 1
+    assert main([str(folder), "--output", str(output), "--address", address, *flags]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("afd label: no Ray cluster at '127.0.0.1:1' (Connection refused)")
+    assert line.startswith(f"afd label: {told}")
     assert not output.exists()
+    assert not listed
+
+
+def test_without_ray_in_this_process_no_address_matters(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A submitted job may label in its own process."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert main([str(folder / "0.jpg"), "--output", str(tmp_path), *FLAGS]) == 0
 
 
 def test_a_run_ends_where_every_shard_fails(

@@ -6,6 +6,7 @@ Ray Data could do this too. It would need 3 s more to start, on two cores, and 5
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from jobs.labelling.messages import CommitRecord
 from jobs.log import say
 from jobs.pool import ClusterError, Pool
 from jobs.quantities import duration
+from pipeline.error_text import one_line
 from pipeline.shards import part_name
 
 # Workers count the attempts at a shard. This limit is for workers that die before they can count.
@@ -52,10 +54,16 @@ def run_shards(
         if _failed_in_constructor(error):
             reason += ": every node needs this package, in the same version as the driver's"
         raise ClusterError(reason) from error
-    except ConnectionError as error:  # of Ray Client
-        raise ClusterError(
-            f"the connection to the cluster was lost: {root_cause(error)}"
-        ) from error
+    except _client_errors() as error:
+        details = getattr(error, "details", None)  # gRPC's own text is a paragraph
+        reason = one_line(details() or "") if details else root_cause(error)
+        raise ClusterError(f"the connection to the cluster was lost: {reason}") from error
+
+
+def _client_errors() -> tuple[type[BaseException], ...]:
+    """Of Ray Client whose server is lost: it hands on gRPC's errors of some calls."""
+    grpc = sys.modules.get("grpc")  # imported by Ray Client where it is used
+    return (ConnectionError, grpc.RpcError) if grpc else (ConnectionError,)
 
 
 @dataclass(frozen=True, slots=True)

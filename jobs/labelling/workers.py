@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from jobs import cluster_address
 from jobs.labelling.messages import CommitRecord, WorkerConfig
 from jobs.labelling.mounts import existing_input_files
 from jobs.labelling.shard_labeler import SHARDS_AT_ONCE, ShardLabeler
@@ -44,11 +45,8 @@ def label_shards(
 
 def check_address(settings: LabelSettings) -> None:
     """Raise ClusterError for a wrong address before the input is listed, which may take an hour."""
-    if settings.address == "local":  # as it is with --workers 0
-        return
-    from jobs import cluster
-
-    cluster.check_address(settings.address)
+    if settings.workers != 0:
+        cluster_address.check_address(settings.address)
 
 
 def _label_on_ray(config: WorkerConfig, todo: Sequence[int]) -> Generator[CommitRecord, None, None]:
