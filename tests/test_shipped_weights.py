@@ -84,10 +84,10 @@ def test_their_flip_model_is_given_the_features_that_it_was_fitted_to() -> None:
         angle_deg=torch.tensor([20.0, 5.0]),
         probabilities=torch.softmax(torch.tensor([[4.0, 3, 2, 1], [4, 2, 1, 0]]), dim=1),
         dct=(100 / torch.arange(1, 65)).repeat(2, 3)[:, :, None, None],
-        jpeg_quality=torch.tensor([10, math.nan]),
+        file_facts=torch.tensor([[10, 0], [math.nan, 1]]),
     )
     probabilities = FlipScorer(facts.flip_model)(found).tolist()
-    assert probabilities == pytest.approx([0.3428, 0.0336], abs=1e-3)
+    assert probabilities == pytest.approx([0.2828, 0.0646], abs=1e-3)
 
 
 def test_they_are_within_the_budget() -> None:
