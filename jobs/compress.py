@@ -100,10 +100,14 @@ def _name_strays(output: OutputFolder, paths: set[str]) -> None:
     Whoever reads a set as a folder would read them too.
     """
     folders = [str(output.path / name) for name in sorted({Path(path).parts[0] for path in paths})]
-    found = (
+    listed = [
         os.path.relpath(file, output.path) for folder in folders for file in list_folder(folder)
-    )
-    strays = [file for file in found if file not in paths]
+    ]
+    # A disk that ignores case lists a file under the name that its image had at first.
+    in_another_case = {path.casefold() for path in paths.difference(listed)}
+    strays = [
+        file for file in listed if file not in paths and file.casefold() not in in_another_case
+    ]
     if strays:
         say(
             f"files in {str(output.path)!r} that are of no image of this collection:"

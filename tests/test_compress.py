@@ -19,6 +19,7 @@ from jpegs import encode, photo, save
 from jobs.compress import MANIFEST, compress_collection, main
 from jobs.compress_settings import CompressSettings
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C, compress, decompress, degrade
+from pipeline.inputs.local_files import list_folder
 from pipeline.jpeg_scan import scan_jpeg
 from pipeline.pairs.recompress import (
     compressed_file,
@@ -169,6 +170,27 @@ def test_a_collection_that_changed_is_compressed_as_it_is_now(
     assert "q10/dog/a.jpg" not in {row["path"] for row in manifest(output)}
 
 
+def test_an_image_whose_name_changed_its_case_keeps_its_file(
+    collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    run(collection, output, "--quality", "10")
+    (collection / "cat/a.jpg").rename(collection / "cat/A.jpg")
+    assert run(collection, output, "--quality", "10") == 0
+    assert "of this collection: 1, such as 'q10/cat/a.jpg'; remove" in capsys.readouterr().err
+
+    def listed_without_case(folder: str) -> list[str]:
+        """A disk that ignores case has one file, under the old name."""
+        return [file for file in list_folder(folder) if not file.endswith("A.jpg")]
+
+    monkeypatch.setattr("jobs.compress.list_folder", listed_without_case)
+    assert run(collection, output, "--quality", "10") == 0
+    assert "of no image" not in capsys.readouterr().err
+
+
 def test_a_uri_is_the_same_input_in_every_folder(
     collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +302,18 @@ def test_images_of_one_name_get_a_file_each(tmp_path: Path) -> None:
         drawn = {row["path"]: row["qualities"] for row in manifest(output)}
         for name in ("000.jpg", "e.jpg"):
             assert drawn[f"times1/{name}"] == list(drawn_qualities(name, 0, 1))
+
+
+def test_names_that_differ_in_case_get_a_file_each(tmp_path: Path) -> None:
+    """The output may be on a disk that ignores case, where the second would replace the first."""
+    upper, lower = photo(40, 56), photo(48, 56, 1)
+    tar_of(tmp_path / "in.tar", ("A.jpg", encode(upper)), ("a.jpg", encode(lower)))
+    assert run(tmp_path / "in.tar", tmp_path / "out", "--quality", "10", "--times", "1") == 0
+    for name, picture in (("A.jpg", upper), ("a-2.jpg", lower)):
+        original = open_rgb(encode(picture))
+        assert (tmp_path / "out/q10" / name).read_bytes() == compress(original, 10)
+    drawn = {row["path"]: row["qualities"] for row in manifest(tmp_path / "out")}
+    assert drawn["times1/a-2.jpg"] == list(drawn_qualities("a.jpg", 0, 1))
 
 
 def test_random_compressions_are_drawn_by_name(collection: Path, tmp_path: Path) -> None:
