@@ -103,7 +103,7 @@ def test_a_name_that_no_file_can_have_costs_nothing_else(tmp_path: Path) -> None
     assert sorted(files(output)) == ["q10/x.jpg", "q10/z-2.jpg", "q10/z.jpg"]
     bad = [row["error"] for row in manifest(output) if row["status"] == "rejected"]
     assert bad == [
-        f"no file can have its name beside the others: {why}"
+        f"the output can hold no file of its name: {why}"
         for why in ("File exists", "File name too long")
     ]
     assert list(tmp_path.rglob("z*.jpg")) == list((output / "q10").glob("z*.jpg"))
@@ -121,6 +121,27 @@ def test_a_full_disk_is_not_taken_for_the_images_names(
     monkeypatch.setattr("pipeline.pairs.compressed_sets.atomic_write", full)
     assert run(collection, tmp_path / "out", "--quality", "10") == 1
     assert "No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EILSEQ])
+def test_a_name_that_the_outputs_disk_refuses_costs_nothing_else(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As exFAT and NTFS refuse a colon, and names that are no Unicode."""
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if ":" in Path(target).name:
+            raise OSError(number, os.strerror(number), str(source), None, str(target))
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", refuse)
+    data = encode(photo(40, 50))
+    tar_of(tmp_path / "in.tar", ("12:30.jpg", data), ("x.jpg", data))
+    assert run(tmp_path / "in.tar", tmp_path / "out", "--quality", "10") == 0
+    assert sorted(files(tmp_path / "out")) == ["q10/x.jpg"]
+    [bad] = [row for row in manifest(tmp_path / "out") if row["path"] is None]
+    assert bad["error"] == f"the output can hold no file of its name: {os.strerror(number)}"
 
 
 def test_bad_images_are_named_and_cost_nothing_else(collection: Path, tmp_path: Path) -> None:
