@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from disks import room_for
 from jpegs import encode, photo, save
 
 from jobs.compress import MANIFEST, compress_collection, main
@@ -257,6 +258,26 @@ def test_the_output_of_another_job_is_refused(
     (tmp_path / "run.json").write_text('{"run_id": "1", "settings": {"top_k": 5}}')
     assert run(collection, tmp_path, "--quality", "10") == 1
     assert "run.json' belongs to another job: choose another --output" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_named_with_the_way_on(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    flags = ("--quality", *map(str, range(1, 31)))
+    assert run(collection, output, *flags) == 0
+    (output / MANIFEST).unlink()
+    for room in (1500, 100):  # for run.json, for nothing
+        with room_for(room):
+            assert run(collection, output, *flags) == 1
+    [first, second] = capsys.readouterr().err.splitlines()[-2:]
+    assert first == (
+        f"afd compress: cannot go on with the output {output}: [Errno 27] File too large;"
+        " the same command continues the run"
+    )
+    assert second == (
+        f"afd compress: cannot write to the output folder {str(output)!r}: File too large"
+    )
 
 
 def test_a_token_that_expires_is_one_line(
