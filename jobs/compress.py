@@ -20,7 +20,7 @@ from jobs.compress_settings import CompressSettings
 from jobs.exits import EXIT_COMPLETE, SAME_COMMAND_CONTINUES
 from jobs.log import say, with_progress
 from jobs.quantities import size
-from jobs.run_job import run_job
+from jobs.run_job import output_on_disk, run_job
 from jobs.run_record import check_job, refuse_other_settings
 from pipeline.inputs.image_names import collection_root
 from pipeline.inputs.local_files import absolute_pattern, list_folder
@@ -49,8 +49,9 @@ def compress_collection(settings: CompressSettings) -> dict[str, Any]:
     refs = list_images_outside(settings.input, output)
     _open(output, settings)
     rows = [*_earlier_rows(output, settings), *_rows(refs, output, settings)]
-    with output.staged(MANIFEST) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), temporary, compression="zstd")
+    # Opened here: pyarrow does not say why it cannot write.
+    with output.staged(MANIFEST) as temporary, open(temporary, "wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), file, compression="zstd")
     good = [row for row in rows if "path" in row]
     _name_strays(output, {row["path"] for row in good})
     summary = {
@@ -100,10 +101,14 @@ def _name_strays(output: OutputFolder, paths: set[str]) -> None:
     Whoever reads a set as a folder would read them too.
     """
     folders = [str(output.path / name) for name in sorted({Path(path).parts[0] for path in paths})]
-    found = (
+    listed = [
         os.path.relpath(file, output.path) for folder in folders for file in list_folder(folder)
-    )
-    strays = [file for file in found if file not in paths]
+    ]
+    # A disk that ignores case lists a file under the name that its image had at first.
+    in_another_case = {path.casefold() for path in paths.difference(listed)}
+    strays = [
+        file for file in listed if file not in paths and file.casefold() not in in_another_case
+    ]
     if strays:
         say(
             f"files in {str(output.path)!r} that are of no image of this collection:"
@@ -131,7 +136,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(settings: CompressSettings) -> int:
-    summary = compress_collection(settings)
+    with output_on_disk(settings.output):
+        summary = compress_collection(settings)
     bad = "".join(f", {count} {status}" for status, count in summary["bad"].items())
     say(
         f"{summary['images']} images{bad}; {len(summary['sets'])} sets,"

@@ -31,7 +31,7 @@ from jobs.extras import require
 from jobs.quantities import finite
 from jobs.run_job import run_job
 from jobs.run_record import versions
-from pipeline.output import OutputFolder
+from pipeline.output import OutputError, OutputFolder
 
 REPORT, JSON, TABLES, IMAGES = "report.md", "report.json", "tables.parquet", "images.parquet"
 ANGLES, ANGLE_BINS = "response_angles.parquet", "response_angle_bins.parquet"
@@ -58,43 +58,60 @@ _IMAGE_SCHEMA = pa.schema(
 def evaluate(settings: EvaluateSettings) -> str:
     """Measure and write the report; returns it as Markdown.
 
-    Raises ValueError, worded for the user.
+    Raises ValueError, worded for the user: OutputError when it cannot be written, after printing
+    it, so that hours of measuring are not lost.
     """
     began = time.monotonic()
     settings = settings.located()
     if settings.figures:
         require("figures", "matplotlib")
     output = OutputFolder(settings.output)
-    _make(output)
+    _ = output.path  # raises for a bucket
+    output.prepare()
     found = measure(settings)
-    _make(output)  # if somebody removed the empty folder, hours of measuring are not lost
-    trained = found.model["has_trained_module"]
-    drawn = {"resamples": settings.resamples, "seed": settings.seed}
-    tables = make_tables(found.outcomes, found.truth, trained=trained, **drawn)
-    drift: list[DriftRow] = []
-    if trained:
-        stated = {
-            c: c.protocol.stated_quality([c.quality])
-            for c in found.outcomes
-            if c.protocol is not None and c.quality is not None
-        }
-        drift = make_drift_table(found.outcomes, stated, **drawn)
+    tables, drift = _tables(settings, found)
     lines = [_head(found), *tables_markdown(tables), *drift_markdown(drift)]
     if found.angles is not None:
-        _write_angles(output, found.angles, found.model)
         lines += angles_markdown(found.angles, ANGLE_FIGURE)
     report = "\n".join(lines)
-    _write_parquet(output, TABLES, pa.Table.from_pylist([row.flat() for row in tables]))
-    _write_parquet(output, IMAGES, pa.Table.from_pylist(_image_rows(found), _IMAGE_SCHEMA))
     facts = _facts(settings, found, tables, drift) | {"wall_s": round(time.monotonic() - began, 1)}
-    output.write_json(JSON, finite(facts))
-    output.write(REPORT, report.encode("utf-8"))
+    try:
+        output.prepare()  # somebody may have removed the empty folder
+        with output.first_write():
+            _write(output, found, tables, facts, report)
+    except OutputError:
+        print_answer(report)
+        raise
     return report
 
 
-def _make(output: OutputFolder) -> None:
-    with output.first_write():
-        output.path.mkdir(parents=True, exist_ok=True)
+def _tables(settings: EvaluateSettings, found: Evaluation) -> tuple[list[TableRow], list[DriftRow]]:
+    trained = found.model["has_trained_module"]
+    drawn = {"resamples": settings.resamples, "seed": settings.seed}
+    tables = make_tables(found.outcomes, found.truth, trained=trained, **drawn)
+    if not trained:
+        return tables, []
+    stated = {
+        c: c.protocol.stated_quality([c.quality])
+        for c in found.outcomes
+        if c.protocol is not None and c.quality is not None
+    }
+    return tables, make_drift_table(found.outcomes, stated, **drawn)
+
+
+def _write(
+    output: OutputFolder,
+    found: Evaluation,
+    tables: Sequence[TableRow],
+    facts: dict[str, Any],
+    report: str,
+) -> None:
+    if found.angles is not None:
+        _write_angles(output, found.angles, found.model)
+    _write_parquet(output, TABLES, pa.Table.from_pylist([row.flat() for row in tables]))
+    _write_parquet(output, IMAGES, pa.Table.from_pylist(_image_rows(found), _IMAGE_SCHEMA))
+    output.write_json(JSON, finite(facts))
+    output.write(REPORT, report.encode("utf-8"))
 
 
 def _head(found: Evaluation) -> str:
@@ -173,8 +190,9 @@ def _write_parquet(output: OutputFolder, name: str, table: pa.Table) -> None:
         for column in table.columns
     ]
     table = pa.table(columns, names=table.column_names)
-    with output.staged(name) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    # Opened here: pyarrow does not say why it cannot write.
+    with output.staged(name) as temporary, open(temporary, "wb") as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ from jobs.labelling.summary import (
 from jobs.labelling.workers import check_address, label_shards
 from jobs.log import say
 from jobs.pool import ClusterError, MistakeError
-from jobs.run_job import run_job
+from jobs.run_job import cannot_go_on, run_job
 from jobs.run_record import join_run, model_differences, open_run, record_model
 from jobs.settings import LabelSettings
 from pipeline.audit import remove_damaged, stray_parts
@@ -159,9 +159,7 @@ def _run(settings: LabelSettings) -> int:
     except ShutdownError as error:
         raise KeyboardInterrupt from error  # it is what the request was abandoned for
     except (OSError, AccessError) as error:
-        raise OSError(
-            f"cannot go on with the output {settings.output}: {error}{SAME_COMMAND_CONTINUES}"
-        ) from error
+        raise cannot_go_on(settings.output, error) from error
     _print_result(summary)
     return EXIT_COMPLETE if summary.complete else EXIT_FAILED
 

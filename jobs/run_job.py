@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from jobs.exits import EXIT_FAILED, ignore_further_signals
+from jobs.exits import EXIT_FAILED, SAME_COMMAND_CONTINUES, ignore_further_signals
 from jobs.log import LogFormat, LogLevel, configure, say
 from jobs.pool import ClusterError
 from pipeline.error_text import one_line
-from pipeline.stores.errors import AccessError
+from pipeline.stores.errors import AccessError, StoreError
 
 
 def run_job(
@@ -48,6 +49,25 @@ def run_job(
             raise
     say(f"{prog}: {reason}", level=logging.ERROR)
     return EXIT_FAILED
+
+
+@contextmanager
+def output_on_disk(output: str) -> Iterator[None]:
+    """Of a run that can be continued: an error of the system says which output it is of.
+
+    An error of a remote store is of the input, and stays.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise cannot_go_on(output, error) from error
+
+
+def cannot_go_on(output: str, error: Exception) -> OSError:
+    """What ends a run that can be continued when its output cannot be used."""
+    return OSError(f"cannot go on with the output {output}: {error}{SAME_COMMAND_CONTINUES}")
 
 
 def _is_of_the_gpus_memory(error: Exception) -> bool:

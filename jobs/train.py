@@ -14,7 +14,7 @@ from afd_model.training.training_state import STATE
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE, SAME_COMMAND_CONTINUES
 from jobs.log import say
-from jobs.run_job import run_job
+from jobs.run_job import output_on_disk, run_job
 from jobs.run_record import check_job, refuse_other_settings, versions
 from jobs.train_settings import TrainSettings
 from jobs.training.log import log_followed, share
@@ -114,7 +114,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(settings: TrainSettings) -> int:
-    card = train_module(settings)
+    with output_on_disk(settings.output):
+        card = train_module(settings)
     score, step = card["held_out_scores"], card["best_step"]
     say(
         f"{Path(settings.output) / CHECKPOINT}: {card['ended']}, weights of step {step};"

@@ -81,13 +81,17 @@ class OutputFolder:
 
     def create(self) -> None:
         """Create the folder and check that it takes a part. Raises OutputError."""
+        self.prepare(LABELS)  # in there: it may be another user's, or a link to another disk
+
+    def prepare(self, folder: str = "") -> None:
+        """Create the folder, or one in it, and check that it takes a file. Raises OutputError."""
+        where = f" {folder}/ in" if folder else ""
+        probe = os.path.join(folder, ".writable")
         with self.first_write():
-            self._store.prepare(LABELS)
-        # In there: it may be another user's, or a link to another disk.
-        probe = f"{LABELS}/.writable"
-        with self.first_write(f"write to {LABELS}/ in"):
+            self._store.prepare(folder)
+        with self.first_write(f"write to{where}"):
             self._store.write(probe, b"")
-        with self.first_write(f"delete from {LABELS}/ in"):
+        with self.first_write(f"delete from{where}"):
             self._store.remove(probe)
 
     @contextmanager

@@ -31,14 +31,15 @@ def own_files(location: str, output: OutputFolder) -> tuple[str, ...]:
     own = output.location
     if is_remote(folder) != is_remote(own):
         return ()
+    rest = _rest_below(own, folder)
     # Either path may go through a symbolic link; listed paths start with `folder`.
     real, real_own = (p if is_remote(p) else os.path.realpath(p) for p in (folder, own))
-    if _is_at_or_below(real, real_own):
-        tops = {own, folder} if real == real_own else {own}
+    if rest == "" or _is_at_or_below(real, real_own):
+        tops = {own, folder} if rest == "" else {own}
         return tuple(f"{top}/{name}" for top in sorted(tops) for name in _NAMES)
     found = {f"{own}/"}
-    if _is_at_or_below(real_own, real):
-        found.add(os.path.join(folder, os.path.relpath(real_own, real), ""))
+    if rest is not None:
+        found.add(os.path.join(folder, rest))
     return tuple(sorted(found))
 
 
@@ -53,7 +54,7 @@ def list_images_outside(location: str, output: OutputFolder) -> list[ImageRef]:
 
 def _refuse_mixing(location: str, output: OutputFolder) -> None:
     folder, rest = _folder_and_rest(location)
-    if is_remote(folder) or os.path.realpath(folder) != os.path.realpath(output.location):
+    if is_remote(folder) or _rest_below(output.location, folder) != "":
         return
     if "/" in rest or "**" in rest:
         raise OutputError(
@@ -72,6 +73,31 @@ def _folder_and_rest(location: str) -> tuple[str, str]:
         start = start[: start.rfind("/") + 1]
     rest = location.removeprefix(start)
     return (start.rstrip("/") if is_remote(location) else os.path.abspath(start)), rest
+
+
+def _rest_below(own: str, folder: str) -> str | None:
+    """The output's path below a folder, with a slash at its end; "" for the folder itself.
+
+    None for an output elsewhere. On a disk the folders themselves are compared, not their names: a
+    bind mount gives a folder a second path, and so does another case where the disk ignores it.
+    """
+    if is_remote(own):
+        below = _is_at_or_below(own, folder)
+        return f"{own}/".removeprefix(os.path.join(folder, "")) if below else None
+    path, rest = os.path.realpath(own), ""
+    while not _is_one_folder(path, folder):
+        above, name = os.path.split(path)
+        if above == path:
+            return None
+        path, rest = above, os.path.join(name, rest)
+    return rest
+
+
+def _is_one_folder(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is still to be made
+        return False
 
 
 def _is_at_or_below(path: str, folder: str) -> bool:

@@ -107,9 +107,8 @@ def write_plan(
     """Write the plan of a collection, with no more of it in memory than `cut` holds."""
     with (
         output.staged(PLAN) as temporary,
-        pq.ParquetWriter(
-            temporary, PLAN_SCHEMA, compression="zstd", write_statistics=False
-        ) as plan,
+        open(temporary, "wb") as file,  # opened here: pyarrow does not say why it cannot write
+        pq.ParquetWriter(file, PLAN_SCHEMA, compression="zstd", write_statistics=False) as plan,
     ):
         for run in cut(refs, images_per_shard):
             columns = {

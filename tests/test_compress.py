@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from disks import room_for
 from jpegs import encode, photo, save
 
 from jobs.compress import MANIFEST, compress_collection, main
 from jobs.compress_settings import CompressSettings
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C, compress, decompress, degrade
+from pipeline.inputs.local_files import list_folder
 from pipeline.jpeg_scan import scan_jpeg
 from pipeline.pairs.recompress import (
     compressed_file,
@@ -102,7 +104,7 @@ def test_a_name_that_no_file_can_have_costs_nothing_else(tmp_path: Path) -> None
     assert sorted(files(output)) == ["q10/x.jpg", "q10/z-2.jpg", "q10/z.jpg"]
     bad = [row["error"] for row in manifest(output) if row["status"] == "rejected"]
     assert bad == [
-        f"no file can have its name beside the others: {why}"
+        f"the output can hold no file of its name: {why}"
         for why in ("File exists", "File name too long")
     ]
     assert list(tmp_path.rglob("z*.jpg")) == list((output / "q10").glob("z*.jpg"))
@@ -120,6 +122,27 @@ def test_a_full_disk_is_not_taken_for_the_images_names(
     monkeypatch.setattr("pipeline.pairs.compressed_sets.atomic_write", full)
     assert run(collection, tmp_path / "out", "--quality", "10") == 1
     assert "No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EILSEQ])
+def test_a_name_that_the_outputs_disk_refuses_costs_nothing_else(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As exFAT and NTFS refuse a colon, and names that are no Unicode."""
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if ":" in Path(target).name:
+            raise OSError(number, os.strerror(number), str(source), None, str(target))
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", refuse)
+    data = encode(photo(40, 50))
+    tar_of(tmp_path / "in.tar", ("12:30.jpg", data), ("x.jpg", data))
+    assert run(tmp_path / "in.tar", tmp_path / "out", "--quality", "10") == 0
+    assert sorted(files(tmp_path / "out")) == ["q10/x.jpg"]
+    [bad] = [row for row in manifest(tmp_path / "out") if row["path"] is None]
+    assert bad["error"] == f"the output can hold no file of its name: {os.strerror(number)}"
 
 
 def test_bad_images_are_named_and_cost_nothing_else(collection: Path, tmp_path: Path) -> None:
@@ -169,6 +192,27 @@ def test_a_collection_that_changed_is_compressed_as_it_is_now(
     assert "q10/dog/a.jpg" not in {row["path"] for row in manifest(output)}
 
 
+def test_an_image_whose_name_changed_its_case_keeps_its_file(
+    collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    run(collection, output, "--quality", "10")
+    (collection / "cat/a.jpg").rename(collection / "cat/A.jpg")
+    assert run(collection, output, "--quality", "10") == 0
+    assert "of this collection: 1, such as 'q10/cat/a.jpg'; remove" in capsys.readouterr().err
+
+    def listed_without_case(folder: str) -> list[str]:
+        """A disk that ignores case has one file, under the old name."""
+        return [file for file in list_folder(folder) if not file.endswith("A.jpg")]
+
+    monkeypatch.setattr("jobs.compress.list_folder", listed_without_case)
+    assert run(collection, output, "--quality", "10") == 0
+    assert "of no image" not in capsys.readouterr().err
+
+
 def test_a_uri_is_the_same_input_in_every_folder(
     collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +258,26 @@ def test_the_output_of_another_job_is_refused(
     (tmp_path / "run.json").write_text('{"run_id": "1", "settings": {"top_k": 5}}')
     assert run(collection, tmp_path, "--quality", "10") == 1
     assert "run.json' belongs to another job: choose another --output" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_named_with_the_way_on(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    flags = ("--quality", *map(str, range(1, 31)))
+    assert run(collection, output, *flags) == 0
+    (output / MANIFEST).unlink()
+    for room in (1500, 100):  # for run.json, for nothing
+        with room_for(room):
+            assert run(collection, output, *flags) == 1
+    [first, second] = capsys.readouterr().err.splitlines()[-2:]
+    assert first == (
+        f"afd compress: cannot go on with the output {output}: [Errno 27] File too large;"
+        " the same command continues the run"
+    )
+    assert second == (
+        f"afd compress: cannot write to the output folder {str(output)!r}: File too large"
+    )
 
 
 def test_a_token_that_expires_is_one_line(
@@ -280,6 +344,18 @@ def test_images_of_one_name_get_a_file_each(tmp_path: Path) -> None:
         drawn = {row["path"]: row["qualities"] for row in manifest(output)}
         for name in ("000.jpg", "e.jpg"):
             assert drawn[f"times1/{name}"] == list(drawn_qualities(name, 0, 1))
+
+
+def test_names_that_differ_in_case_get_a_file_each(tmp_path: Path) -> None:
+    """The output may be on a disk that ignores case, where the second would replace the first."""
+    upper, lower = photo(40, 56), photo(48, 56, 1)
+    tar_of(tmp_path / "in.tar", ("A.jpg", encode(upper)), ("a.jpg", encode(lower)))
+    assert run(tmp_path / "in.tar", tmp_path / "out", "--quality", "10", "--times", "1") == 0
+    for name, picture in (("A.jpg", upper), ("a-2.jpg", lower)):
+        original = open_rgb(encode(picture))
+        assert (tmp_path / "out/q10" / name).read_bytes() == compress(original, 10)
+    drawn = {row["path"]: row["qualities"] for row in manifest(tmp_path / "out")}
+    assert drawn["times1/a-2.jpg"] == list(drawn_qualities("a.jpg", 0, 1))
 
 
 def test_random_compressions_are_drawn_by_name(collection: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """`afd evaluate` on a few pictures: its files, and what it compresses."""
 
+import errno
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from jobs.evaluation.measure import Evaluation, measure
 from jobs.evaluation.tables import make_tables
 from pipeline.degrade import FULL_IMAGE, IMAGENET_C
 from pipeline.pairs.recompress import drawn_qualities
+from pipeline.stores.output_store import STAGING
 
 
 def test_there_is_something_to_measure() -> None:
@@ -141,12 +144,41 @@ def test_an_empty_folder_that_is_removed_meanwhile_costs_no_measurement(
 
     def tidied(settings: EvaluateSettings) -> Evaluation:
         found = measure(settings)
+        (output / STAGING).rmdir()
         output.rmdir()
         return found
 
     monkeypatch.setattr("jobs.evaluate.measure", tidied)
     assert run(collection, output, "--afd", "none", "--quality", "25", "--resamples", "9") == 0
     assert (output / "report.md").exists()
+
+
+@pytest.mark.parametrize("refused", [".writable", "tables.parquet"])
+def test_an_output_that_takes_no_file_costs_no_measurement(
+    collection: Path,
+    tmp_path: Path,
+    refused: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is found out before; or, where it comes of a disk that fills meanwhile, told by then."""
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == refused:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+        replace(source, target)
+
+    measured: list[Evaluation] = []
+    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setattr(
+        "jobs.evaluate.measure", lambda s: measured.append(measure(s)) or measured[0]
+    )
+    assert run(collection, tmp_path, "--afd", "none", "--quality", "25", "--resamples", "9") == 1
+    printed, said = capsys.readouterr()
+    wanted = f"cannot write to the output folder {str(tmp_path)!r}: No space left on device"
+    assert said.splitlines()[-1] == f"afd evaluate: {wanted}"
+    assert bool(measured) == ("4 images, 1 left out" in printed) == (refused != ".writable")
 
 
 def test_a_number_that_there_is_none_of_is_null(

@@ -203,3 +203,5 @@ def test_two_of_one_name_get_two_pictures() -> None:
         for tar in "ab"
     ]
     assert list(output_names(refs)) == ["x/1.jpg", "x/1.jpg-2"]
+    refs = [ImageRef(f"/photos/{name}.jpg") for name in "Aa"]  # on a disk that ignores case
+    assert list(output_names(refs)) == ["A.jpg", "a.jpg-2"]

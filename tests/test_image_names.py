@@ -44,3 +44,19 @@ def test_paths_that_fall_together_are_told_apart() -> None:
     ]
     many = list(distinct(["x.jpg"] * 50_000))  # in linear time: as many tars of one layout
     assert len(set(many)) == 50_000
+
+
+def test_a_disk_that_ignores_case_has_a_file_for_each() -> None:
+    """As exFAT, NTFS and SMB do. Folders that fall together there share one, and no file in it."""
+    paths = ["A.jpg", "a.jpg", "a-2.JPG", "Dogs/x.jpg", "dogs/X.jpg", "dogs/y.jpg", "É", "é"]
+    found = list(distinct(paths))
+    assert found == [
+        "A.jpg",
+        "a-2.jpg",
+        "a-2-2.JPG",
+        "Dogs/x.jpg",
+        "dogs/X-2.jpg",
+        *paths[5:7],
+        "é-2",
+    ]
+    assert len({path.lower() for path in found}) == len(paths)

@@ -45,6 +45,35 @@ def test_a_link_to_either_is_seen_through(folder: Path) -> None:
     assert listed("link", "photos/out") == [f"link{name[6:]}" for name in IMAGES]
 
 
+@pytest.fixture
+def mounted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A second path to photos/ that its name does not give away, as a bind mount's.
+
+    It is a link that `os.path.realpath` does not follow.
+    """
+    (folder / "mounted").symlink_to(folder / "photos")
+    monkeypatch.setattr("os.path.realpath", os.path.abspath)
+    return folder / "mounted"
+
+
+@pytest.mark.parametrize("output", ["mounted/out", "mounted/new", "mounted/out/new"])
+def test_a_second_path_to_the_input_is_recognised(mounted: Path, output: str) -> None:
+    write(mounted.parent, *(f"{output}/{name}" for name in ("q10/a.jpg", "run.json")))
+    own = OutputFolder(output)
+    wanted = [ref.uri for ref in list_images("photos") if f"/{output[8:]}/" not in ref.uri]
+    assert [ref.uri for ref in list_images("photos", own_files("photos", own))] == wanted
+    assert [ref.uri for ref in list_images_outside("photos/**", own)] == wanted
+
+
+def test_a_second_path_to_the_input_is_no_output_for_sets_of_images(mounted: Path) -> None:
+    with pytest.raises(OutputError, match=r"/mounted' is the input's own: choose another"):
+        list_images_outside("photos", OutputFolder("mounted"))
+    write(mounted, *RUN)
+    own_names = {f"photos/{name}" for name in RUN}
+    assert not own_names & set(listed("photos", "mounted"))
+    assert listed("photos/z", "mounted") == ["photos/z/c.jpg"]
+
+
 def test_in_its_own_output_a_collection_lacks_only_what_the_run_writes(folder: Path) -> None:
     write(folder / "photos", *RUN, "labels/my.jpg")
     (folder / "link").symlink_to(folder / "photos")

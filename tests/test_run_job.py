@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from jobs.pool import ClusterError
-from jobs.run_job import run_job
+from jobs.run_job import output_on_disk, run_job
 from pipeline.output import OutputError
 from pipeline.stores.errors import AccessError, StoreError
 
@@ -36,6 +36,15 @@ def test_what_the_user_can_mend_is_one_line(
 ) -> None:
     assert failing(error) == 1
     assert capsys.readouterr() == ("", "afd test: no\n")
+
+
+def test_what_the_system_says_of_an_output_says_which_one_it_is() -> None:
+    wanted = r"^cannot go on with the output /out: no; the same command continues the run$"
+    with pytest.raises(OSError, match=wanted), output_on_disk("/out"):
+        raise OSError("no")
+    for error in (StoreError("no"), OutputError("no")):  # of the input; or worded already
+        with pytest.raises(type(error), match=r"^no$"), output_on_disk("/out"):
+            raise error
 
 
 @pytest.mark.parametrize("error", [AccessError("no"), ClusterError("no")])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from disks import room_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,6 +118,14 @@ def test_a_listing_that_fails_leaves_no_plan(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="the disk is gone"):
         write_plan(output, refs(), 1)  # type: ignore[arg-type]
     assert not output.plan.exists()
+
+
+def test_a_plan_that_finds_no_room_says_so(tmp_path: Path) -> None:
+    output = OutputFolder(str(tmp_path))
+    refs = [ImageRef(f"/photos/{k * k}.jpg") for k in range(5000)]
+    with room_for(10_000), pytest.raises(OSError, match=r"^\[Errno 27\] File too large$"):
+        write_plan(output, refs, 100)
+    assert [path.name for path in tmp_path.rglob("*")] == [".staging"]
 
 
 def test_a_damaged_plan_is_named_with_the_way_out(tmp_path: Path) -> None:

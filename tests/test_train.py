@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from disks import room_for
 from safetensors.torch import load_file
 from torchvision.models import mobilenet_v3_small
 from training_runs import FLAGS, make_collection, records, train
@@ -261,6 +262,17 @@ def test_the_output_of_another_job_is_refused(
     assert train(sound, tmp_path) == 1
     assert "run.json' belongs to another job: choose another --output" in capsys.readouterr().err
     assert "top_k" in (tmp_path / "run.json").read_text()
+
+
+def test_a_disk_that_is_full_is_named_with_the_way_on(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with room_for(100_000):
+        assert train(sound, tmp_path, "--max-steps", "2") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"afd train: cannot go on with the output {tmp_path}: [Errno 27] File too large;"
+        " the same command continues the run"
+    )
 
 
 def test_a_token_that_expires_is_one_line(

@@ -1,5 +1,6 @@
 """The log of a training run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,38 @@ def test_tensorboard_has_every_number(tmp_path: Path) -> None:
     for step, loss in ((1, 2.5), (2, 0.5)):
         log({"kind": "step", "step": step, "loss": loss})
     log({"kind": "validation", "step": 2, "kl": 0.25})
-    log.close()
     found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert sorted(found.Tags()["scalars"]) == ["step/loss", "validation/kl"]
     assert [(e.step, e.value) for e in found.Scalars("step/loss")] == [(1, 2.5), (2, 0.5)]
+    log = TrainingLog(tmp_path, first_step=1)  # the state of step 2 was lost
+    log({"kind": "step", "step": 2, "loss": 0.75})
+    found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("step/loss")] == [(1, 2.5), (2, 0.75)]
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_disk_that_takes_no_tensorboard_log_does_not_end_the_run(
+    written: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("tensorboard")
+    lines: list[str] = []
+    monkeypatch.setattr("jobs.training.log.say", lines.append)
+    records_to_come = [{"kind": "step", "step": step, "loss": 0.5} for step in range(1, 4)]
+    if written:
+        log = TrainingLog(tmp_path, first_step=0)
+        log(records_to_come.pop(0))
+        shutil.rmtree(tmp_path / "tensorboard")
+    (tmp_path / "tensorboard").write_text("in the way")
+    if not written:
+        log = TrainingLog(tmp_path, first_step=0)
+    for record in records_to_come:
+        log(record)
+    assert lines == ["TensorBoard's log ends here: File exists; log.jsonl goes on"]
+    assert len(records(tmp_path, "step")) == 3
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_records_of_lost_steps_are_dropped(tmp_path: Path) -> None:
@@ -27,7 +56,6 @@ def test_records_of_lost_steps_are_dropped(tmp_path: Path) -> None:
     )
     log = TrainingLog(tmp_path, first_step=3)
     log({"kind": "step", "step": 4, "loss": 0.5})
-    log.close()
     assert [r["step"] for r in records(tmp_path, "step")] == [3, 4]
     assert records(tmp_path, "step")[1]["loss"] == 0.5
 
@@ -39,7 +67,6 @@ def test_a_line_has_every_term_of_the_loss(tmp_path: Path, monkeypatch: pytest.M
     log = TrainingLog(tmp_path, first_step=0)
     with log_followed(tmp_path, max_steps=9):
         log({"kind": "step", "step": 1, "loss": 1.5, **terms, "images_per_s": 2.0})
-    log.close()
     (said,) = lines
     assert "step 1/9  loss 1.5000" in said
     assert all(f"  {term} 0.2500  " in said for term in ("root_kl", "logits", *LOSS_TERMS))

@@ -1,12 +1,12 @@
 """What a run is between two steps: continued, refused where it is not this run's, whole."""
 
-import resource
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from disks import room_for
 from torch import nn
 from trainers import OPTIONS, RandomPairs, make_trainer, run, weights
 
@@ -104,13 +104,8 @@ def test_a_state_that_finds_no_room_is_a_disks_error_and_leaves_the_last_one(
     trainer = make_trainer(backbone, tmp_path)
     trainer.save()
     before = (tmp_path / "state.pt").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            trainer.save()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with room_for(len(before) // 2), pytest.raises(OSError, match="File too large"):
+        trainer.save()
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
     assert (tmp_path / "state.pt").read_bytes() == before
 

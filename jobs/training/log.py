@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,6 +17,7 @@ from afd_model.atomic_file import atomic_write
 from afd_model.training.losses import LOSS_TERMS
 from jobs.log import say
 from jobs.quantities import UNKNOWN
+from pipeline.error_text import reason_of
 
 LOG = "log.jsonl"
 _POLL_S = 0.5
@@ -31,24 +35,60 @@ class TrainingLog:
         kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= first_step]
         with atomic_write(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self._board: Any = None
+        self._board: _Board | None = None
         if find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+            self._board = _Board(folder / "tensorboard", first_step)
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Append a record: {"kind": ..., "step": ..., further numbers}."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+            self._board.add(record)
 
-    def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+
+class _Board:
+    """A file for TensorBoard. Where it cannot be written, the run goes on without it.
+
+    PyTorch's `SummaryWriter` would write in a thread, where an error is a traceback on stderr.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._path = folder / name
+        self._failed = False
+        # With which TensorBoard drops the later steps of an earlier process.
+        start = Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._write(Event(file_version="brain.Event:2"), start)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a record's numbers that are no counts."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=f"{record['kind']}/{name}", simple_value=value)
+            for name, value in record.items()
+            if isinstance(value, float)
+        ]
+        self._write(Event(step=record["step"], summary=Summary(value=values)))
+
+    def _write(self, *events: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        if self._failed:
+            return
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            with open(self._path, "ab") as file:
+                for event in events:
+                    event.wall_time = time.time()
+                    RecordWriter(file).write(event.SerializeToString())
+        except OSError as error:
+            self._failed = True
+            say(f"TensorBoard's log ends here: {reason_of(error)}; {LOG} goes on")
 
 
 @contextmanager

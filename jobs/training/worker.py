@@ -146,22 +146,18 @@ def run_worker(settings: TrainSettings, rank: Rank, device: torch.device | None 
     held_out = loader(ready.held_out, ready.preset, settings.flip_mix())
     facts = {**_facts(settings, ready, device), **_earlier_max_steps(folder)}
     log = TrainingLog(folder, trainer.step) if is_first() else None
-    try:
-        reason = train(
-            trainer,
-            training,
-            held_out,
-            log=log or (lambda record: None),
-            on_kept=lambda: export(trainer, ready.backbone, facts),
-        )
-        some = evenly(ready.training, settings.flip_images)
-        flip_images = loader(some, ready.preset, settings.flip_mix())
-        passes = [(held_out, settings.flip_passes), (flip_images, 1)]
-        flips = fit_flips(trainer, ready.backbone, passes)
-        export(trainer, ready.backbone, {**facts, "ended": reason}, flips)
-    finally:
-        if log is not None:
-            log.close()
+    reason = train(
+        trainer,
+        training,
+        held_out,
+        log=log or (lambda record: None),
+        on_kept=lambda: export(trainer, ready.backbone, facts),
+    )
+    some = evenly(ready.training, settings.flip_images)
+    flip_images = loader(some, ready.preset, settings.flip_mix())
+    passes = [(held_out, settings.flip_passes), (flip_images, 1)]
+    flips = fit_flips(trainer, ready.backbone, passes)
+    export(trainer, ready.backbone, {**facts, "ended": reason}, flips)
 
 
 def _advise(settings: TrainSettings, ready: Prepared) -> None:

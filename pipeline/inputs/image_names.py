@@ -30,17 +30,18 @@ def relative_name(ref: ImageRef, root: str) -> str:
 def distinct(paths: Iterable[str]) -> Iterator[str]:
     """The paths in their order, made unique: duplicates get -2, -3, ... before the extension.
 
-    Duplicates come from tars with members of the same name. The result depends on the paths and
-    their order alone.
+    Duplicates come from tars with members of the same name, and from names that differ in case
+    alone: on exFAT, NTFS or SMB they are one file. The result depends on the paths and their order
+    alone, not on the disk.
     """
-    taken: dict[str, int] = {}  # path -> the last number that was tried
+    taken: dict[str, int] = {}  # path, in one case -> the last number that was tried
     for path in paths:
         stem, extension = os.path.splitext(path)
-        own = path
-        while own in taken:
-            taken[path] += 1
-            own = f"{stem}-{taken[path]}{extension}"
-        taken[own] = 1
+        own, first = path, path.casefold()
+        while own.casefold() in taken:
+            taken[first] += 1
+            own = f"{stem}-{taken[first]}{extension}"
+        taken[own.casefold()] = 1
         yield own
 
 

@@ -26,8 +26,12 @@ from pipeline.records import EncodedImage, ImageRef, Status
 from pipeline.screening.screen import Limits
 from pipeline.stores.output_store import STAGING
 
-# Tars and buckets may hold `a` beside `a/b`, and names of any length.
-_NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+# Tars and buckets may hold `a` beside `a/b`, and names of any length. The last two are of disks
+# that refuse some characters, as exFAT and NTFS do.
+_NAME_ERRORS = (
+    *(errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EINVAL, errno.EILSEQ),
+)
 # `path` is relative to the manifest, so `afd label` can read the manifest as its input.
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -119,7 +123,7 @@ def write_files(image: PlannedImage, folder: Path, recipe: SetRecipe) -> list[di
     except OSError as failure:
         if failure.errno not in _NAME_ERRORS:
             raise
-        reason = f"no file can have its name beside the others: {failure.strerror}"
+        reason = f"the output can hold no file of its name: {failure.strerror}"
         return [_bad_row(image.ref, Status.REJECTED, reason)]
     later = recipe.protocol.later_qualities
     return [
