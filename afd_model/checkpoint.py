@@ -57,7 +57,8 @@ class CheckpointFacts:
             return None
         return (
             f"{self.path} was trained by another release, whose flip model this one cannot run:"
-            " flip_probability is null; `afd train --afd FILE` fits a new one"
+            " flip_probability is null; `afd train INPUT --afd FILE --max-steps 1 --start-share 1`"
+            " fits a new one and keeps the weights"
         )
 
 

@@ -90,8 +90,8 @@ def load_model(
     preferred = _preferred_engine(device, images_to_label)
     predictor = _predictor(make, settings.engine, preferred=preferred)
     _check_precision(predictor, backbone.name, geometry.crop)
-    if checkpoint is not None and predictor.notice is None:
-        predictor.notice = checkpoint.notice
+    if checkpoint is not None and checkpoint.notice is not None:
+        predictor.notice = "; ".join(filter(None, (predictor.notice, checkpoint.notice)))
     options = DecodeOptions(
         device=device,
         batch_size=batch_size,
@@ -202,9 +202,9 @@ def _geometry(settings: LabelSettings, preset: Preprocessing, *, in_blocks: bool
 def model_facts(
     backbone: Backbone, afd: AFDModule | None, checkpoint: CheckpointFacts | None
 ) -> dict[str, Any]:
-    """Names and digests of what decides the labels and their names: `MODEL_FACTS`."""
+    """Names and digests of what decides the rows: `MODEL_FACTS`, or some of them."""
     unnamed = "none" if afd is None else "untrained"
-    return {
+    facts = {
         "backbone": backbone.name,
         "weights": backbone.weights,
         "weights_sha256": backbone.weights_sha256,
@@ -213,6 +213,9 @@ def model_facts(
         "afd_sha256": checkpoint.sha256 if checkpoint else None,
         "class_names_sha256": _names_sha256(backbone.class_names),
     }
+    if checkpoint is not None and checkpoint.has_other_flip_model:
+        facts["flip_model"] = "not run"  # though the release that began the run may have run it
+    return facts
 
 
 def _names_sha256(names: Sequence[str] | None) -> str | None:

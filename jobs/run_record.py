@@ -19,10 +19,11 @@ _RECORDED_PACKAGES = (
     *("afd-label", "nvidia-dali-cuda130", "numba", "openvino", "pillow", "pyarrow", "ray", "timm"),
     *("torch", "torchvision", "turbojpeg"),
 )
-# Facts of the model that decide the labels and their names; run.json and every part have them.
+# Facts of the model that decide the rows, in run.json and every part. The last is only of a
+# checkpoint whose flip model this release cannot run.
 MODEL_FACTS = (
     *("backbone", "weights", "weights_sha256", "stem_layer", "afd", "afd_sha256"),
-    "class_names_sha256",
+    *("class_names_sha256", "flip_model"),
 )
 _POLL_S = 0.5
 

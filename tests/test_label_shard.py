@@ -155,14 +155,14 @@ class MeanColour:
     def __init__(self, *, seconds: float = 0.0, fails_at_batch: int | None = None) -> None:
         self.seconds = seconds
         self.fails_at_batch = fails_at_batch
-        self.qualities: list[float] = []
+        self.file_facts: list[list[float]] = []
         self.batches = 0
 
     def __call__(self, pixels: torch.Tensor, dct: torch.Tensor, file_facts: torch.Tensor) -> Means:
         if self.batches == self.fails_at_batch:
             raise MemoryError("no room for this batch")
         self.batches += 1
-        self.qualities += file_facts[:, 0].tolist()
+        self.file_facts += file_facts.tolist()
         time.sleep(self.seconds)
         top = pixels.mean((2, 3)).topk(2)
         labels = top.indices.numpy().astype(np.int32)
@@ -188,14 +188,16 @@ def test_labels_go_to_the_images_they_were_made_of(
         assert row["confidence"] == pytest.approx((100 + 5 * int(number)) / 255, abs=0.02)
 
 
-def test_the_classifier_gets_the_headers_quality(
+def test_the_classifier_gets_the_headers_quality_and_the_enlargement(
     tmp_path: Path, label: Callable[..., LabelledShard]
 ) -> None:
     classifier = MeanColour()
-    files = {f"{q:03d}.jpg": encode(photo(30, 30), quality=q) for q in (5, 50, 95)}
+    files = {f"{q:03d}.jpg": encode(photo(40, 32), quality=q) for q in (5, 50, 95)}
     label(write(tmp_path / "in", files | {"png.jpg": png()}), classifier)
-    assert classifier.qualities[:3] == [5, 50, 95]
-    assert np.isnan(classifier.qualities[3])
+    qualities, enlargements = zip(*classifier.file_facts, strict=True)
+    assert qualities[:3] == (5, 50, 95)
+    assert np.isnan(qualities[3])
+    assert enlargements[:3] == (1, 1, 1)
 
 
 def png() -> bytes:

@@ -99,23 +99,28 @@ def test_shares_of_no_held_out_images_are_dashes(
     assert card["held_out_scores"].keys() == {"agreement", "clean_agreement", "kl"}
 
 
-def test_the_flip_model_sees_training_images_from_all_over(
+def test_the_flip_model_sees_training_images_from_all_over_and_thumbnails(
     sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lists: list[list[ImageRef]] = []
+    thumbnails: list[float] = []
     flags = ("--max-steps", "1", "--flip-images", "3", "--seed", "2", "--max-pixels", "9999")
 
     class Noted(PairLoader):
-        def __init__(self, refs: Sequence[ImageRef], *rest: Any, **named: Any) -> None:
+        def __init__(
+            self, refs: Sequence[ImageRef], geometry: Any, options: Any, mix: Any, **named: Any
+        ) -> None:
             assert (named["seed"], named["limits"]) == (2, Limits(9999))
             lists.append(list(refs))
-            super().__init__(refs, *rest, **named)
+            thumbnails.append(mix.thumbnail_share)
+            super().__init__(refs, geometry, options, mix, **named)
 
     monkeypatch.setattr(worker, "PairLoader", Noted)
     assert train(sound, tmp_path, *flags) == 0
     training, held_out, fitted_too = lists
     assert (len(training), len(held_out)) == (11, 5)
     assert fitted_too == [training[0], training[3], training[7]]
+    assert thumbnails == [0, 1 / 3, 1 / 3]
 
 
 def assert_holds(output: Path, start: str) -> None:

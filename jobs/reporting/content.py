@@ -32,8 +32,8 @@ _NO_DRIFT = (
 )
 _NO_LABEL = "No image was labelled."
 _NO_FLIP = (
-    "Flip probabilities are not known, because the run's AFD checkpoint contains no flip model. So"
-    " it is not known which labels are at risk."
+    "Flip probabilities are not known, because the run's AFD checkpoint contains no flip model, or"
+    " one that the labelling release could not run. So it is not known which labels are at risk."
 )
 
 
