@@ -68,7 +68,8 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
 
     address: "local" starts a private cluster that ends with the block; anything else joins one.
     num_cpus: CPUs of a private cluster; None: those that this process may use.
-    Raises ClusterError when there is no cluster at the address, or the process uses Ray already.
+    Raises ClusterError when there is no cluster at the address; MistakeError when the process uses
+    Ray already.
     """
     check_address(address)  # before anything is to be undone: ray.shutdown would end others' work
     address = resolved(address)

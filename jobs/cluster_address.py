@@ -11,7 +11,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from jobs.pool import ClusterError
+from jobs.pool import ClusterError, MistakeError
 from pipeline.error_text import reason_of
 
 _RAY_ADDRESS = "RAY_ADDRESS"
@@ -30,20 +30,20 @@ def resolved(address: str) -> str:
 
 
 def check_address(address: str) -> None:
-    """Raise ClusterError when this process cannot use a cluster there, as where there is none.
+    """Raise ClusterError where there is no cluster, MistakeError where this process may use none.
 
     address: as `--address`. What is found on this machine, by "local" and "auto", is left to Ray,
         which checks it quickly.
     """
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():  # it is connected once; the end would be for all
-        raise ClusterError(
+        raise MistakeError(
             "this process uses Ray already: use workers=0 in it, or, outside of Ray's tasks and"
             " actors, call ray.shutdown() first"
         )
     place = resolved(address)
     if place == "local" and _OF_A_SUBMITTED_JOB in os.environ:
-        raise ClusterError(
+        raise MistakeError(
             "this is a job of a Ray cluster: use --address auto to run on the cluster, or"
             " --workers 0 to run in this process alone"
         )

@@ -20,7 +20,7 @@ class ClusterError(RuntimeError):
 
 
 class MistakeError(ValueError):
-    """A user's mistake that a worker found, such as the name of no backbone; one line."""
+    """A user's mistake that a worker or a connection to Ray found; one line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from afd_model.inference.device import resolve_device
 from afd_model.training.export import CARD, CHECKPOINT
 from afd_model.training.trainer import TrainingError
 from afd_model.training.training_state import STATE
+from jobs.cluster_address import check_address
 from jobs.command_line import parse
 from jobs.exits import EXIT_COMPLETE, SAME_COMMAND_CONTINUES
 from jobs.log import say
@@ -31,6 +32,8 @@ def train_module(settings: TrainSettings) -> dict[str, Any]:
     """
     settings = settings.located()
     folder, output = Path(settings.output), OutputFolder(settings.output)
+    if settings.workers:
+        check_address(settings.address)
     _open(output, settings)
     if finished := _finished(output, settings):
         say(f"{folder} is complete ({settings.max_steps} steps): nothing to do")

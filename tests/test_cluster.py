@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 import jobs.cluster
 from jobs.cluster import _connect, cluster, free, logs_folder
-from jobs.pool import ClusterError
+from jobs.pool import ClusterError, MistakeError
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_a_connection_that_the_process_has_already_is_left_to_it(address: str) -
     """A notebook's after `ray.init()`, or that of a task or an actor."""
 
     def tried(address: str) -> str:
-        with pytest.raises(ClusterError) as caught, cluster(address):
+        with pytest.raises(MistakeError) as caught, cluster(address):
             pass
         return str(caught.value)
 

@@ -8,7 +8,7 @@ import pytest
 from servers import WebServer
 
 from jobs.cluster_address import check_address, resolved
-from jobs.pool import ClusterError
+from jobs.pool import ClusterError, MistakeError
 
 
 @pytest.fixture(params=["--address", "RAY_ADDRESS"])
@@ -84,7 +84,9 @@ def test_a_submitted_job_does_not_pass_its_cluster_by(monkeypatch: pytest.Monkey
     """As without `--address auto`: a private cluster on the head takes that of others' jobs."""
     check_address("local")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {}, "metadata": {}}')
-    assert refusal("local") == (
+    with pytest.raises(MistakeError) as caught:
+        check_address("local")
+    assert str(caught.value) == (
         "this is a job of a Ray cluster: use --address auto to run on the cluster, or --workers 0"
         " to run in this process alone"
     )

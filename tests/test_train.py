@@ -78,6 +78,31 @@ def test_a_run_ends_with_a_checkpoint_its_card_and_its_log(
     assert "kl-weight was 0.0, is now 2.0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("address", "in_a_job", "told"),
+    [
+        ("127.0.0.1:1", False, "no Ray cluster at '127.0.0.1:1' (Connection refused)"),
+        ("local", True, "this is a job of a Ray cluster: use --address auto to run on the cluster"),
+    ],
+)
+def test_a_wrong_address_is_told_before_anything_is_written(
+    address: str,
+    in_a_job: bool,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if in_a_job:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    output = tmp_path / "out"
+    assert train("not even listed", output, "--workers", "1", "--address", address) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"afd train: {told}")
+    assert line.endswith("the same command continues the run") is not in_a_job
+    assert not output.exists()
+
+
 def test_a_card_names_files_of_weights_without_their_folders(sound: Path, tmp_path: Path) -> None:
     weights = tmp_path / "own.pth"
     torch.save(mobilenet_v3_small(num_classes=3).state_dict(), weights)

@@ -55,15 +55,21 @@ def run_shards(
             reason += ": every node needs this package, in the same version as the driver's"
         raise ClusterError(reason) from error
     except _client_errors() as error:
-        details = getattr(error, "details", None)  # gRPC's own text is a paragraph
-        reason = one_line(details() or "") if details else root_cause(error)
-        raise ClusterError(f"the connection to the cluster was lost: {reason}") from error
+        raise ClusterError(f"the connection to the cluster was lost: {_lost(error)}") from error
 
 
 def _client_errors() -> tuple[type[BaseException], ...]:
     """Of Ray Client whose server is lost: it hands on gRPC's errors of some calls."""
     grpc = sys.modules.get("grpc")  # imported by Ray Client where it is used
     return (ConnectionError, grpc.RpcError) if grpc else (ConnectionError,)
+
+
+def _lost(error: BaseException) -> str:
+    """Why, in one line. gRPC's own text, which Ray Client also puts into its errors, has many."""
+    for cause in (error, error.__cause__, error.__context__):
+        if details := getattr(cause, "details", None):
+            return one_line(details() or "")
+    return root_cause(error)
 
 
 @dataclass(frozen=True, slots=True)

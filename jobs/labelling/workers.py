@@ -44,7 +44,7 @@ def label_shards(
 
 
 def check_address(settings: LabelSettings) -> None:
-    """Raise ClusterError for a wrong address before the input is listed, which may take an hour."""
+    """Refuse a wrong address before the input is listed, which may take an hour."""
     if settings.workers != 0:
         cluster_address.check_address(settings.address)
 
