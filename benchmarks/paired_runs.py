@@ -25,7 +25,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from afd_model.backbones import preprocessing_of
 
-Labels = dict[str, int]  # file name -> class
+Labels = dict[str, int]  # path in the folder of images -> class
 Runner = Callable[[argparse.Namespace, str], dict[str, float]]
 
 
@@ -105,18 +105,22 @@ def _measure(name: str, arguments: argparse.Namespace) -> tuple[float, Labels]:
         if run.returncode:
             raise RuntimeError(f"{name} failed:\n{run.stderr}")
         result = json.loads(run.stdout.splitlines()[-1])
-        labels = _labels(Path(folder) / "out")
+        labels = _labels(Path(folder) / "out", arguments.images)
     planned = sum(path.is_file() for path in Path(arguments.images).rglob("*"))
     if not result["images"] == len(labels) == planned:
-        raise RuntimeError(f"{name} labelled {result['images']} of {planned} images")
+        raise RuntimeError(
+            f"{name} labelled {result['images']} of {planned} images ({len(labels)} paths)"
+        )
     return float(result["images_per_s"]), labels
 
 
-def _labels(output: Path) -> Labels:
+def _labels(output: Path, images: str) -> Labels:
+    """By the images' paths in their folder, which every pipeline names in its own way."""
     parts = output / "labels" if (output / "labels").is_dir() else output
     table = pq.read_table(parts)
     paths = table["uri" if "uri" in table.column_names else "path"].to_pylist()
-    return {os.path.basename(p): n for p, n in zip(paths, table["label"].to_pylist(), strict=True)}
+    names = [os.path.relpath(path.removeprefix("file://"), images) for path in paths]
+    return dict(zip(names, table["label"].to_pylist(), strict=True))
 
 
 def _facts(arguments: argparse.Namespace) -> dict[str, Any]:
