@@ -246,14 +246,10 @@ def _flip_to_dict(model: FlipModel | None) -> dict[str, Any] | None:
 
 def _flip_from_dict(fields: dict[str, Any] | None) -> FlipModel | None:
     """None also if the model needs features that this version does not compute."""
-    if fields is None or _has_other_features(fields):
+    if fields is None or tuple(fields.get("features", ())) != FLIP_FEATURES:
         return None
     lists = {key: tuple(fields[key]) for key in ("coefficients", "means", "scales")}
     return FlipModel(intercept=fields["intercept"], **lists)
-
-
-def _has_other_features(fields: dict[str, Any]) -> bool:
-    return tuple(fields.get("features", ())) != FLIP_FEATURES
 
 
 def _from_json(text: str) -> CheckpointFacts:
@@ -262,15 +258,15 @@ def _from_json(text: str) -> CheckpointFacts:
         raise ValueError(f"format {fields['format']}, this version reads {FORMAT}")
     if not isinstance(fields["training"], dict):
         raise ValueError(f"training is an object, not {fields['training']!r}")
+    flip_model = _flip_from_dict(fields["flip_model"])
     return CheckpointFacts(
         config=config_from_dict(fields["config"]),
         backbone=fields["backbone"],
         backbone_sha256=fields["backbone_sha256"],
         stem_layer=fields["stem_layer"],
         training=fields["training"],
-        flip_model=_flip_from_dict(fields["flip_model"]),
-        has_other_flip_model=bool(fields["flip_model"])
-        and _has_other_features(fields["flip_model"]),
+        flip_model=flip_model,
+        has_other_flip_model=flip_model is None and fields["flip_model"] is not None,
     )
 
 
