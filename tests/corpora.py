@@ -27,12 +27,12 @@ def write(folder: Path, *names: str) -> None:
 
 def make_tar(names: list[str], tar_format: int = tarfile.GNU_FORMAT) -> bytes:
     """A tar of files whose content is three times their name; a name may come twice."""
-    return _tar([(name, os.fsencode(name) * 3) for name in names], tar_format)
+    return tar_of_members([(name, os.fsencode(name) * 3) for name in names], tar_format)
 
 
 def tar_of_files(files: Mapping[str, bytes]) -> bytes:
     """A tar of these files."""
-    return _tar(list(files.items()), tarfile.GNU_FORMAT)
+    return tar_of_members(list(files.items()))
 
 
 def listed_tar(data: bytes) -> list[ImageRef]:
@@ -42,10 +42,11 @@ def listed_tar(data: bytes) -> list[ImageRef]:
     return list(list_tar(io.BytesIO(data), "x", "x", container))
 
 
-def _tar(files: list[tuple[str, bytes]], tar_format: int) -> bytes:
+def tar_of_members(members: list[tuple[str, bytes]], tar_format: int = tarfile.GNU_FORMAT) -> bytes:
+    """A tar of these members, of which several may have one name."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tar_format) as archive:
-        for name, content in files:
+        for name, content in members:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from compressions import files, manifest, run
 from disks import room_for
 from jpegs import encode, photo, save
 
@@ -52,23 +52,6 @@ def collection(tmp_path: Path) -> Path:
     return folder
 
 
-def run(collection: Path | str, output: Path, *flags: str) -> int:
-    return main([str(collection), "--output", str(output), *flags])
-
-
-def manifest(output: Path) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = pq.read_table(output / MANIFEST).to_pylist()
-    return rows
-
-
-def files(output: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(output)): path.read_bytes()
-        for path in sorted(output.glob("*/**/*"))
-        if path.is_file()
-    }
-
-
 def test_sets_are_the_originals_compressed_under_their_own_names(
     collection: Path, tmp_path: Path
 ) -> None:
@@ -92,24 +75,6 @@ def test_setting_the_clock_back_does_not_shorten_a_run(
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["wall_s"] > 0
 
 
-def test_a_name_that_no_file_can_have_costs_nothing_else(tmp_path: Path) -> None:
-    data = encode(photo(40, 50))
-    with tarfile.open(tmp_path / "in.tar", "w") as tar:
-        for name in ("x.jpg", "x.jpg/y.jpg", "n" * 300 + ".jpg", "../../z.jpg", "/z.jpg"):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    output = tmp_path / "a" / "b" / "out"
-    assert run(tmp_path / "in.tar", output, "--quality", "10", "--workers", "1") == 0
-    assert sorted(files(output)) == ["q10/x.jpg", "q10/z-2.jpg", "q10/z.jpg"]
-    bad = [row["error"] for row in manifest(output) if row["status"] == "rejected"]
-    assert bad == [
-        f"the output can hold no file of its name: {why}"
-        for why in ("File exists", "File name too long")
-    ]
-    assert list(tmp_path.rglob("z*.jpg")) == list((output / "q10").glob("z*.jpg"))
-
-
 def test_a_full_disk_is_not_taken_for_the_images_names(
     collection: Path,
     tmp_path: Path,
@@ -122,27 +87,6 @@ def test_a_full_disk_is_not_taken_for_the_images_names(
     monkeypatch.setattr("pipeline.pairs.compressed_sets.atomic_write", full)
     assert run(collection, tmp_path / "out", "--quality", "10") == 1
     assert "No space left on device" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EILSEQ])
-def test_a_name_that_the_outputs_disk_refuses_costs_nothing_else(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As exFAT and NTFS refuse a colon, and names that are no Unicode."""
-    replace = os.replace
-
-    def refuse(source: Path, target: Path) -> None:
-        if ":" in Path(target).name:
-            raise OSError(number, os.strerror(number), str(source), None, str(target))
-        replace(source, target)
-
-    monkeypatch.setattr("os.replace", refuse)
-    data = encode(photo(40, 50))
-    tar_of(tmp_path / "in.tar", ("12:30.jpg", data), ("x.jpg", data))
-    assert run(tmp_path / "in.tar", tmp_path / "out", "--quality", "10") == 0
-    assert sorted(files(tmp_path / "out")) == ["q10/x.jpg"]
-    [bad] = [row for row in manifest(tmp_path / "out") if row["path"] is None]
-    assert bad["error"] == f"the output can hold no file of its name: {os.strerror(number)}"
 
 
 def test_bad_images_are_named_and_cost_nothing_else(collection: Path, tmp_path: Path) -> None:
@@ -312,50 +256,6 @@ def test_its_own_files_are_no_input(collection: Path, capsys: pytest.CaptureFixt
         assert len(manifest(output)) == 6
     assert run(collection, collection, "--quality", "10") == 1
     assert "is the input's own: choose another --output" in capsys.readouterr().err
-
-
-def tar_of(path: Path, *members: tuple[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-
-
-def test_images_of_one_name_get_a_file_each(tmp_path: Path) -> None:
-    folder, output = tmp_path / "in", tmp_path / "out"
-    folder.mkdir()
-    pictures = [photo(40 + 8 * seed, 56, seed) for seed in range(8)]
-    jpegs = [encode(picture) for picture in pictures]
-    tar_of(folder / "a.tar", ("000.jpg", jpegs[0]), ("000.jpg", jpegs[1]))
-    tar_of(folder / "b.tar", ("000.jpg", jpegs[2]), ("abs/x.jpg", jpegs[3]))
-    tar_of(folder / "c.tar", ("/abs/x.jpg", jpegs[4]))
-    (folder / "d.png").write_bytes(save(pictures[5], "PNG"))
-    (folder / "d.png.jpg").write_bytes(jpegs[6])
-    (folder / "e.jpg").write_bytes(jpegs[7])
-    for _ in range(2):  # the second time everything is there
-        assert run(folder, output, "--quality", "10", "--times", "1") == 0
-        rows = [row for row in manifest(output) if row["set"] == "q10"]
-        names = ["000.jpg", "000-2.jpg", "000-3.jpg", "abs/x.jpg", "abs/x-2.jpg"]
-        names += ["d.png.jpg", "d.png-2.jpg", "e.jpg"]
-        assert [row["path"] for row in rows] == [f"q10/{name}" for name in names]
-        for name, data in zip(names, jpegs[:5], strict=False):
-            assert (output / "q10" / name).read_bytes() == compress(open_rgb(data), 10)
-        drawn = {row["path"]: row["qualities"] for row in manifest(output)}
-        for name in ("000.jpg", "e.jpg"):
-            assert drawn[f"times1/{name}"] == list(drawn_qualities(name, 0, 1))
-
-
-def test_names_that_differ_in_case_get_a_file_each(tmp_path: Path) -> None:
-    """The output may be on a disk that ignores case, where the second would replace the first."""
-    upper, lower = photo(40, 56), photo(48, 56, 1)
-    tar_of(tmp_path / "in.tar", ("A.jpg", encode(upper)), ("a.jpg", encode(lower)))
-    assert run(tmp_path / "in.tar", tmp_path / "out", "--quality", "10", "--times", "1") == 0
-    for name, picture in (("A.jpg", upper), ("a-2.jpg", lower)):
-        original = open_rgb(encode(picture))
-        assert (tmp_path / "out/q10" / name).read_bytes() == compress(original, 10)
-    drawn = {row["path"]: row["qualities"] for row in manifest(tmp_path / "out")}
-    assert drawn["times1/a-2.jpg"] == list(drawn_qualities("a.jpg", 0, 1))
 
 
 def test_random_compressions_are_drawn_by_name(collection: Path, tmp_path: Path) -> None:
