@@ -1,6 +1,5 @@
 """The AFD-Module's sizes, "paper", "light" and "deep": configuration for a backbone, and cost."""
 
-import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -73,11 +72,13 @@ def config_for(
         raise ValueError(
             f"{backbone.name} has no stage to correct behind its stem: use --corrected-stages 0"
         )
+    spare_macs = max_macs - module_macs(config, crop) if stages else 0
     while stages:
         for width in STAGE_WIDTHS:
             corrected = replace(config, stages=stages, stage_width=width)
-            parameters = count_parameters(AFDModule(corrected).fuse())
-            if parameters <= MAX_PARAMETERS and module_macs(corrected, crop) <= max_macs:
+            module = AFDModule(corrected).fuse()
+            fits = count_parameters(module) <= MAX_PARAMETERS
+            if fits and _correction_macs(module, crop) <= spare_macs:
                 return corrected
         stages = stages[1:]  # the one with the largest grid
     return config
@@ -110,7 +111,8 @@ def _sized(
 
 def _light_macs(backbone: Backbone) -> float:
     crop = backbone.preprocessing.crop
-    return LIGHT_SHARE * count_macs(backbone.module, torch.zeros(1, 3, crop, crop))
+    device = next(backbone.module.parameters()).device
+    return LIGHT_SHARE * count_macs(backbone.module, torch.zeros(1, 3, crop, crop, device=device))
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -118,27 +120,30 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+@torch.no_grad()
 def count_macs(module: nn.Module, *inputs: Tensor) -> int:
-    """Multiply-adds of the convolutions and matrix products in one forward pass.
-
-    Runs on the meta device: only the shapes of `inputs` matter.
-    """
-    stand_in = copy.deepcopy(module).to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        stand_in(*(x.to("meta") for x in inputs))
+    """Multiply-adds of the convolutions and matrix products in one forward pass, which it runs."""
+    # PyTorch's counter is faster on real tensors than on the meta device, where it goes through a
+    # Python implementation of every operator.
+    with FlopCounterMode(display=False) as counter:
+        module(*inputs)
     return counter.get_total_flops() // 2
 
 
 def module_macs(config: AFDConfig, crop: int) -> int:
     """Multiply-adds of the fused AFD-Module for one image of crop x crop pixels."""
     module = AFDModule(config).fuse()
-    dct = torch.empty(1, DCT_CHANNELS, crop // 8, crop // 8, device="meta")
-    total = count_macs(module, _maps(config.stem_channels, crop, config.stem_stride), dct)
-    for place, correction in zip(config.stages, module.stage_corrections, strict=True):
-        total += count_macs(correction, _maps(place.channels, crop, place.stride))
-    return total
+    dct = torch.zeros(1, DCT_CHANNELS, crop // 8, crop // 8)
+    stem = count_macs(module, _maps(config.stem_channels, crop, config.stem_stride), dct)
+    return stem + _correction_macs(module, crop)
+
+
+def _correction_macs(module: AFDModule, crop: int) -> int:
+    """Multiply-adds of the stage corrections alone."""
+    places = zip(module.config.stages, module.stage_corrections, strict=True)
+    return sum(count_macs(c, _maps(place.channels, crop, place.stride)) for place, c in places)
 
 
 def _maps(channels: int, crop: int, stride: int) -> Tensor:
     side = -(-crop // stride)
-    return torch.empty(1, channels, side, side, device="meta")
+    return torch.zeros(1, channels, side, side)
