@@ -110,8 +110,9 @@ def test_a_bad_image_costs_no_other(corpus: Path, bad: bytes) -> None:
 def pairs_on(device: Any, corpus: Path) -> tuple[np.ndarray, np.ndarray]:
     """Grey levels of clean and degraded windows, uint8 (N, 128, 128, 3) each, all kinds of them."""
     images = screened(files_of(corpus)[:48])
-    shares = {"recoloured_share": 0.5, "upside_down_share": 0.3, "reduced_share": 0.5}
-    mix = DegradationMix(**shares, thumbnail_share=0.35)
+    mix = DegradationMix(
+        recoloured_share=0.5, upside_down_share=0.3, reduced_share=0.5, thumbnail_share=0.35
+    )
     plans = [
         training_plan(np.random.default_rng(i.row), i.size or (0, 0), mix, crop=224) for i in images
     ]
