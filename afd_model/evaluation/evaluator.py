@@ -102,7 +102,7 @@ class Evaluator:
     @torch.inference_mode()
     def clean_stem(self, pixels: Tensor) -> Tensor:
         """The stem's features of the clean images: (B, 3, H, W) -> (B, C, h, w) on the device."""
-        return self._predictor.model.bare(self._predictor.placed_pixels(pixels)).stem_features
+        return self._predictor.model.stem(self._predictor.placed_pixels(pixels))[0]
 
     @torch.inference_mode()
     def measure(
@@ -143,9 +143,8 @@ class Evaluator:
         pixels = self._predictor.placed_pixels(pixels)
         dct = self._predictor.placed_dct(dct)
         if not self.has_trained_module:
-            return self._predictor.model.bare(pixels).stem_features, None
-        found = self._predictor.model.features(pixels, dct)
-        return found.stem_features, found.enhanced_features
+            return self._predictor.model.stem(pixels)[0], None
+        return self._predictor.model.stem(pixels, dct)
 
 
 def _top(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
