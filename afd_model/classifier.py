@@ -1,7 +1,8 @@
 """A frozen classifier with an AFD-Module plugged in: pixels and DCT -> logits and drift scores."""
 
 import copy
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -120,15 +121,11 @@ class AFDClassifier(nn.Module):
             dct: (B, 192, H/8, W/8) as `block_dct` gives it, any floating dtype; ignored without
                 an AFD-Module.
         """
-        context = self._context
-        context.begin(dct)
-        context.enhance = self.enhance
-        context.afd_micro_batch = self.afd_micro_batch or pixels.shape[0]
-        try:
+        with self._context.filled(dct) as context:
+            context.enhance = self.enhance
+            context.afd_micro_batch = self.afd_micro_batch or pixels.shape[0]
             logits = self.backbone(pixels)
             drifts = context.drifts
-        finally:
-            context.clear()
         if self.afd is None:
             zero = torch.zeros(logits.shape[0], dtype=torch.float32, device=logits.device)
             return ClassifierOutput(logits, zero, zero)
@@ -141,13 +138,9 @@ class AFDClassifier(nn.Module):
 
     def features(self, pixels: Tensor, dct: Tensor | None) -> ClassifierFeatures:
         """As `forward`, with the features in place of the drift scores; differentiable."""
-        context = self._context
-        context.begin(dct)
-        try:
+        with self._context.filled(dct) as context:
             logits = self.backbone(pixels)
             stem, enhanced, fdm = context.stem_features, context.enhanced_features, context.fdm
-        finally:
-            context.clear()
         assert stem is not None
         assert enhanced is not None
         return ClassifierFeatures(logits, stem, enhanced, fdm)
@@ -157,15 +150,11 @@ class AFDClassifier(nn.Module):
 
         Computes nothing behind the stem. Without `dct` the two are the same tensor.
         """
-        context = self._context
-        context.begin(dct)
-        context.stem_only = True
-        try:
+        with self._context.filled(dct) as context:
+            context.stem_only = True
             with suppress(_StemReached):
                 self.backbone(pixels)
             stem, enhanced = context.stem_features, context.enhanced_features
-        finally:
-            context.clear()
         assert stem is not None
         assert enhanced is not None
         return stem, enhanced
@@ -198,8 +187,9 @@ class _ForwardContext:
         self.enhanced_features: Tensor | None = None
         self.fdm: Tensor | None = None
 
-    def begin(self, dct: Tensor | None) -> None:
-        """To be followed by `clear`, whatever happens.
+    @contextmanager
+    def filled(self, dct: Tensor | None) -> "Iterator[_ForwardContext]":
+        """For one forward pass, after which it is empty again.
 
         Raises:
             RuntimeError: another forward pass is under way. Its results would mix with this one's.
@@ -211,6 +201,10 @@ class _ForwardContext:
             )
         self.in_use = True
         self.dct = dct
+        try:
+            yield self
+        finally:
+            self.clear()
 
 
 class _StemReached(Exception):  # noqa: N818
