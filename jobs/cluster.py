@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import psutil
@@ -77,20 +77,17 @@ def cluster(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
     # arguments) would break up the progress line.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    options: dict[str, Any] = {"address": address}
-    token: AbstractContextManager[None] = nullcontext()
-    if address == "local":
-        token = own_token()
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a private cluster reports to nobody
-        options |= {
-            "num_cpus": num_cpus or num_cores(),  # Ray's own count knows no affinity
-            "include_dashboard": False,
-            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
-        }
+    private = address == "local"
+    if private:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to nobody
+    token = own_token() if private else nullcontext()
     with token, reported_if_killed(_KILLED.format(address=address)):
         try:
             with _own_sigterm_handler():
-                _connect(options)
+                if private:
+                    _start(num_cpus or num_cores())  # Ray's own count knows no affinity
+                else:
+                    _join(address)
             yield
         finally:
             ray.shutdown()
@@ -130,44 +127,57 @@ def _own_sigterm_handler() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _connect(options: dict[str, Any]) -> None:
-    """`ray.init` without its output. A local start is retried: a busy machine misses its time-outs.
+def _start(num_cpus: int) -> None:
+    """Start a private cluster; again where a busy machine has missed Ray's time-outs.
 
     Raises ClusterError when it fails.
     """
-    address = options["address"]
-    # Ray prints what it reports of lost processes, a node's last log lines included, to stdout;
-    # `log_to_driver` is for what workers print.
-    ray._private.worker._worker_logs_enabled = False
-    if address == "local":
-        check_temporary_folder()
+    check_temporary_folder()
     for attempt in range(_START_ATTEMPTS):
         children = set(psutil.Process().children())
-        if not address.startswith(RAY_CLIENT):  # whose server has a current folder of its own
-            options["job_config"] = _job_config()
         try:
-            with _silenced_stderr():  # Ray prints a notice about the log level
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            _init(
+                address="local",
+                job_config=_job_config(),
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+            )
         except Exception as error:  # Ray raises plain Exception and RuntimeError here
             _kill(set(psutil.Process().children()) - children)
-            if address == "auto" and isinstance(error, ConnectionError):
-                raise ClusterError(
-                    f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"
-                    " --address local"
-                ) from error
-            if address != "local":
-                reason = one_line(error)  # two lines when Ray's versions differ
-                may_be_token = "connect" in reason.lower() and "RAY_AUTH_MODE" not in os.environ
-                hint = _TOKEN_HINT if may_be_token else ""
-                raise ClusterError(
-                    f"cannot join the Ray cluster at {address!r}: {reason}{hint}"
-                ) from error
             is_folders = is_of_temporary_folder(error)
             if is_folders or attempt + 1 == _START_ATTEMPTS:
                 way_out = OTHER_FOLDER if is_folders else "; try again"
                 raise ClusterError(f"Ray did not start: {root_cause(error)}{way_out}") from error
         else:
             return
+
+
+def _join(address: str) -> None:
+    """Connect to a running cluster. Raises ClusterError when it fails."""
+    # Ray Client's server has a current folder of its own.
+    config = {} if address.startswith(RAY_CLIENT) else {"job_config": _job_config()}
+    try:
+        _init(address=address, **config)
+    except Exception as error:  # Ray raises plain Exception and RuntimeError here
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise ClusterError(
+                f"no Ray cluster at {address!r}: start one with `ray start --head`, or use"
+                " --address local"
+            ) from error
+        reason = one_line(error)  # two lines when Ray's versions differ
+        may_be_token = "connect" in reason.lower() and "RAY_AUTH_MODE" not in os.environ
+        hint = _TOKEN_HINT if may_be_token else ""
+        raise ClusterError(f"cannot join the Ray cluster at {address!r}: {reason}{hint}") from error
+
+
+def _init(**options: Any) -> None:
+    """`ray.init` without its output."""
+    # Ray prints what it reports of lost processes, a node's last log lines included, to stdout;
+    # `log_to_driver` is for what workers print.
+    ray._private.worker._worker_logs_enabled = False
+    with _silenced_stderr():  # Ray prints a notice about the log level
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

@@ -16,7 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 import jobs.cluster
-from jobs.cluster import _connect, cluster, free, logs_folder
+from jobs.cluster import _join, _start, cluster, free, logs_folder
 from jobs.pool import ClusterError, MistakeError
 
 
@@ -42,7 +42,7 @@ def test_a_cluster_that_refuses_gives_its_whole_reason(
     monkeypatch.setattr("jobs.cluster.ray.init", init)
     address = "10.0.0.1:6379"
     with pytest.raises(ClusterError, match=f"'{address}': Version .* Ray: 2.1 this .* Ray: 3$"):
-        _connect({"address": address})
+        _join(address)
 
 
 @pytest.mark.parametrize("mode", [None, "token"])
@@ -111,10 +111,10 @@ def test_a_local_start_that_times_out_is_tried_again(
 
     monkeypatch.setattr("jobs.cluster.ray.init", init)
     if failures < calls:
-        _connect({"address": "local"})
+        _start(1)
     else:
         with pytest.raises(ClusterError, match="did not start: The current node timed out"):
-            _connect({"address": "local"})
+            _start(1)
     assert len(made) == calls
     made[-1].kill()
     made[-1].wait()
@@ -145,9 +145,9 @@ def test_a_full_temporary_folder_is_told_before_ray_waits_for_its_processes(
     monkeypatch.setattr("shutil.disk_usage", usage)
     monkeypatch.setattr("jobs.cluster.ray.init", lambda **_: None)
     with pytest.raises(ClusterError, match=rf"no room in '{tmp_path}'; set RAY_TMPDIR to"):
-        _connect({"address": "local"})
+        _start(1)
     monkeypatch.setenv(name, "/tmp")
-    _connect({"address": "local"})
+    _start(1)
 
 
 def test_sigterm_while_ray_starts_ends_the_block_as_ctrl_c_does() -> None:
