@@ -10,7 +10,7 @@ result or one error, in order, and a refused batch leaves the DALI pipeline usab
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,23 +182,17 @@ class Decoder:
         """
         checked = filter(admit, images)
         queue = batches(checked, self.batch_size, self._max_pixels, large_apart=self._large_apart)
-        retries: deque[list[EncodedImage]] = deque()  # and a batch for which there is no room yet
+        waiting: deque[list[EncodedImage]] = deque()  # parts of refused batches come before others
         try:
             while True:
-                while len(self._in_flight) <= self._prefetch_batches:
-                    if (batch := retries.popleft() if retries else next(queue, None)) is None:
-                        break
-                    if not self._has_room_for(batch):
-                        retries.appendleft(batch)
-                        break
-                    self._feed(batch)
+                self._feed_ahead(waiting, queue)
                 if not self._in_flight:
                     return
                 batch = self._in_flight.popleft()
                 try:
                     outputs = self._pipeline.share_outputs()
                 except RuntimeError as error:
-                    self._blame(batch, error, retries)
+                    self._blame(batch, error, waiting)
                     continue
                 try:
                     if batch is not self._known_good_batch:
@@ -211,8 +205,21 @@ class Decoder:
         finally:
             self._drain()
 
+    def _feed_ahead(
+        self, waiting: deque[list[EncodedImage]], queue: Iterator[list[EncodedImage]]
+    ) -> None:
+        """Feed batches as far as the prefetch depth and the memory allow, first those waiting."""
+        while len(self._in_flight) <= self._prefetch_batches:
+            batch = waiting.popleft() if waiting else next(queue, None)
+            if batch is None:
+                return
+            if not self._has_room_for(batch):
+                waiting.appendleft(batch)
+                return
+            self._feed(batch)
+
     def _blame(
-        self, batch: list[EncodedImage], error: RuntimeError, retries: deque[list[EncodedImage]]
+        self, batch: list[EncodedImage], error: RuntimeError, waiting: deque[list[EncodedImage]]
     ) -> None:
         """Reject a refused image, or queue the parts of a refused batch. Re-raises other errors.
 
@@ -224,11 +231,11 @@ class Decoder:
         if not is_refusal(message):
             raise error
         if len(batch) > 1:
-            retries.extend(split_refused(batch, message))
+            waiting.extend(split_refused(batch, message))
             return
         reject(batch[0], message)
-        if not any(waiting is self._known_good_batch for waiting in retries):
-            retries.append(self._known_good_batch)
+        if not any(other is self._known_good_batch for other in waiting):
+            waiting.append(self._known_good_batch)
 
     def _has_room_for(self, batch: list[EncodedImage]) -> bool:
         if self._resample is None or not self._in_flight:
