@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.decode import Decoder
 from pipeline.reading.read_ahead import ReadAhead
-from pipeline.records import Classifier, Shard
+from pipeline.records import Predict, Shard
 from pipeline.screening.screen import Limits
 from pipeline.sink import ShardRows
 from pipeline.stage_clock import StageClock
@@ -42,16 +42,14 @@ def label_shard(
     shard: Shard,
     *,
     decoder: Decoder,
-    classifier: Classifier,
+    predict: Predict,
     class_names: tuple[str, ...] | None,
     limits: Limits,
     read_threads: int = 4,
 ) -> LabelledShard:
     """Label the images of a shard. A bad image gets a row with its error, and raises nothing."""
     reading = read_shard(shard, decoder, limits, read_threads)
-    return label_images(
-        shard, reading, decoder=decoder, classifier=classifier, class_names=class_names
-    )
+    return label_images(shard, reading, decoder=decoder, predict=predict, class_names=class_names)
 
 
 def read_shard(shard: Shard, decoder: Decoder, limits: Limits, read_threads: int) -> ReadAhead:
@@ -66,7 +64,7 @@ def label_images(
     reading: ReadAhead,
     *,
     decoder: Decoder,
-    classifier: Classifier,
+    predict: Predict,
     class_names: tuple[str, ...] | None,
 ) -> LabelledShard:
     """The steps of `label_shard` after `read_shard`."""
@@ -77,7 +75,7 @@ def label_images(
     with closing(decoder.decode(encoded, clock)) as batches:  # empties the decoder after an error
         for batch in clock.iterate("decode", batches):
             with clock.stage("model"):
-                predictions = classifier(batch.pixels, batch.dct, batch.file_facts)
+                predictions = predict(batch.pixels, batch.dct, batch.file_facts)
             with clock.stage("rows"):
                 rows.add_predictions(batch.images, predictions)
     with clock.stage("rows"):

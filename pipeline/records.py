@@ -133,8 +133,8 @@ class DecodedBatch:
     file_facts: torch.Tensor
 
 
-class Classifier(Protocol):
-    """A loaded model: tensors of a `DecodedBatch` in, `Predictions` out."""
+class Predict(Protocol):
+    """What a loaded model does: tensors of a `DecodedBatch` in, `Predictions` out."""
 
     def __call__(
         self, pixels: torch.Tensor, dct: torch.Tensor, file_facts: torch.Tensor

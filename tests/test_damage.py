@@ -32,7 +32,7 @@ def predictor() -> Predictor:
 def label(paths: list[Path], decoder: Decoder, predictor: Predictor) -> pl.DataFrame:
     shard = Shard(0, tuple(ImageRef(str(path)) for path in paths))
     found = label_shard(
-        shard, decoder=decoder, classifier=predictor, class_names=None, limits=Limits()
+        shard, decoder=decoder, predict=predictor, class_names=None, limits=Limits()
     )
     rows = pl.from_arrow(found.table)
     assert isinstance(rows, pl.DataFrame)

@@ -145,7 +145,7 @@ def labels_on(device: Any, precision: Any, corpus: Path) -> np.ndarray:
     found = label_shard(
         Shard(0, tuple(list_images(str(corpus)))),
         decoder=model.decoder,
-        classifier=model.predictor,
+        predict=model.predictor,
         class_names=model.class_names,
         limits=Limits(),
     )

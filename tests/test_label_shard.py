@@ -24,7 +24,7 @@ from pipeline.decode import Decoder
 from pipeline.label_shard import LabelledShard, label_shard
 from pipeline.output import OutputFolder
 from pipeline.reading.reading_tasks import StoreDownError
-from pipeline.records import SCHEMA, Classifier, ImageRef, Shard
+from pipeline.records import SCHEMA, ImageRef, Predict, Shard
 from pipeline.screening.screen import Limits
 from pipeline.shards import Plan, write_plan
 from pipeline.sources import list_images
@@ -46,19 +46,19 @@ def predictor() -> Predictor:
 
 
 @pytest.fixture
-def label(small_decoder: Decoder) -> Callable[[Path, Classifier], LabelledShard]:
-    def label(folder: Path, classifier: Classifier) -> LabelledShard:
+def label(small_decoder: Decoder) -> Callable[[Path, Predict], LabelledShard]:
+    def label(folder: Path, predict: Predict) -> LabelledShard:
         shard = Shard(3, tuple(list_images(str(folder))))
-        return run(shard, small_decoder, classifier)
+        return run(shard, small_decoder, predict)
 
     return label
 
 
-def run(shard: Shard, decoder: Decoder, classifier: Classifier) -> LabelledShard:
+def run(shard: Shard, decoder: Decoder, predict: Predict) -> LabelledShard:
     return label_shard(
         shard,
         decoder=decoder,
-        classifier=classifier,
+        predict=predict,
         class_names=CLASS_NAMES,
         limits=Limits(),
         read_threads=2,
@@ -283,7 +283,7 @@ def test_the_rows_are_the_same_wherever_the_images_are(
             output.create()
             write_plan(output, list_images(location), 6)
             plan = Plan(output)
-            shards = [plan.shard(index) for index in range(plan.size.num_shards)]
+            shards = [plan.shard(index) for index in range(plan.num_shards)]
             tables = [run(shard, small_decoder, MeanColour()).table for shard in shards]
             rows = pa.concat_tables(tables).drop(["uri", "shard"]).to_pylist()
             expected = expected or rows

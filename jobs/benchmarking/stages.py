@@ -191,7 +191,7 @@ class Stages:
         table = label_shard(
             Shard(0, tuple(self._refs[: self._model.decoder.batch_size])),
             decoder=self._model.decoder,
-            classifier=self._predictor,
+            predict=self._predictor,
             class_names=self._model.class_names,
             limits=self._limits,
         ).table

@@ -140,7 +140,7 @@ def probe(
         labelled = label_shard(
             Shard(0, refs),
             decoder=model.decoder,
-            classifier=model.predictor,
+            predict=model.predictor,
             class_names=model.class_names,
             limits=Limits(settings.max_pixels, settings.integrity),
             read_threads=settings.read_threads,

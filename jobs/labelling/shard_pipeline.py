@@ -55,6 +55,6 @@ class ShardPipeline:
             shard,
             images,
             decoder=self.model.decoder,
-            classifier=self.model.predictor,
+            predict=self.model.predictor,
             class_names=self.model.class_names,
         )
