@@ -43,19 +43,21 @@ def uri(number: int) -> str:
 
 def listing(folder: Path, images: int, shards: int) -> None:
     refs = (ImageRef(uri(number), num_bytes=number % 100_000) for number in range(images))
-    assert write_plan(_output(folder), refs, _IMAGES_PER_SHARD).num_images == images
+    write_plan(_output(folder), refs, _IMAGES_PER_SHARD)
+    assert Plan(_output(folder)).num_images == images
 
 
 def manifest(folder: Path, images: int, shards: int) -> None:
     refs = list_images(str(folder / "manifest.parquet"))
-    assert write_plan(_output(folder), refs, _IMAGES_PER_SHARD).num_images == images
+    write_plan(_output(folder), refs, _IMAGES_PER_SHARD)
+    assert Plan(_output(folder)).num_images == images
 
 
 def resume(folder: Path, images: int, shards: int) -> None:
     output = OutputFolder(str(folder / "resumed"))
     record = open_run(output, _settings(folder))
     assert record is not None
-    done = committed_shards(output, Plan(output).size.num_shards)
+    done = committed_shards(output, Plan(output).num_shards)
     assert len(done) == shards - 1
     print(f"known what is left after {time.perf_counter() - _STARTED:.1f} s", file=sys.stderr)
     summary = summarise(

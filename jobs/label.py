@@ -87,7 +87,7 @@ def _label(
     if not others:
         output.clean()
     record = join_run(output, settings, presence, refs)
-    sizes = Plan(output).size.shard_sizes
+    sizes = Plan(output).shard_sizes
     done = committed_shards(output, len(sizes))
     if done:
         say(f"continuing: {len(done)} of {len(sizes)} shards are labelled already")

@@ -40,7 +40,7 @@ def damaged_parts(output: OutputFolder) -> Iterator[tuple[int, str]]:
                 raise
             return one_line(error)
 
-    shards = range(plan.size.num_shards)
+    shards = range(plan.num_shards)
     with ThreadPoolExecutor(_THREADS) as pool:
         for index, wrong in zip(shards, pool.map(inspect, shards), strict=True):
             if wrong is not None:
@@ -60,7 +60,7 @@ def stray_parts(output: OutputFolder, names: Iterable[str]) -> list[str]:
     As copies that a person or a program made. Without a plan that can be read, every shard counts.
     """
     try:
-        num_shards = float(Plan(output).size.num_shards)
+        num_shards = float(Plan(output).num_shards)
     except (OutputError, OSError):
         num_shards = math.inf
     shards = {name: shard_of(name) for name in names if is_part(name)}

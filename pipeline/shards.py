@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,12 +36,6 @@ _AUTO_SHARDS = 64
 _MIN_IMAGES, _MAX_IMAGES = 100, 2000
 
 ImagesPerShard = int | Literal["auto"]
-
-
-class PlanSize(NamedTuple):
-    num_images: int
-    num_shards: int
-    shard_sizes: tuple[int, ...]  # images in each shard, in order
 
 
 def is_part(name: str) -> bool:
@@ -103,7 +97,7 @@ def _archive(ref: ImageRef) -> str | None:
 
 def write_plan(
     output: OutputFolder, refs: Iterable[ImageRef], images_per_shard: ImagesPerShard
-) -> PlanSize:
+) -> None:
     """Write the plan of a collection, with no more of it in memory than `cut` holds."""
     with (
         output.staged(PLAN) as temporary,
@@ -120,7 +114,6 @@ def write_plan(
             }
             table = pa.table(columns, schema=PLAN_SCHEMA)
             plan.write_table(table, row_group_size=len(run))
-    return Plan(output).size
 
 
 class Plan:
@@ -156,10 +149,18 @@ class Plan:
         )
 
     @property
-    def size(self) -> PlanSize:
+    def num_images(self) -> int:
+        return int(self._file.metadata.num_rows)
+
+    @property
+    def num_shards(self) -> int:
+        return int(self._file.metadata.num_row_groups)
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """Images in each shard, in order."""
         metadata = self._file.metadata
-        counts = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        return PlanSize(metadata.num_rows, metadata.num_row_groups, counts)
+        return tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
 
     def shard(self, index: int) -> Shard:
         try:

@@ -142,7 +142,7 @@ def test_a_run_does_not_label_its_own_files(tmp_path: Path) -> None:
     with Presence(output) as presence:
         join_run(output, settings, presence, refs)
     plan = Plan(output)
-    assert plan.size.num_images == 1
+    assert plan.num_images == 1
     assert [ref.uri for ref in plan.shard(0).refs] == [str(tmp_path / "a.jpg")]
 
 

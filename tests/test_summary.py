@@ -47,7 +47,7 @@ def commit(output: OutputFolder, shard: int, *, num_rows: int = 3, **facts: Any)
 
 def summed_up(output: OutputFolder, *records: CommitRecord, exit_reason: str = "complete") -> Any:
     began = time.monotonic() - 10
-    tally, sizes = Tally(), Plan(output).size.shard_sizes
+    tally, sizes = Tally(), Plan(output).shard_sizes
     for record in records:
         tally.add(record, sizes[record.shard])
     summary = summarise(output, "run", tally, began=began, exit_reason=exit_reason)

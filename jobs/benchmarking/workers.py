@@ -76,7 +76,8 @@ class Workers:
         self._output = OutputFolder(settings.output)
         self._output.create()
         self._images = len(refs)
-        self._shards = write_plan(self._output, refs, settings.images_per_shard).num_shards
+        write_plan(self._output, refs, settings.images_per_shard)
+        self._shards = Plan(self._output).num_shards
         self.num_workers = min(num_workers, self._shards)
         context = multiprocessing.get_context("spawn")
         with _safe_import_path():  # for a helper process of the barrier
@@ -154,7 +155,7 @@ class Workers:
 
     def _check_rows(self, counted: int) -> None:
         rows = sum(read_facts(self._output, shard)["num_rows"] for shard in range(self._shards))
-        if not rows == counted == self._images == Plan(self._output).size.num_images:
+        if not rows == counted == self._images == Plan(self._output).num_images:
             raise RuntimeError(f"{rows} rows and {counted} outcomes for {self._images} images")
 
 

@@ -82,7 +82,7 @@ def dry_run(settings: LabelSettings) -> str:
 def _survey_left(settings: LabelSettings, output: OutputFolder) -> Listing:
     """What a run that was interrupted has left to label."""
     plan = Plan(output)
-    sizes = plan.size.shard_sizes
+    sizes = plan.shard_sizes
     done = committed_shards(output, len(sizes))
     if settings.verify:
         for shard, reason in damaged_parts(output):

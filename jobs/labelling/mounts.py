@@ -39,7 +39,7 @@ def existing_input_files(plan: Plan) -> tuple[str, ...]:
 
 
 def _existing(plan: Plan) -> Iterator[str]:
-    for shard in evenly(range(plan.size.num_shards), _SAMPLED_SHARDS):
+    for shard in evenly(range(plan.num_shards), _SAMPLED_SHARDS):
         files = map(_local_file, plan.shard(shard).refs[:_TRIED_PER_SHARD])
         if found := next((file for file in files if file and os.path.exists(file)), None):
             yield found

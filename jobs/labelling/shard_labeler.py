@@ -83,7 +83,7 @@ class ShardLabeler:
         # DALI, which take longer to import than the rest of its start.
         with without_garbage_collection():
             from jobs.labelling.shard_pipeline import ShardPipeline
-        return ShardPipeline(config, self.plan.size.num_images)
+        return ShardPipeline(config, self.plan.num_images)
 
     def ready(self) -> str:
         """Return when the worker can label: its process, as the user can find it."""

@@ -92,7 +92,7 @@ def finished_summary(output: OutputFolder) -> Summary | None:
     stored = _stored(output)
     if stored is None or not stored.complete:
         return None
-    num_shards = Plan(output).size.num_shards
+    num_shards = Plan(output).num_shards
     return stored if len(committed_shards(output, num_shards)) == num_shards else None
 
 
@@ -113,7 +113,7 @@ def summarise(
     Raises OutputGoneError when the output is gone, or another run's.
     """
     check_output_remains(output, run_id)
-    sizes = Plan(output).size.shard_sizes
+    sizes = Plan(output).shard_sizes
     counts, failed = _audit(output, run_id, sizes, tally.errors)
     now = time.monotonic()
     wall_s = now - began

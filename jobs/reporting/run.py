@@ -92,7 +92,7 @@ def read_run(output: OutputFolder) -> Run:
 
 def _planned_images(output: OutputFolder) -> int | None:
     try:
-        return Plan(output).size.num_images
+        return Plan(output).num_images
     except OutputError:
         return None
 
