@@ -102,7 +102,13 @@ def write_plan(
     with (
         output.staged(PLAN) as temporary,
         open(temporary, "wb") as file,  # opened here: pyarrow does not say why it cannot write
-        pq.ParquetWriter(file, PLAN_SCHEMA, compression="zstd", write_statistics=False) as plan,
+        pq.ParquetWriter(
+            file,
+            PLAN_SCHEMA,
+            compression="zstd",
+            write_statistics=False,
+            write_page_checksum=True,
+        ) as plan,
     ):
         for run in cut(refs, images_per_shard):
             columns = {
@@ -127,7 +133,8 @@ class Plan:
         self._lock = threading.Lock()  # a ParquetFile is not thread-safe
         self._path = f"{output.location}/{PLAN}"
         try:
-            self._file = pq.ParquetFile(output.open(PLAN))
+            # A flipped bit of a URI would name another image, whose row an audit then misses.
+            self._file = pq.ParquetFile(output.open(PLAN), page_checksum_verification=True)
             names = self._file.schema_arrow.names
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._explained(error) from error
@@ -166,11 +173,11 @@ class Plan:
         try:
             with self._lock:
                 table = self._file.read_row_group(index)
-        except (pa.ArrowException, OSError) as error:
+            columns = (table.column(name).to_pylist() for name in PLAN_SCHEMA.names)
+            refs = tuple(
+                ImageRef(uri, source, kind and Container(kind), offset, num_bytes)
+                for uri, source, kind, offset, num_bytes in zip(*columns, strict=True)
+            )
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._explained(error) from error
-        columns = (table.column(name).to_pylist() for name in PLAN_SCHEMA.names)
-        refs = (
-            ImageRef(uri, source, kind and Container(kind), offset, num_bytes)
-            for uri, source, kind, offset, num_bytes in zip(*columns, strict=True)
-        )
-        return Shard(index, tuple(refs))
+        return Shard(index, refs)

@@ -150,6 +150,24 @@ def test_a_damaged_plan_is_named_with_the_way_out(tmp_path: Path) -> None:
         Plan(output)
 
 
+def test_a_flipped_bit_of_a_plan_gives_no_other_images(tmp_path: Path) -> None:
+    """They would be labelled in place of the collection's, or the sound parts taken for damaged."""
+    output = OutputFolder(str(tmp_path))
+    refs = [ImageRef(f"/photos/{k * k}.jpg", num_bytes=9 * k) for k in range(20)]
+    refs += [ImageRef(f"a.tar#{k}", "a.tar", Container.TAR, 512 * k, 7) for k in range(20)]
+    write_plan(output, refs, 20)
+    whole = output.plan.read_bytes()
+    footer_bytes = int.from_bytes(whole[-8:-4], "little")
+    for place in range(4, len(whole) - 8 - footer_bytes, 23):
+        output.plan.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        plan = Plan(output)
+        try:
+            found = [plan.shard(index).refs for index in range(2)]
+        except OutputError:
+            continue
+        assert found == [tuple(refs[:20]), tuple(refs[20:])]
+
+
 def test_part_names_sort_in_shard_order(tmp_path: Path) -> None:
     output = OutputFolder(str(tmp_path))
     assert part_path(output, 7) == tmp_path / "labels" / "part-00007.parquet"
