@@ -1,7 +1,6 @@
 """The base of every settings class: a value that its field's type does not allow is refused.
 
-A command line checks the types itself. From Python nothing else does, and a misspelt word would be
-taken for one of the others.
+Else a misspelt word would be taken for one of the others.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class CheckedSettings:
         settings_class: Any = type(self)
         hints = _hints(settings_class)
         for found in fields(self):
-            value = _checked(found, hints[found.name], getattr(self, found.name))
+            value = checked(found, hints[found.name], getattr(self, found.name))
             object.__setattr__(self, found.name, value)
         self.check_values()
 
@@ -46,12 +45,12 @@ def _hints(settings_class: Any) -> dict[str, Any]:
     return typing.get_type_hints(settings_class)
 
 
-def _checked(setting: Field[Any], hint: Any, value: Any) -> Any:
+def checked(setting: Field[Any], hint: Any, value: Any) -> Any:
     """The value, converted as `CheckedSettings` says. Raises ValueError if it is not allowed."""
     if typing.get_origin(hint) is tuple:
         one = typing.get_args(hint)[0]
         several = value if isinstance(value, list | tuple) else (value,)
-        return tuple(_checked(setting, one, part) for part in several)
+        return tuple(checked(setting, one, part) for part in several)
     if isinstance(value, PurePath):
         value = str(value)
     if value is None or (isinstance(value, str) and not value):
@@ -59,8 +58,10 @@ def _checked(setting: Field[Any], hint: Any, value: Any) -> Any:
     if not _allows(hint, value):
         # The start of a list of a thousand files says enough.
         shown = repr(value) if isinstance(value, str) else one_line(Repr().repr(value))
-        near = nearest(str(value), choices_of(hint))
-        raise ValueError(f"{given(setting)} {shown} is not {described(hint)}{near}")
+        way_out = nearest(str(value), choices_of(hint))
+        if str in kinds_of(hint) and isinstance(value, int | float):  # as 20261129 in a file
+            way_out = ": put it in quotes"
+        raise ValueError(f"{given(setting)} {shown} is not {described(hint)}{way_out}")
     return value
 
 
@@ -109,21 +110,20 @@ def is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (types.UnionType, typing.Union)
 
 
+def kinds_of(hint: Any) -> tuple[Any, ...]:
+    """The types of a setting's values."""
+    if typing.get_origin(hint) is tuple:
+        hint = typing.get_args(hint)[0]
+    return typing.get_args(hint) if is_union(hint) else (hint,)
+
+
 def choices_of(hint: Any) -> list[str]:
     """The words that a type, or each of its several values, allows."""
-    if typing.get_origin(hint) is tuple:
-        return choices_of(typing.get_args(hint)[0])
-    if is_choice(hint):
-        return [str(choice) for choice in typing.get_args(hint)]
-    if is_union(hint):
-        return [choice for part in typing.get_args(hint) for choice in choices_of(part)]
-    return []
+    words = [typing.get_args(kind) for kind in kinds_of(hint) if is_choice(kind)]
+    return [str(word) for choices in words for word in choices]
 
 
 def described(hint: Any) -> str:
     """What a type, or each of its several values, allows, in words."""
-    if typing.get_origin(hint) is tuple:
-        hint = typing.get_args(hint)[0]
-    kinds = typing.get_args(hint) if is_union(hint) else (hint,)
-    parts = [_KINDS[kind] for kind in kinds if kind in _KINDS] + choices_of(hint)
+    parts = [_KINDS[kind] for kind in kinds_of(hint) if kind in _KINDS] + choices_of(hint)
     return "one of: " + ", ".join(parts) if len(parts) > 1 else "".join(parts) or "valid"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import shtab
 
-from jobs.checked_settings import CheckedSettings, choices_of, flag_of, positional_settings
+from jobs.checked_settings import CheckedSettings, choices_of
 from jobs.cli import JOBS
-from jobs.command_line import parse
+from jobs.command_line import add_settings, parse
 from jobs.exits import EXIT_COMPLETE, print_answer
 from jobs.settings import REQUIRED, setting
 
@@ -47,35 +46,12 @@ def _all_jobs() -> argparse.ArgumentParser:
     jobs = parser.add_subparsers(dest="job")
     for name, described in JOBS.items():
         job = jobs.add_parser(name, help=described.summary)
-        job.add_argument("--print-config", action="store_true", help="print the settings")
-        _add(job, "--config", "YAML file of settings", files=True)
-        _add_settings(job, described.settings_class())
+        hints = typing.get_type_hints(described.settings_class())
+        for setting_name, action in add_settings(job, described.settings_class()).items():
+            action.choices = choices_of(hints.get(setting_name)) or None
+            if setting_name in PATHS:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
     return parser
-
-
-def _add_settings(job: argparse.ArgumentParser, settings_class: type) -> None:
-    hints, positional = typing.get_type_hints(settings_class), positional_settings(settings_class)
-    for field in dataclasses.fields(settings_class):
-        hint, name = hints[field.name], flag_of(field.name)
-        extra: dict[str, Any] = {}
-        if typing.get_origin(hint) is tuple:
-            hint, extra["nargs"] = typing.get_args(hint)[0], "+"
-        if field.name in positional:
-            name = field.name
-        if hint is bool:
-            extra["action"] = argparse.BooleanOptionalAction
-        elif choices := choices_of(hint):
-            extra["choices"] = choices
-        _add(job, name, field.metadata["help"], files=field.name in PATHS, **extra)
-
-
-def _add(
-    job: argparse.ArgumentParser, name: str, description: str, *, files: bool, **extra: Any
-) -> None:
-    # argparse would take a % as a format specifier.
-    action = job.add_argument(name, help=description.replace("%", "%%"), **extra)
-    if files:
-        action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -116,7 +116,7 @@ def test_the_settings_are_named_as_they_are_given() -> None:
         LabelSettings(input="", output="out")
     with pytest.raises(ValueError, match=r"^--afd is empty: give it a value, or leave it out$"):
         LabelSettings(input="in", output="out", afd="")
-    with pytest.raises(ValueError, match=r"^INPUT 5 is not text$"):
+    with pytest.raises(ValueError, match=r"^INPUT 5 is not text: put it in quotes$"):
         LabelSettings(input=5, output="out")  # type: ignore[arg-type]
 
 

@@ -57,6 +57,8 @@ def test_flags(bash_script: Path) -> None:
 def test_values(bash_script: Path) -> None:
     assert completed(bash_script, "label", "--integrity", "") == {"off", "fast", "full"}
     assert completed(bash_script, "completion", "z") == {"zsh"}
+    assert completed(bash_script, "benchmark", "--workers", "") == {"auto"}
+    assert completed(bash_script, "evaluate", "--protocol", "i") == {"imagenet-c"}
 
 
 def test_files(bash_script: Path, tmp_path: Path) -> None:
@@ -67,6 +69,8 @@ def test_files(bash_script: Path, tmp_path: Path) -> None:
     }
     found = completed(bash_script, "label", "--output", "ot", folder=tmp_path)
     assert {word.rstrip("/") for word in found} == {"other"}
+    (tmp_path / "label.yaml").touch()
+    assert completed(bash_script, "label", "--config", "la", folder=tmp_path) == {"label.yaml"}
 
 
 def test_an_interactive_bash_completes_a_line(bash_script: Path) -> None:

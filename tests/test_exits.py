@@ -68,7 +68,7 @@ def test_a_folder_that_is_gone_is_told_before_a_library_ends_the_process(tmp_pat
 
 def test_an_interrupt_while_the_job_is_imported_is_told_in_one_line() -> None:
     """Until Ctrl-C is answered the command does without what takes long to import."""
-    slow = {"jsonargparse", "importlib.metadata", "concurrent.futures", "logging"}
+    slow = {"argparse", "yaml", "importlib.metadata", "concurrent.futures", "logging"}
     code = f"import sys, jobs.cli; print(bool({slow} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "False\n"
