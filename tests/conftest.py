@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # OpenMP's threads wait for each other by spinning: on a busy machine one is faster than two. Set
 # before PyTorch is imported, and passed on to the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `afd` has it, for jobs that take more threads
 
 # Likewise passed on: `nohup` and a script's `&` would have the jobs of these tests ignore the
 # signals that they are sent.
