@@ -51,10 +51,9 @@ class RepConv(nn.Module):
         Differentiable.
         """
         # Autocast would compose the kernel in half precision, and fusing would not be exact. It
-        # does not know every device: not "meta", where a forward pass gives shapes.
+        # knows no "meta" device, where a forward pass gives shapes.
         device = self.point.weight.device.type
-        known = torch.amp.is_autocast_available(device)
-        with torch.autocast(device, enabled=False) if known else nullcontext():
+        with torch.autocast(device, enabled=False) if device != "meta" else nullcontext():
             first = torch.einsum(
                 "omyx,mi->oiyx", self.expand_3x3.weight, self.expand.weight[:, :, 0, 0]
             )
