@@ -1,4 +1,4 @@
-# VENV may be any folder; PYTHON any interpreter from 3.11 on.
+# VENV may be any folder; PYTHON any interpreter from 3.11 to 3.13.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin

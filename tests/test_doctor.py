@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from jobs.diagnosis import machine as doctor_machine
 from jobs.diagnosis import self_tests
@@ -45,6 +46,24 @@ def test_a_python_without_docstrings_is_a_finding(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(doctor_machine, "has_docstrings", lambda: False)
     found = check_python()
     assert (found.state, "unset PYTHONOPTIMIZE" in found.found) == ("wrong", True)
+
+
+@pytest.mark.parametrize(
+    ("version", "machine", "state"),
+    [
+        *(((3, 11, 0), "x86_64", "ok"), ((3, 13, 9), "x86_64", "ok")),
+        *(((3, 10, 9), "x86_64", "wrong"), ((3, 14, 0), "x86_64", "wrong")),
+        ((3, 12, 1), "aarch64", "wrong"),
+    ],
+)
+def test_what_has_no_wheels_of_turbojpeg_is_told(
+    version: tuple[int, ...], machine: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = SpecifierSet(PROJECT["requires-python"])
+    assert known.contains(".".join(map(str, version))) is (state == "ok" or machine != "x86_64")
+    monkeypatch.setattr(doctor_machine.sys, "version_info", version)
+    monkeypatch.setattr(doctor_machine.platform, "machine", lambda: machine)
+    assert check_python().state == state
 
 
 def named(document: dict[str, Any], name: str) -> dict[str, Any]:

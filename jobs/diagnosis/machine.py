@@ -19,7 +19,7 @@ from jobs.machine import (
     num_cores,
 )
 
-_MIN_PYTHON = (3, 11)
+_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 11), (3, 13)
 _SHARED_MEMORY = Path("/dev/shm")
 _MIN_SHARED_MEMORY = 2**30  # containers have 64 MiB, and Ray then keeps its objects on disk
 _MIN_MEMORY = 4 * 2**30  # for Ray's processes and one worker
@@ -28,9 +28,9 @@ _GPU_TIMEOUT_S = 30
 
 def check_python() -> Check:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < _MIN_PYTHON or sys.platform != "linux":
-        oldest = ".".join(map(str, _MIN_PYTHON))
-        need = f"{found}: needs Linux and Python {oldest} or later"
+    fits = _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON
+    if not fits or sys.platform != "linux" or platform.machine() != "x86_64":
+        need = f"{found}: needs Linux on x86-64, and Python 3.11 to 3.13"
         return Check(name="Python", state="wrong", found=need, fix="uv venv --python 3.12")
     if not has_docstrings():
         return Check(name="Python", state="wrong", found=f"{found}: {NO_DOCSTRINGS}")
