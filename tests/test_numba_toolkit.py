@@ -38,7 +38,8 @@ print(*values, "cached" if double.stats.cache_hits else "compiled")
 
 def call(folder: Path, before: str = "") -> str:
     """What a process prints that calls a kernel."""
-    (folder / "double.py").write_text(KERNEL)
+    if not (source := folder / "double.py").exists():  # some releases of Numba go by its time
+        source.write_text(KERNEL)
     environment = {
         "PYTHONPATH": f"{folder}:{Path(__file__).parents[1]}",
         "PYTHONDONTWRITEBYTECODE": "1",

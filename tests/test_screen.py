@@ -77,7 +77,8 @@ def test_png_and_webp_are_ok_without_jpeg_columns(data: bytes) -> None:
         (PNG[:16] + b"\xff\xff\xff\xf0" * 2 + PNG[24:], "^png "),
         (PNG[:20] + b"\xff" + PNG[21:], "^png header is damaged: broken PNG file"),
         (HUGE_PNG, "^20000x10000 is 200000000 pixels, over --max-pixels 100000000$"),
-        (HUGE_WEBP, "^webp is too large: Image size .3600000000 pixels. exceeds limit"),
+        # Pillow before 13 finds no more than that it cannot decode it.
+        (HUGE_WEBP, "^webp (is too large: Image size .3600000000 pixels|header is damaged: could)"),
     ],
 )
 def test_what_is_no_image_is_rejected_in_one_line(data: bytes, error: str) -> None:
