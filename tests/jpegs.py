@@ -118,7 +118,8 @@ def every_kind(rgb: RgbImage) -> dict[str, bytes]:
 
 def segments(jpeg: bytes) -> list[tuple[int, int, int]]:
     """(marker, start, end) of every segment up to and with the first SOS, by length alone."""
-    found, pos = [], 2
+    found: list[tuple[int, int, int]] = []
+    pos = 2
     while not found or found[-1][0] != 0xDA:
         end = pos + 2 + int.from_bytes(jpeg[pos + 2 : pos + 4], "big")
         found.append((jpeg[pos + 1], pos, end))
