@@ -59,7 +59,7 @@ def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) ->
     With --workers 0, it is one worker on the first node with all of its cores and one GPU. With
     --max-workers, the job starts with --workers (or 1) and waits for what does not fit yet. On a
     private cluster, to which no node can be added, every worker has to fit now.
-    Raises ClusterError when a worker fits on no node.
+    num_shards: those to label, at least 1. Raises ClusterError when a worker fits on no node.
     """
     if settings.workers == 0:
         use_gpu = settings.device == "cuda" or (settings.device == "auto" and nodes[0].gpus > 0)
@@ -93,9 +93,9 @@ def pool_for(settings: LabelSettings, nodes: Sequence[Node], num_shards: int) ->
         )
     if max_workers is not None:
         most = max_workers if can_wait else min(max_workers, fitting)
-        most = min(most, max(1, num_shards))
+        most = min(most, num_shards)
         return Pool(min(workers or 1, most), most, num_cpus, num_gpus)
-    count = min(workers or fitting, max(1, num_shards))
+    count = min(workers or fitting, num_shards)
     return Pool(count, count, num_cpus, num_gpus)
 
 

@@ -129,6 +129,12 @@ def test_a_long_list_is_no_long_message() -> None:
     assert len(str(caught.value)) < 200
 
 
+def test_a_long_word_is_shown_whole() -> None:
+    word = "as-fast-as-the-machine-can-and-no-faster"
+    with pytest.raises(ValueError, match=f"^--device '{word}' is not one of"):
+        LabelSettings(input="in", output="out", device=word)  # type: ignore[arg-type]
+
+
 def test_a_path_stands_for_its_text() -> None:
     settings = LabelSettings(input=Path("in"), output=Path("out"), afd=Path("a.safetensors"))  # type: ignore[arg-type]
     assert settings == LabelSettings(input="in", output="out", afd="a.safetensors")

@@ -1,5 +1,6 @@
 """Ray is started quietly, and what keeps it from starting is said in one line."""
 
+import errno
 import importlib.util
 import os
 import re
@@ -18,6 +19,7 @@ from ray.cluster_utils import Cluster
 import jobs.cluster
 from jobs.cluster import _join, _start, cluster, free, logs_folder
 from jobs.pool import ClusterError, MistakeError
+from jobs.private_cluster import own_token
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +135,31 @@ def test_a_temporary_folder_that_ray_cannot_use_is_told_with_the_way_out(
         pass
 
 
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        *(("EACCES", 1), ("EPERM", 1), ("EROFS", 1), ("ENOSPC", 1), ("EDQUOT", 1)),
+        *(("ENAMETOOLONG", 1), ("ETIMEDOUT", 3)),
+    ],
+)
+def test_a_start_in_a_temporary_folder_that_ray_cannot_use_is_not_tried_again(
+    name: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other errors may be of a busy machine."""
+    error = OSError(getattr(errno, name), "why", "/folder/ray")
+    starts = []
+
+    def init(**_: Any) -> None:
+        starts.append(1)
+        raise error
+
+    monkeypatch.setattr("jobs.cluster.ray.init", init)
+    way_out = "set RAY_TMPDIR to" if calls == 1 else "try again"
+    with pytest.raises(ClusterError, match=f"did not start: .*'/folder/ray'; {way_out}"):
+        _start(1)
+    assert len(starts) == calls
+
+
 @pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
 def test_a_full_temporary_folder_is_told_before_ray_waits_for_its_processes(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -146,7 +173,16 @@ def test_a_full_temporary_folder_is_told_before_ray_waits_for_its_processes(
     monkeypatch.setattr("jobs.cluster.ray.init", lambda **_: None)
     with pytest.raises(ClusterError, match=rf"no room in '{tmp_path}'; set RAY_TMPDIR to"):
         _start(1)
-    monkeypatch.setenv(name, "/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # as the message says to, whatever TMPDIR is
+    _start(1)
+
+
+def test_a_temporary_folder_whose_size_is_not_told_is_not_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by some network file systems."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=0, free=0))
+    monkeypatch.setattr("jobs.cluster.ray.init", lambda **_: None)
     _start(1)
 
 
@@ -212,6 +248,22 @@ def test_private_clusters_start_where_there_is_half_a_cpu_and_no_home(tmp_path: 
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     found = private_clusters(2, tmp_path / "cpu.max", HOME=os.devnull)
     assert found == "1 works\n[]\n" * 2
+
+
+def test_a_private_cluster_takes_and_leaves_the_users_own_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = {"RAY_AUTH_TOKEN": "mine", "RAY_AUTH_MODE": "token"}
+    read = []
+    monkeypatch.setattr(
+        "jobs.private_cluster._read_token_again",
+        lambda: read.append({name: os.environ.get(name) for name in mine}),
+    )
+    for name, value in mine.items():
+        monkeypatch.setenv(name, value)
+    with own_token():
+        os.environ["RAY_AUTH_MODE"] = "disabled"  # as Ray does
+    assert read == [mine, mine]
 
 
 def test_the_logs_that_a_message_names_are_those_of_the_connected_cluster(

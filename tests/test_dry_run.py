@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,20 +47,34 @@ def test_every_image_may_be_in_the_sample() -> None:
     assert abs(sum(places) / 64 - 3200) < 4 * 6400 / (12 * 64) ** 0.5
 
 
-def test_a_pool_that_grows_has_two_times() -> None:
+def estimate(pool: Pool) -> list[str]:
+    """What is said of a million images by workers of 1000 images/s."""
     listing = Listing(1_000_000, 500, 14_000_000_000, ())
-    lines = list(_lines(listing, Pool(1, 8, num_cpus=4, num_gpus=1), Probe(64, 1000.0, 14_000)))
+    return list(_lines(listing, pool, Probe(64, 1000.0, 14_000)))
+
+
+def test_a_pool_that_grows_has_two_times() -> None:
+    lines = estimate(Pool(1, 8, num_cpus=4, num_gpus=1))
     assert lines[0] == "images   1,000,000 in 500 shards"
     assert lines[1] == "bytes    14.0 GB, 14.0 kB an image"
     assert lines[2] == "workers  1 to 8, each with 4 CPUs and a GPU"
+    assert lines[3].endswith(
+        " 1,000.0 images/s in one worker, by a probe of 64 images in this process"
+    )
     assert "about 2 min 5 s to 16 min 40 s if the workers" in lines[4]
 
 
 def test_workers_that_share_a_gpu_are_not_counted_as_if_each_had_one() -> None:
-    listing = Listing(1_000_000, 500, 14_000_000_000, ())
-    lines = list(_lines(listing, Pool(8, 8, num_cpus=2, num_gpus=0.25), Probe(64, 1000.0, 14_000)))
+    lines = estimate(Pool(8, 8, num_cpus=2, num_gpus=0.25))
     assert lines[2] == "workers  8, each with 2 CPUs and 0.25 of a GPU"
     assert "about 8 min 20 s or less" in lines[4]
+    # A quarter of a GPU is one as long as no other worker shares it.
+    growing = estimate(Pool(1, 8, num_cpus=2, num_gpus=0.25))
+    assert "about 8 min 20 s to 16 min 40 s or less" in growing[-1]
+
+
+def test_workers_on_cpus_are_all_counted() -> None:
+    assert "about 2 min 5 s if the workers" in estimate(Pool(8, 8, num_cpus=1, num_gpus=0))[-1]
 
 
 def test_a_machine_without_gpus_says_how_many_workers_with_gpus_there_would_be(
@@ -76,6 +91,69 @@ def test_a_machine_without_gpus_says_how_many_workers_with_gpus_there_would_be(
         "workers  2 to 8, each with 4 CPUs and 0.5 of a GPU",
         "speed    not measured: the workers have GPUs, and this machine has none",
     ]
+
+
+@pytest.mark.parametrize(("workers", "gpus"), [("2", 1), ("0", 0)])
+def test_the_speed_is_measured_on_the_workers_device(
+    workers: str,
+    gpus: int,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where this process is the worker, PyTorch says that there is no GPU, as in the run."""
+    devices: list[str] = []
+
+    def noted(settings: LabelSettings, *_: Any, **__: Any) -> Probe:
+        devices.append(settings.device)
+        return Probe(5, 100.0, 1e4)
+
+    on_gpu = Pool(1, 1, num_cpus=4, num_gpus=1)
+    monkeypatch.setattr("jobs.labelling.dry_run._pool", lambda *_: on_gpu)
+    monkeypatch.setattr("jobs.labelling.dry_run.this_machine", lambda: Node(4, gpus))
+    monkeypatch.setattr("jobs.labelling.dry_run.probe", noted)
+    assert main([*command, "--device", "auto", "--workers", workers, "--dry-run"]) == 0
+    assert devices == ["cuda"]
+    assert "speed    100.0 images/s in one worker" in capsys.readouterr().out
+
+
+def test_the_time_is_that_of_all_images_at_the_speed_of_the_probe(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = SimpleNamespace(perf_counter=iter([100.0, 102.0]).__next__)
+    monkeypatch.setattr("jobs.labelling.dry_run.time", clock)
+    assert main([*command, "--dry-run"]) == 0
+    *_, speed, time = capsys.readouterr().out.splitlines()
+    assert speed.startswith("speed    2.5 images/s")
+    assert time.startswith("time     about 2 s if")
+
+
+@pytest.mark.parametrize("num_missing", [1, 5])
+def test_images_that_cannot_be_read_are_not_in_the_mean_size(
+    num_missing: int, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted((tmp_path / "photos").iterdir())
+    manifest = tmp_path / "files.txt"
+    manifest.write_text("".join(f"{file}\n" for file in files))
+    for missing in files[:num_missing]:
+        missing.unlink()
+    sizes = [file.stat().st_size for file in files[num_missing:]]
+    mean = f"{sum(sizes) / len(sizes) / 1000:.1f} kB" if sizes else "0 bytes"
+    assert main([str(manifest), *command[1:], "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith(f", {mean} an image")
+
+
+def test_a_wrong_address_is_told_as_by_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the input is listed, which is not there either."""
+    command = [str(tmp_path / "none"), "--output", str(tmp_path / "out"), *FLAGS]
+    said = []
+    for flags in ([], ["--dry-run"]):
+        assert main([*command, "--workers", "2", "--address", "nowhere:port", *flags]) == 1
+        said.append(capsys.readouterr())
+    assert said[0] == said[1]
+    assert "nowhere:port" in said[0].err
 
 
 def test_the_command_says_it_and_writes_nothing(
@@ -183,19 +261,29 @@ def test_an_output_that_the_run_would_refuse_is_refused(
 
 
 def test_what_is_labelled_already_is_not_estimated_again(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "out"
-    part = out / "labels/part-00000.parquet"
+    part = tmp_path / "out/labels/part-00000.parquet"
+    models: list[int] = []
+
+    def noted_model(settings: LabelSettings, images_to_label: int, **share: Any) -> Model:
+        models.append(images_to_label)
+        return load_model(settings, **share)
 
     def dry_run(*flags: str) -> list[str]:
         before = state_of(tmp_path)
-        assert main([*command, "--dry-run", *flags]) == 0
+        # By other paths than those of the run.
+        assert main(["photos", "--output", "out", *FLAGS, "--dry-run", *flags]) == 0
         assert state_of(tmp_path) == before
         return capsys.readouterr().out.splitlines()
 
     assert main(command) == 0
     capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jobs.model.load_model", noted_model)
     assert dry_run() == ["5 of 5 images are labelled already: nothing to do"]
     part.write_bytes(part.read_bytes()[:-20])
     verified = dry_run("--verify")
@@ -204,6 +292,7 @@ def test_what_is_labelled_already_is_not_estimated_again(
         assert found[0] == "3 of 5 images are labelled already; the others:"
         assert found[1] == "images   2 in 1 shards"
         assert len(found) == 6
+    assert models == [5, 5]  # the engine is that of the whole run
 
 
 def test_a_run_of_another_model_is_not_estimated(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.log import configure
-from jobs.pool import ClusterError, Node, Pool, pool_for, warn_if_full
+from jobs.pool import ClusterError, Node, Pool, pool_for, warn_if_full, workers_on_gpu
 from jobs.settings import LabelSettings
 
 TWO_GPUS, CPUS = Node(16, 2), Node(64, 0)
@@ -26,6 +26,8 @@ def test_workers_share_a_gpu_and_its_share_of_its_nodes_cores() -> None:
     assert pool(Node(64, 2), Node(16, 4)) == Pool(12, 12, num_cpus=2, num_gpus=0.5)
     assert pool(Node(3, 1)) == Pool(1, 1, num_cpus=3, num_gpus=1)
     assert pool(Node(2, 4)) == Pool(2, 2, num_cpus=1, num_gpus=1)
+    assert pool(Node(2, 2), Node(16, 1)) == Pool(3, 3, num_cpus=1, num_gpus=1)
+    assert workers_on_gpu(1) == 1  # as the benchmark asks
     assert pool(TWO_GPUS, num_shards=1).num_workers == 1
     # A head that is to run nothing has its GPUs all the same.
     for head in (Node(0, 1), Node(1, 4)):
@@ -43,12 +45,13 @@ def test_workers_run_on_what_is_reserved_for_them() -> None:
     here = {"address": "local", "workers": 0}
     assert pool(CPUS, device="cuda", **here).device == "cuda"
     assert pool(CPUS, **here).device == "cpu"
-    assert pool(TWO_GPUS, **here).device == "cuda"
+    assert pool(Node(16, 1), **here).device == "cuda"
 
 
 def test_how_many_share_a_gpu_can_be_said() -> None:
     assert pool(TWO_GPUS, workers_per_gpu=1) == Pool(2, 2, num_cpus=8, num_gpus=1)
     assert pool(TWO_GPUS, workers_per_gpu=8) == Pool(16, 16, num_cpus=1, num_gpus=0.125)
+    assert pool(Node(4, 1), workers_per_gpu=8) == Pool(4, 4, num_cpus=1, num_gpus=0.125)
     assert pool(TWO_GPUS, cpus_per_worker=4) == Pool(4, 4, num_cpus=4, num_gpus=0.5)
     assert pool(Node(64, 1), cpus_per_worker=1) == Pool(4, 4, num_cpus=1, num_gpus=0.25)
     # Two workers on two GPUs: Ray would put both on one if they took a quarter each.
@@ -99,7 +102,11 @@ def test_a_ray_of_this_machine_has_no_more_workers_than_fit() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"workers": 9}, "--workers 9 .* use at most 8, or --max-workers"),
+        (
+            {"workers": 9},
+            "--workers 9 with 2 CPUs and 0.25 GPUs each do not fit on 16 CPUs and 2 GPUs: use at"
+            " most 8, or --max-workers",
+        ),
         ({"device": "cpu", "cpus_per_worker": 17}, "--cpus-per-worker 17: no node .* CPUs; use"),
         ({"cpus_per_worker": 17}, "--cpus-per-worker 17: no node .* CPUs and a GPU; use fewer"),
     ],

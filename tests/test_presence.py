@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from servers import Bucket
+from servers import Bucket, Proxy
 
 from pipeline.output import OutputFolder
 from pipeline.presence import DRIVERS, Driver, Presence
@@ -165,6 +165,17 @@ def test_a_refresh_that_fails_is_not_the_last(output: OutputFolder) -> None:
         assert [path.stem for path in folder.iterdir()] == [presence.name]
 
 
+def test_credentials_that_expire_are_not_told_by_the_heartbeat(s3: Bucket, proxy: Proxy) -> None:
+    """The run's own error is the one to tell."""
+    refusals = ["403:ExpiredToken"] * 1000
+    with Presence(OutputFolder(f"{s3.url}/run"), refresh_s=0.01):
+        proxy.faults[""] = refusals
+        deadline = time.monotonic() + 10
+        while len(refusals) > 998 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(refusals) <= 998  # after the first, it went on
+
+
 def test_a_refresh_does_not_make_an_output_again_that_is_gone(tmp_path: Path) -> None:
     """Its disk may be unmounted, and the heartbeat would be on another one."""
     output = OutputFolder(str(tmp_path / "out"))
@@ -175,16 +186,25 @@ def test_a_refresh_does_not_make_an_output_again_that_is_gone(tmp_path: Path) ->
         assert not output.path.exists()
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
 def test_a_driver_that_proc_hides_lives(
-    output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+    error: type[OSError], output: OutputFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As another user's with the mount option hidepid, by which its files do not exist."""
+    """As another user's with the mount option hidepid, by which its files do not exist.
+
+    Such a process takes no signal from here.
+    """
 
     def hidden(pid: int) -> tuple[str, int]:
-        raise FileNotFoundError(f"/proc/{pid}/stat")
+        raise error(f"/proc/{pid}/stat")
+
+    def refuse(*_: int) -> None:
+        raise PermissionError
 
     with Presence(output) as first, Presence(output) as second:
         monkeypatch.setattr("pipeline.presence._state_and_start_ticks", hidden)
+        assert [driver.name for driver in second.others()] == [first.name]
+        monkeypatch.setattr("os.kill", refuse)
         assert [driver.name for driver in second.others()] == [first.name]
 
 

@@ -13,6 +13,9 @@ from jobs.quantities import count, decimal, degrees, duration, finite, percent, 
         (0.5, "50.0 %"),
         (0.12345, "12.3 %"),
         (1e-7, "under 0.1 %"),
+        (0.001, "0.1 %"),
+        (0.0012, "0.1 %"),
+        (0.999, "99.9 %"),
         (0.99999, "over 99.9 %"),
         (None, "–"),
     ],
@@ -34,8 +37,10 @@ def test_sizes() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        *((0.04, "0 s"), (0.25, "0.2 s"), (9.96, "10 s"), (59.6, "1 min"), (61, "1 min 1 s")),
-        *((119.9, "2 min"), (7200, "2 h"), (7265, "2 h 1 min"), (200_000, "2 d 7 h")),
+        *((0.04, "0 s"), (0.25, "0.2 s"), (9.5, "9.5 s"), (9.96, "10 s"), (10.4, "10 s")),
+        *((59.6, "1 min"), (61, "1 min 1 s"), (119.9, "2 min"), (3599, "59 min 59 s")),
+        *((7200, "2 h"), (7265, "2 h 1 min"), (86_399, "23 h 59 min"), (86_400, "1 d")),
+        (200_000, "2 d 7 h"),
     ],
 )
 def test_a_duration_in_its_two_largest_units(seconds: float, words: str) -> None:

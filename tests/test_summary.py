@@ -63,6 +63,8 @@ def test_a_whole_run_is_complete(output: OutputFolder) -> None:
     assert (summary.images, summary.planned_images, summary.shards) == (7, 7, 3)
     assert summary.seconds == {"model": 4.5}
     assert summary.start_up_s == pytest.approx(8, abs=1)  # the first shard took two seconds
+    assert summary.wall_s == pytest.approx(10, abs=1)
+    assert summary.images_per_s == pytest.approx(7 / 2, abs=1)
     assert finished_summary(output) == summary
 
 
@@ -149,6 +151,8 @@ def test_a_truncated_part_fails_the_run(output: OutputFolder) -> None:
     reason = summary.failed["part-00001.parquet"]
     assert reason.startswith("damaged: ")
     assert reason.endswith("; --verify labels it again")  # the same command would not
+    assert (summary.shards, summary.planned_shards) == (2, 3)
+    assert finished_summary(output) is None  # although every shard has a part
 
 
 def test_a_part_with_a_broken_footer_has_its_reason_in_one_line(output: OutputFolder) -> None:
@@ -246,3 +250,15 @@ def test_a_store_that_fails_in_the_audit_is_no_damage(s3: Bucket, proxy: Proxy) 
         proxy.faults["part-00001"] = [fault] * 3
         with pytest.raises(error, match=fault.partition(":")[2]):
             summed_up(output, *records)
+
+
+def test_a_run_that_expired_credentials_ended_needs_no_summary(
+    s3: Bucket, proxy: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What ended it is the error to tell."""
+    configure()
+    output = OutputFolder(f"{s3.url}/out")
+    write_plan(output, [ImageRef("/0.jpg")], 3)
+    proxy.faults["PUT .*summary.json"] = ["403:ExpiredToken"]
+    assert not summed_up(output, exit_reason="HTTP 403 ExpiredToken").complete
+    assert capsys.readouterr().err.startswith("summary.json is not written: HTTP 403 ExpiredToken")

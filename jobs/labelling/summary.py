@@ -164,8 +164,8 @@ def _audit(
             facts = read_facts(output, shard)
         except FileNotFoundError:
             return errors.get(shard) or NOT_LABELLED
-        except (TransientStoreError, AccessError):
-            raise  # the store fails, and says nothing about this part
+        except TransientStoreError:
+            raise  # the store fails, as by an AccessError, and says nothing about this part
         except (OSError, ValueError) as error:
             if is_content_error(error):
                 return f"damaged: {one_line(error).rstrip('.')}{_VERIFY}"
