@@ -273,22 +273,25 @@ def test_what_is_labelled_already_is_not_estimated_again(
         models.append(images_to_label)
         return load_model(settings, **share)
 
-    def dry_run(*flags: str) -> list[str]:
+    def dry_run(*flags: str) -> tuple[list[str], str]:
         before = state_of(tmp_path)
         # By other paths than those of the run.
         assert main(["photos", "--output", "out", *FLAGS, "--dry-run", *flags]) == 0
         assert state_of(tmp_path) == before
-        return capsys.readouterr().out.splitlines()
+        out, err = capsys.readouterr()
+        return out.splitlines(), err
 
     assert main(command) == 0
     capsys.readouterr()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("jobs.model.load_model", noted_model)
-    assert dry_run() == ["5 of 5 images are labelled already: nothing to do"]
+    assert dry_run()[0] == ["5 of 5 images are labelled already: nothing to do"]
     part.write_bytes(part.read_bytes()[:-20])
-    verified = dry_run("--verify")
+    verified, told = dry_run("--verify")
+    assert "part-00000.parquet is damaged and would be labelled again: " in told
+    assert "labelling 2 of 2 images to measure the speed" in told
     part.unlink()
-    for found in (verified, dry_run()):
+    for found in (verified, dry_run()[0]):
         assert found[0] == "3 of 5 images are labelled already; the others:"
         assert found[1] == "images   2 in 1 shards"
         assert len(found) == 6
