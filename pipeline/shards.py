@@ -135,11 +135,15 @@ class Plan:
         try:
             # A flipped bit of a URI would name another image, whose row an audit then misses.
             self._file = pq.ParquetFile(output.open(PLAN), page_checksum_verification=True)
-            names = self._file.schema_arrow.names
+            schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._explained(error) from error
-        if names != PLAN_SCHEMA.names:
-            raise self._damaged(f"it has the columns {', '.join(names)}")
+        if schema != PLAN_SCHEMA:
+            columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+            raise self._damaged(f"it has the columns {columns}")
+        # The footer has no checksum: with fewer rows in a shard, its other images would be missed.
+        if sum(self.shard_sizes) != self.num_images:
+            raise self._damaged(f"its shards do not add up to {self.num_images} images")
 
     def _explained(self, error: Exception) -> Exception:
         """An OutputError if the plan is damaged; the error itself if the storage fails.

@@ -157,15 +157,20 @@ def test_a_flipped_bit_of_a_plan_gives_no_other_images(tmp_path: Path) -> None:
     refs += [ImageRef(f"a.tar#{k}", "a.tar", Container.TAR, 512 * k, 7) for k in range(20)]
     write_plan(output, refs, 20)
     whole = output.plan.read_bytes()
-    footer_bytes = int.from_bytes(whole[-8:-4], "little")
-    for place in range(4, len(whole) - 8 - footer_bytes, 23):
-        output.plan.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
-        plan = Plan(output)
-        try:
-            found = [plan.shard(index).refs for index in range(2)]
-        except OutputError:
-            continue
-        assert found == [tuple(refs[:20]), tuple(refs[20:])]
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    counts = [place for place in range(footer, len(whole)) if whole[place] == 40]  # 20, zigzag
+    assert counts
+    for place in (*range(4, len(whole), 23), *counts):
+        for bit in (2, 8, 32):
+            flipped = bytes([whole[place] ^ bit])
+            output.plan.write_bytes(whole[:place] + flipped + whole[place + 1 :])
+            try:
+                plan = Plan(output)
+                found = [plan.shard(index).refs for index in range(2)]
+            except OutputError:
+                continue
+            assert found == [tuple(refs[:20]), tuple(refs[20:])]
+            assert (plan.num_images, plan.shard_sizes) == (40, (20, 20))
 
 
 def test_part_names_sort_in_shard_order(tmp_path: Path) -> None:
