@@ -6,6 +6,7 @@ Else a misspelt word would be taken for one of the others.
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -72,6 +73,8 @@ def _allows(hint: Any, value: Any) -> bool:
         return isinstance(value, str) and value in typing.get_args(hint)
     if isinstance(value, bool):  # which Python counts as a whole number
         return hint is bool
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return isinstance(value, (int, float) if hint is float else hint)
 
 

@@ -77,7 +77,8 @@ def parse(settings_class: type[_Settings], arguments: Sequence[str], *, prog: st
     except ValueError as error:
         parser.error(str(error))
     if print_config:
-        print_answer(yaml_of(_with_defaults(values, settings_class)))
+        only_ascii = "utf" not in (sys.stdout.encoding or "").lower()
+        print_answer(yaml_of(_with_defaults(values, settings_class), only_ascii=only_ascii))
         raise SystemExit(EXIT_COMPLETE)
     return settings
 

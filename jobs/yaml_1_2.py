@@ -14,15 +14,21 @@ def read_yaml(text: str) -> Any:
     """What a YAML text says. Raises ValueError."""
     try:
         return yaml.load(text, Loader=_Yaml12Loader)
-    # RecursionError: a hundred thousand brackets; ValueError: a number of thousands of digits
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    # RecursionError: a hundred thousand brackets; ValueError: a number of thousands of digits; the
+    # last two: a tag whose value does not fit, as `!!bool x`
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
         place = 'in "<unicode string>", '  # which says nothing of the file's name
         raise ValueError(one_line(str(error).replace(place, "at "))) from error
 
 
-def yaml_of(settings: dict[str, Any]) -> str:
-    """A YAML text from which `read_yaml` makes equal settings, with lists for tuples."""
-    text: str = yaml.dump(settings, Dumper=_Yaml12Dumper, sort_keys=False, allow_unicode=True)
+def yaml_of(settings: dict[str, Any], *, only_ascii: bool = False) -> str:
+    """A YAML text from which `read_yaml` makes equal settings, with lists for tuples.
+
+    only_ascii: with escapes for all other characters.
+    """
+    text: str = yaml.dump(
+        settings, Dumper=_Yaml12Dumper, sort_keys=False, allow_unicode=not only_ascii
+    )
     return text.removesuffix("\n")
 
 

@@ -107,6 +107,8 @@ def test_one_value_too_many_may_be_a_pattern_that_the_shell_expanded(
         (["--mode", "slwo"], "--mode 'slwo' is not one of: fast, slow (did you mean slow?)"),
         (["--images-per-shard", "many"], "--images-per-shard 'many' is not a whole number"),
         (["--load", "half"], "--load 'half' is not a number"),
+        (["--load", "nan"], "--load nan is not a number"),
+        (["--load", "inf"], "--load inf is not a number"),
         (["--size", "nnoe"], "is not one of: a whole number, auto, none (did you mean none?)"),
         (["--images-per-shard", "0"], "--images-per-shard 0 is not positive"),
         (["--images-per-shard", "-1"], "--images-per-shard -1 is not positive"),

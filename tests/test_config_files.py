@@ -83,6 +83,10 @@ def test_numbers_and_dates_in_a_file_are_those_of_yaml_1_2(
         ("load:\nmode: slow\n", "--load is empty: give it a value, or leave it out"),
         ("mode:\nload: 0.5\n", "--mode"),
         ("load: ~\n", "--load is empty"),
+        ("load: .nan\n", "--load nan is not a number"),
+        ("load: !!bool x\n", "not valid YAML: 'x'"),
+        ("load: !!float ''\n", "not valid YAML: "),
+        ("target: !!timestamp x\n", "not valid YAML: "),
         ("# caf\xe9\nload: 0.5\n", "the file is not UTF-8 text"),
         ("", "the file holds no settings"),
         ("mode: &a [fast]\nload: [*a, *a]\n", "not valid YAML: *a refers to a list at line 2"),
@@ -151,6 +155,17 @@ def test_print_config_needs_no_place_and_prints_none(
     file = tmp_path / "printed.yaml"
     file.write_text(shown)
     assert parsed("a", "--target", "b", "--config", str(file)).load == 0.75
+
+
+def test_a_terminal_of_ascii_is_shown_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "printed.yaml"
+    with file.open("w", encoding="ascii") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        with pytest.raises(SystemExit):
+            parsed("caf\xe9", "--target", "b", "--print-config")
+    assert parsed("--config", str(file)).source == "caf\xe9"
 
 
 def test_print_config_refuses_what_a_run_would_refuse(capsys: pytest.CaptureFixture[str]) -> None:
