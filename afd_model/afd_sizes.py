@@ -72,13 +72,11 @@ def config_for(
         raise ValueError(
             f"{backbone.name} has no stage to correct behind its stem: use --corrected-stages 0"
         )
-    spare_macs = max_macs - module_macs(config, crop) if stages else 0
     while stages:
         for width in STAGE_WIDTHS:
             corrected = replace(config, stages=stages, stage_width=width)
-            module = AFDModule(corrected).fuse()
-            fits = count_parameters(module) <= MAX_PARAMETERS
-            if fits and _correction_macs(module, crop) <= spare_macs:
+            parameters = count_parameters(AFDModule(corrected).fuse())
+            if parameters <= MAX_PARAMETERS and module_macs(corrected, crop) <= max_macs:
                 return corrected
         stages = stages[1:]  # the one with the largest grid
     return config
@@ -134,14 +132,10 @@ def module_macs(config: AFDConfig, crop: int) -> int:
     """Multiply-adds of the fused AFD-Module for one image of crop x crop pixels."""
     module = AFDModule(config).fuse()
     dct = torch.zeros(1, DCT_CHANNELS, crop // 8, crop // 8)
-    stem = count_macs(module, _maps(config.stem_channels, crop, config.stem_stride), dct)
-    return stem + _correction_macs(module, crop)
-
-
-def _correction_macs(module: AFDModule, crop: int) -> int:
-    """Multiply-adds of the stage corrections alone."""
-    places = zip(module.config.stages, module.stage_corrections, strict=True)
-    return sum(count_macs(c, _maps(place.channels, crop, place.stride)) for place, c in places)
+    total = count_macs(module, _maps(config.stem_channels, crop, config.stem_stride), dct)
+    for place, correction in zip(config.stages, module.stage_corrections, strict=True):
+        total += count_macs(correction, _maps(place.channels, crop, place.stride))
+    return total
 
 
 def _maps(channels: int, crop: int, stride: int) -> Tensor:

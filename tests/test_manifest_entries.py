@@ -72,7 +72,6 @@ def test_a_manifest_whose_server_is_down_is_not_waited_for_once_per_image() -> N
         web.faults = {"list": ["503:"] * 10_000}
         with pytest.raises(AccessError, match=r"cannot read the manifest .*HTTP 503"):
             list(reading(refs, max_images=200))
-        # Four attempts for all threads at once; some may start later.
-        assert len(web.requests) < len(refs)
+        assert len(web.requests) < 40  # four attempts for all threads; some may start later
         web.faults = {}
         assert {image.status for image in reading(refs[:20])} == {Status.OK}
