@@ -128,6 +128,7 @@ class Server(ThreadingHTTPServer):
     PUT alone a pattern begins with "PUT ":
     "reset", "cut" (half the body, then the end), "reset-midway", "stall", "stall-midway", or a
     status with S3's name for it, such as "503:SlowDown".
+    delay_s: before each answer, as over a network.
     """
 
     daemon_threads = True
@@ -139,6 +140,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[Request] = []
         self.faults: dict[str, list[str]] = {}
         self.fault_headers: dict[str, str] = {}
+        self.delay_s = 0.0
         self.closing = threading.Event()
         self._lock = threading.Lock()
 
@@ -203,6 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(self.server.answer(request), fault)
 
     def _send(self, answer: Answer, fault: str | None = None) -> None:
+        time.sleep(self.server.delay_s)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

@@ -69,9 +69,9 @@ def test_a_manifest_whose_server_is_down_is_not_waited_for_once_per_image() -> N
         refs = list(list_images(f"{web.url}/list"))
         clear_caches()
         web.requests.clear()
-        web.faults = {"list": ["503:"] * 10_000}
+        web.faults, web.delay_s = {"list": ["503:"] * 10_000}, 0.04
         with pytest.raises(AccessError, match=r"cannot read the manifest .*HTTP 503"):
             list(reading(refs, max_images=200))
         assert len(web.requests) < 40  # four attempts for all threads; some may start later
-        web.faults = {}
+        web.faults, web.delay_s = {}, 0.0
         assert {image.status for image in reading(refs[:20])} == {Status.OK}
