@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 from dataclasses import replace
 
+import PIL
 import pytest
 from damage import many_scans
 from decoding import screened
@@ -18,6 +19,7 @@ from jpegs import (
     save,
     with_png_chunks,
 )
+from packaging.version import Version
 
 from jobs.demo_corpus import twelve_bit_jpeg, with_declared_size
 from pipeline.jpeg_scan import scan_jpeg
@@ -32,6 +34,11 @@ HUGE_SIZE = struct.pack(">IIL", 20_000, 10_000, 0x08020000) + b"\0"
 # The canvas in its header is larger than its picture, and than Pillow allows.
 HUGE_CANVAS = b"VP8X" + struct.pack("<II", 10, 0) + 2 * (60_000 - 1).to_bytes(3, "little")
 HUGE_WEBP = b"RIFF" + struct.pack("<I", len(WEBP) - 8 + 18) + b"WEBP" + HUGE_CANVAS + WEBP[12:]
+TOO_LARGE_WEBP = (
+    "^webp is too large: Image size .3600000000 pixels. exceeds limit"
+    if Version(PIL.__version__) >= Version("13")
+    else "^webp header is damaged: could not create decoder object$"  # no more is known
+)
 HUGE_PNG = PNG[:8] + png_chunk(b"IHDR", HUGE_SIZE) + PNG[33:]
 
 
@@ -77,8 +84,7 @@ def test_png_and_webp_are_ok_without_jpeg_columns(data: bytes) -> None:
         (PNG[:16] + b"\xff\xff\xff\xf0" * 2 + PNG[24:], "^png "),
         (PNG[:20] + b"\xff" + PNG[21:], "^png header is damaged: broken PNG file"),
         (HUGE_PNG, "^20000x10000 is 200000000 pixels, over --max-pixels 100000000$"),
-        # Pillow before 13 finds no more than that it cannot decode it.
-        (HUGE_WEBP, "^webp (is too large: Image size .3600000000 pixels|header is damaged: could)"),
+        (HUGE_WEBP, TOO_LARGE_WEBP),
     ],
 )
 def test_what_is_no_image_is_rejected_in_one_line(data: bytes, error: str) -> None:
